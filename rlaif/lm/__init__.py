@@ -1,0 +1,1 @@
+"""Language models: a small synchronous protocol and the backends behind it."""

@@ -1,0 +1,350 @@
+"""Every record that crosses a stage boundary: frozen, typed, with an id that is a short hash of its content.
+
+Joins are by id, never by position. `None` stands for "not known" and is tested with `is None`; a judge that
+cannot answer leaves `None` and a `Failure` that says why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, TypeVar
+
+Role = Literal["system", "user", "assistant"]
+FailureKind = Literal[
+    "parse", "off_menu", "refused", "truncated", "backend", "missing_logprobs", "context_overflow", "empty"
+]
+FinishReason = Literal["stop", "length"]
+Order = Literal["ab", "ba", "none"]
+"""Which response the judge saw first; "none" where the method shows one response at a time."""
+
+R = TypeVar("R")
+
+
+def content_id(*parts: object) -> str:
+    """16 hex characters of the SHA-256 of the parts as canonical JSON: equal content, equal id, on any machine."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def record_seed(seed: int, stage: str, *parts: object) -> int:
+    """A 63-bit seed from (run seed, stage, record): order, batching and resume cannot change what a record draws."""
+    return int(content_id(seed, stage, *parts), 16) >> 1
+
+
+def to_json(record: object) -> dict[str, Any]:
+    """The record as a plain dictionary, ready for one JSONL line."""
+    return asdict(record)  # type: ignore[call-overload, no-any-return]
+
+
+def from_json(kind: type[R], data: object) -> R:
+    """The record in `data`, checked field by field; raises `ValueError` naming the field that is wrong."""
+    value: R = _adapter(kind).validate_python(data)
+    return value
+
+
+@lru_cache(maxsize=None)
+def _adapter(kind: type[Any]) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _plain(value: object) -> object:
+    if hasattr(value, "__dataclass_fields__"):
+        return asdict(value)  # type: ignore[call-overload]
+    raise TypeError(f"no canonical JSON for {type(value).__name__}")
+
+
+class _Record:
+    """Fills `id` from the fields named in `_identity` when a record is made without one."""
+
+    __slots__ = ()
+    _identity: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if not self.id:  # type: ignore[attr-defined]
+            parts = [getattr(self, name) for name in self._identity]
+            object.__setattr__(self, "id", content_id(type(self).__name__, *parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an answer is missing: a kind to count by, and a sentence to read."""
+
+    kind: FailureKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Two system prompts for the `contrast` method: an assistant that follows the principle, one that violates it."""
+
+    followed: str
+    violated: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipleTest:
+    """A unit test of a principle: under it, `better` should be preferred to `worse`."""
+
+    prompt: str
+    better: str
+    worse: str
+
+
+@dataclass(frozen=True, slots=True)
+class Principle:
+    """One rule in plain language. The own wordings are optional: templates fall back to the statement."""
+
+    id: str
+    statement: str
+    rationale: str = ""
+    priority: int = 1
+    weight: float = 1.0
+    tags: tuple[str, ...] = ()
+    critique: str | None = None
+    revision: str | None = None
+    comparison: str | None = None
+    contrast: Contrast | None = None
+    tests: tuple[PrincipleTest, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        """Changes with any text a judge may see; not with weight, tags, rationale or tests."""
+        return content_id(self.statement, self.critique, self.revision, self.comparison, self.contrast)
+
+
+@dataclass(frozen=True, slots=True)
+class Constitution:
+    """A named, versioned set of principles."""
+
+    name: str
+    version: str
+    description: str
+    principles: tuple[Principle, ...]
+
+    @property
+    def hash(self) -> str:
+        """Changes with any text a judge may see and with any weight or priority."""
+        return content_id([(p.id, p.hash, p.weight, p.priority) for p in self.principles])
+
+    def draw(self, seed: int) -> Principle:
+        """One principle, with probability proportional to its weight, decided by `seed` alone."""
+        total = sum(p.weight for p in self.principles)
+        point = (seed % (1 << 53)) / (1 << 53) * total
+        for principle in self.principles:
+            point -= principle.weight
+            if point < 0:
+                return principle
+        return [p for p in self.principles if p.weight > 0][-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt(_Record):
+    """A user request; `messages` ends with the user's turn. `slice` is the config's name for the set it is from."""
+
+    messages: tuple[Message, ...]
+    slice: str = ""
+    tags: tuple[str, ...] = ()
+    source: str = ""
+    id: str = ""
+    _identity: ClassVar[tuple[str, ...]] = ("messages",)
+
+    @property
+    def text(self) -> str:
+        """The last user turn."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class Response(_Record):
+    """One answer to a prompt. `finish` is "stop" when the model ended it itself, "length" when it was cut off."""
+
+    prompt_id: str
+    text: str
+    model: str
+    seed: int
+    temperature: float
+    finish: FinishReason
+    n_tokens: int
+    id: str = ""
+    _identity: ClassVar[tuple[str, ...]] = ("prompt_id", "text", "model", "seed", "temperature")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(_Record):
+    """Two responses to the same prompt, not yet judged."""
+
+    prompt: Prompt
+    a: Response
+    b: Response
+    id: str = ""
+    _identity: ClassVar[tuple[str, ...]] = ("prompt", "a", "b")
+
+    def swap(self) -> Comparison:
+        """The same two responses in the other order (with an id of its own)."""
+        return replace(self, a=self.b, b=self.a, id="")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(_Record):
+    """One judge call on one comparison under one principle.
+
+    `prob_first` is P(the response shown first is better), 0..1, or None with a `failure`. With order "none" the
+    first is A. `margin` is the judge's raw evidence for the one shown first in nats (a log-odds for letters, a
+    difference of mean token log-ratios for `contrast`), before any scale, so that it can be calibrated later.
+    """
+
+    comparison_id: str
+    principle_id: str
+    principle_hash: str
+    method: str
+    order: Order
+    judge: str
+    prob_first: float | None
+    margin: float | None = None
+    rationale: str = ""
+    raw: str = ""
+    failure: Failure | None = None
+    id: str = ""
+    _identity: ClassVar[tuple[str, ...]] = ("comparison_id", "principle_hash", "method", "order", "judge")
+
+    @property
+    def prob_a(self) -> float | None:
+        """P(A is better), whatever order the judge saw."""
+        if self.prob_first is None:
+            return None
+        return 1.0 - self.prob_first if self.order == "ba" else self.prob_first
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceLabel(_Record):
+    """A judged comparison: soft `prob_a`, or None with the reason. `consistency` is 1 - |p(ab) - p(ba)| averaged
+    over principles, None for methods that see one response at a time."""
+
+    comparison: Comparison
+    prob_a: float | None
+    verdicts: tuple[Verdict, ...]
+    consistency: float | None = None
+    failure: Failure | None = None
+    constitution_hash: str = ""
+    id: str = ""
+    _identity: ClassVar[tuple[str, ...]] = ("comparison", "verdicts", "constitution_hash")
+
+
+@dataclass(frozen=True, slots=True)
+class Critique:
+    """What the model found wrong with an answer under one principle. `no_change`: it found nothing."""
+
+    text: str
+    no_change: bool
+    seed: int
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A rewritten answer and what the gate said: `prob_better` = P(revision better than the answer before it)."""
+
+    response: Response | None
+    prob_better: float | None
+    accepted: bool
+    verdicts: tuple[Verdict, ...] = ()
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRound:
+    """One critique-revision round under one principle, with every candidate revision, rejected ones too."""
+
+    round: int
+    principle_id: str
+    critique: Critique
+    revisions: tuple[Revision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionTrace(_Record):
+    """The whole way of one answer: the first response, every round, and what came of it."""
+
+    prompt: Prompt
+    response: Response
+    rounds: tuple[RevisionRound, ...]
+    constitution_hash: str
+    id: str = ""
+    _identity: ClassVar[tuple[str, ...]] = ("prompt", "response", "constitution_hash")
+
+    @property
+    def final(self) -> Response:
+        """The answer that stands at the end: the last accepted revision, or the first response."""
+        for turn in reversed(self.rounds):
+            for revision in turn.revisions:
+                if revision.accepted and revision.response is not None:
+                    return revision.response
+        return self.response
+
+    @property
+    def revised(self) -> bool:
+        return self.final.id != self.response.id
+
+
+@dataclass(frozen=True, slots=True)
+class SftExample(_Record):
+    """One row of SFT data: the conversation and the response to learn. `kind`: accepted revision or helpful answer."""
+
+    prompt: Prompt
+    response: str
+    kind: Literal["revision", "helpful"]
+    parent_id: str
+    id: str = ""
+    _identity: ClassVar[tuple[str, ...]] = ("prompt", "response", "kind")
+
+
+@dataclass(frozen=True, slots=True)
+class WinRate:
+    """Share of comparisons that `model` wins against `against` (ties and soft labels count as their probability).
+
+    `low`, `high`: 95 % interval, bootstrap over prompts. `unscored` comparisons have no label and are in no share.
+    """
+
+    model: str
+    against: str
+    slice: str
+    rate: float | None
+    low: float | None
+    high: float | None
+    scored: int
+    unscored: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """What a finished stage leaves as `stage.json`, written last: the file exists <=> the stage is finished."""
+
+    stage: str
+    config: dict[str, Any]
+    config_hash: str
+    inputs: dict[str, str]
+    """Name of each input (a file of an earlier stage, the constitution, the model) -> hash of its content."""
+    counts: dict[str, float]
+    """Records written and failed by kind, tokens, calls, headline results. Flat, so that it reads as a table row."""
+    seconds: float
+    peak_memory_gb: float
+    versions: dict[str, str]
+    git: str
+    seed: int
+    hardware: str
+    started: str
+    finished: str
+    sessions: int = 1
+    """How many times the stage was started until it finished (1 = never interrupted)."""
+    extra: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,72 @@
+"""What every stage is given: its config, its folder, the constitution, the prompts, models on demand, progress.
+
+A stage is a module with `run(context) -> dict[str, float]` (flat counts for its record). Stages never import each
+other; they meet in the files of the run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlaif.config import RunConfig
+from rlaif.lm.protocol import LanguageModel
+from rlaif.progress import Progress
+from rlaif.records import Constitution, Prompt, Response, RevisionTrace
+from rlaif.store import JsonlFile, MetricsLog, RunFolder
+
+
+@dataclass(slots=True)
+class StageContext:
+    """One stage at work. `open_policy(adapters)` opens the run's model with LoRA adapters merged in, `open_judge()`
+    the judge's model; both cached by content, closed by the pipeline."""
+
+    stage: str
+    config: RunConfig
+    run: RunFolder
+    constitution: Constitution
+    progress: Progress
+    open_policy: Callable[[tuple[Path, ...]], LanguageModel]
+    open_judge: Callable[[], LanguageModel]
+    limit: int | None = None
+    extra: dict[str, object] = field(default_factory=dict)
+    """Anything else for the stage record that is not a number."""
+
+    @property
+    def folder(self) -> Path:
+        return self.run.stage(self.stage)
+
+    @property
+    def metrics(self) -> MetricsLog:
+        return MetricsLog(self.folder / "metrics.jsonl")
+
+    def train_prompts(self) -> list[Prompt]:
+        """The training prompts in their fixed order, cut to `limit` per slice."""
+        return self._limited(JsonlFile(self.run.file("prompts", "train.jsonl"), Prompt).read())
+
+    def held_out_prompts(self) -> list[Prompt]:
+        """The held-out prompts in their fixed order, cut to `limit` per slice."""
+        return self._limited(JsonlFile(self.run.file("prompts", "held_out.jsonl"), Prompt).read())
+
+    def traces(self) -> list[RevisionTrace]:
+        """What the revise stage wrote."""
+        return JsonlFile(self.run.file("revise", "traces.jsonl"), RevisionTrace).read()
+
+    def responses(self, stage: str) -> JsonlFile[Response]:
+        return JsonlFile(self.run.file(stage, "responses.jsonl"), Response)
+
+    def adapter(self, stage: str) -> Path:
+        """Folder of the adapter that a trained stage leaves."""
+        return self.run.file(stage, "adapter")
+
+    def _limited(self, prompts: list[Prompt]) -> list[Prompt]:
+        if self.limit is None:
+            return prompts
+        taken: dict[str, int] = {}
+        kept = []
+        for prompt in prompts:
+            taken[prompt.slice] = taken.get(prompt.slice, 0) + 1
+            if taken[prompt.slice] <= self.limit:
+                kept.append(prompt)
+        return kept

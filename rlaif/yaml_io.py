@@ -1,0 +1,103 @@
+"""Reading YAML safely: plain data only, duplicate keys refused, aliases refused, and the line of every key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import RlaifError
+
+MAX_BYTES = 4_000_000
+Lines = dict[tuple[str | int, ...], int]
+
+
+def read_yaml(path: Path, error: type[RlaifError]) -> tuple[Any, Lines]:
+    """Plain data of the file and the 1-based line of every key path; any problem raises `error` with file and line."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise error("no such file", where=str(path), remedy="check the path") from None
+    except OSError as problem:
+        raise error(f"cannot be read: {problem.strerror}", where=str(path)) from None
+    if len(raw) > MAX_BYTES:
+        raise error(f"{len(raw):,} bytes is more than {MAX_BYTES:,}", where=str(path), remedy="split the file")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = raw.count(b"\n", 0, problem.start) + 1
+        raise error("is not UTF-8 text", where=f"{path}:{line}", remedy="save the file as UTF-8") from None
+    return parse_yaml(text, str(path), error)
+
+
+def parse_yaml(text: str, where: str, error: type[RlaifError]) -> tuple[Any, Lines]:
+    """Plain data of YAML `text` and the line of every key path."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.nodes import MappingNode, SequenceNode
+
+    reader = YAML(typ="safe", pure=True)
+    try:
+        root = reader.compose(text)
+        lines: Lines = {}
+        stack: list[tuple[Any, tuple[str | int, ...]]] = [(root, ())]
+        seen: set[int] = set()
+        while stack:
+            node, path = stack.pop()
+            if node is None:
+                continue
+            if id(node) in seen:
+                raise error(
+                    "an alias (*name) repeats a part of the file",
+                    where=f"{where}:{node.start_mark.line + 1}",
+                    remedy="write the text out",
+                )
+            seen.add(id(node))
+            lines[path] = node.start_mark.line + 1
+            if isinstance(node, MappingNode):
+                for key, value in node.value:
+                    lines[(*path, key.value)] = key.start_mark.line + 1
+                    stack.append((value, (*path, key.value)))
+                    lines.setdefault((*path, key.value), key.start_mark.line + 1)
+            elif isinstance(node, SequenceNode):
+                stack.extend((value, (*path, index)) for index, value in enumerate(node.value))
+        return YAML(typ="safe", pure=True).load(text), lines
+    except MarkedYAMLError as problem:
+        mark = problem.problem_mark or problem.context_mark
+        line = mark.line + 1 if mark is not None else 1
+        what = (problem.problem or problem.context or "is not YAML").splitlines()[0]
+        raise error(what, where=f"{where}:{line}", remedy=_remedy(what)) from None
+    except (YAMLError, ValueError, RecursionError) as problem:
+        raise error(f"is not YAML: {str(problem).splitlines()[0]}", where=where) from None
+
+
+def parse_scalar(text: str) -> Any:
+    """The value of one YAML scalar or flow list, as after `--set name=`; text that is no YAML stays text."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        return text
+
+
+def dump_yaml(data: Any) -> str:
+    """`data` as block-style YAML text."""
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    writer = YAML()
+    writer.default_flow_style = False
+    writer.width = 110
+    out = StringIO()
+    writer.dump(data, out)
+    return out.getvalue()
+
+
+def _remedy(what: str) -> str:
+    if "duplicate key" in what:
+        return "each key may stand once"
+    if "'\\t'" in what or "tab" in what:
+        return "indent with spaces, not tabs"
+    return "check the indentation, the colons and the quotes there"
