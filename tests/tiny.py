@@ -25,7 +25,7 @@ CONTEXT = 512
 TEXT = """How do I bake bread at home? Mix flour, water, salt and yeast, let the dough rest, then bake it until brown.
 What should I do when a friend is sad? Listen, be kind, and ask what would help. You do not need to have an answer.
 Please write a short note to my neighbour about the noise. Dear neighbour, could we talk about the music at night?
-I cannot help with that, because it could hurt somebody. Here is what I can do instead: I can tell you where to get help.
+I cannot help with that, because it could hurt somebody. Here is what I can do instead: tell you where to get help.
 user assistant system The quick brown fox jumps over the lazy dog. Is this answer better than that one? (A) or (B)?
 Yes, thank you. No, sorry. One, two, three, four, five, six, seven, eight, nine, ten.
 """
