@@ -1,0 +1,34 @@
+"""Where the data that rlaif ships lies: constitutions, prompt sets, templates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rlaif.errors import RlaifError
+
+ShippedKind = Literal["constitutions", "prompts/sets", "prompts/templates"]
+_SUFFIX: dict[ShippedKind, str] = {
+    "constitutions": ".yaml",
+    "prompts/sets": ".jsonl",
+    "prompts/templates": ".jinja",
+}
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped(kind: ShippedKind) -> dict[str, Path]:
+    """Name (file name without its suffix) -> file of everything shipped of one kind, sorted by name."""
+    folder = _root() / kind
+    return {path.stem: path for path in sorted(folder.glob(f"*{_SUFFIX[kind]}"))}
+
+
+def _root() -> Path:
+    """The folder that holds `constitutions` and `prompts`: inside the package in a wheel, beside it in a checkout."""
+    for root in (_PACKAGE / "_data", _PACKAGE.parent):
+        if (root / "constitutions").is_dir() and (root / "prompts").is_dir():
+            return root
+    raise RlaifError(
+        "the constitutions, prompts and templates that belong to rlaif are missing",
+        where=str(_PACKAGE),
+        remedy="install rlaif again: pip install --force-reinstall --no-deps rlaif",
+    )
