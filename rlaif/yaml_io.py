@@ -52,7 +52,7 @@ def parse_yaml(text: str, where: str, error: type[RlaifError]) -> tuple[Any, Lin
                     remedy="write the text out",
                 )
             seen.add(id(node))
-            lines[path] = node.start_mark.line + 1
+            lines.setdefault(path, node.start_mark.line + 1)
             if isinstance(node, MappingNode):
                 for key, value in node.value:
                     lines[(*path, key.value)] = key.start_mark.line + 1

@@ -71,7 +71,7 @@ def load_constitution(name_or_path: str | Path) -> Constitution:
     try:
         file = _Constitution.model_validate(data)
     except ValidationError as error:
-        raise _error(path, [_problem(item, data, lines) for item in error.errors()]) from None
+        raise _error(path, _problems(error, data, lines)) from None
     problems = _contradictions(file, lines)
     if problems:
         raise _error(path, problems)
@@ -169,6 +169,13 @@ def _error(path: Path, problems: list[Problem]) -> ConstitutionError:
     )
 
 
+def _problems(error: ValidationError, data: dict[Any, Any], lines: Lines) -> list[Problem]:
+    """Every problem pydantic found, but a field that is only missing because its name is misspelt counts once."""
+    meant = {(*item["loc"][:-1], _nearest(item["loc"])) for item in error.errors() if item["type"] == "extra_forbidden"}
+    items = [item for item in error.errors() if item["type"] != "missing" or item["loc"] not in meant]
+    return [_problem(item, data, lines) for item in items]
+
+
 def _problem(item: Any, data: dict[Any, Any], lines: Lines) -> Problem:
     """Line and sentence of one pydantic error: the principle by its id, the field, the nearest key if unknown."""
     location: tuple[str | int, ...] = tuple(item["loc"])
@@ -176,8 +183,8 @@ def _problem(item: Any, data: dict[Any, Any], lines: Lines) -> Problem:
     place = _place(location, data)
     kind, given = item["type"], item["input"]
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _keys(location), n=1, cutoff=0.5)
-        return line, f"{place}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")
+        near = _nearest(location)
+        return line, f"{place}: unknown key" + (f", did you mean {near!r}?" if near else "")
     if kind == "missing":
         return line, f"{place}: this field is required"
     if kind == "string_too_short" and location[-1] != "id":
@@ -199,6 +206,11 @@ def _place(location: tuple[str | int, ...], data: dict[Any, Any]) -> str:
     name = entry.get("id") if isinstance(entry, dict) else None
     which = f"principle {name!r}" if isinstance(name, str) and name else f"principle number {int(location[1]) + 1}"
     return ", ".join([which, ".".join(map(str, location[2:]))] if len(location) > 2 else [which])
+
+
+def _nearest(location: tuple[str | int, ...]) -> str | None:
+    """The known key that looks most like the unknown one at the end of `location`."""
+    return next(iter(difflib.get_close_matches(str(location[-1]), _keys(location), n=1, cutoff=0.5)), None)
 
 
 def _keys(location: tuple[str | int, ...]) -> list[str]:

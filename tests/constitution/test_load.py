@@ -1,0 +1,168 @@
+"""A constitution is read strictly: every mistake is named with file, line, principle, field and remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
+from rlaif.errors import ConstitutionError
+from rlaif.records import Contrast, PrincipleTest
+
+MINIMAL = """\
+name: mine
+version: "1"
+principles:
+  - id: be-kind
+    statement: Be kind.
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problem(folder: Path, text: str) -> str:
+    with pytest.raises(ConstitutionError) as caught:
+        load_constitution(write(folder, text))
+    return str(caught.value)
+
+
+def test_every_field_arrives(tmp_path: Path) -> None:
+    text = MINIMAL + (
+        "    rationale: >\n      People listen\n      then.\n    priority: 2\n    weight: 0.5\n    tags: [tone]\n"
+        "    critique: C?\n    revision: R.\n    comparison: Which?\n"
+        "    contrast: {followed: You are kind., violated: You are rude.}\n"
+        "    tests:\n      - {prompt: Hi, better: Hello!, worse: Go away.}\n"
+    )
+    constitution = load_constitution(write(tmp_path, text))
+    assert (constitution.name, constitution.version, constitution.description) == ("mine", "1", "")
+    (principle,) = constitution.principles
+    assert (principle.id, principle.statement, principle.rationale) == ("be-kind", "Be kind.", "People listen then.")
+    assert (principle.priority, principle.weight, principle.tags) == (2, 0.5, ("tone",))
+    assert (principle.critique, principle.revision, principle.comparison) == ("C?", "R.", "Which?")
+    assert principle.contrast == Contrast("You are kind.", "You are rude.")
+    assert principle.tests == (PrincipleTest("Hi", "Hello!", "Go away."),)
+
+
+def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
+    (principle,) = load_constitution(write(tmp_path, MINIMAL)).principles
+    assert (principle.priority, principle.weight, principle.tags, principle.tests) == (1, 1.0, (), ())
+    assert (principle.critique, principle.contrast) == (None, None)
+
+
+def test_jinja_in_a_text_stays_as_it_stands(tmp_path: Path) -> None:
+    text = MINIMAL.replace("Be kind.", '"Say {{ 7 * 7 }} {% raw %}"')
+    assert load_constitution(write(tmp_path, text)).principles[0].statement == "Say {{ 7 * 7 }} {% raw %}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("statement: Be kind.", "statment: Be kind.", ["mine.yaml:5: principle 'be-kind', statment", "'statement'"]),
+        ("    statement: Be kind.\n", "", ["mine.yaml:4", "'be-kind', statement", "required"]),
+        ("statement: Be kind.", "statement: '  '", ["mine.yaml:5", "'be-kind', statement", "is empty"]),
+        ("statement: Be kind.", "statement:", ["mine.yaml:5", "'be-kind', statement", "string"]),
+        ("statement: Be kind.", "statement: x\n    weight: -1", ["mine.yaml:6", "'be-kind', weight", "-1"]),
+        ("statement: Be kind.", "statement: x\n    weight: .nan", ["mine.yaml:6", "'be-kind', weight", "finite"]),
+        ("statement: Be kind.", "statement: x\n    weight: 0", ["mine.yaml:3", "every weight is 0"]),
+        ("statement: Be kind.", "statement: x\n    weight: '1'", ["mine.yaml:6", "'be-kind', weight", "number"]),
+        ("statement: Be kind.", "statement: x\n    priority: 0", ["mine.yaml:6", "'be-kind', priority"]),
+        ("id: be-kind", "id: Be Kind!", ["mine.yaml:4", "'Be Kind!'", "be-kind"]),
+        ("id: be-kind", "id: 7", ["mine.yaml:4", "number 1, id", '"7"']),
+        ('version: "1"', "version: 1.10", ["mine.yaml:2", "version", "quotes"]),
+        ("principles:", "principals:", ["mine.yaml:3", "'principles'"]),
+        ("  - id: be-kind\n    statement: Be kind.\n", "", ["mine.yaml:3", "principles", "list"]),
+        ("id: be-kind\n    statement: Be kind.", "just text", ["mine.yaml:4", "number 1"]),
+        (
+            "statement: Be kind.",
+            "statement: x\n    contrast: {followed: You., violatd: Me.}",
+            ["mine.yaml:6", "'be-kind', contrast.violatd", "'violated'"],
+        ),
+        (
+            "statement: Be kind.",
+            "statement: x\n    contrast: {followed: You., violated: You.}",
+            ["mine.yaml:6", "'be-kind', contrast", "same text"],
+        ),
+        (
+            "statement: Be kind.",
+            "statement: x\n    tests:\n      - {prompt: p, better: a, wrose: b}",
+            ["mine.yaml:7", "'be-kind', tests.0.wrose", "'worse'"],
+        ),
+        (
+            "statement: Be kind.",
+            "statement: x\n    tests:\n      - {prompt: p, better: a, worse: a}",
+            ["mine.yaml:7", "'be-kind', tests.0", "same text"],
+        ),
+        ("statement: Be kind.", "statement: 'Be kind.", ["mine.yaml:"]),
+        (MINIMAL, "", ["mine.yaml", "example.yaml"]),
+        (MINIMAL, "- a\n- b\n", ["mine.yaml", "mapping"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+    assert old in MINIMAL
+    message = problem(tmp_path, MINIMAL.replace(old, new))
+    assert [word for word in words if word not in message] == [], message
+
+
+def test_a_duplicate_id_names_both_lines(tmp_path: Path) -> None:
+    message = problem(tmp_path, MINIMAL + "  - id: be-kind\n    statement: Again.\n")
+    assert "mine.yaml:6" in message
+    assert "already taken in line 4" in message
+
+
+def test_all_mistakes_are_told_at_once_the_first_line_first(tmp_path: Path) -> None:
+    message = problem(tmp_path, MINIMAL.replace("Be kind.", "''").replace('version: "1"', "versoin: '1'"))
+    assert "mine.yaml:2: versoin" in message
+    assert "required" not in message
+    assert "line 5: principle 'be-kind', statement: is empty" in message
+
+
+def test_an_unknown_name_lists_the_shipped_ones() -> None:
+    with pytest.raises(ConstitutionError) as caught:
+        load_constitution("harmless-and-kin")
+    assert "did you mean 'harmless-and-kind'?" in str(caught.value)
+    assert "example" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConstitutionError, match=r"no\.yaml: no such file"):
+        load_constitution(str(tmp_path / "no.yaml"))
+
+
+def test_the_text_keeps_its_comments(tmp_path: Path) -> None:
+    path = write(tmp_path, "# mine\n" + MINIMAL)
+    assert constitution_text(str(path)) == "# mine\n" + MINIMAL
+
+
+def test_only_the_contrast_method_needs_a_contrast_pair(tmp_path: Path) -> None:
+    constitution = load_constitution(write(tmp_path, MINIMAL))
+    check_constitution(constitution, method="pairwise", where="run.yaml")
+    with pytest.raises(ConstitutionError, match=r"run\.yaml: .*be-kind"):
+        check_constitution(constitution, method="contrast", where="run.yaml")
+
+
+@pytest.mark.parametrize("name", ["harmless-and-kind", "example"])
+def test_shipped_constitutions_serve_every_method(name: str) -> None:
+    constitution = load_constitution(name)
+    assert constitution.name == name
+    check_constitution(constitution, method="contrast", where=name)
+
+
+def test_the_default_constitution_is_complete_and_its_contrast_pairs_are_alike_in_length() -> None:
+    constitution = load_constitution("harmless-and-kind")
+    assert 6 <= len(constitution.principles) <= 8
+    tests = [test for p in constitution.principles for test in p.tests]
+    shorter = sum(len(test.better) < len(test.worse) for test in tests)
+    assert 0.3 <= shorter / len(tests) <= 0.7, "length alone must not pass the tests"
+    for p in constitution.principles:
+        assert p.rationale, p.id
+        assert p.critique, p.id
+        assert p.revision, p.id
+        assert p.comparison, p.id
+        assert len(p.tests) >= 3, p.id
+        assert p.contrast is not None
+        assert p.contrast.followed.startswith("You "), p.id
+        assert p.contrast.violated.startswith("You "), p.id
+        assert 0.8 <= len(p.contrast.followed.split()) / len(p.contrast.violated.split()) <= 1.25, p.id
