@@ -66,7 +66,7 @@ def load_constitution(name_or_path: str | Path) -> Constitution:
         raise ConstitutionError(
             "a constitution is a mapping with name, version and principles",
             where=str(path),
-            remedy="copy constitutions/example.yaml and edit it",
+            remedy=f"copy {shipped('constitutions')['example']} and edit it",
         )
     try:
         file = _Constitution.model_validate(data)
@@ -165,7 +165,7 @@ def _error(path: Path, problems: list[Problem]) -> ConstitutionError:
     return ConstitutionError(
         "; ".join([what, *(f"line {n}: {text}" for n, text in rest)]),
         where=f"{path}:{line}",
-        remedy="constitutions/example.yaml explains every field",
+        remedy=f"{shipped('constitutions')['example']} explains every field",
     )
 
 
