@@ -44,7 +44,9 @@ class JudgeConfig(Table):
         "all", description="judge each pair under all principles, or under one drawn by weight"
     )
     scale: float = Field(
-        0.1, gt=0, description="contrast: difference of mean token log-ratios (nats) that counts as one unit of log-odds"
+        0.1,
+        gt=0,
+        description="contrast: difference of mean token log-ratios (nats) that makes one unit of log-odds",
     )
     abstain_below: float = Field(
         0.0, ge=0, lt=0.5, description="|prob_a - 0.5| below this is no label but a counted abstention"
@@ -100,7 +102,7 @@ class LoraTable(Table):
 class SftConfig(LoraTable):
     epochs: float = Field(1.0, gt=0)
     batch_size: int = Field(8, ge=1)
-    helpful_ratio: float = Field(1.0, ge=0, description="helpful answers per accepted revision, as far as there are any")
+    helpful_ratio: float = Field(1.0, ge=0, description="helpful answers per accepted revision, as far as there are")
     save_steps: int = Field(10, ge=1)
 
 
@@ -187,6 +189,7 @@ class RunConfig(Table):
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The config in the YAML file `path` with `overrides` such as "ppo.kl_coef=0.1" applied on top.
 
+    A file or folder that lies beside the config is found there, wherever the command is started.
     Raises ConfigError with the file, the line where it is known, the field and what to write instead.
     """
     data, lines = read_yaml(Path(path))
@@ -194,7 +197,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError("a run config is a mapping of tables", where=str(path), remedy="write one with: rlaif init")
     for text in overrides:
         _apply_override(data, text)
-    return parse(data, where=str(path), lines=lines)
+    return _anchored(parse(data, where=str(path), lines=lines), Path(path).absolute().parent)
 
 
 def parse(data: dict[str, Any], *, where: str, lines: dict[tuple[str | int, ...], int] | None = None) -> RunConfig:
@@ -204,6 +207,26 @@ def parse(data: dict[str, Any], *, where: str, lines: dict[tuple[str | int, ...]
     except ValidationError as error:
         problems = [_problem(item, lines or {}) for item in error.errors()]
         raise ConfigError("; ".join(problems), where=where, remedy="rlaif init writes a commented config") from None
+
+
+def _anchored(config: RunConfig, folder: Path) -> RunConfig:
+    """The config with every source that exists relative to `folder` made absolute."""
+
+    def anchor(source: str) -> str:
+        looks_like_path = "/" in source or bool(Path(source).suffix)
+        return str(folder / source) if looks_like_path and (folder / source).exists() else source
+
+    slices = {name: part.model_copy(update={"source": anchor(part.source)}) for name, part in config.prompts.items()}
+    judge = config.judge
+    if judge.source is not None and judge.backend == "local":
+        judge = judge.model_copy(update={"source": anchor(judge.source)})
+    changed = {
+        "model": config.model.model_copy(update={"source": anchor(config.model.source)}),
+        "judge": judge,
+        "constitution": anchor(config.constitution),
+        "prompts": slices,
+    }
+    return config.model_copy(update=changed)
 
 
 def read_yaml(path: Path) -> tuple[Any, dict[tuple[str | int, ...], int]]:
@@ -246,12 +269,9 @@ def _problem(item: Any, lines: dict[tuple[str | int, ...], int]) -> str:
 
 def _known_keys(location: tuple[str | int, ...]) -> list[str]:
     """Field names of the table at `location`."""
+    if location[:1] == ("prompts",):
+        return list(PromptSlice.model_fields)
     table: Any = RunConfig
     for key in location:
-        if table is PromptSlice or not isinstance(table, type) or not issubclass(table, Table):
-            return []
-        annotation = table.model_fields[str(key)].annotation if str(key) in table.model_fields else None
-        table = PromptSlice if str(key) == "prompts" or table is RunConfig and annotation is None else annotation
-        if str(key) == "prompts":
-            return list(PromptSlice.model_fields)
-    return list(table.model_fields) if isinstance(table, type) and issubclass(table, Table) else []
+        table = table.model_fields[str(key)].annotation
+    return list(table.model_fields)

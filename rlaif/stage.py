@@ -6,7 +6,8 @@ other; they meet in the files of the run folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,11 +44,11 @@ class StageContext:
 
     def train_prompts(self) -> list[Prompt]:
         """The training prompts in their fixed order, cut to `limit` per slice."""
-        return self._limited(JsonlFile(self.run.file("prompts", "train.jsonl"), Prompt).read())
+        return limited(JsonlFile(self.run.file("prompts", "train.jsonl"), Prompt).read(), self.limit)
 
     def held_out_prompts(self) -> list[Prompt]:
         """The held-out prompts in their fixed order, cut to `limit` per slice."""
-        return self._limited(JsonlFile(self.run.file("prompts", "held_out.jsonl"), Prompt).read())
+        return limited(JsonlFile(self.run.file("prompts", "held_out.jsonl"), Prompt).read(), self.limit)
 
     def traces(self) -> list[RevisionTrace]:
         """What the revise stage wrote."""
@@ -60,13 +61,13 @@ class StageContext:
         """Folder of the adapter that a trained stage leaves."""
         return self.run.file(stage, "adapter")
 
-    def _limited(self, prompts: list[Prompt]) -> list[Prompt]:
-        if self.limit is None:
-            return prompts
-        taken: dict[str, int] = {}
-        kept = []
-        for prompt in prompts:
-            taken[prompt.slice] = taken.get(prompt.slice, 0) + 1
-            if taken[prompt.slice] <= self.limit:
-                kept.append(prompt)
-        return kept
+
+def limited(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
+    """The first `limit` prompts of each slice, in their order; all of them where it is None."""
+    taken: Counter[str] = Counter()
+    kept = []
+    for prompt in prompts:
+        taken[prompt.slice] += 1
+        if limit is None or taken[prompt.slice] <= limit:
+            kept.append(prompt)
+    return kept

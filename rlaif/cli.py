@@ -1,0 +1,317 @@
+"""The command line. Everything heavy is imported inside the commands, so that `rlaif --help` answers at once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlaif import __version__
+from rlaif.errors import ConfigError, RlaifError, RunFolderError
+
+if TYPE_CHECKING:
+    from rlaif.config import RunConfig, StageName
+    from rlaif.pipeline import Mode, Outcome
+
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+app = typer.Typer(
+    name="rlaif",
+    help="Align a language model with AI feedback guided by a constitution, instead of human labels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigArgument = Annotated[
+    Path | None, typer.Argument(metavar="CONFIG", help="run config (YAML); default: the run's own")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, such as runs/demo")]
+OutOption = Annotated[Path | None, typer.Option("--out", "--run", help="run folder; default: runs/<name of CONFIG>")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="keep what is finished and go on from there")]
+ForceOption = Annotated[bool, typer.Option("--force", help="redo the stage(s) and remove everything after")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="at most N prompts of each slice")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
+
+
+def _friendly(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with user errors printed without a traceback, and Ctrl-C answered with how to go on."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except RlaifError as error:
+            print(f"error: {error}", file=sys.stderr)
+            if kwargs.get("as_json"):
+                parts = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
+                print(json.dumps({"error": parts}))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print(_interrupted(resumable="resume" in kwargs), file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+    return wrapper
+
+
+def _interrupted(*, resumable: bool) -> str:
+    if not resumable:
+        return "interrupted"
+    words = [word for word in sys.argv[1:] if word not in ("--force", "--resume")]
+    return f"interrupted; finished work is kept, continue with: {shlex.join(['rlaif', *words, '--resume'])}"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"rlaif {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Align a language model with AI feedback guided by a constitution, instead of human labels."""
+
+
+@app.command("run")
+@_friendly
+def run_all(
+    config: ConfigArgument = None,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    resume: ResumeOption = False,
+    force: ForceOption = False,
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print how much work it is and how long it may take; run nothing")
+    ] = False,
+) -> None:
+    """Run all seven stages: revise, sft, label, reward, ppo, evaluate, report."""
+    from rlaif.config import STAGES
+
+    if dry_run:
+        _dry_run(config, out, overrides, limit, as_json)
+        return
+    _run_stages(STAGES, config, out, overrides, resume, force, limit, as_json)
+
+
+def _add_stage_command(stage: StageName, about: str) -> None:
+    """One verb: runs just that stage of a run folder."""
+
+    @_friendly
+    def command(
+        config: ConfigArgument = None,
+        out: OutOption = None,
+        overrides: SetOption = None,
+        resume: ResumeOption = False,
+        force: ForceOption = False,
+        limit: LimitOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        _run_stages((stage,), config, out, overrides, resume, force, limit, as_json)
+
+    app.command(stage, help=about)(command)
+
+
+_add_stage_command("revise", "Let the model criticise and rewrite its answers under the constitution.")
+_add_stage_command("sft", "Train the policy on the accepted revisions.")
+_add_stage_command("label", "Sample answers from the trained policy and have pairs of them judged.")
+_add_stage_command("reward", "Train the reward model on the judge's soft labels.")
+_add_stage_command("ppo", "Optimise the policy against the reward, with a KL penalty.")
+_add_stage_command("evaluate", "Compare base, SFT and PPO on held-out prompts.")
+
+
+@app.command()
+@_friendly
+def report(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Write RUN/report.html again from what the run folder holds."""
+    from rlaif.pipeline import build_report
+    from rlaif.progress import choose
+
+    _existing_run(run)
+    path = build_report(run, choose(quiet=as_json))
+    print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
+
+
+@app.command()
+@_friendly
+def show(
+    run: RunArgument,
+    what: Annotated[
+        str | None, typer.Argument(metavar="WHAT", help="a stage, or the id of a prompt, trace, label or response")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="how many to show")] = 5,
+    failed: Annotated[bool, typer.Option("--failed", help="only records with a failure")] = False,
+) -> None:
+    """Read what a run wrote: traces, labels, samples, metrics."""
+    from rich.console import Console
+
+    from rlaif.show import show as show_run
+
+    _existing_run(run)
+    show_run(run, what, n=n, failed=failed, console=Console())
+
+
+@app.command()
+@_friendly
+def check(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG")], overrides: SetOption = None, as_json: JsonOption = False
+) -> None:
+    """Check config, constitution, templates, prompts, model, judge and gold packages; costs nothing."""
+    from rlaif.check import check_all
+
+    findings = check_all(config, overrides or ())
+    if as_json:
+        print(json.dumps({"ok": all(f.ok for f in findings), "checks": [f.as_json() for f in findings]}))
+    else:
+        for finding in findings:
+            print(finding)
+    failed = [finding for finding in findings if not finding.ok]
+    if failed:
+        raise typer.Exit(failed[0].exit_code)
+
+
+@app.command()
+@_friendly
+def env(as_json: JsonOption = False) -> None:
+    """Print versions, processor, GPU, bfloat16, threads, cache folder and optional packages."""
+    from rlaif.environment import environment
+
+    found = environment()
+    if as_json:
+        print(json.dumps(found))
+        return
+    width = max(map(len, found))
+    for name, value in found.items():
+        print(f"{name:<{width}}  {value}")
+
+
+@app.command()
+@_friendly
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path()) -> None:
+    """Write a commented rlaif.yaml, a constitution and example prompts into DIR; overwrites nothing."""
+    from rlaif.init_project import init_project
+
+    for path in init_project(folder):
+        print(f"wrote {path}")
+    start = folder / "rlaif.yaml"
+    print(f"next: rlaif check {start}, then rlaif run {start}")
+
+
+# --- what the commands share ------------------------------------------------------------------------------------------
+
+
+def _run_stages(
+    names: tuple[StageName, ...],
+    config_path: Path | None,
+    out: Path | None,
+    overrides: list[str] | None,
+    resume: bool,
+    force: bool,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    if resume and force:
+        raise ConfigError("--resume keeps what is finished and --force removes it", remedy="give one of them")
+    with _waiting("loading"):
+        from rlaif import pipeline
+        from rlaif.progress import choose
+        from rlaif.store import RunFolder
+
+    folder = _run_folder(config_path, out)
+    config = _load(config_path, folder, overrides)
+    materials = pipeline.gather_kept(config, RunFolder(folder)) if config_path is None else None
+    mode: Mode = "resume" if resume else "force" if force else "new"
+    outcomes = pipeline.run_stages(
+        config, folder, names, mode=mode, limit=limit, progress=choose(quiet=as_json), materials=materials
+    )
+    _print_outcome(RunFolder(folder), outcomes, as_json)
+
+
+@contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """A sign of life on a terminal while libraries load."""
+    terminal = sys.stderr.isatty()
+    if terminal:
+        print(f"{what} ...", end="\r", file=sys.stderr, flush=True)
+    yield
+    if terminal:
+        print("\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _run_folder(config_path: Path | None, out: Path | None) -> Path:
+    if out is not None:
+        return out
+    if config_path is None:
+        raise ConfigError("which run?", remedy="give a CONFIG, or the folder of an existing run with --run DIR")
+    return Path("runs") / config_path.stem
+
+
+def _existing_run(folder: Path) -> None:
+    if not (folder / "config.yaml").is_file():
+        raise RunFolderError("is not a run of rlaif", where=str(folder), remedy="give the folder that --out named")
+
+
+def _load(config_path: Path | None, folder: Path, overrides: list[str] | None) -> RunConfig:
+    from rlaif.config import load
+
+    if config_path is None:
+        _existing_run(folder)
+    return load(folder / "config.yaml" if config_path is None else config_path, overrides or ())
+
+
+def _print_outcome(run: Any, outcomes: dict[StageName, Outcome], as_json: bool) -> None:
+    report_path = str(run.report_path) if run.report_path.exists() else None
+    if as_json:
+        stages: dict[str, Any] = {}
+        for name, outcome in outcomes.items():
+            record = run.record(name)
+            counts = {} if record is None else {"seconds": record.seconds, "counts": record.counts}
+            stages[name] = {"outcome": outcome, **counts}
+        print(json.dumps({"run": str(run.root), "stages": stages, "report": report_path}))
+        return
+    if "evaluate" in outcomes:
+        from rich.console import Console
+
+        from rlaif.report.summary import summary_table
+
+        Console().print(summary_table(run))
+    if "report" in outcomes and report_path is not None:
+        print(f"report: {report_path}")
+
+
+def _dry_run(
+    config_path: Path | None, out: Path | None, overrides: list[str] | None, limit: int | None, as_json: bool
+) -> None:
+    from rlaif.constitution.load import load_constitution
+    from rlaif.dry_run import as_table, plan
+    from rlaif.prompt_sets import split_prompts
+
+    config = _load(config_path, _run_folder(config_path, out), overrides)
+    train, held_out = split_prompts(config.prompts, config.seed)
+    work = plan(config, train, held_out, len(load_constitution(config.constitution).principles), limit)
+    if as_json:
+        print(json.dumps(work.as_json()))
+    else:
+        from rich.console import Console
+
+        Console().print(as_table(work))
+        print(work.basis)
+
+
+def main() -> None:
+    """The console script."""
+    sys.path.append(str(Path.cwd()))  # a reward function of the user lies where rlaif is started
+    app()

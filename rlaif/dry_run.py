@@ -1,0 +1,203 @@
+"""What a run would cost, by arithmetic: answers sampled, judge calls, tokens at most, and a rough time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rlaif.config import RunConfig, StageName
+from rlaif.records import Prompt
+from rlaif.stage import limited
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PROMPT_TOKENS = 120
+"""Assumed length of a rendered prompt with its system text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Tokens a second: sampled, read without gradients, and read with gradients."""
+
+    generate: float
+    score: float
+    train: float
+    basis: str
+
+
+ASSUMED = Rates(
+    150.0,
+    850.0,
+    300.0,
+    "Times are a guess from assumed rates: those of a 135M model on 2 CPU cores (150 tokens/s sampled, 850 read, "
+    "300 trained). A larger model or a server has others. Tokens are upper bounds: every answer as long as it may be.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StageWork:
+    """What one stage has to do. `judge_calls` are model calls by the judge; tokens are upper bounds."""
+
+    stage: StageName
+    prompts: int
+    generations: int = 0
+    judge_calls: int = 0
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    trained_tokens: int = 0
+
+    def seconds(self, rates: Rates) -> float:
+        return (
+            self.generated_tokens / rates.generate
+            + self.scored_tokens / rates.score
+            + self.trained_tokens / rates.train
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The work of all stages; `basis` says where the times come from."""
+
+    stages: tuple[StageWork, ...]
+    rates: Rates
+
+    @property
+    def basis(self) -> str:
+        return self.rates.basis
+
+    def as_json(self) -> dict[str, Any]:
+        rows = [{**asdict(work), "seconds": round(work.seconds(self.rates), 1)} for work in self.stages]
+        return {"stages": rows, "seconds": round(sum(row["seconds"] for row in rows), 1), "basis": self.basis}
+
+
+def plan(
+    config: RunConfig, train: Sequence[Prompt], held_out: Sequence[Prompt], principles: int, limit: int | None
+) -> Plan:
+    """The work of a run on these prompts, cut to `limit` per slice, under that many principles."""
+    train, held_out = limited(train, limit), limited(held_out, limit)
+    works = (
+        _revise(config, train, principles),
+        _sft(config, train),
+        _label(config, len(train), principles),
+        _reward(config, len(train)),
+        _ppo(config, len(train)),
+        _evaluate(config, len(held_out), principles),
+        StageWork("report", 0),
+    )
+    return Plan(works, ASSUMED)
+
+
+def as_table(work: Plan) -> Table:
+    """The plan for the terminal."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("stage")
+    for heading in ("prompts", "generations", "judge calls", "tokens sampled", "tokens read", "tokens trained", "time"):
+        table.add_column(heading, justify="right")
+    for row in work.stages:
+        numbers = (row.prompts, row.generations, row.judge_calls)
+        tokens = (row.generated_tokens, row.scored_tokens, row.trained_tokens)
+        table.add_row(row.stage, *(f"{value:,}" for value in numbers + tokens), _minutes(row.seconds(work.rates)))
+    total = sum(row.seconds(work.rates) for row in work.stages)
+    table.add_section()
+    table.add_row("all", *[""] * 6, _minutes(total))
+    return table
+
+
+def _minutes(seconds: float) -> str:
+    return f"~{seconds / 60:,.0f} min" if seconds >= 60 else f"~{seconds:.0f} s"
+
+
+def _judged(config: RunConfig, responses: int, pairs: int, principles: int, length: int) -> tuple[int, int]:
+    """(calls, tokens read) to judge `pairs` of `responses`: contrast reads each response twice, pairwise each pair
+    in both orders, random nothing; times the principles."""
+    times = principles if config.judge.principles == "all" else 1
+    if config.judge.method == "contrast":
+        calls = 2 * responses * times
+        return calls, calls * (PROMPT_TOKENS + length)
+    if config.judge.method == "pairwise":
+        calls = 2 * pairs * times
+        return calls, calls * (PROMPT_TOKENS + 2 * length)
+    return 0, 0
+
+
+def _revise(config: RunConfig, train: Sequence[Prompt], principles: int) -> StageWork:
+    table = config.revise
+    chains = sum(config.prompts[prompt.slice].revise for prompt in train)
+    rounds = chains * table.rounds
+    candidates = rounds * table.candidates
+    calls, scored = 0, 0
+    if table.gate > 0:
+        calls, scored = _judged(config, rounds + candidates, candidates, principles, table.max_new_tokens)
+    return StageWork(
+        "revise",
+        len(train),
+        generations=len(train) + rounds + candidates,
+        judge_calls=calls,
+        generated_tokens=(len(train) + candidates) * table.max_new_tokens + rounds * table.critique_tokens,
+        scored_tokens=scored,
+    )
+
+
+def _sft(config: RunConfig, train: Sequence[Prompt]) -> StageWork:
+    revised = sum(config.prompts[prompt.slice].revise for prompt in train)
+    examples = revised + min(len(train) - revised, round(revised * config.sft.helpful_ratio))
+    length = min(config.sft.max_length, PROMPT_TOKENS + config.revise.max_new_tokens)
+    return StageWork("sft", len(train), trained_tokens=round(examples * length * config.sft.epochs))
+
+
+def _label(config: RunConfig, prompts: int, principles: int) -> StageWork:
+    table = config.label
+    responses = prompts * table.samples
+    pairs = prompts * min(table.pairs, table.samples * (table.samples - 1) // 2)
+    calls, scored = _judged(config, responses, pairs, principles, table.max_new_tokens)
+    return StageWork(
+        "label",
+        prompts,
+        generations=responses,
+        judge_calls=calls,
+        generated_tokens=responses * table.max_new_tokens,
+        scored_tokens=scored,
+    )
+
+
+def _reward(config: RunConfig, prompts: int) -> StageWork:
+    length = min(config.reward.max_length, PROMPT_TOKENS + config.label.max_new_tokens)
+    responses = prompts * config.label.samples
+    trained = round(responses * (1 - config.reward.held_out) * length * config.reward.epochs)
+    held_out = round(responses * config.reward.held_out * length)
+    return StageWork("reward", prompts, scored_tokens=held_out, trained_tokens=trained)
+
+
+def _ppo(config: RunConfig, prompts: int) -> StageWork:
+    table = config.ppo
+    rollouts = table.steps * table.batch_size
+    length = min(table.max_length, PROMPT_TOKENS + table.max_new_tokens)
+    # Each rollout is read by the reference and the reward model, and by policy and critic once before they are
+    # trained on it; a critic with an adapter of its own is a second pass with gradients.
+    critics = 2 if table.value == "adapter" else 1
+    return StageWork(
+        "ppo",
+        prompts,
+        generations=rollouts,
+        generated_tokens=rollouts * table.max_new_tokens,
+        scored_tokens=rollouts * length * (2 + critics),
+        trained_tokens=rollouts * length * table.num_ppo_epochs * critics,
+    )
+
+
+def _evaluate(config: RunConfig, prompts: int, principles: int) -> StageWork:
+    table = config.evaluate
+    each = prompts * table.samples
+    calls, scored = _judged(config, 3 * each, 2 * each, principles, table.max_new_tokens)
+    return StageWork(
+        "evaluate",
+        prompts,
+        generations=3 * each,
+        judge_calls=calls,
+        generated_tokens=3 * each * table.max_new_tokens,
+        scored_tokens=scored + 2 * 3 * each * (PROMPT_TOKENS + table.max_new_tokens),
+    )

@@ -1,0 +1,320 @@
+"""Runs stages in a run folder: what may be kept, what must be redone, what was begun, and what each stage cost.
+
+A stage is kept if it is finished and nothing it depends on has changed; it goes on if it was begun under the same
+settings; otherwise the user is asked. Nothing that exists is overwritten without `--force`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from rlaif import ledger, provenance, stages
+from rlaif.config import RunConfig, StageName, load
+from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
+from rlaif.errors import DiskError, StageError
+from rlaif.lm.protocol import LanguageModel
+from rlaif.progress import Progress
+from rlaif.prompt_sets import split_prompts
+from rlaif.records import Constitution, Prompt, StageRecord, content_id, to_json
+from rlaif.stage import StageContext
+from rlaif.store import JsonlFile, RunFolder, disk_errors, write_atomic
+from rlaif.templates import VARIABLES, load_template
+from rlaif.yaml_io import dump_yaml
+
+Mode = Literal["new", "resume", "force"]
+Outcome = Literal["done", "kept"]
+TOKEN_KINDS = ("generated", "scored", "prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What a run is made of besides its config; copied into the run folder, so that the folder explains itself."""
+
+    constitution: Constitution
+    constitution_yaml: str
+    templates: dict[str, str]
+    train: list[Prompt]
+    held_out: list[Prompt]
+
+
+@dataclass(slots=True)
+class _Job:
+    """One call of `run_stages`."""
+
+    config: RunConfig
+    run: RunFolder
+    materials: Materials
+    limit: int | None
+    progress: Progress
+    shared_inputs: dict[str, str]
+
+    def settings(self, stage: StageName) -> dict[str, Any]:
+        return stages.settings(self.config, stage, self.limit)
+
+    def inputs(self, stage: StageName) -> dict[str, str]:
+        """Name -> hash of what the stage uses and this call was given: prompts, models, constitution, templates."""
+        spec = stages.TABLE[stage]
+        names = [name for name in spec.reads if name.startswith("prompts/")]
+        names += ["model"] if "model" in spec.shared else []
+        names += ["judge model", "constitution", "templates"] if "judge" in spec.shared else []
+        return {name: self.shared_inputs[name] for name in names}
+
+
+def gather(config: RunConfig, run: RunFolder) -> Materials:
+    """The constitution and prompts that the config names and the templates of the run (edited there or as shipped),
+    each checked."""
+    constitution = load_constitution(config.constitution)
+    check_constitution(constitution, method=config.judge.method, where=config.constitution)
+    train, held_out = split_prompts(config.prompts, config.seed)
+    return Materials(constitution, constitution_text(config.constitution), _templates(run), train, held_out)
+
+
+def _templates(run: RunFolder) -> dict[str, str]:
+    """Name -> text of the run's own templates, which may have been edited, or of the shipped ones."""
+    return {name: load_template(name, run.templates_path).text for name in VARIABLES}
+
+
+def gather_kept(config: RunConfig, run: RunFolder) -> Materials:
+    """The run folder's own constitution and prompts, as far as `config` still names the same ones."""
+    stored = load(run.config_path)
+    if config.constitution == stored.constitution and run.constitution_path.exists():
+        config = config.model_copy(update={"constitution": str(run.constitution_path)})
+    constitution = load_constitution(config.constitution)
+    check_constitution(constitution, method=config.judge.method, where=config.constitution)
+    files = [JsonlFile(run.root / "prompts" / name, Prompt) for name in ("train.jsonl", "held_out.jsonl")]
+    if (config.prompts, config.seed) == (stored.prompts, stored.seed) and all(file.path.exists() for file in files):
+        train, held_out = (file.read() for file in files)
+    else:
+        train, held_out = split_prompts(config.prompts, config.seed)
+    return Materials(constitution, constitution_text(config.constitution), _templates(run), train, held_out)
+
+
+def run_stages(
+    config: RunConfig,
+    run_folder: Path,
+    names: Sequence[StageName],
+    *,
+    mode: Mode,
+    limit: int | None,
+    progress: Progress,
+    materials: Materials | None = None,
+) -> dict[StageName, Outcome]:
+    """What became of each named stage: "done" now, or "kept" from before.
+
+    Raises RunFolderError where finished work would be overwritten or was made under other settings, StageError where
+    an earlier stage is missing, and whatever a stage raises; what was finished before stays.
+    """
+    run = RunFolder(run_folder)
+    names = stages.in_order(tuple(names))
+    ledger.refuse_foreign_folder(run)
+    with run.lock():
+        given = gather(config, run) if materials is None else materials
+        job = _Job(config, run, given, limit, progress, _shared_inputs(config, given))
+        if mode == "new":
+            ledger.refuse_existing(run, names)
+        redone = stages.from_first(names) if mode == "force" else ()
+        for stage in stages.TABLE:
+            if stage != "report" and stage not in redone and (stage in names or run.record(stage) is not None):
+                ledger.refuse_changed(run, stage, job.settings(stage), job.inputs(stage))
+        for stage in _needed(config, names):
+            _refuse_missing(job, stage, names)
+        ledger.clear(run, redone)
+        _write_materials(job)
+        return {stage: _run_or_keep(job, stage) for stage in names}
+
+
+def build_report(run_folder: Path, progress: Progress) -> Path:
+    """The report's path, built again from what the run folder holds; takes no lock, so a run can be watched."""
+    run = RunFolder(run_folder)
+    config = load(run.config_path)
+    constitution = load_constitution(str(run.constitution_path))
+    with _models(config, run) as (open_policy, open_judge, _):
+        context = StageContext("report", config, run, constitution, progress, open_policy, open_judge)
+        importlib.import_module(stages.TABLE["report"].module).run(context)
+    return run.report_path
+
+
+# --- before the first stage -------------------------------------------------------------------------------------------
+
+
+def _shared_inputs(config: RunConfig, given: Materials) -> dict[str, str]:
+    """Name -> hash of everything a stage can be given that no stage made."""
+    from rlaif.models import model_fingerprint  # loads torch, which reading a run must not
+
+    judge = config.judge
+    judge_model: str = judge.backend
+    if judge.backend == "local":
+        source = config.model.source if judge.source is None else judge.source
+        judge_model = model_fingerprint(config.model.model_copy(update={"source": source}))
+    return {
+        "constitution": given.constitution.hash,
+        "templates": content_id(given.templates),
+        "prompts/train.jsonl": content_id(given.train),
+        "prompts/held_out.jsonl": content_id(given.held_out),
+        "model": model_fingerprint(config.model),
+        "judge model": judge_model,
+    }
+
+
+def _needed(config: RunConfig, names: Sequence[StageName]) -> tuple[StageName, ...]:
+    """The stages that are not asked for but must be finished, because one that is asked for reads what they wrote."""
+    found: list[StageName] = []
+    for stage in names:
+        found += [need for need in stages.needs(config, stage) if need not in names]
+    return stages.in_order(tuple(found))
+
+
+def _refuse_missing(job: _Job, stage: StageName, names: Sequence[StageName]) -> None:
+    if job.run.record(stage) is None:
+        user = next(name for name in names if stage in stages.needs(job.config, name))
+        raise StageError(
+            f"{user} needs what the {stage} stage writes, and that is not finished",
+            where=str(job.run.root),
+            remedy=f"run it first: rlaif {stage} --run {job.run.root}",
+        )
+
+
+def _write_materials(job: _Job) -> None:
+    """Copies config, constitution, templates and prompts into the run folder."""
+    run, given = job.run, job.materials
+    write_atomic(run.config_path, dump_yaml(job.config.model_dump(mode="json")))
+    write_atomic(run.constitution_path, given.constitution_yaml)
+    for name, text in given.templates.items():
+        write_atomic(run.templates_path / f"{name}.jinja", text)
+    for name, prompts in (("train.jsonl", given.train), ("held_out.jsonl", given.held_out)):
+        lines = [json.dumps(to_json(prompt), ensure_ascii=False) + "\n" for prompt in prompts]
+        write_atomic(run.root / "prompts" / name, "".join(lines))
+
+
+# --- one stage --------------------------------------------------------------------------------------------------------
+
+
+def _run_or_keep(job: _Job, stage: StageName) -> Outcome:
+    if stage == "report":  # costs seconds and must never be older than the run
+        job.run.clear(stage)
+    inputs = {**job.inputs(stage), **stages.own_inputs(job.config, stage, job.run)}
+    ledger.refuse_changed(job.run, stage, None, inputs)
+    if job.run.record(stage) is not None:
+        job.progress.say(f"{stage}: finished, kept")
+        return "kept"
+    _run_stage(job, stage, inputs)
+    return "done"
+
+
+def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
+    """Runs the stage and writes its record, last."""
+    job.progress.say(f"{stage}: {stages.TABLE[stage].about}")
+    begun = ledger.begin(job.run, stage, job.settings(stage), inputs)
+    start = time.monotonic()
+    try:
+        with _models(job.config, job.run) as (open_policy, open_judge, usage), _full_disk(job.run.root / stage):
+            context = StageContext(
+                stage,
+                job.config,
+                job.run,
+                job.materials.constitution,
+                job.progress,
+                open_policy,
+                open_judge,
+                limit=job.limit,
+            )
+            found = importlib.import_module(stages.TABLE[stage].module).run(context)
+            counts = {**usage(), **found}
+    except BaseException:
+        ledger.begun_path(job.run, stage).touch()  # the time at which this session ended
+        raise
+    record = StageRecord(
+        stage=stage,
+        config=begun.settings,
+        config_hash=content_id(begun.settings),
+        inputs=inputs,
+        counts=counts,
+        seconds=round(begun.seconds_before + time.monotonic() - start, 3),
+        peak_memory_gb=round(provenance.peak_memory_gb(), 3),
+        versions=provenance.versions(),
+        git=provenance.git_revision(),
+        seed=job.config.seed,
+        hardware=provenance.hardware(),
+        started=begun.started,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        sessions=begun.sessions,
+        extra=dict(context.extra),
+    )
+    job.run.finish(record)
+    job.progress.say(f"{stage}: {cost(record)}")
+
+
+def cost(record: StageRecord) -> str:
+    """One line on what a finished stage took: time, memory, tokens, calls, failures and its own counts."""
+    minutes, seconds = divmod(record.seconds, 60)
+    parts = [f"done in {minutes:.0f} min {seconds:.0f} s" if minutes else f"done in {seconds:.1f} s"]
+    counts = dict(record.counts)
+    tokens = {
+        kind: sum(counts.pop(name) for name in list(counts) if name.endswith(f"_{kind}_tokens")) for kind in TOKEN_KINDS
+    }
+    parts += [f"{value:,.0f} tokens {kind}" for kind, value in tokens.items() if value]
+    parts += [f"{name.replace('_', ' ')} {value:,.6g}" for name, value in counts.items() if value]
+    return ", ".join([*parts, f"peak {record.peak_memory_gb:.1f} GB"])
+
+
+@contextmanager
+def _full_disk(folder: Path) -> Iterator[None]:
+    """Turns a full disk into a DiskError wherever a stage meets it; safetensors raises no OSError of its own for it."""
+    try:
+        with disk_errors(folder):
+            yield
+    except DiskError:
+        raise
+    except Exception as error:
+        if "No space left on device" not in str(error):
+            raise
+        raise DiskError(
+            "the disk is full", where=str(folder), remedy="make room, then run the same command with --resume"
+        ) from error
+
+
+OpenPolicy = Callable[[tuple[Path, ...]], LanguageModel]
+OpenJudge = Callable[[], LanguageModel]
+
+
+@contextmanager
+def _models(
+    config: RunConfig, run: RunFolder
+) -> Iterator[tuple[OpenPolicy, OpenJudge, Callable[[], dict[str, float]]]]:
+    """Two ways to open a model and the usage of those opened; each is opened once and closed at the end."""
+    opened: dict[tuple[str, ...], LanguageModel] = {}
+
+    def open_policy(adapters: tuple[Path, ...]) -> LanguageModel:
+        key = ("policy", *map(str, adapters))
+        if key not in opened:
+            opened[key] = importlib.import_module("rlaif.lm.open").open_policy(config.model, adapters, run.cache_path)
+        return opened[key]
+
+    def open_judge() -> LanguageModel:
+        key = ("judge",)
+        if key not in opened:
+            opened[key] = importlib.import_module("rlaif.lm.open").open_judge(
+                config.judge, config.model, run.cache_path
+            )
+        return opened[key]
+
+    def usage() -> dict[str, float]:
+        total: dict[str, float] = {}
+        for key, model in opened.items():
+            for name, value in model.usage.as_counts(key[0]).items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    try:
+        yield open_policy, open_judge, usage
+    finally:
+        for model in opened.values():
+            model.close()

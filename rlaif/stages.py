@@ -1,0 +1,145 @@
+"""The seven stages as data: what each does, where its code is, what must stand before it, and what it depends on.
+
+A stage is out of date when one of its *settings* (config fields) or *inputs* (hashes of files and models) is not what
+it was. Fields that only decide speed are left out, so a run can go on with another batch size, device or server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlaif.config import STAGES, RunConfig, StageName
+from rlaif.records import content_id
+from rlaif.store import RunFolder, file_hash
+
+SPEED_FIELDS: dict[str, frozenset[str]] = {
+    "model": frozenset({"device", "batch_size"}),
+    "judge": frozenset({"base_url", "api_key_env", "concurrency", "timeout", "max_retries"}),
+    "revise": frozenset({"batch_size"}),
+    "sft": frozenset({"save_steps"}),
+    "label": frozenset({"batch_size"}),
+    "reward": frozenset({"save_steps"}),
+    "ppo": frozenset({"save_steps", "micro_batch_size"}),
+    "evaluate": frozenset({"batch_size"}),
+}
+"""Config fields that cannot change what a stage writes, only how fast (a server is known by its model's name)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """One stage: `module` has `run(context)`; `reads` are paths in the run folder, hashed as inputs; `shared` names
+    what it uses of "model", "judge" (which brings the constitution and the templates), "limit" and "slices"."""
+
+    module: str
+    about: str
+    needs: tuple[StageName, ...] = ()
+    reads: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+
+
+TABLE: dict[StageName, StageSpec] = {
+    "revise": StageSpec(
+        "rlaif.feedback.revise",
+        "the model answers, criticises its answer under a principle and rewrites it",
+        reads=("prompts/train.jsonl",),
+        shared=("model", "judge", "limit", "slices"),
+    ),
+    "sft": StageSpec(
+        "rlaif.training.sft",
+        "trains the policy on the accepted revisions",
+        needs=("revise",),
+        reads=("revise/traces.jsonl",),
+        shared=("model",),
+    ),
+    "label": StageSpec(
+        "rlaif.feedback.label",
+        "the trained policy answers each prompt several times and the judge compares the answers",
+        needs=("sft",),
+        reads=("prompts/train.jsonl", "sft/adapter"),
+        shared=("model", "judge", "limit"),
+    ),
+    "reward": StageSpec(
+        "rlaif.training.reward",
+        "trains the reward model on the judge's soft labels",
+        needs=("sft", "label"),
+        reads=("sft/adapter", "label/labels.jsonl"),
+        shared=("model",),
+    ),
+    "ppo": StageSpec(
+        "rlaif.training.ppo",
+        "optimises the policy against the reward, held near the SFT policy by a KL penalty",
+        needs=("sft", "reward"),
+        reads=("prompts/train.jsonl", "sft/adapter", "reward/adapter"),
+        shared=("model", "limit"),
+    ),
+    "evaluate": StageSpec(
+        "rlaif.evaluation.evaluate",
+        "compares base, SFT and PPO on held-out prompts: judge, gold scores, length, KL",
+        needs=("sft", "ppo"),
+        reads=("prompts/held_out.jsonl", "sft/adapter", "ppo/adapter"),
+        shared=("model", "judge", "limit"),
+    ),
+    "report": StageSpec("rlaif.report.build", "writes report.html from the run folder"),
+}
+
+
+def in_order(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
+    """The stages, each once, in the order in which they run."""
+    return tuple(name for name in STAGES if name in stages)
+
+
+def from_first(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
+    """The earliest of the stages and all stages after it."""
+    return STAGES[min(STAGES.index(name) for name in stages) :]
+
+
+def needs(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
+    """The stages that must be finished before this one; a reward function in Python needs no reward model."""
+    names = TABLE[stage].needs
+    if stage == "ppo" and config.ppo.reward != "model":
+        return tuple(name for name in names if name != "reward")
+    return names
+
+
+def settings(config: RunConfig, stage: StageName, limit: int | None) -> dict[str, Any]:
+    """Flat `table.field` -> value of every config field that this stage's result depends on."""
+    shared = TABLE[stage].shared
+    values: dict[str, Any] = {"seed": config.seed}
+    for name in (stage, *(part for part in ("model", "judge") if part in shared)):
+        table = getattr(config, name).model_dump(mode="json")
+        skipped = SPEED_FIELDS.get(name, frozenset())
+        values.update({f"{name}.{field}": value for field, value in table.items() if field not in skipped})
+    if "slices" in shared:
+        values.update({f"prompts.{name}.revise": part.revise for name, part in config.prompts.items()})
+    if "limit" in shared:
+        values["limit"] = limit
+    return values
+
+
+def own_inputs(config: RunConfig, stage: StageName, run: RunFolder) -> dict[str, str]:
+    """Hash of every file or folder of an *earlier stage* that this one reads; "missing" where there is none."""
+    before = needs(config, stage)
+    names = [name for name in TABLE[stage].reads if name.partition("/")[0] in before]
+    return {name: path_hash(run.root / name) for name in names}
+
+
+def path_hash(path: Path) -> str:
+    """Hash of a file, or of the names and contents of all files in a folder; "missing" if there is neither."""
+    if path.is_file():
+        return file_hash(path)
+    if not path.is_dir():
+        return "missing"
+    files = sorted(item for item in path.rglob("*") if item.is_file())
+    return content_id([(str(item.relative_to(path)), file_hash(item)) for item in files])
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """One phrase per key whose value differs: "label.samples (was 4, now 8)"."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        if name in before and name in now and before[name] == now[name]:
+            continue
+        found.append(f"{name} (was {before.get(name, 'not there')}, now {now.get(name, 'not there')})")
+    return found
