@@ -1,0 +1,250 @@
+"""Forward passes of a frozen causal LM on token ids: sampling, and log-probs of given tokens.
+
+Sampling is our own loop, not `model.generate`, for three reasons: every row draws from its own seeded stream (so
+that batching and resume cannot change a sample); the inverse of the cumulative distribution costs a sixth of
+`torch.multinomial` on a CPU with a large vocabulary; finished rows leave the batch. Nothing but temperature shapes
+the distribution: no top-k, no top-p, no repetition penalty, whatever the model's saved generation config says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlaif.records import FinishReason
+
+Notify = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Sampled token ids; with finish "stop" the last one is the end-of-turn token."""
+
+    ids: list[int]
+    finish: FinishReason
+
+
+class CausalLM:
+    """A causal LM as a trunk (hidden states) and a head (logits), so that logits are made only where they are needed.
+
+    Models whose logits are more than head(hidden) (soft-capping, scaling) are noticed at construction by comparing
+    once with the model's own logits, and are then run whole.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.trunk = model.base_model
+        self.head = model.get_output_embeddings()
+        self.split = self._splits()
+
+    @torch.no_grad()
+    def _splits(self) -> bool:
+        if self.trunk is self.model or self.head is None:
+            return False
+        ids = torch.arange(1, 9, device=self.model.device).remainder(self.model.config.vocab_size)[None]
+        whole = self.model(input_ids=ids, use_cache=False).logits
+        parts = self.head(self.trunk(input_ids=ids, use_cache=False).last_hidden_state)
+        return bool(torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3))
+
+    def states(self, **inputs: Any) -> torch.Tensor:
+        """(B, T, H) final hidden states, or (B, T, V) logits of a model that does not split."""
+        output = (self.trunk if self.split else self.model)(**inputs)
+        result: torch.Tensor = output.last_hidden_state if self.split else output.logits
+        return result
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """(N, V) float32 logits of (N, H) rows taken from `states`.
+
+        The rows are flat: with a frozen head a 3-D slice makes the matrix product copy the head once per sequence.
+        """
+        result: torch.Tensor = self.head(states) if self.split else states
+        return result.float()
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T) ids padded on the left and the (B, T) mask, True = real token."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for index, row in enumerate(rows):
+        ids[index, width - len(row) :] = torch.tensor(row, dtype=torch.long)
+        mask[index, width - len(row) :] = True
+    return ids.to(device), mask.to(device)
+
+
+def right_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T) ids padded on the right and the (B, T) mask, True = real token."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[index, : len(row)] = True
+    return ids.to(device), mask.to(device)
+
+
+def pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
+    """(B,) token ids: the inverse of each row's cumulative distribution at `uniform` (B,) in [0, 1).
+
+    `logits` is (B, V) float32; temperature 0 takes the most likely token. A token of probability 0 is never taken.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulative = torch.softmax(logits / temperature, -1).cumsum(-1)
+    total = cumulative[:, -1:]
+    point = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, point, right=True).squeeze(1)
+
+
+def uniforms(seeds: Sequence[int], count: int) -> np.ndarray[Any, Any]:
+    """(len(seeds), count) float32 draws in [0, 1), row i from the stream of seeds[i] alone."""
+    rows = [np.random.Generator(np.random.Philox(seed)).random(count, dtype=np.float32) for seed in seeds]
+    return np.stack(rows)
+
+
+@torch.no_grad()
+def sample(
+    lm: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seeds: Sequence[int],
+    ends: Sequence[int],
+    notify: Notify | None = None,
+) -> list[Sampled]:
+    """One continuation per prompt, sampled at `temperature`; `notify(n)` is told of n new tokens at every step."""
+    from transformers import DynamicCache
+
+    device = lm.model.device
+    draws = torch.from_numpy(uniforms(seeds, max_new_tokens)).to(device)
+    ids, mask = left_pad(prompts, ends[0], device)
+    cache = DynamicCache(config=lm.model.config)
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    state = lm.states(
+        input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
+    )[:, -1]
+    length = mask.sum(1)
+    rows = torch.arange(len(prompts), device=device)
+    out: list[list[int]] = [[] for _ in prompts]
+    finish: list[FinishReason] = ["length"] * len(prompts)
+    end_set = set(ends)
+    for step in range(max_new_tokens):
+        tokens = pick(lm.logits(state), draws[rows, step], temperature)
+        keep = []
+        for place, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist(), strict=True)):
+            out[row].append(token)
+            if token in end_set:
+                finish[row] = "stop"
+            else:
+                keep.append(place)
+        if notify is not None:
+            notify(len(tokens))
+        if not keep or step == max_new_tokens - 1:
+            break
+        if len(keep) < len(tokens):
+            kept = torch.tensor(keep, device=device)
+            cache.batch_select_indices(kept)
+            rows, mask, length, tokens = rows[kept], mask[kept], length[kept], tokens[kept]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        state = lm.states(
+            input_ids=tokens[:, None],
+            attention_mask=mask.long(),
+            position_ids=length[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        )[:, -1]
+        length = length + 1
+    return [Sampled(ids_, reason) for ids_, reason in zip(out, finish, strict=True)]
+
+
+@dataclass(slots=True)
+class PrefixCache:
+    """Keys and values of token prefixes that many rows share, computed once per prefix (last `size` kept)."""
+
+    lm: CausalLM
+    size: int = 8
+    entries: dict[tuple[int, ...], Any] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def expanded(self, prefix: tuple[int, ...], rows: int) -> Any:
+        """A key-value cache that holds `prefix` for each of `rows` rows (views of one copy until it grows)."""
+        from transformers import DynamicCache
+
+        if prefix not in self.entries:
+            fresh = DynamicCache(config=self.lm.model.config)
+            ids = torch.tensor([prefix], device=self.lm.model.device)
+            self.lm.states(input_ids=ids, past_key_values=fresh, use_cache=True)
+            self.entries[prefix] = fresh
+            while len(self.entries) > self.size:
+                del self.entries[next(iter(self.entries))]
+        cache = DynamicCache(config=self.lm.model.config)
+        for index, layer in enumerate(self.entries[prefix].layers):
+            cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), index)
+        return cache
+
+
+@torch.no_grad()
+def target_logprobs(
+    lm: CausalLM,
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    batch_size: int,
+    prefixes: PrefixCache | None = None,
+    notify: Notify | None = None,
+) -> list[torch.Tensor]:
+    """For every (context ids, target ids): (len(target),) float32 log-probabilities of the target tokens.
+
+    Rows are sorted by length into batches. With `prefixes`, a prefix that all contexts share is computed once.
+    """
+    shared = common_prefix([context[:-1] for context, _ in rows]) if prefixes is not None and len(rows) > 1 else ()
+    start = len(shared) if len(shared) >= 16 else 0
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+    results: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+    for begin in range(0, len(order), batch_size):
+        chosen = order[begin : begin + batch_size]
+        batch = [rows[i] for i in chosen]
+        for index, values in zip(chosen, _score_batch(lm, batch, shared[:start], prefixes), strict=True):
+            results[index] = values
+        if notify is not None:
+            notify(sum(len(context) + len(target) - start for context, target in batch))
+    return results
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The longest run of ids that every row begins with."""
+    low, high = min(rows), max(rows)
+    size = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return tuple(low[:size])
+
+
+def _score_batch(
+    lm: CausalLM,
+    batch: Sequence[tuple[Sequence[int], Sequence[int]]],
+    shared: tuple[int, ...],
+    prefixes: PrefixCache | None,
+) -> list[torch.Tensor]:
+    start, device = len(shared), lm.model.device
+    # The last target token predicts nothing that is asked for, so it is not fed.
+    ids, mask = right_pad([[*context, *target][start:-1] for context, target in batch], 0, device)
+    positions = torch.arange(start, start + ids.shape[1], device=device).expand_as(ids)
+    inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions}
+    if start and prefixes is not None:
+        inputs |= {"past_key_values": prefixes.expanded(shared, len(batch)), "use_cache": True}
+    else:
+        inputs |= {"use_cache": False}
+    # Padding is on the right of a causal model: no real token can see it, so no mask is needed.
+    states = lm.states(**inputs)
+    picked, targets, sizes = [], [], []
+    for row, (context, target) in enumerate(batch):
+        first = len(context) - 1 - start
+        picked.append(states[row, first : first + len(target)])
+        targets.extend(target)
+        sizes.append(len(target))
+    logits = lm.logits(torch.cat(picked))
+    chosen = logits.gather(1, torch.tensor(targets, device=device)[:, None]).squeeze(1) - logits.logsumexp(1)
+    return list(chosen.cpu().split(sizes))

@@ -1,0 +1,128 @@
+"""A transformers model on this machine behind the language-model protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlaif.lm.decode import CausalLM, PrefixCache, common_prefix, sample, target_logprobs
+from rlaif.lm.protocol import (
+    ChoiceLogprobs,
+    ChoiceRequest,
+    GenerateRequest,
+    Generation,
+    ResponseLogprobs,
+    ScoreRequest,
+    Usage,
+)
+from rlaif.models import LoadedModel, context_length, encode_chat, encode_text, end_ids
+from rlaif.records import Failure
+
+
+class LocalModel:
+    """Samples and scores with one loaded model. Requests are sorted by length inside a call; results keep order."""
+
+    def __init__(self, loaded: LoadedModel, *, batch_size: int = 64) -> None:
+        self.name, self.fingerprint, self.usage = loaded.name, loaded.fingerprint, Usage()
+        self.tokenizer, self.batch_size = loaded.tokenizer, batch_size
+        self.lm = CausalLM(loaded.model)
+        self.prefixes = PrefixCache(self.lm)
+        self.ends = end_ids(loaded.tokenizer, loaded.model)
+        self.context = context_length(loaded.model)
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        """One sampled answer per request; a prompt that leaves no room for the answer is a context_overflow."""
+        results: list[Generation | None] = [None] * len(requests)
+        ready: dict[tuple[int, float], list[tuple[int, list[int]]]] = {}
+        for index, request in enumerate(requests):
+            ids = encode_chat(self.tokenizer, request.messages, request.prefix)
+            if len(ids) + request.max_new_tokens > self.context:
+                results[index] = Generation(None, "length", 0, self._overflow(len(ids) + request.max_new_tokens))
+            else:
+                ready.setdefault((request.max_new_tokens, request.temperature), []).append((index, ids))
+        for (limit, temperature), rows in ready.items():
+            rows.sort(key=lambda row: len(row[1]))
+            for begin in range(0, len(rows), self.batch_size):
+                batch = rows[begin : begin + self.batch_size]
+                sampled = sample(
+                    self.lm,
+                    [ids for _, ids in batch],
+                    max_new_tokens=limit,
+                    temperature=temperature,
+                    seeds=[requests[index].seed for index, _ in batch],
+                    ends=self.ends,
+                )
+                for (index, ids), answer in zip(batch, sampled, strict=True):
+                    self.usage.prompt_tokens += len(ids)
+                    self.usage.generated_tokens += len(answer.ids)
+                    results[index] = self._generation(requests[index], answer.ids, answer.finish)
+        self.usage.calls += len(requests)
+        return [result for result in results if result is not None]
+
+    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
+        """Summed log-probability of all tokens of each choice, for the very strings that prefix + choice encode to."""
+        rows: list[tuple[list[int], list[int]]] = []
+        places: list[tuple[int, int]] = []
+        results: list[ChoiceLogprobs | None] = [None] * len(requests)
+        for index, request in enumerate(requests):
+            chat = encode_chat(self.tokenizer, request.messages)
+            tails = [encode_text(self.tokenizer, request.prefix + choice) for choice in request.choices]
+            shared = min(len(common_prefix(tails)), min(map(len, tails)) - 1)
+            longest = len(chat) + max(map(len, tails))
+            if longest > self.context:
+                results[index] = ChoiceLogprobs(None, self._overflow(longest))
+                continue
+            for choice, tail in enumerate(tails):
+                rows.append((chat + tail[:shared], tail[shared:]))
+                places.append((index, choice))
+            self.usage.prompt_tokens += longest
+        found: dict[int, list[float]] = {}
+        if rows:
+            for (index, _), values in zip(places, self._score(rows), strict=True):
+                found.setdefault(index, []).append(float(values.sum()))
+        for index, logprobs in found.items():
+            results[index] = ChoiceLogprobs(tuple(logprobs))
+        self.usage.calls += len(requests)
+        return [result for result in results if result is not None]
+
+    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
+        """Log-probability of each token of each response; requests under one system prompt share its computation."""
+        results: list[ResponseLogprobs | None] = [None] * len(requests)
+        groups: dict[str, list[tuple[int, tuple[list[int], list[int]]]]] = {}
+        for index, request in enumerate(requests):
+            chat = encode_chat(self.tokenizer, request.messages)
+            answer = encode_text(self.tokenizer, request.response)
+            if not answer:
+                results[index] = ResponseLogprobs(None, Failure("empty", "the response has no tokens"))
+            elif len(chat) + len(answer) > self.context:
+                results[index] = ResponseLogprobs(None, self._overflow(len(chat) + len(answer)))
+            else:
+                groups.setdefault(request.messages[0].content, []).append((index, (chat, answer)))
+                self.usage.scored_tokens += len(answer)
+        for group in groups.values():
+            for (index, _), values in zip(group, self._score([row for _, row in group]), strict=True):
+                results[index] = ResponseLogprobs(tuple(values.tolist()))
+        self.usage.calls += len(requests)
+        return [result for result in results if result is not None]
+
+    def close(self) -> None:
+        """Lets go of the weights."""
+        self.prefixes.entries.clear()
+        del self.lm, self.prefixes
+
+    def _score(self, rows: list[tuple[list[int], list[int]]]) -> Any:
+        return target_logprobs(self.lm, rows, batch_size=max(1, self.batch_size // 2), prefixes=self.prefixes)
+
+    def _generation(self, request: GenerateRequest, ids: list[int], finish: Any) -> Generation:
+        body = ids[:-1] if finish == "stop" else ids
+        text = self.tokenizer.decode(body, skip_special_tokens=True)
+        for stop in request.stop:
+            if stop in text:
+                text, finish = text[: text.index(stop)], "stop"
+        text = text.strip()
+        if not text:
+            return Generation(None, finish, len(ids), Failure("empty", "the model answered nothing"))
+        return Generation(text, finish, len(ids))
+
+    def _overflow(self, tokens: int) -> Failure:
+        return Failure("context_overflow", f"{tokens} tokens do not fit the context of {self.context}")
