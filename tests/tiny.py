@@ -21,6 +21,8 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VOCABULARY = 400
 CONTEXT = 512
+SPREAD = 0.3
+"""Standard deviation of the weights. With the usual 0.02 the frozen output layer could not tell two tokens apart."""
 
 TEXT = """How do I bake bread at home? Mix flour, water, salt and yeast, let the dough rest, then bake it until brown.
 What should I do when a friend is sad? Listen, be kind, and ask what would help. You do not need to have an answer.
@@ -82,6 +84,7 @@ def make_tiny_model(folder: Path, arch: Arch = "llama", *, seed: int = 0, hidden
         num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=CONTEXT,
+        initializer_range=SPREAD,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -90,6 +93,8 @@ def make_tiny_model(folder: Path, arch: Arch = "llama", *, seed: int = 0, hidden
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        # the pad token's row starts at zero; here it is the end token too, and a model must be able to say it
+        model.get_input_embeddings().weight.data[tokenizer.pad_token_id].normal_(std=SPREAD)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
