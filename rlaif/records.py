@@ -14,7 +14,15 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 Role = Literal["system", "user", "assistant"]
 FailureKind = Literal[
-    "parse", "off_menu", "refused", "truncated", "backend", "missing_logprobs", "context_overflow", "empty"
+    "parse",
+    "off_menu",
+    "refused",
+    "truncated",
+    "backend",
+    "missing_logprobs",
+    "context_overflow",
+    "empty",
+    "abstained",
 ]
 FinishReason = Literal["stop", "length"]
 Order = Literal["ab", "ba", "none"]
@@ -299,12 +307,16 @@ class RevisionTrace(_Record):
 
 @dataclass(frozen=True, slots=True)
 class SftExample(_Record):
-    """One row of SFT data: the conversation and the response to learn. `kind`: accepted revision or helpful answer."""
+    """One row of SFT data: the conversation and the response to learn. `kind`: accepted revision or helpful answer.
+
+    `finish` is "length" for a text that does not end here: it is learnt without an end-of-turn token.
+    """
 
     prompt: Prompt
     response: str
     kind: Literal["revision", "helpful"]
     parent_id: str
+    finish: FinishReason = "stop"
     id: str = ""
     _identity: ClassVar[tuple[str, ...]] = ("prompt", "response", "kind")
 
