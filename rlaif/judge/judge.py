@@ -1,0 +1,81 @@
+"""The judge: one code path for preference labels, the revision gate and win rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlaif.config import JudgeConfig
+from rlaif.errors import ConfigError
+from rlaif.judge.aggregate import aggregate
+from rlaif.judge.methods import Ask, contrast, pairwise, random
+from rlaif.lm.protocol import LanguageModel
+from rlaif.records import Comparison, Constitution, PreferenceLabel, Principle, Verdict, record_seed
+from rlaif.templates import load_template
+
+
+class Judge:
+    """Judges comparisons under a constitution by the configured method.
+
+    `model` may be None for the method "random" alone. `templates` is the run's template folder (shipped ones else).
+    """
+
+    def __init__(
+        self,
+        config: JudgeConfig,
+        constitution: Constitution,
+        *,
+        model: LanguageModel | None,
+        seed: int,
+        templates: Path | None = None,
+    ) -> None:
+        if model is None and config.method != "random":
+            raise ConfigError(f"method {config.method!r} needs a model", where="judge", remedy="set judge.backend")
+        self.config, self.constitution, self.model, self.seed = config, constitution, model, seed
+        self.template = None if config.method == "random" else load_template(config.method, templates)
+        self.weights = {p.id: p.weight for p in constitution.principles}
+
+    def label(self, comparisons: Sequence[Comparison]) -> list[PreferenceLabel]:
+        """One label per comparison, in order, under the principles that the config asks for."""
+        return self.label_under(comparisons, [self.principles(comparison) for comparison in comparisons])
+
+    def label_under(
+        self, comparisons: Sequence[Comparison], principles: Sequence[Sequence[Principle]]
+    ) -> list[PreferenceLabel]:
+        """One label per comparison, each judged under its own list of principles."""
+        asks = [
+            Ask(comparison, principle)
+            for comparison, chosen in zip(comparisons, principles, strict=True)
+            for principle in chosen
+        ]
+        found = iter(self._ask(asks))
+        labels = []
+        for comparison, chosen in zip(comparisons, principles, strict=True):
+            verdicts = tuple(verdict for _ in chosen for verdict in next(found))
+            result = aggregate(verdicts, self.weights, abstain_below=self.config.abstain_below)
+            labels.append(
+                PreferenceLabel(
+                    comparison=comparison,
+                    prob_a=result.prob_a,
+                    verdicts=verdicts,
+                    consistency=result.consistency,
+                    failure=result.failure,
+                    constitution_hash=self.constitution.hash,
+                )
+            )
+        return labels
+
+    def principles(self, comparison: Comparison) -> tuple[Principle, ...]:
+        """The principles a comparison is judged under: all with a weight, or one drawn by weight and seed."""
+        if self.config.principles == "one":
+            return (self.constitution.draw(record_seed(self.seed, "judge", comparison.id)),)
+        return tuple(p for p in self.constitution.principles if p.weight > 0)
+
+    def _ask(self, asks: Sequence[Ask]) -> list[list[Verdict]]:
+        if self.config.method == "random":
+            return random(asks, seed=self.seed)
+        assert self.model is not None
+        assert self.template is not None
+        if self.config.method == "contrast":
+            return contrast(asks, self.model, self.template, scale=self.config.scale)
+        return pairwise(asks, self.model, self.template)
