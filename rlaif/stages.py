@@ -126,12 +126,13 @@ def own_inputs(config: RunConfig, stage: StageName, run: RunFolder) -> dict[str,
 
 
 def path_hash(path: Path) -> str:
-    """Hash of a file, or of the names and contents of all files in a folder; "missing" if there is neither."""
+    """Hash of a file, or of the names and contents of all files in a folder (hidden ones, which a crash may leave,
+    aside); "missing" if there is neither."""
     if path.is_file():
         return file_hash(path)
     if not path.is_dir():
         return "missing"
-    files = sorted(item for item in path.rglob("*") if item.is_file())
+    files = sorted(item for item in path.rglob("*") if item.is_file() and item.name[0] != ".")
     return content_id([(str(item.relative_to(path)), file_hash(item)) for item in files])
 
 

@@ -1,0 +1,69 @@
+"""Seven small stages for tests of the pipeline: they read and write real files of a run folder and load no model.
+
+Each writes one record per training prompt, skips those it finds, and then what later stages read: a digest of
+everything it was given. So a run that was killed and resumed must end with the very files of one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+
+from rlaif import stages
+from rlaif.config import StageName
+from rlaif.records import Message, Prompt
+from rlaif.stage import StageContext
+from rlaif.store import JsonlFile, write_atomic
+
+OUTPUT: dict[StageName, str] = {
+    "revise": "traces.jsonl",
+    "sft": "adapter/adapter.bin",
+    "label": "labels.jsonl",
+    "reward": "adapter/adapter.bin",
+    "ppo": "adapter/adapter.bin",
+    "evaluate": "scores.jsonl",
+}
+RAN: list[str] = []
+"""Stages in the order in which they were started in this process."""
+
+
+def run(context: StageContext) -> dict[str, float]:
+    """Records written: one for each training prompt, `STUB_PAUSE` seconds apart."""
+    RAN.append(context.stage)
+    if context.stage == "report":
+        finished = [name for name in stages.TABLE if context.run.record(name) is not None]
+        write_atomic(context.run.report_path, "<p>" + ", ".join(finished))
+        return {}
+    stage: StageName = context.stage  # type: ignore[assignment]
+    records = JsonlFile(context.folder / "records.jsonl", Prompt)
+    done = {record.source for record in records.read()}
+    made = 0
+    for prompt in context.train_prompts():
+        if prompt.id in done:
+            continue
+        time.sleep(float(os.environ.get("STUB_PAUSE", "0")))
+        text = f"{context.stage} {context.config.seed} {prompt.text} " + "x" * 1000
+        records.append([Prompt((Message("user", text),), source=prompt.id)])
+        made += 1
+    digest = hashlib.sha256((context.folder / "records.jsonl").read_bytes())
+    for name in stages.TABLE[stage].reads:
+        digest.update(stages.path_hash(context.run.root / name).encode())
+    write_atomic(context.folder / OUTPUT[stage], digest.hexdigest() + "\n")
+    return {"written": float(made)}
+
+
+def install(
+    run_stage: Callable[[StageContext], dict[str, float]] = run,
+    set_table: Callable[[StageName, stages.StageSpec], None] = stages.TABLE.__setitem__,
+) -> None:
+    """Puts the stub in the place of every stage."""
+    module = ModuleType("stub_stage")
+    module.run = run_stage  # type: ignore[attr-defined]
+    sys.modules["stub_stage"] = module
+    for name, spec in list(stages.TABLE.items()):
+        set_table(name, replace(spec, module="stub_stage"))

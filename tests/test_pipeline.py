@@ -1,0 +1,368 @@
+"""The pipeline on small stages that write real files: kept, refused, forced, killed, interrupted, disk full."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlaif import ledger, pipeline, stages
+from rlaif.config import STAGES, RunConfig, parse
+from rlaif.errors import DiskError, RunFolderError, StageError
+from rlaif.progress import Silent
+from rlaif.records import StageRecord
+from rlaif.store import RunFolder
+from tests import stub_stages
+
+MARKERS = {"stage.json", "begun.json", ".lock"}
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """Eight training prompts, two held out, and the stub in the place of every stage."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Question {n}?"}) + "\n" for n in range(10)))
+    stub_stages.install(set_table=lambda name, spec: monkeypatch.setitem(stages.TABLE, name, spec))
+    stub_stages.RAN.clear()
+    return make(prompts, tiny_model)
+
+
+def make(prompts: Path, model: Path, **tables: Any) -> RunConfig:
+    data: dict[str, Any] = {
+        "model": {"source": str(model)},
+        "prompts": {"mine": {"source": str(prompts), "train": 8, "held_out": 2}},
+    }
+    return parse({**data, **tables}, where="test")
+
+
+def changed(config: RunConfig, table: str, **values: Any) -> RunConfig:
+    return config.model_copy(update={table: getattr(config, table).model_copy(update=values)})
+
+
+def go(config: RunConfig, out: Path, *names: str, mode: str = "new", limit: int | None = None) -> dict[str, str]:
+    picked: Any = names or STAGES
+    outcome: Any = pipeline.run_stages(config, out, picked, mode=mode, limit=limit, progress=Silent())  # type: ignore[arg-type]
+    return dict(outcome)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file of the run that holds work, without the markers (which hold times)."""
+    files = [item for item in out.rglob("*") if item.is_file() and item.name not in MARKERS]
+    return {str(item.relative_to(out)): item.read_bytes() for item in files}
+
+
+def record(out: Path, stage: str) -> StageRecord:
+    found = RunFolder(out).record(stage)
+    assert found is not None
+    return found
+
+
+def test_a_run_finishes_every_stage_and_explains_itself(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert go(config, out) == dict.fromkeys(STAGES, "done")
+    assert list(STAGES) == stub_stages.RAN
+    label = record(out, "label")
+    assert label.counts == {"written": 8.0}
+    assert label.config["label.samples"] == 4
+    assert label.config["judge.method"] == "contrast"
+    assert "ppo.steps" not in label.config
+    expected = {"prompts/train.jsonl", "sft/adapter", "model", "judge model", "constitution", "templates"}
+    assert set(label.inputs) == expected
+    assert label.seconds >= 0
+    assert label.sessions == 1
+    assert label.versions["rlaif"]
+    assert (out / "constitution.yaml").read_text().startswith("#")
+    assert (out / "templates" / "contrast.jinja").exists()
+    from rlaif.config import load
+
+    assert load(out / "config.yaml") == config
+
+
+def test_existing_work_is_never_overwritten_unasked(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out, "revise")
+    before = contents(out)
+    with pytest.raises(RunFolderError, match=r"revise stage is already finished.*\n.*--resume.*--force"):
+        go(config, out)
+    assert contents(out) == before
+
+
+def test_a_folder_that_is_no_run_is_left_alone_even_by_force(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    (out / "label").mkdir(parents=True)
+    (out / "label" / "thesis.txt").write_text("ten years of work")
+    for mode in ("new", "resume", "force"):
+        with pytest.raises(RunFolderError, match="not a run of rlaif"):
+            go(config, out, mode=mode)
+    assert (out / "label" / "thesis.txt").read_text() == "ten years of work"
+
+
+def test_resume_keeps_what_is_finished_and_runs_the_rest(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out, "revise", "sft")
+    stub_stages.RAN.clear()
+    outcome = go(config, out, mode="resume")
+    assert outcome == {**dict.fromkeys(STAGES, "done"), "revise": "kept", "sft": "kept"}
+    assert stub_stages.RAN == ["label", "reward", "ppo", "evaluate", "report"]
+    assert "evaluate" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "named"),
+    [
+        ("label", {"samples": 3}, r"label stage was finished.*label\.samples \(was 4, now 3\)"),
+        ("judge", {"scale": 0.2}, r"revise stage was finished.*judge\.scale \(was 0\.1, now 0\.2\)"),
+        ("model", {"dtype": "float32"}, r"revise stage .*model\.dtype"),
+    ],
+)
+def test_resume_names_what_changed_and_changes_nothing(
+    config: RunConfig, tmp_path: Path, table: str, values: dict[str, Any], named: str
+) -> None:
+    out = tmp_path / "run"
+    go(config, out, "revise", "sft", "label")
+    before = contents(out)
+    with pytest.raises(RunFolderError, match=named):
+        go(changed(config, table, **values), out, mode="resume")
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize(("table", "values"), [("label", {"batch_size": 1}), ("model", {"batch_size": 1})])
+def test_fields_that_decide_only_speed_may_change(
+    config: RunConfig, tmp_path: Path, table: str, values: dict[str, Any]
+) -> None:
+    out = tmp_path / "run"
+    go(config, out, "revise", "sft", "label")
+    outcome = go(changed(config, table, **values), out, mode="resume")
+    assert outcome["label"] == "kept"
+
+
+def test_a_changed_seed_changes_everything(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out)
+    with pytest.raises(RunFolderError, match=r"seed \(was 0, now 1\), the prompts/train\.jsonl"):
+        go(config.model_copy(update={"seed": 1}), out, mode="resume")
+
+
+def test_an_edited_constitution_is_noticed(config: RunConfig, tmp_path: Path) -> None:
+    from rlaif.constitution.load import constitution_text
+
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(constitution_text(config.constitution))
+    config = config.model_copy(update={"constitution": str(mine)})
+    out = tmp_path / "run"
+    go(config, out, "revise")
+    mine.write_text(mine.read_text() + "\n# a comment changes nothing\n")
+    assert go(config, out, "revise", mode="resume") == {"revise": "kept"}
+    mine.write_text(constitution_text("example"))
+    with pytest.raises(RunFolderError, match="the constitution"):
+        go(config, out, "revise", mode="resume")
+    # The run has its own copy and goes on from that.
+    kept = pipeline.gather_kept(config, RunFolder(out))
+    pipeline.run_stages(config, out, ["sft"], mode="new", limit=None, progress=Silent(), materials=kept)
+    assert record(out, "sft").counts == {"written": 8.0}
+
+
+def test_a_limit_is_part_of_what_a_stage_was_made_from(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out, limit=3)
+    assert record(out, "revise").counts == {"written": 3.0}
+    with pytest.raises(RunFolderError, match=r"limit \(was 3, now None\)"):
+        go(config, out, mode="resume")
+
+
+def test_an_edited_file_of_an_earlier_stage_is_noticed(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out)
+    (out / "revise" / "traces.jsonl").write_text("edited\n")
+    with pytest.raises(RunFolderError, match=r"sft stage was finished.*the revise/traces\.jsonl"):
+        go(config, out, mode="resume")
+
+
+def test_force_redoes_the_stage_and_removes_all_after_it(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out)
+    stub_stages.RAN.clear()
+    assert go(changed(config, "label", samples=3), out, "label", mode="force") == {"label": "done"}
+    assert stub_stages.RAN == ["label"]
+    assert record(out, "label").config["label.samples"] == 3
+    assert record(out, "sft")
+    for later in ("reward", "ppo", "evaluate"):
+        assert not (out / later).exists()
+
+
+def test_force_removes_nothing_when_an_earlier_stage_does_not_fit(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out)
+    before = contents(out)
+    with pytest.raises(RunFolderError, match="revise stage was finished"):
+        go(changed(config, "revise", rounds=2), out, "label", mode="force")
+    assert contents(out) == before
+
+
+def test_a_stage_without_its_inputs_names_the_verb_to_run(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"label needs what the sft stage writes.*\n.*rlaif sft"):
+        go(config, tmp_path / "run", "label")
+
+
+def test_a_reward_function_needs_no_reward_model(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(changed(config, "ppo", reward="mine:shorter"), out, "revise", "sft", "ppo")
+    assert "reward/adapter" not in record(out, "ppo").inputs
+
+
+def test_two_processes_cannot_work_in_one_run(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out, "revise")
+    with RunFolder(out).lock(), pytest.raises(RunFolderError, match="another rlaif process"):
+        go(config, out, mode="resume")
+    assert go(config, out, "sft") == {"sft": "done"}  # the lock ended with its block
+
+
+def test_a_stage_that_fails_is_begun_and_goes_on(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    def fails(context: Any) -> dict[str, float]:
+        stub_stages.run(context)
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(sys.modules["stub_stage"], "run", fails)
+    with pytest.raises(RuntimeError, match="no luck"):
+        go(config, out, "revise")
+    assert RunFolder(out).record("revise") is None
+    with pytest.raises(RunFolderError, match="revise stage is already begun"):
+        go(config, out, "revise")
+    with pytest.raises(RunFolderError, match=r"begun with something else.*revise\.rounds"):
+        go(changed(config, "revise", rounds=2), out, "revise", mode="resume")
+    monkeypatch.setattr(sys.modules["stub_stage"], "run", stub_stages.run)
+    go(config, out, "revise", mode="resume")
+    assert record(out, "revise").counts == {"written": 0.0}
+    assert record(out, "revise").sessions == 2
+
+
+def test_files_of_unknown_origin_are_not_mixed_in(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out, "revise")
+    for marker in ("stage.json", "begun.json"):  # what a --force that was killed half-way leaves
+        (out / "revise" / marker).unlink()
+    with pytest.raises(RunFolderError, match="not what they were made from"):
+        go(config, out, mode="resume")
+    go(config, out, mode="force")
+
+
+def test_time_of_killed_sessions_is_counted(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    first = ledger.begin(run, "sft", {"seed": 0}, {})
+    trace = run.stage("sft") / "metrics.jsonl"
+    trace.write_text("{}\n")
+    os.utime(trace, (first.session_start + 100, first.session_start + 100))  # the last thing the session wrote
+    second = ledger.begin(run, "sft", {"seed": 0}, {})
+    assert second.sessions == 2
+    assert second.started == first.started
+    assert second.seconds_before == pytest.approx(100, abs=1)
+
+
+def test_killed_at_any_moment_and_resumed_ends_with_the_same_files(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    go(config, whole)
+    monkeypatch.setenv("STUB_PAUSE", "0.005")
+    moments = random.Random(0)
+    kills = 0
+    for _ in range(40):
+        child = os.fork()  # libraries are loaded, so that the moments fall into the work and not into imports
+        if child == 0:
+            try:
+                go(config, broken, mode="resume")
+                os._exit(0)
+            except BaseException as error:
+                print(repr(error), file=sys.stderr)
+                os._exit(1)
+        time.sleep(moments.uniform(0.05, 0.4))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+        kills += 1
+    assert kills >= 3
+    go(config, broken, mode="resume")
+    left = {name: data for name, data in contents(broken).items() if not name.endswith(".tmp")}
+    assert left == contents(whole)
+    assert sum(record(broken, name).sessions - 1 for name in stub_stages.OUTPUT) >= 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 160 kB, where the tests may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_what_was_written_stays(config: RunConfig, small_disk: Path, tmp_path: Path) -> None:
+    out = small_disk / "run"
+    with pytest.raises(DiskError, match=r"No space left.*\n.*--resume") as caught:
+        go(config, out)
+    assert caught.value.exit_code == 7
+    finished = [name for name in STAGES if RunFolder(out).record(name) is not None]
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    outcome = go(config, out, mode="resume")
+    assert [name for name in STAGES if outcome[name] == "kept"] == finished
+    go(config, tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_ctrl_c_keeps_the_work_and_says_how_to_go_on(config: RunConfig, tmp_path: Path) -> None:
+    from rlaif.yaml_io import dump_yaml
+
+    file, out = tmp_path / "my run.yaml", tmp_path / "run"
+    file.write_text(dump_yaml(config.model_dump(mode="json")))
+    code = "from tests import stub_stages; stub_stages.install(); from rlaif.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "run", str(file), "--out", str(out)],
+        env={**os.environ, "STUB_PAUSE": "0.1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    while not (out / "sft" / "records.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert f"continue with: rlaif run '{file}' --out {out} --resume" in errors
+    assert "Traceback" not in errors
+    outcome = go(config, out, mode="resume")
+    assert (outcome["revise"], outcome["sft"]) == ("kept", "done")
+    assert record(out, "sft").sessions == 2
+    assert record(out, "sft").counts["written"] < 8
+
+
+def test_cost_line_adds_tokens_and_shows_failures(config: RunConfig, tmp_path: Path) -> None:
+    go(config, tmp_path / "run", "revise")
+    from dataclasses import replace
+
+    counts = {"policy_generated_tokens": 1000.0, "judge_generated_tokens": 200.0, "failed_parse": 3.0, "failed": 0.0}
+    line = pipeline.cost(replace(record(tmp_path / "run", "revise"), counts=counts, seconds=125.0))
+    assert "2 min 5 s" in line
+    assert "1,200 tokens generated" in line
+    assert "failed parse 3" in line
