@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeVar
 
 Role = Literal["system", "user", "assistant"]
@@ -53,11 +52,15 @@ def from_json(kind: type[R], data: object) -> R:
     return value
 
 
-@lru_cache(maxsize=None)
-def _adapter(kind: type[Any]) -> Any:
+_adapters: dict[Any, Any] = {}
+
+
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
 
 
 def _plain(value: object) -> object:

@@ -95,7 +95,8 @@ def _comparisons(
     context: StageContext, prompts: Sequence[Prompt], responses: Sequence[Response]
 ) -> list[Comparison]:
     """Up to `label.pairs` pairs of different answers per prompt, chosen and ordered by hash."""
-    seed, answers = context.config.seed, {}
+    seed = context.config.seed
+    answers: dict[str, dict[str, Response]] = {}
     for response in responses:
         answers.setdefault(response.prompt_id, {}).setdefault(response.text, response)
     found = []

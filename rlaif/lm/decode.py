@@ -217,7 +217,7 @@ def target_logprobs(
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """The longest run of ids that every row begins with."""
-    low, high = min(rows), max(rows)
+    low, high = min(map(list, rows)), max(map(list, rows))
     size = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
     return tuple(low[:size])
 
@@ -239,7 +239,9 @@ def _score_batch(
         inputs |= {"use_cache": False}
     # Padding is on the right of a causal model: no real token can see it, so no mask is needed.
     states = lm.states(**inputs)
-    picked, targets, sizes = [], [], []
+    picked: list[torch.Tensor] = []
+    targets: list[int] = []
+    sizes: list[int] = []
     for row, (context, target) in enumerate(batch):
         first = len(context) - 1 - start
         picked.append(states[row, first : first + len(target)])
@@ -247,4 +249,4 @@ def _score_batch(
         sizes.append(len(target))
     logits = lm.logits(torch.cat(picked))
     chosen = logits.gather(1, torch.tensor(targets, device=device)[:, None]).squeeze(1) - logits.logsumexp(1)
-    return list(chosen.cpu().split(sizes))
+    return list(torch.split(chosen.cpu(), sizes))
