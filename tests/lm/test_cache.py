@@ -1,0 +1,248 @@
+"""The cache: nothing is paid for twice, failures are asked again, finished batches survive a kill."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from rlaif.errors import BackendError, DataError, DiskError
+from rlaif.lm.cache import REQUESTS_PER_CALL, CachedModel
+from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Generation, ScoreRequest
+from rlaif.lm.scripted import ScriptedModel
+from rlaif.records import Message
+
+RULES = [("down", ""), ("surrogate", "half \ud800 a pair")]
+
+
+class Counting(ScriptedModel):
+    """A scripted model that keeps what it was asked, and can stop working."""
+
+    def __init__(self, name: str = "scripted") -> None:
+        super().__init__(RULES, name)
+        self.batches: list[list[str]] = []
+        self.broken = self.closed = False
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        if self.broken:
+            raise BackendError("server down")
+        self.batches.append([request.messages[-1].content for request in requests])
+        return super().generate(requests)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def ask(text: str, seed: int = 1) -> GenerateRequest:
+    return GenerateRequest((Message("user", text),), 20, 1.0, seed)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "judge.sqlite"
+
+
+@pytest.fixture
+def inner() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def model(inner: Counting, path: Path) -> Iterator[CachedModel]:
+    cached = CachedModel(inner, path)
+    yield cached
+    cached.close()
+
+
+def test_only_what_is_missing_is_asked_and_the_order_is_kept(model: CachedModel, inner: Counting) -> None:
+    first = model.generate([ask("b"), ask("d")])
+    mixed = model.generate([ask("a"), ask("b"), ask("c"), ask("d")])
+    assert inner.batches == [["b", "d"], ["a", "c"]]
+    assert mixed == Counting().generate([ask("a"), ask("b"), ask("c"), ask("d")])
+    assert [mixed[1], mixed[3]] == first
+    assert (model.usage.calls, model.usage.cached) == (4, 2)
+
+
+def test_equal_requests_of_a_batch_are_asked_once(model: CachedModel, inner: Counting) -> None:
+    a, b, again = model.generate([ask("a"), ask("b"), ask("a")])
+    assert a == again != b
+    assert inner.batches == [["a", "b"]]
+    assert (model.usage.calls, model.usage.cached) == (2, 1)
+
+
+def test_nothing_missing_means_no_inner_call(model: CachedModel, inner: Counting) -> None:
+    model.generate([ask("a")])
+    model.generate([ask("a")])
+    assert model.generate([]) == []
+    assert inner.batches == [["a"]]
+
+
+def test_seed_kind_and_model_are_part_of_the_question(model: CachedModel, inner: Counting, path: Path) -> None:
+    messages = (Message("user", "a"),)
+    model.generate([ask("a", seed=1), ask("a", seed=2)])
+    choices = model.choice_logprobs([ChoiceRequest(messages, ("A", "B"))])
+    scores = model.response_logprobs([ScoreRequest(messages, "A B")])
+    assert model.usage.cached == 0
+    other = CachedModel(Counting("other"), path)
+    other.generate([ask("a", seed=1)])
+    assert (other.usage.calls, other.usage.cached) == (1, 0)
+    other.close()
+
+    reopened = CachedModel(Counting(), path)
+    assert reopened.choice_logprobs([ChoiceRequest(messages, ("A", "B"))]) == choices  # bit for bit
+    assert reopened.response_logprobs([ScoreRequest(messages, "A B")]) == scores
+    assert (reopened.usage.calls, reopened.usage.cached) == (0, 2)
+    reopened.close()
+
+
+def test_failures_are_never_kept(model: CachedModel, inner: Counting) -> None:
+    good, failed = model.generate([ask("up"), ask("down")])
+    assert good.failure is None
+    assert failed.failure is not None
+    assert model.generate([ask("up"), ask("down")]) == [good, failed]
+    assert inner.batches == [["up", "down"], ["down"]]
+
+
+def test_text_that_is_not_valid_unicode_comes_back_as_it_was(model: CachedModel, path: Path) -> None:
+    model.generate([ask("surrogate")])
+    assert model.generate([ask("surrogate")])[0].text == "half \ud800 a pair"
+    assert model.usage.cached == 1
+
+
+def test_a_batch_larger_than_one_query(model: CachedModel) -> None:
+    requests = [ask(str(n)) for n in range(1201)]
+    assert model.generate(requests) == model.generate(requests)
+    assert (model.usage.calls, model.usage.cached) == (1201, 1201)
+
+
+def test_an_error_of_the_inner_model_passes_and_keeps_earlier_batches(model: CachedModel, inner: Counting) -> None:
+    model.generate([ask("a")])
+    inner.broken = True
+    with pytest.raises(BackendError):
+        model.generate([ask("a"), ask("b")])
+    assert model.generate([ask("a")])[0].text is not None
+
+
+def test_a_server_that_goes_down_inside_a_large_batch_costs_one_inner_call(model: CachedModel, inner: Counting) -> None:
+    requests = [ask(str(n)) for n in range(3 * REQUESTS_PER_CALL)]
+    generate = inner.generate
+
+    def third_fails(part: Sequence[GenerateRequest]) -> list[Generation]:
+        inner.broken = len(inner.batches) == 2
+        return generate(part)
+
+    inner.generate = third_fails  # type: ignore[method-assign]
+    with pytest.raises(BackendError):
+        model.generate(requests)
+    assert [len(batch) for batch in inner.batches] == [REQUESTS_PER_CALL] * 2
+    model.generate(requests[: 2 * REQUESTS_PER_CALL])
+    assert model.usage.cached == 2 * REQUESTS_PER_CALL
+
+
+def test_close_closes_both(inner: Counting, path: Path) -> None:
+    model = CachedModel(inner, path)
+    model.close()
+    assert inner.closed
+    with pytest.raises(sqlite3.ProgrammingError):
+        model.generate([ask("a")])
+
+
+# -- other processes
+
+_CHILD = """
+import os, sys
+from pathlib import Path
+from rlaif.lm.cache import CachedModel
+from rlaif.lm.protocol import GenerateRequest
+from rlaif.lm.scripted import ScriptedModel
+from rlaif.records import Message
+
+path, start, stop, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+model = CachedModel(ScriptedModel(), path)
+for first in range(start, stop, 5):
+    texts = [str(n) for n in range(first, first + 5)]
+    got = model.generate([GenerateRequest((Message("user", text),), 20, 1.0, 1) for text in texts])
+    assert all(g.text is not None for g in got)
+if end == "kill":
+    os._exit(9)
+model.close()
+"""
+
+
+def _child(path: Path, start: int, stop: int, end: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", _CHILD, str(path), str(start), str(stop), end]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+
+
+def test_finished_batches_survive_a_kill(path: Path) -> None:
+    assert _child(path, 0, 20, "kill").wait(30) == 9
+    model = CachedModel(ScriptedModel(), path)
+    model.generate([ask(str(n)) for n in range(25)])
+    assert (model.usage.calls, model.usage.cached) == (5, 20)
+    model.close()
+
+
+def test_two_processes_share_one_cache(path: Path) -> None:
+    children = [_child(path, 0, 200, "close"), _child(path, 100, 300, "close")]
+    assert [child.wait(30) for child in children] == [0, 0]
+    model = CachedModel(ScriptedModel(), path)
+    assert model.generate([ask(str(n)) for n in range(300)]) == ScriptedModel().generate(
+        [ask(str(n)) for n in range(300)]
+    )
+    assert model.usage.calls == 0
+    model.close()
+
+
+# -- a bad file
+
+
+@pytest.mark.parametrize("content", [b"this is not a database, but it is long enough to look at" * 20, b"x" * 4096])
+def test_a_file_that_is_no_cache_is_named_with_the_remedy(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="delete the file") as caught:
+        CachedModel(ScriptedModel(), path)
+    assert caught.value.where == str(path)
+    assert path.read_bytes() == content  # nothing was overwritten
+
+
+def test_a_damaged_page_is_named_with_the_remedy(path: Path) -> None:
+    model = CachedModel(ScriptedModel(), path)
+    model.generate([ask(str(n)) for n in range(500)])
+    model.close()
+    raw = bytearray(path.read_bytes())
+    raw[4096:] = b"\xff" * (len(raw) - 4096)
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match="delete the file"):
+        CachedModel(ScriptedModel(), path).generate([ask("1")])
+
+
+@pytest.mark.parametrize("answer", ["{", "[]", '{"text": 3}'])
+def test_an_unreadable_answer_is_named_with_the_remedy(model: CachedModel, path: Path, answer: str) -> None:
+    model.generate([ask("a")])
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE answers SET answer = ?", (answer,))
+    with pytest.raises(DataError, match="delete the file"):
+        model.generate([ask("a")])
+
+
+def test_a_full_disk_keeps_what_was_written(model: CachedModel) -> None:
+    model.generate([ask("a")])
+    # SQLite's own limit on the size of the file gives the very error of a full disk
+    model._database.execute("PRAGMA max_page_count = 4")
+    with pytest.raises(DiskError, match="make room"):
+        model.generate([ask(str(n)) for n in range(500)])
+    calls = model.usage.calls
+    model.generate([ask("a")])
+    assert model.usage.calls == calls
+
+
+def test_a_folder_that_cannot_be_written_is_a_disk_error(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(DiskError):
+        CachedModel(ScriptedModel(), tmp_path / "taken")

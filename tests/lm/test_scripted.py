@@ -1,0 +1,128 @@
+"""The scripted model: rules first, then hashes; the same on every machine."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from rlaif.errors import DataError
+from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, LanguageModel, ScoreRequest
+from rlaif.lm.scripted import ScriptedModel
+from rlaif.records import Message
+
+
+def ask(
+    text: str, *, seed: int = 1, temperature: float = 1.0, tokens: int = 20, stop: tuple[str, ...] = ()
+) -> GenerateRequest:
+    messages = (Message("user", "first turn"), Message("user", text))
+    return GenerateRequest(messages, tokens, temperature, seed, stop=stop)
+
+
+def text_of(model: LanguageModel, request: GenerateRequest) -> str | None:
+    return model.generate([request])[0].text
+
+
+def test_the_first_rule_found_in_the_last_message_replies() -> None:
+    model = ScriptedModel([("first turn", "never"), (r"(?i)cat", "Meow."), ("cat|dog", "Woof.")])
+    assert [g.text for g in model.generate([ask("a Cat"), ask("a dog"), ask("a cat and a dog")])] == [
+        "Meow.",
+        "Woof.",
+        "Meow.",
+    ]
+
+
+def test_a_reply_is_cut_at_stop_and_after_the_allowed_words() -> None:
+    model = ScriptedModel([("", "One two\nthree. END four")])
+    whole, cut, stopped, nothing = model.generate(
+        [ask("x"), ask("x", tokens=3), ask("x", stop=("END",)), ask("x", stop=("One",))]
+    )
+    assert (whole.text, whole.finish, whole.n_tokens) == ("One two\nthree. END four", "stop", 5)
+    assert (cut.text, cut.finish, cut.n_tokens) == ("One two\nthree.", "length", 3)
+    assert (stopped.text, stopped.finish) == ("One two\nthree.", "stop")
+    assert (nothing.text, nothing.failure and nothing.failure.kind) == (None, "empty")
+
+
+def test_without_a_rule_the_text_depends_on_the_request_alone() -> None:
+    one, other = ScriptedModel(), ScriptedModel()
+    texts = [text_of(one, ask("q", seed=n)) for n in range(30)]
+    assert texts == [text_of(other, ask("q", seed=n)) for n in range(30)]
+    assert len(set(texts)) > 10
+    assert len({text_of(one, ask("q", seed=n, temperature=0.0)) for n in range(5)}) == 1
+
+
+def test_choices_are_a_distribution_and_the_same_again() -> None:
+    requests = [ChoiceRequest((Message("user", str(n)),), ("A", "B", "C")) for n in range(20)]
+    first, again = ScriptedModel().choice_logprobs(requests), ScriptedModel().choice_logprobs(requests)
+    assert first == again
+    for result in first:
+        assert result.logprobs is not None
+        assert math.fsum(map(math.exp, result.logprobs)) == pytest.approx(1.0)
+    assert len({result.logprobs for result in first}) == 20
+
+
+def test_scores_become_log_softmax_and_log_sigmoid() -> None:
+    model = ScriptedModel(score=lambda messages, text: float(text.count("kind") - messages[-1].content.count("!")))
+    choice = model.choice_logprobs([ChoiceRequest((Message("user", "?"),), ("kind", "rude"))])[0]
+    # e / (e + 1) and 1 / (e + 1)
+    assert choice.logprobs == pytest.approx((math.log(0.7310586), math.log(0.2689414)), abs=1e-6)
+    mild, sharp = model.response_logprobs(
+        [ScoreRequest((Message("user", "hm"),), "be so rude"), ScoreRequest((Message("user", "!!"),), "kind kind")]
+    )
+    assert mild.token_logprobs == pytest.approx([math.log(0.5)] * 3)
+    assert sharp.token_logprobs == pytest.approx([math.log(0.5)] * 2)
+    assert model.usage.as_counts("judge")["judge_scored_tokens"] == 5
+
+
+def test_extreme_scores_do_not_overflow() -> None:
+    model = ScriptedModel(score=lambda _, text: 1e4 if text == "A" else -1e4)
+    assert model.choice_logprobs([ChoiceRequest((Message("user", "?"),), ("A", "B"))])[0].logprobs == (0.0, -2e4)
+    low = model.response_logprobs([ScoreRequest((Message("user", "?"),), "B")])[0]
+    assert low.token_logprobs == (-1e4,)
+
+
+def test_response_logprobs_are_one_negative_number_per_word() -> None:
+    full, empty = ScriptedModel().response_logprobs(
+        [ScoreRequest((Message("user", "q"),), "three short words"), ScoreRequest((Message("user", "q"),), " ")]
+    )
+    assert full.token_logprobs is not None
+    assert len(full.token_logprobs) == 3
+    assert all(value < 0 for value in full.token_logprobs)
+    assert empty.failure is not None
+    assert empty.failure.kind == "empty"
+
+
+def test_the_fingerprint_knows_the_rules() -> None:
+    assert ScriptedModel([("a", "b")]).fingerprint == ScriptedModel([("a", "b")]).fingerprint
+    assert ScriptedModel([("a", "b")]).fingerprint != ScriptedModel([("a", "c")]).fingerprint
+
+
+def test_rules_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "polite.jsonl"
+    file.write_text('{"match": "rude\\\\?", "reply": "No."}\n\n{"match": "", "reply": "Yes."}\n')
+    model = ScriptedModel.from_file(file)
+    assert (model.name, text_of(model, ask("rude?")), text_of(model, ask("rude"))) == ("polite", "No.", "Yes.")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"match": "(", "reply": "x"}', "regex"),
+        ('{"match": "x"}', "not a rule"),
+        ('{"match": "x", "reply": 3}', "not a rule"),
+        ('{"match": "x", "reply": "y", "mach": "z"}', "not a rule"),
+        ('{"match": ', "JSON"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+    file = tmp_path / "rules.jsonl"
+    file.write_text('{"match": "a", "reply": "b"}\n' + line + "\n")
+    with pytest.raises(DataError, match=said) as caught:
+        ScriptedModel.from_file(file)
+    assert caught.value.where == f"{file}:2"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        ScriptedModel.from_file(tmp_path / "none.jsonl")
