@@ -23,6 +23,7 @@ from typing import TypeVar
 from rlaif.errors import StageError
 from rlaif.evaluation import gold
 from rlaif.evaluation.summary import COMPARISONS, LogprobRow, Outcome, ScoreRow, summarise, text_scores
+from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.progress import Progress, Task
 from rlaif.records import Comparison, Failure, PreferenceLabel, Prompt, Response, record_seed
@@ -219,8 +220,6 @@ def _labels(
     context: StageContext, prompts: Sequence[Prompt], answers: dict[str, list[Answer]]
 ) -> list[PreferenceLabel]:
     """The judge's labels of every pair of models, in the order of COMPARISONS; from disk where they are there."""
-    from rlaif.judge.judge import Judge
-
     plan = [
         comparison
         for first, second in COMPARISONS
@@ -233,8 +232,7 @@ def _labels(
 
     def work(chunk: Sequence[Comparison]) -> list[PreferenceLabel]:
         if not judges:  # opened only when there is something to judge
-            config = context.config
-            judges.append(Judge(config.judge, context.constitution, model=context.open_judge(), seed=config.seed))
+            judges.append(_open_judge(context))
         return judges[0].label(chunk)
 
     with context.progress.task("judge: win rates", len(plan), "pairs") as task:
@@ -248,6 +246,15 @@ def _labels(
             context.config.evaluate.batch_size,
             task,
         )
+
+
+def _open_judge(context: StageContext) -> Judge:
+    """The run's judge with the run's templates; the random judge needs no model and opens none."""
+    config = context.config
+    model = None if config.judge.method == "random" else context.open_judge()
+    return Judge(
+        config.judge, context.constitution, model=model, seed=config.seed, templates=context.run.templates_path
+    )
 
 
 def _pairs(

@@ -23,7 +23,7 @@ from rlaif.stage import StageContext
 from rlaif.store import JsonlFile, RunFolder
 
 VOCABULARY = ("bread", "water", "rain", "stone", "hope", "slow", "green", "river")
-LOGPROB = {"base": -2.0, "sft": -1.5, "ppo": -1.25}
+LOGPROB = {"base": -2.0, "sft": -1.5, "ppo": -1.25, "judge": -1.0}
 """Every token of every answer has this log-probability, so KL(ppo || sft) is 0.25 nats a token."""
 PROMPTS = (
     *(Prompt((Message("user", f"harmful question {n}"),), slice="harmful") for n in range(5)),
@@ -51,7 +51,7 @@ class Words:
         return Generation(" ".join(words), "stop" if len(words) % 2 else "length", len(words))
 
     def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        raise AssertionError("evaluate asks for no choices")
+        raise AssertionError("neither evaluate nor the contrast judge asks for choices")
 
     def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
         self.log.append((self.name, "score", len(requests)))
@@ -66,11 +66,11 @@ def constitution() -> Constitution:
     return Constitution("test", "1", "", (rule,))
 
 
-def config(**evaluate: object) -> RunConfig:
+def config(method: str = "random", **evaluate: object) -> RunConfig:
     table = {"gold": ["toxicity"], "bootstrap": 200, "batch_size": 3, "samples": 2, **evaluate}
     data = {
         "seed": 5,
-        "judge": {"method": "random"},
+        "judge": {"method": method},
         "prompts": {"harmful": {"source": "x", "held_out": 5}, "harmless": {"source": "x", "held_out": 3}},
         "evaluate": table,
     }

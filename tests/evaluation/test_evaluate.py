@@ -12,6 +12,7 @@ from rlaif.errors import StageError
 from rlaif.evaluation import evaluate
 from rlaif.lm.protocol import LanguageModel
 from rlaif.records import Message, PreferenceLabel, Prompt, Response
+from rlaif.report.summary import read_summary
 from rlaif.store import JsonlFile
 from tests.evaluation.scripted import PROMPTS, config, context_in
 
@@ -46,7 +47,7 @@ def test_the_whole_stage(tmp_path: Path) -> None:
     assert all(row.comparison.a.prompt_id == row.comparison.b.prompt_id == row.comparison.prompt.id for row in labels)
 
     # one policy at a time, PPO before SFT, and each closed before the next
-    visits = [(name, what) for name, what, _ in log if what in ("open", "close") and name != "judge"]
+    visits = [(name, what) for name, what, _ in log if what in ("open", "close")]
     assert visits == [(name, what) for name in ("base", "ppo", "sft") for what in ("open", "close")]
 
 
@@ -82,6 +83,19 @@ def test_summary_has_the_numbers_of_the_files(tmp_path: Path) -> None:
     for whole in summary["win_rates"]:
         assert whole["scored"] + whole["unscored"] == (10 if whole["slice"] == "harmful" else 6)
         assert matched[whole["model"], whole["against"], whole["slice"]]["scored"] <= whole["scored"]
+
+
+def test_the_report_reads_the_summary(tmp_path: Path) -> None:
+    context = context_in(tmp_path, [])
+    evaluate.run(context)
+    found = read_summary(context.run)
+    assert found is not None
+    assert len(found.cells) == len(summary_in(tmp_path)["cells"])
+    rate, distance = found.win_rate("ppo", "harmless"), found.divergence("ppo", "harmless")
+    assert rate is not None
+    assert rate.scored == 6
+    assert distance is not None
+    assert distance.low is not None
 
 
 class Killed(BaseException):
@@ -186,6 +200,17 @@ def test_answers_that_failed_are_counted_and_not_asked_for_again(tmp_path: Path)
     log: Log = []
     evaluate.run(context_in(tmp_path, log, prompts=prompts))
     assert log == []
+
+
+def test_a_judge_that_sees_no_difference_gives_one_half_and_is_opened_last(tmp_path: Path) -> None:
+    """The scripted judge gives every token the same log-probability with and without the principle."""
+    log: Log = []
+    evaluate.run(context_in(tmp_path, log, settings=config("contrast")))
+    rates = summary_in(tmp_path)["win_rates"]
+    assert len(rates) == 6
+    assert all((w["rate"], w["low"], w["high"], w["unscored"]) == (0.5, 0.5, 0.5, 0) for w in rates)
+    names = [name for name, what, _ in log if what == "open"]
+    assert names == ["base", "ppo", "sft", "judge"]
 
 
 def test_without_held_out_prompts_the_error_names_the_field(tmp_path: Path) -> None:
