@@ -1,0 +1,114 @@
+"""The run config: every mistake is named with its line and the nearest right name; what is written can be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlaif.config import STAGES, RunConfig, load, parse
+from rlaif.errors import ConfigError
+from rlaif.yaml_io import dump_yaml
+
+MINIMAL = "prompts:\n  mine:\n    source: everyday\n    train: 4\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def fails(file: Path, text: str, *overrides: str) -> str:
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_a_minimal_file_takes_defaults_and_writes_back(file: Path) -> None:
+    config = load(file)
+    assert config.prompts["mine"].train == 4
+    assert config.ppo.kl_coef == 0.05
+    file.write_text(dump_yaml(config.model_dump(mode="json")))
+    assert load(file) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ppo:\n  kl_coeff: 0.1\n", "line 6: ppo.kl_coeff: unknown key, did you mean 'kl_coef'?"),
+        ("evaluat:\n  samples: 2\n", "line 5: evaluat: unknown key, did you mean 'evaluate'?"),
+        ("label:\n  samples: many\n", "line 6: label.samples: Input should be a valid integer"),
+        ("label:\n  samples: 1\n", "(given: 1)"),
+        ("judge:\n  method: pairwize\n", "line 6: judge.method"),
+        ("seed: 1\nseed: 2\n", "duplicate key"),
+        ("ppo: [1\n", "run.yaml:"),
+        ("judge:\n  backend: openai\n  method: pairwise\n", "needs judge.source"),
+        ("judge:\n  backend: openai\n  source: m\n", "contrast needs the log-probs"),
+    ],
+)
+def test_mistakes_are_named_with_their_place(file: Path, text: str, expected: str) -> None:
+    assert expected in fails(file, MINIMAL + text)
+
+
+def test_a_wrong_key_of_a_slice_is_named(file: Path) -> None:
+    message = fails(file, "prompts:\n  mine:\n    source: everyday\n    trian: 4\n")
+    assert "line 4: prompts.mine.trian: unknown key, did you mean 'train'?" in message
+
+
+def test_all_mistakes_are_named_at_once(file: Path) -> None:
+    message = fails(file, "seeed: 1\nppo:\n  steps: 0\n")
+    assert all(part in message for part in ("seeed", "ppo.steps", "prompts: this field is required"))
+
+
+def test_files_that_are_no_config(tmp_path: Path, file: Path) -> None:
+    assert "a run config is a mapping" in fails(file, "- a list\n")
+    assert "a run config is a mapping" in fails(file, "")
+    with pytest.raises(ConfigError, match="no such file"):
+        load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("ppo.kl_coef=0.2", 0.2),
+        ("ppo.kl_coef = 3e-1", 0.3),
+        ("ppo.steps=7", 7),
+        ("ppo.kl_target=null", None),
+        ("ppo.whiten_rewards=true", True),
+        ("ppo.reward=mine:shorter", "mine:shorter"),
+        ("evaluate.gold=[toxicity]", ["toxicity"]),
+        ("prompts.mine.train=2", 2),
+    ],
+)
+def test_overrides_are_yaml_values(file: Path, override: str, expected: Any) -> None:
+    value: Any = load(file, [override])
+    for key in override.partition("=")[0].strip().split("."):
+        value = value[key] if isinstance(value, dict) else getattr(value, key)
+    assert value == expected
+
+
+@pytest.mark.parametrize("override", ["ppo.kl_coef", "=1", "ppo..x=1", "seed.deep=1", "ppo.nothing=1"])
+def test_overrides_that_name_nothing_are_errors(file: Path, override: str) -> None:
+    assert override.partition("=")[0].split(".")[0] in fails(file, MINIMAL + "seed: 1\n", override)
+
+
+def test_files_beside_the_config_are_found_from_anywhere(tmp_path: Path, file: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "x"}\n')
+    (tmp_path / "everyday").mkdir()  # a bare name is a shipped set, whatever lies about
+    file.write_text("prompts:\n  a: {source: prompts.jsonl}\n  b: {source: everyday}\n  c: {source: none.txt}\n")
+    sources = {name: part.source for name, part in load(file).prompts.items()}
+    assert sources == {"a": str(tmp_path / "prompts.jsonl"), "b": "everyday", "c": "none.txt"}
+
+
+def test_every_stage_has_a_table() -> None:
+    config = parse({"prompts": {"mine": {"source": "everyday"}}}, where="test")
+    for stage in STAGES:
+        assert config.table(stage) is getattr(config, stage)
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3
+    assert RunConfig.model_fields.keys() >= set(STAGES)
