@@ -93,12 +93,15 @@ class JsonlFile(Generic[R]):
 
     def read(self) -> list[R]:
         """All records in file order; [] where there is no file yet. A half-written last line is dropped."""
+        return list(self)
+
+    def __iter__(self) -> Iterator[R]:
+        """The same records one at a time, for files that are larger than memory."""
         if not self.path.exists():
-            return []
-        records = []
+            return
         for number, data in read_json_lines(self.path, drop_broken_tail=True):
             try:
-                records.append(from_json(self.kind, data))
+                yield from_json(self.kind, data)
             except ValueError as problem:
                 first = str(problem).splitlines()
                 raise DataError(
@@ -106,7 +109,6 @@ class JsonlFile(Generic[R]):
                     where=f"{self.path}:{number}",
                     remedy="mend the line, or move the file away and run the stage again",
                 ) from None
-        return records
 
     def append(self, records: Iterable[R]) -> None:
         """Adds records and flushes them to disk, after cutting off what a crash left of a last line."""

@@ -1,0 +1,159 @@
+"""The trained stages (sft, reward, ppo) as curves over their steps, from metrics.jsonl and held_out.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from rlaif.errors import DataError
+from rlaif.records import from_json
+from rlaif.report.plots import Series, curve, reliability, stacked
+from rlaif.report.text import is_known
+from rlaif.store import MetricsLog, RunFolder, read_json_lines
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Held-out pairs whose predicted probability lies in low..high."""
+
+    low: float
+    high: float
+    predicted: float | None
+    labelled: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """reward/held_out.json: the reward model against the judge's labels on prompts that it did not train on."""
+
+    accuracy: float | None = None
+    log_loss: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    pairs: int | None = None
+    prompts: int | None = None
+    label_entropy: float | None = None
+    length_accuracy: float | None = None
+    bins: tuple[Bin, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """The metrics of one stage: its plots (None where nothing was measured), and each number at first and last."""
+
+    rows: int
+    plots: list[Markup]
+    first_and_last: list[tuple[str, float | None, float | None]]
+
+
+def read_held_out(run: RunFolder) -> HeldOut | None:
+    """reward/held_out.json, or None where there is none; raises DataError naming the field that is wrong."""
+    path = run.file("reward", "held_out.json")
+    if not path.exists():
+        return None
+    try:
+        return from_json(HeldOut, json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as problem:
+        raise DataError(
+            f"is not a held-out result: {' '.join(part.strip() for part in str(problem).splitlines()[:3])}",
+            where=str(path),
+            remedy="run the stage again: rlaif reward --force",
+        ) from None
+
+
+def reliability_plot(held_out: HeldOut | None) -> Markup | None:
+    """The reliability diagram of the held-out pairs."""
+    if held_out is None:
+        return None
+    bins = [(b.predicted, b.labelled, b.n) for b in held_out.bins if is_known(b.predicted) and is_known(b.labelled)]
+    return reliability("reliability", "Reliability on held-out pairs", bins)
+
+
+def sft_curves(run: RunFolder) -> Curves:
+    """Loss and, where logged, token accuracy."""
+    rows = _rows(run, "sft")
+    plots = [
+        curve("sft-loss", "Loss (nats per token)", [_series(rows, "loss")]),
+        curve("sft-accuracy", "Token accuracy", [_series(rows, "token_accuracy")]),
+    ]
+    return _curves(rows, plots)
+
+
+def reward_curves(run: RunFolder) -> Curves:
+    """Loss and accuracy on the training pairs."""
+    rows = _rows(run, "reward")
+    plots = [
+        curve("reward-loss", "Loss (soft Bradley-Terry, nats)", [_series(rows, "loss")]),
+        curve("reward-accuracy", "Accuracy on training pairs", [_series(rows, "accuracy")]),
+    ]
+    return _curves(rows, plots)
+
+
+def ppo_curves(run: RunFolder, kl_target: float | None) -> Curves:
+    """Everything one watches while PPO runs; the phases' seconds last."""
+    rows = _rows(run, "ppo")
+    phases = {name: [_value(row, f"seconds_{name}") for row in rows] for name in ("generate", "score", "optimise")}
+    plots = [
+        curve("ppo-score", "Score (mean ± sd)", [_series(rows, "score", spread="score_std")]),
+        curve("ppo-kl", "KL to SFT (nats per response)", [_series(rows, "kl")], target=kl_target, from_zero=True),
+        curve("ppo-kl-coef", "KL coefficient", [_series(rows, "kl_coef")], from_zero=True),
+        curve("ppo-entropy", "Entropy (nats per token)", [_series(rows, "entropy")], from_zero=True),
+        curve("ppo-length", "Length (tokens)", [_series(rows, "length")], from_zero=True),
+        curve("ppo-eos", "Share of responses that ended", [_series(rows, "eos_rate")], from_zero=True),
+        curve("ppo-clip", "Clip fraction", [_series(rows, "clip_fraction")], from_zero=True),
+        curve("ppo-variance", "Explained variance of the critic", [_series(rows, "explained_variance")]),
+        curve("ppo-policy-loss", "Policy loss", [_series(rows, "policy_loss")]),
+        curve("ppo-value-loss", "Value loss", [_series(rows, "value_loss")], from_zero=True),
+        curve("ppo-grad", "Gradient norm", [_series(rows, "grad_norm")], from_zero=True),
+        stacked("ppo-seconds", "Seconds per step by phase", _steps(rows), phases),
+    ]
+    return _curves(rows, plots)
+
+
+def read_rollouts(run: RunFolder, limit: int) -> list[tuple[Row, Row]]:
+    """(first, last) rollout of the prompts that were seen at both ends of the run, or of the first and last step's
+    rows in file order where no prompt came back."""
+    path = run.file("ppo", "rollouts.jsonl")
+    if not path.exists():
+        return []
+    rows = [row for _, row in read_json_lines(path, drop_broken_tail=True)]
+    steps = sorted({row["step"] for row in rows if is_known(row.get("step"))})
+    if len(steps) < 2:
+        return []
+    first = [row for row in rows if row.get("step") == steps[0]]
+    last = [row for row in rows if row.get("step") == steps[-1]]
+    later = {row.get("prompt_id"): row for row in reversed(last)}
+    same = [(row, later[row.get("prompt_id")]) for row in first if row.get("prompt_id") in later]
+    return (same or list(zip(first, last, strict=False)))[:limit]
+
+
+def _rows(run: RunFolder, stage: str) -> list[Row]:
+    return MetricsLog(run.file(stage, "metrics.jsonl")).read()
+
+
+def _steps(rows: Sequence[Row]) -> list[float]:
+    steps = [_value(row, "step") for row in rows]
+    return [float(index) if step is None else step for index, step in enumerate(steps)]
+
+
+def _value(row: Row, key: str) -> float | None:
+    value = row.get(key)
+    return float(value) if isinstance(value, int | float) and is_known(value) else None
+
+
+def _series(rows: Sequence[Row], key: str, *, spread: str | None = None) -> Series:
+    band = [_value(row, spread) for row in rows] if spread is not None else None
+    return Series(key, _steps(rows), [_value(row, key) for row in rows], band)
+
+
+def _curves(rows: Sequence[Row], plots: Sequence[Markup | None]) -> Curves:
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "step"]
+    ends = [(key, _value(rows[0], key), _value(rows[-1], key)) for key in keys]
+    return Curves(len(rows), [plot for plot in plots if plot is not None], ends)

@@ -1,0 +1,107 @@
+"""Text and numbers as a reader sees them: nothing invisible, nothing that looks measured and is not."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+from typing import TypeGuard
+
+MISSING = "not measured"
+FOLD_CHARACTERS, FOLD_LINES = 700, 12
+MAX_CHARACTERS = 20_000
+
+# Control characters, bidi marks and overrides, other invisible format characters, lone surrogates, tag characters.
+# The two joiners (U+200C, U+200D) stay: Persian and emoji need them.
+_INVISIBLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    """The text with every invisible character written out: ␇ for a control character, ⟦U+202E⟧ for the others."""
+    return _INVISIBLE.sub(_written_out, text.replace("\r\n", "\n"))
+
+
+def _written_out(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else f"\u27e6U+{code:04X}\u27e7"
+
+
+def is_known(value: float | None) -> TypeGuard[float]:
+    """True for a number that can be shown: not None, not NaN, not infinite."""
+    return value is not None and math.isfinite(value)
+
+
+def number(value: float | None, decimals: int | None = None) -> str:
+    """The number with about three digits that matter, a true minus sign and thousands separators."""
+    if not is_known(value):
+        return MISSING
+    if decimals is None:
+        if float(value).is_integer():
+            decimals = 0
+        elif abs(value) < 0.001:
+            return f"{value:.1e}".replace("-", "\u2212")
+        else:
+            decimals = common_decimals(value)
+    text = f"{value:,.{decimals}f}"
+    return text.replace("-", "\u2212") if text.strip("-0.") else text.lstrip("-")
+
+
+def common_decimals(*values: float | None) -> int:
+    """Decimals that suit all the values together; more where one that is not 0 would be rounded to 0."""
+    known = [abs(value) for value in values if is_known(value)]
+    largest = max(known, default=0.0)
+    decimals = 0 if largest >= 100 else 1 if largest >= 10 else 2 if largest >= 1 else 3
+    while decimals < 6 and any(value > 0 and round(value, decimals) == 0 for value in known):
+        decimals += 1
+    return decimals
+
+
+def interval(low: float | None, high: float | None, decimals: int | None = None) -> str:
+    """ "low to high", or "not measured" if either bound is missing."""
+    if not (is_known(low) and is_known(high)):
+        return MISSING
+    places = common_decimals(low, high) if decimals is None else decimals
+    return f"{number(low, places)} to {number(high, places)}"
+
+
+def percent(value: float | None) -> str:
+    """A share 0..1 as "43.1 %", which no line end parts."""
+    return f"{value:.1%}".replace("%", "\u00a0%") if is_known(value) else MISSING
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as "4.2 s", "3 min 05 s" or "2:03:04"."""
+    if not is_known(seconds):
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+    return str(timedelta(seconds=int(seconds)))
+
+
+def is_long(text: str) -> bool:
+    """True for a text that is folded away behind its beginning."""
+    return len(text) > FOLD_CHARACTERS or text.count("\n") >= FOLD_LINES
+
+
+def beginning(text: str) -> str:
+    """The first words of a long text, on one line."""
+    return " ".join(text[:400].split())[:180]
+
+
+def shown(text: str) -> str:
+    """The text, cut at 20,000 characters with a note of how much is left out."""
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    return f"{text[:MAX_CHARACTERS]}\n[{len(text) - MAX_CHARACTERS:,} more characters are in the run folder]"
+
+
+def sentence(text: str) -> str:
+    """The text with a capital at its start and a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
