@@ -109,7 +109,7 @@ def _panels(
     failures: Callable[[R], Sequence[Failure]] | None,
 ) -> Iterable[RenderableType]:
     """Each record of the file rendered; with `failures`, only those that have one."""
-    for record in JsonlFile(run.root / name, kind).read():
+    for record in JsonlFile(run.root / name, kind):
         if failures is None or failures(record):
             yield render(record)
 

@@ -171,6 +171,18 @@ def test_an_edited_constitution_is_noticed(config: RunConfig, tmp_path: Path) ->
     assert record(out, "sft").counts == {"written": 8.0}
 
 
+def test_templates_may_be_edited_in_the_run_and_that_is_noticed(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out, "revise")
+    template = out / "templates" / "contrast.jinja"
+    edited = template.read_text() + "{# mine #}"
+    template.write_text(edited)
+    with pytest.raises(RunFolderError, match=r"revise stage was finished.*the templates"):
+        go(config, out, mode="resume")
+    go(config, out, mode="force")
+    assert template.read_text() == edited
+
+
 def test_a_limit_is_part_of_what_a_stage_was_made_from(config: RunConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
     go(config, out, limit=3)
