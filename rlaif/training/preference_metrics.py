@@ -1,0 +1,77 @@
+"""How well predicted preferences agree with soft labels: accuracy, log loss, Brier score, calibration. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+BINS = 10
+
+
+def agreement(margins: ArrayLike, prob_a: ArrayLike) -> float | None:
+    """Share of pairs whose margin (A over B) has the sign of `prob_a` - 0.5; a margin of 0 counts one half.
+
+    Pairs labelled exactly 0.5 have no side and are left out; None if no pair is left.
+    """
+    margin, label = np.asarray(margins, float), np.asarray(prob_a, float)
+    sided = label != 0.5
+    if not sided.any():
+        return None
+    right = np.sign(margin[sided]) * np.sign(label[sided] - 0.5)
+    return float(np.mean((right + 1) / 2))
+
+
+def label_entropy(prob_a: ArrayLike) -> float:
+    """Mean entropy of the labels in nats: the log loss of a model that predicts every label exactly, its floor."""
+    label = np.asarray(prob_a, float)
+    return float(np.mean(_cross_entropy(label, label)))
+
+
+def held_out_report(
+    margins: Sequence[float], prob_a: Sequence[float], lengths_a: Sequence[int], lengths_b: Sequence[int]
+) -> dict[str, Any]:
+    """What `reward/held_out.json` holds, without the number of prompts, for pairs with `margins` in log-odds.
+
+    `log_loss` and `brier` are taken against the soft labels. `ece` is the mean over bins of the prediction of
+    |mean prediction - mean label|, weighted by pairs. `length_accuracy` is that of "the shorter one wins".
+    """
+    label = np.asarray(prob_a, float)
+    predicted = 1 / (1 + np.exp(-np.asarray(margins, float)))
+    bins = _bins(predicted, label)
+    return {
+        "accuracy": agreement(margins, prob_a),
+        "log_loss": float(np.mean(_cross_entropy(label, predicted))),
+        "brier": float(np.mean((predicted - label) ** 2)),
+        "ece": sum(row["n"] * abs(row["predicted"] - row["labelled"]) for row in bins) / len(label),
+        "pairs": len(label),
+        "label_entropy": label_entropy(prob_a),
+        "bins": bins,
+        "length_accuracy": agreement(np.subtract(lengths_b, lengths_a), prob_a),
+    }
+
+
+def _cross_entropy(label: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    tiny = np.finfo(float).tiny
+    result: np.ndarray = -(
+        label * np.log(np.maximum(predicted, tiny)) + (1 - label) * np.log(np.maximum(1 - predicted, tiny))
+    )
+    return result
+
+
+def _bins(predicted: np.ndarray, label: np.ndarray) -> list[dict[str, float]]:
+    """The bins of equal width on 0..1 that hold any pair."""
+    index = np.minimum((predicted * BINS).astype(int), BINS - 1)
+    return [
+        {
+            "low": b / BINS,
+            "high": (b + 1) / BINS,
+            "predicted": float(predicted[index == b].mean()),
+            "labelled": float(label[index == b].mean()),
+            "n": int((index == b).sum()),
+        }
+        for b in range(BINS)
+        if (index == b).any()
+    ]
