@@ -190,8 +190,6 @@ def test_wrong_words_are_answered(words: list[str], code: int, message: str) -> 
 def test_an_unexpected_error_keeps_its_traceback(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     def breaks(_: object) -> dict[str, float]:
         raise ZeroDivisionError
 
