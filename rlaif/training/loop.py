@@ -105,6 +105,16 @@ def trainer_arguments(
     }
 
 
+def on_one_device(arguments: Any) -> Any:
+    """The TrainingArguments, told to use one device of this process.
+
+    Where several GPUs are visible the Trainer would wrap the model in DataParallel, which neither stage can work with.
+    """
+    _ = arguments.device  # sets up the devices, and with them the count that is overwritten here
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
 def checkpoint_folder(context: StageContext, *decisive: object) -> Path:
     """Folder for the stage's checkpoints, named after `decisive`; checkpoints of any other work are removed."""
     root = context.folder / "checkpoints"

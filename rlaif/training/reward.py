@@ -203,7 +203,7 @@ def _train(context: StageContext, model: RewardModel, groups: Sequence[PromptGro
     with loop.quiet():
         trainer = _PreferenceTrainer(
             model=model,
-            args=TrainingArguments(**arguments),
+            args=loop.on_one_device(TrainingArguments(**arguments)),
             train_dataset=[groups[i] for i in order],
             data_collator=collate,
         )

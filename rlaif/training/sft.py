@@ -123,13 +123,15 @@ def _train(context: StageContext, loaded: LoadedModel, rows: list[dict[str, list
     with loop.quiet():
         trainer = SFTTrainer(
             model=loaded.model,
-            args=SFTConfig(
-                **arguments,
-                max_length=None,  # nothing is cut: over-long rows are left out and counted
-                packing=False,
-                dataset_kwargs={"skip_prepare_dataset": True},
-                gradient_checkpointing=False,
-                bf16=loaded.dtype == torch.bfloat16,  # autocast; the LoRA weights themselves stay float32
+            args=loop.on_one_device(
+                SFTConfig(
+                    **arguments,
+                    max_length=None,  # nothing is cut: over-long rows are left out and counted
+                    packing=False,
+                    dataset_kwargs={"skip_prepare_dataset": True},
+                    gradient_checkpointing=False,
+                    bf16=loaded.dtype == torch.bfloat16,  # autocast; the LoRA weights themselves stay float32
+                )
             ),
             train_dataset=Dataset.from_list([rows[i] for i in order]),
             processing_class=loaded.tokenizer,

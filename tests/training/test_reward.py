@@ -198,9 +198,10 @@ def test_a_run_killed_after_a_checkpoint_ends_as_the_uncut_one(
     total = sum(parameter.numel() for parameter in base(cut).model.parameters())
     assert weights < total  # adapter and head, not the base
     monkeypatch.setattr(loop._Reporter, "on_log", log)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # and again, with all steps done
+    with monkeypatch.context() as patch:
         patch.setattr(loop, "replace_folder", die_at_the_end)
-        reward.run(cut)
+        with pytest.raises(KeyboardInterrupt):  # and again, with all steps done
+            reward.run(cut)
 
     assert reward.run(cut) == pytest.approx(counts, rel=1e-6)
     assert cut.metrics.read() == whole.metrics.read()
