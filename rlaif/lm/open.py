@@ -33,7 +33,7 @@ def open_server(judge: JudgeConfig) -> LanguageModel:
     """The client of an OpenAI-compatible server."""
     from rlaif.lm.openai_server import OpenAIModel
 
-    return OpenAIModel(judge)
+    return OpenAIModel.from_config(judge)
 
 
 def _local(model: ModelConfig, adapters: tuple[Path, ...]) -> LanguageModel:
