@@ -117,14 +117,17 @@ def sample(
     ends: Sequence[int],
     notify: Notify | None = None,
 ) -> list[Sampled]:
-    """One continuation per prompt, sampled at `temperature`; `notify(n)` is told of n new tokens at every step."""
-    from transformers import DynamicCache
+    """One continuation per prompt, sampled at `temperature`; `notify(n)` is told of n new tokens at every step.
 
+    A beginning that all prompts share (system prompt, few-shot examples) is computed once.
+    """
     device = lm.model.device
     draws = torch.from_numpy(uniforms(seeds, max_new_tokens)).to(device)
-    ids, mask = left_pad(prompts, ends[0], device)
-    cache = DynamicCache(config=lm.model.config)
-    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    shared = common_prefix([prompt[:-1] for prompt in prompts]) if len(prompts) > 1 else ()
+    cache = PrefixCache(lm).expanded(shared, len(prompts))
+    ids, mask = left_pad([prompt[len(shared) :] for prompt in prompts], ends[0], device)
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0) + len(shared)
+    mask = torch.cat([mask.new_ones(len(mask), len(shared)), mask], 1)
     state = lm.states(
         input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
     )[:, -1]
@@ -175,6 +178,8 @@ class PrefixCache:
         """A key-value cache that holds `prefix` for each of `rows` rows (views of one copy until it grows)."""
         from transformers import DynamicCache
 
+        if not prefix:
+            return DynamicCache(config=self.lm.model.config)
         if prefix not in self.entries:
             fresh = DynamicCache(config=self.lm.model.config)
             ids = torch.tensor([prefix], device=self.lm.model.device)
