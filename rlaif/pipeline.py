@@ -20,6 +20,7 @@ from rlaif import ledger, provenance, stages
 from rlaif.config import RunConfig, StageName, load
 from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
 from rlaif.errors import DiskError, StageError
+from rlaif.lm import open as open_model
 from rlaif.lm.protocol import LanguageModel
 from rlaif.progress import Progress
 from rlaif.prompt_sets import split_prompts
@@ -31,7 +32,7 @@ from rlaif.yaml_io import dump_yaml
 
 Mode = Literal["new", "resume", "force"]
 Outcome = Literal["done", "kept"]
-TOKEN_KINDS = ("generated", "scored", "prompt")
+TOKENS = {"generated": "sampled", "scored": "scored", "prompt": "read"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,16 +254,19 @@ def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
 
 
 def cost(record: StageRecord) -> str:
-    """One line on what a finished stage took: time, memory, tokens, calls, failures and its own counts."""
+    """What a finished stage took (time, memory, tokens), and on a second line what it counted and measured."""
     minutes, seconds = divmod(record.seconds, 60)
-    parts = [f"done in {minutes:.0f} min {seconds:.0f} s" if minutes else f"done in {seconds:.1f} s"]
+    took = [f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"]
     counts = dict(record.counts)
-    tokens = {
-        kind: sum(counts.pop(name) for name in list(counts) if name.endswith(f"_{kind}_tokens")) for kind in TOKEN_KINDS
-    }
-    parts += [f"{value:,.0f} tokens {kind}" for kind, value in tokens.items() if value]
-    parts += [f"{name.replace('_', ' ')} {value:,.6g}" for name, value in counts.items() if value]
-    return ", ".join([*parts, f"peak {record.peak_memory_gb:.1f} GB"])
+    for kind, verb in TOKENS.items():
+        total = sum(counts.pop(name) for name in list(counts) if name.endswith(f"_{kind}_tokens"))
+        took += [f"{total:,.0f} tokens {verb}"] if total else []
+    found = [f"{name.replace('_', ' ')} {_short(value)}" for name, value in counts.items() if value]
+    return f"done in {', '.join(took)}, peak memory {record.peak_memory_gb:.1f} GB\n  {', '.join(found)}".rstrip()
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
 
 
 @contextmanager
@@ -289,32 +293,26 @@ OpenJudge = Callable[[], LanguageModel]
 def _models(
     config: RunConfig, run: RunFolder
 ) -> Iterator[tuple[OpenPolicy, OpenJudge, Callable[[], dict[str, float]]]]:
-    """Two ways to open a model and the usage of those opened; each is opened once and closed at the end."""
-    opened: dict[tuple[str, ...], LanguageModel] = {}
+    """Two ways to open a model and the usage of all that were opened; what a stage leaves open is closed here."""
+    opened: list[tuple[str, LanguageModel]] = []
 
     def open_policy(adapters: tuple[Path, ...]) -> LanguageModel:
-        key = ("policy", *map(str, adapters))
-        if key not in opened:
-            opened[key] = importlib.import_module("rlaif.lm.open").open_policy(config.model, adapters, run.cache_path)
-        return opened[key]
+        opened.append(("policy", open_model.open_policy(config.model, adapters, run.cache_path)))
+        return opened[-1][1]
 
     def open_judge() -> LanguageModel:
-        key = ("judge",)
-        if key not in opened:
-            opened[key] = importlib.import_module("rlaif.lm.open").open_judge(
-                config.judge, config.model, run.cache_path
-            )
-        return opened[key]
+        opened.append(("judge", open_model.open_judge(config.judge, config.model, run.cache_path)))
+        return opened[-1][1]
 
     def usage() -> dict[str, float]:
         total: dict[str, float] = {}
-        for key, model in opened.items():
-            for name, value in model.usage.as_counts(key[0]).items():
+        for role, model in opened:
+            for name, value in model.usage.as_counts(role).items():
                 total[name] = total.get(name, 0.0) + value
         return total
 
     try:
         yield open_policy, open_judge, usage
     finally:
-        for model in opened.values():
+        for _, model in opened:
             model.close()

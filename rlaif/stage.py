@@ -21,7 +21,8 @@ from rlaif.store import JsonlFile, MetricsLog, RunFolder
 @dataclass(slots=True)
 class StageContext:
     """One stage at work. `open_policy(adapters)` opens the run's model with LoRA adapters merged in, `open_judge()`
-    the judge's model; both cached by content, closed by the pipeline."""
+    the judge's model; answers of both are cached. A stage closes a model to free its memory; the pipeline closes the
+    rest."""
 
     stage: str
     config: RunConfig

@@ -376,5 +376,5 @@ def test_cost_line_adds_tokens_and_shows_failures(config: RunConfig, tmp_path: P
     counts = {"policy_generated_tokens": 1000.0, "judge_generated_tokens": 200.0, "failed_parse": 3.0, "failed": 0.0}
     line = pipeline.cost(replace(record(tmp_path / "run", "revise"), counts=counts, seconds=125.0))
     assert "2 min 5 s" in line
-    assert "1,200 tokens generated" in line
+    assert "1,200 tokens sampled" in line
     assert "failed parse 3" in line
