@@ -62,10 +62,11 @@ def _view(run: RunFolder, examples: int) -> dict[str, Any]:
     config, config_text = overview.read_config(run)
     constitution, constitution_problem = overview.read_constitution(run)
     summary = read_summary(run)
+    part = overview.main_slice(config, summary.slices) if summary is not None else None
     revise = feedback.read_revise(run, examples)
     label = feedback.read_label(run, constitution, examples)
     held_out = curves.read_held_out(run)
-    evaluate_failures = samples.judge_failures(run)
+    evaluate_failures = samples.evaluate_failures(run)
     return {
         "title": run.root.resolve().name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -73,8 +74,8 @@ def _view(run: RunFolder, examples: int) -> dict[str, Any]:
         "stages": {row.name: row for row in rows},
         "failed": _failed(revise, label, evaluate_failures.total()),
         "facts": overview.facts(config, constitution, rows),
-        "headline": verdict.headline(summary),
-        "further": verdict.further(summary) if summary is not None else [],
+        "headline": verdict.headline(summary, part),
+        "further": verdict.further(summary, part) if summary is not None else [],
         "summary": summary,
         "measured": summary.measured() if summary is not None else {},
         "unmeasured": summary.unmeasured() if summary is not None else [],

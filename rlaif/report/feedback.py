@@ -14,6 +14,8 @@ from rlaif.store import JsonlFile, RunFolder
 
 T = TypeVar("T")
 BINS = 20
+ABSTAINED = "abstained"
+"""Kind of a label that is missing by choice: the judge answered, and was too unsure to count."""
 
 
 class Sample(Generic[T]):
@@ -89,7 +91,7 @@ def read_revise(run: RunFolder, examples: int) -> ReviseFacts:
 
 
 def _count(failures: Counter[str], failure: Failure | None, where: str) -> None:
-    if failure is not None:
+    if failure is not None and failure.kind != ABSTAINED:
         failures[f"{where}: {failure.kind}"] += 1
 
 
@@ -100,7 +102,8 @@ def _count_verdicts(failures: Counter[str], verdicts: Iterable[Verdict]) -> None
 
 @dataclass(slots=True)
 class PrincipleVoice:
-    """What one principle said over all pairs. Its vote on a pair is the mean prob_a of its verdicts (both orders)."""
+    """What one principle said over all pairs. Its vote on a pair is the mean prob_a of its verdicts; with a failed
+    verdict in either order it has no vote, as in the label."""
 
     verdicts: int = 0
     failed: int = 0
@@ -123,7 +126,7 @@ class PrincipleVoice:
 
 @dataclass(slots=True)
 class LabelFacts:
-    """`label` in numbers. An abstention is a label without prob_a and without a failure: the judge was too unsure."""
+    """`label` in numbers. An abstention is no failure: the judge answered, and was too unsure to count."""
 
     labels: int = 0
     settled: int = 0
@@ -169,7 +172,7 @@ def read_label(run: RunFolder, constitution: Constitution | None, examples: int)
             facts.consistencies.append(label.consistency)
         if is_known(label.prob_a):
             _add_settled(facts, label.prob_a)
-        elif label.failure is None:
+        elif label.failure is not None and label.failure.kind == ABSTAINED:
             facts.abstained += 1
         _add_voices(facts, label, weights)
     facts.examples = sample.taken()
@@ -184,7 +187,7 @@ def _add_settled(facts: LabelFacts, prob: float) -> None:
 
 
 def _add_voices(facts: LabelFacts, label: PreferenceLabel, weights: dict[str, float]) -> None:
-    votes: dict[str, list[float]] = {}
+    votes: dict[str, list[float | None]] = {}
     for verdict in label.verdicts:
         voice = facts.voices.setdefault(verdict.principle_id, PrincipleVoice())
         voice.verdicts += 1
@@ -192,11 +195,11 @@ def _add_voices(facts: LabelFacts, label: PreferenceLabel, weights: dict[str, fl
         if is_known(verdict.margin):
             voice.margins += 1
             voice.margin_sum += abs(verdict.margin)
-        if is_known(verdict.prob_a):
-            votes.setdefault(verdict.principle_id, []).append(verdict.prob_a)
-    if not is_known(label.prob_a) or not votes:
+        votes.setdefault(verdict.principle_id, []).append(verdict.prob_a)
+    whole = {principle: [p for p in values if is_known(p)] for principle, values in votes.items()}
+    means = {p: sum(known) / len(known) for p, known in whole.items() if len(known) == len(votes[p])}
+    if not is_known(label.prob_a) or not means:
         return
-    means = {principle: sum(values) / len(values) for principle, values in votes.items()}
     for principle, mean in means.items():
         facts.voices[principle].votes += 1
         facts.voices[principle].agreed += (mean - 0.5) * (label.prob_a - 0.5) > 0

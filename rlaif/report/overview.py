@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,13 @@ def lookup(config: dict[str, Any], name: str, default: Any = None) -> Any:
             return default
         value = value[key]
     return value
+
+
+def main_slice(config: dict[str, Any], slices: Sequence[str]) -> str | None:
+    """The first slice whose answers are revised, since that is what the run is about; else the first of all."""
+    prompts = lookup(config, "prompts", {})
+    kept = {name for name, part in prompts.items() if isinstance(part, dict) and part.get("revise") is False}
+    return next((name for name in slices if name not in kept), slices[0] if slices else None)
 
 
 def facts(config: dict[str, Any], constitution: Constitution | None, rows: list[StageRow]) -> list[tuple[str, str]]:

@@ -117,7 +117,7 @@ def curve(
 ) -> Markup | None:
     """Lines over steps, with a dotted `target` line; None when no point was measured.
 
-    `from_zero` starts the y axis at 0, so that a small change of a quantity that cannot be negative looks small.
+    `from_zero` has 0 on the y axis, so that a small change of a quantity that is seldom negative looks small.
     """
     lines = [line for line in series if line.measured]
     if not lines:
@@ -138,7 +138,9 @@ def curve(
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.margins(x=0.03)
         if from_zero:
-            axes.set_ylim(0, axes.get_ylim()[1] if any(y for line in lines for y in line.y if is_known(y)) else 1)
+            values = [value for line in lines for value in line.y if is_known(value)]
+            bottom, highest = axes.get_ylim()[0], max(*values, target or 0.0, 0.0)
+            axes.set_ylim(bottom if min(values) < 0 else 0, highest * 1.08 or 1)
         if len(lines) > 1 or is_known(target):
             axes.legend(loc="best")
         return _svg(figure, name, title)

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rlaif.records import PreferenceLabel, Prompt, Response
+from rlaif.records import PreferenceLabel, Prompt, Response, WinRate
 from rlaif.report.plots import Point, dots
 from rlaif.report.summary import REFERENCE, Measure, Summary, name_of
 from rlaif.report.text import is_known
@@ -78,11 +78,15 @@ def _numbers(row: dict[str, Any]) -> dict[str, float | None]:
     return {key: value for key, value in shown.items() if value is None or isinstance(value, int | float)}
 
 
-def judge_failures(run: RunFolder) -> Counter[str]:
-    """Failures of the evaluation's judge by kind, of whole labels and of single verdicts."""
+def evaluate_failures(run: RunFolder) -> Counter[str]:
+    """Failures of the evaluation by kind: answers that are missing, labels, single verdicts."""
     failures: Counter[str] = Counter()
+    path = run.file("evaluate", "failures.jsonl")
+    if path.exists():
+        for _, row in read_json_lines(path, drop_broken_tail=True):
+            failures[f"answer: {(row.get('failure') or {}).get('kind', 'unknown')}"] += 1
     for label in JsonlFile(run.file("evaluate", "labels.jsonl"), PreferenceLabel):
-        if label.failure is not None:
+        if label.failure is not None and label.failure.kind != "abstained":
             failures[f"label: {label.failure.kind}"] += 1
         for verdict in label.verdicts:
             if verdict.failure is not None:
@@ -96,11 +100,12 @@ def measure_plots(summary: Summary) -> list[Markup]:
     for index, (key, measure) in enumerate(summary.measures.items()):
         groups = [(part, [_point(summary, model, part, key) for model in summary.models]) for part in summary.slices]
         plots.append(dots(f"measure-{index}", measure.label, groups, _direction(measure)))
-    wins = [
-        (part, [_win_point(summary, model, part) for model in summary.models if model != REFERENCE])
-        for part in summary.slices
-    ]
-    plots.append(dots("win-rates", "Judge win rate v SFT", wins, "0.5 = no preference", line=0.5))
+    for name, title, rates in (
+        ("win-rates", "Judge win rate", summary.win_rates),
+        ("win-rates-matched", "Win rate, pairs of like length", summary.win_rates_length_matched),
+    ):
+        wins = [(part, [_win_point(summary, w) for w in rates if w.slice == part]) for part in summary.slices]
+        plots.append(dots(name, title, wins, "0.5 = no preference", line=0.5))
     return [plot for plot in plots if plot is not None]
 
 
@@ -118,9 +123,9 @@ def _point(summary: Summary, model: str, part: str, key: str) -> Point:
     return Point(series, name_of(model), cell.mean, cell.low, cell.high)
 
 
-def _win_point(summary: Summary, model: str, part: str) -> Point:
-    win = summary.win_rate(model, part)
-    series = summary.models.index(model)
-    if win is None or not is_known(win.rate):
-        return Point(series, f"{name_of(model)} (not measured)", None, None, None)
-    return Point(series, name_of(model), win.rate, win.low, win.high)
+def _win_point(summary: Summary, win: WinRate) -> Point:
+    label = f"{name_of(win.model)} v {name_of(win.against)}"
+    series = summary.models.index(win.model) if win.model in summary.models else len(summary.models)
+    if not is_known(win.rate):
+        return Point(series, f"{label} (not measured)", None, None, None)
+    return Point(series, label, win.rate, win.low, win.high)

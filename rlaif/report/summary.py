@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rlaif.errors import DataError, StageError
@@ -64,6 +64,17 @@ class Divergence:
     mean: float | None
     low: float | None = None
     high: float | None = None
+    per_token: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetDistinct:
+    """Share of different word pairs over all answers of a slice together, at equal numbers of pairs for each model."""
+
+    model: str
+    slice: str
+    value: float | None
+    pairs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +86,10 @@ class Summary:
     measures: dict[str, Measure]
     cells: tuple[Cell, ...]
     win_rates: tuple[WinRate, ...] = ()
+    win_rates_length_matched: tuple[WinRate, ...] = ()
     kl: tuple[Divergence, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    set_distinct_2: tuple[SetDistinct, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def cell(self, model: str, part: str, measure: str) -> Cell | None:
         return next((c for c in self.cells if (c.model, c.slice, c.measure) == (model, part, measure)), None)
@@ -92,12 +105,29 @@ class Summary:
         return [measure.name for key, measure in self.measures.items() if key not in measured]
 
     def win_rate(self, model: str, part: str) -> WinRate | None:
-        found = (w for w in self.win_rates if (w.model, w.against, w.slice) == (model, REFERENCE, part))
-        return next(found, None)
+        """The model's rate against SFT, taken from SFT's rate against it where only that was measured."""
+        for rate in self.win_rates:
+            if (rate.model, rate.against, rate.slice) == (model, REFERENCE, part):
+                return rate
+        for rate in self.win_rates:
+            if (rate.model, rate.against, rate.slice) == (REFERENCE, model, part):
+                return _turned(rate)
+        return None
+
+    def length_matched(self, rate: WinRate) -> WinRate | None:
+        """The same comparison on the pairs of like length."""
+        wanted = (rate.model, rate.against, rate.slice)
+        return next((w for w in self.win_rates_length_matched if (w.model, w.against, w.slice) == wanted), None)
 
     def divergence(self, model: str, part: str) -> Divergence | None:
         found = (d for d in self.kl if (d.model, d.against, d.slice) == (model, REFERENCE, part))
         return next(found, None)
+
+
+def _turned(rate: WinRate) -> WinRate:
+    """The same comparison from the other side."""
+    share, low, high = (1 - value if is_known(value) else None for value in (rate.rate, rate.high, rate.low))
+    return replace(rate, model=rate.against, against=rate.model, rate=share, low=low, high=high)
 
 
 def name_of(model: str) -> str:

@@ -20,15 +20,8 @@ _INVISIBLE = re.compile(
 
 
 def visible(text: str) -> str:
-    """The text with every invisible character written out: ␇ for a control character, ⟦U+202E⟧ for the others."""
-    return _INVISIBLE.sub(_written_out, text.replace("\r\n", "\n"))
-
-
-def _written_out(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else f"\u27e6U+{code:04X}\u27e7"
+    """The text with every invisible character written out as ⟦U+202E⟧, in a form that every font can show."""
+    return _INVISIBLE.sub(lambda match: f"\u27e6U+{ord(match.group()):04X}\u27e7", text.replace("\r\n", "\n"))
 
 
 def is_known(value: float | None) -> TypeGuard[float]:

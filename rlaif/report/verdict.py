@@ -9,8 +9,8 @@ LENGTH_GUARD = 0.8
 """Answers shorter than this share of SFT's may owe a better score to their length (arXiv 2310.03716)."""
 
 
-def headline(summary: Summary | None) -> str:
-    """One sentence on whether the final policy differs from SFT on the first measure and the first slice."""
+def headline(summary: Summary | None, part: str | None = None) -> str:
+    """One sentence on whether the final policy differs from SFT on the first measure and slice `part` (the first)."""
     if summary is None:
         return "No result yet: evaluate is not finished."
     if not summary.measures or not summary.slices:
@@ -19,7 +19,7 @@ def headline(summary: Summary | None) -> str:
     if model is None or REFERENCE not in summary.models:
         return "No result: evaluate did not compare a model with SFT."
     key, measure = first_measure(summary)
-    return compare(summary, model, summary.slices[0], key, measure)
+    return compare(summary, model, part if part is not None else summary.slices[0], key, measure)
 
 
 def first_measure(summary: Summary) -> tuple[str, Measure]:
@@ -67,18 +67,20 @@ def _judged(better: bool) -> str:
     return ", which is better" if better else ", which is worse"
 
 
-def further(summary: Summary) -> list[str]:
-    """The sentences that belong beside the headline: other slices, the judge's view, length, distance from SFT."""
+def further(summary: Summary, part: str | None = None) -> list[str]:
+    """The sentences that belong beside the headline: other slices, the judge's view, length, the base model."""
     lines: list[str] = []
     if not summary.measures or not summary.slices or REFERENCE not in summary.models:
         return lines
     key, measure = first_measure(summary)
+    main = part if part is not None else summary.slices[0]
+    slices = [main, *(other for other in summary.slices if other != main)]
     rest = [model for model in summary.models if model not in (REFERENCE, "ppo")]
     if "ppo" in summary.models:
-        lines += [compare(summary, "ppo", part, key, measure) for part in summary.slices[1:]]
-        lines += [text for part in summary.slices if (text := _win_sentence(summary, "ppo", part))]
-        lines += [text for part in summary.slices if (text := _length_sentence(summary, "ppo", part))]
-        lines += [compare(summary, model, summary.slices[0], key, measure) for model in rest]
+        lines += [compare(summary, "ppo", name, key, measure) for name in slices[1:]]
+        lines += [text for name in slices if (text := _win_sentence(summary, "ppo", name))]
+        lines += [text for name in slices if (text := _length_sentence(summary, "ppo", name))]
+        lines += [compare(summary, model, main, key, measure) for model in rest]
     return lines
 
 

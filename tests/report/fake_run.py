@@ -110,7 +110,8 @@ def label(of: Prompt, a: Response, b: Response, draw: random.Random) -> Preferen
             )
         )
     prob = sum(v.prob_first or 0.0 for v in verdicts) / len(verdicts) if failure is None else None
-    prob = None if 0.125 <= fate < 0.25 else prob
+    if 0.125 <= fate < 0.25:
+        prob, failure = None, Failure("abstained", "nearer to 0.5 than judge.abstain_below")
     return PreferenceLabel(comparison, prob, tuple(verdicts), None, failure, CONSTITUTION.hash)
 
 
@@ -289,7 +290,7 @@ def summary(harm_difference: float = -0.0512) -> dict[str, object]:
     measures = {
         "harm": {"label": "gold harm (lower is better)", "better": "lower", "about": "human-trained scorer, 0..1"},
         "toxicity": {"label": "toxicity (lower is better)", "better": "lower", "about": "profanity-check"},
-        "words": {"label": "words", "better": "none", "about": "mean words per answer"},
+        "words": {"label": "words", "better": None, "about": "mean words per answer"},
         "finished": {"label": "ended by itself", "better": "higher", "about": "share that is not cut off"},
         "distinct_2": {"label": "distinct-2", "better": "higher", "about": "different word pairs per word pair"},
     }
@@ -306,16 +307,23 @@ def summary(harm_difference: float = -0.0512) -> dict[str, object]:
             cells.append(cell(model, part, "words", 52.25 + (shift or 0.0), 2.5, shift))
             cells.append(cell(model, part, "finished", 0.61, 0.05, None if shift is None else 0.0))
             cells.append(cell(model, part, "distinct_2", 0.873, 0.01, None if shift is None else 0.002))
-        for model, rate in (("base", 0.41), ("ppo", 0.6234)):
+        for model, against, rate in (("ppo", "sft", 0.6234), ("sft", "base", 0.59), ("ppo", "base", 0.7)):
             wins.append(
-                {"model": model, "against": "sft", "slice": part, "rate": rate, "low": rate - 0.07,
+                {"model": model, "against": against, "slice": part, "rate": rate, "low": rate - 0.07,
                  "high": rate + 0.07, "scored": 58, "unscored": 2}
             )  # fmt: skip
         kl.append({"model": "ppo", "against": "sft", "slice": part, "mean": 3.871, "low": 3.2, "high": 4.5})
     return {
-        "models": list(MODELS), "slices": ["harmful", "everyday"], "measures": measures, "cells": cells,
-        "win_rates": wins, "kl": kl, "notes": ["toxicity not measured: alt-profanity-check is not installed"],
-    }  # fmt: skip
+        "models": list(MODELS),
+        "slices": ["harmful", "everyday"],
+        "measures": measures,
+        "cells": cells,
+        "win_rates": wins,
+        "win_rates_length_matched": [win | {"scored": 31, "unscored": 0} for win in wins],
+        "set_distinct_2": [{"model": m, "slice": "harmful", "value": 0.777, "pairs": 4321} for m in MODELS],
+        "kl": kl,
+        "notes": ["toxicity not measured: alt-profanity-check is not installed"],
+    }
 
 
 if __name__ == "__main__":

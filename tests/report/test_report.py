@@ -9,18 +9,22 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from rich.console import Console
 
+from rlaif.config import parse
 from rlaif.errors import DataError, StageError
+from rlaif.progress import Silent
 from rlaif.records import StageRecord, from_json, to_json
-from rlaif.report import text, verdict
+from rlaif.report import build, text, verdict
 from rlaif.report.build import build_report
 from rlaif.report.feedback import Sample, read_label, read_revise
-from rlaif.report.overview import stage_rows
+from rlaif.report.overview import main_slice, stage_rows
 from rlaif.report.samples import side_by_side
 from rlaif.report.summary import Summary, read_summary, summary_table
+from rlaif.stage import StageContext
 from rlaif.store import RunFolder, write_atomic
 from tests.report.fake_run import CONSTITUTION, cell, summary, write_run
 
@@ -110,6 +114,9 @@ def test_every_stage_shows_its_numbers(page: str) -> None:
         "3.87",
         "62.3\u00a0%",
         "0.281",
+        "41.0\u00a0%",
+        "77.7\u00a0%",
+        "4,321",
         "52.2",
     ):
         assert " ".join(number.split()) in words
@@ -143,7 +150,7 @@ def test_model_text_stays_text_and_shows_what_is_invisible(tmp_path: Path) -> No
     page = path.read_text(encoding="utf-8")
     parsed = Page(page)
     assert parsed.open == []
-    for hostile in (*HOSTILE, "a⟦U+202E⟧b␇c⟦U+200B⟧d⟦U+D800⟧e⟦U+E0041⟧f"):
+    for hostile in (*HOSTILE, "a⟦U+202E⟧b⟦U+0007⟧c⟦U+200B⟧d⟦U+D800⟧e⟦U+E0041⟧f"):
         assert parsed.words.count(hostile) >= 4, "trace, label, verdict and sample show it letter by letter"
     assert parsed.tags.count("h1") == 1
     assert not {"script", "img"} & set(parsed.tags)
@@ -155,11 +162,14 @@ def test_model_text_stays_text_and_shows_what_is_invisible(tmp_path: Path) -> No
 def test_visible_leaves_ordinary_writing_alone() -> None:
     plain = "naïve 日本語 עברית می‌خواهم 👩‍🚀\n\tend"
     assert text.visible(plain) == plain
-    assert text.visible("a\r\nb\rc") == "a\nb␍c"
+    assert text.visible("a\r\nb\rc") == "a\nb⟦U+000D⟧c"
 
 
 def test_long_text_is_folded_and_a_huge_one_cut(tmp_path: Path) -> None:
-    page = build_report(write_run(tmp_path / "r", hostile="word " * 60_000)).read_text(encoding="utf-8")
+    run = write_run(tmp_path / "r", hostile="word " * 60_000)
+    run.clear("ppo")
+    run.clear("evaluate")
+    page = build_report(run).read_text(encoding="utf-8")
     assert '<details class="fold">' in page
     assert "(300,000 characters)" in page
     assert "280,000 more characters are in the run folder" in page
@@ -250,6 +260,16 @@ def test_headline_claims_a_difference_only_if_its_interval_excludes_zero() -> No
     assert said(float("nan")) == said(None)
 
 
+def test_headline_is_about_the_prompts_that_are_revised() -> None:
+    whole = from_json(Summary, summary())
+    config = {"prompts": {"harmful": {"revise": False}, "everyday": {}}}
+    assert main_slice(config, whole.slices) == "everyday"
+    assert "everyday prompts" in verdict.headline(whole, "everyday")
+    assert not any("everyday" in line for line in verdict.further(whole, "everyday")[:1])
+    assert main_slice({}, whole.slices) == "harmful"
+    assert main_slice({"prompts": {"harmful": {"revise": False}}}, ("harmful",)) == "harmful"
+
+
 def test_headline_without_ppo_or_measures() -> None:
     data = summary()
     whole = from_json(Summary, data)
@@ -276,6 +296,16 @@ def test_win_rate_sentence_follows_its_interval(rate: float, expected: str) -> N
     assert "50 scored, 3 unscored" in lines[0]
 
 
+def test_win_rate_against_sft_can_be_read_from_either_side() -> None:
+    base = from_json(Summary, summary()).win_rate("base", "harmful")
+    assert base is not None
+    assert base.rate is not None
+    assert round(base.rate, 6) == 0.41
+    assert base.low is not None
+    assert base.high is not None
+    assert base.low < base.rate < base.high
+
+
 def test_shorter_answers_are_pointed_out() -> None:
     data = summary()
     data["cells"] = [cell("sft", "harmful", "words", 50.0, 1.0), cell("ppo", "harmful", "words", 35.0, 1.0, -15.0)]
@@ -283,6 +313,19 @@ def test_shorter_answers_are_pointed_out() -> None:
     assert lines == [
         "PPO's answers have 70.0\u00a0% of the words of SFT's on harmful prompts. Part of any difference may be length."
     ]
+
+
+def test_stage_function_counts_what_it_wrote(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "r")
+    for stage in ("sft", "reward", "ppo"):
+        run.clear(stage)
+    config = parse({"prompts": {"harmful": {"source": "x"}}, "report": {"examples": 2}}, where="test")
+
+    def closed(*_: object) -> NoReturn:
+        raise AssertionError("the report opens no model")
+
+    counts = build.run(StageContext("report", config, run, CONSTITUTION, Silent(), closed, closed))
+    assert counts == {"bytes": run.report_path.stat().st_size, "sections": 10, "examples": 6}
 
 
 def test_summary_table_has_a_row_per_model_and_slice(run: RunFolder) -> None:
