@@ -41,7 +41,7 @@ class JudgeConfig(Table):
         "contrast", description="contrast for small models, pairwise for ~3B and up, random as a control"
     )
     principles: Literal["all", "one"] = Field(
-        "all", description="judge each pair under all principles, or under one drawn by weight"
+        "all", description="judge each pair under all principles, or under one per prompt drawn by weight"
     )
     scale: float = Field(
         0.1,

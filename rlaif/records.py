@@ -96,11 +96,25 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class ContrastExample:
+    """A request, answered as the principle wants it and as it does not."""
+
+    prompt: str
+    followed: str
+    violated: str
+
+
+@dataclass(frozen=True, slots=True)
 class Contrast:
-    """Two system prompts for the `contrast` method: an assistant that follows the principle, one that violates it."""
+    """Two contexts for the `contrast` method: an assistant that follows the principle, one that violates it.
+
+    `followed` and `violated` are system prompts; the examples are shown as chat turns after them. Small models learn
+    far more from the examples than from the system prompts.
+    """
 
     followed: str
     violated: str
+    examples: tuple[ContrastExample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

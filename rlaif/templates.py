@@ -36,7 +36,7 @@ VARIABLES: dict[str, dict[str, type]] = {
     "critique": {"principle": Principle, "prompt": Prompt, "response": str, "few_shots": int},
     "revision": {"principle": Principle, "prompt": Prompt, "response": str, "critique": str, "few_shots": int},
     "pairwise": {"principle": Principle, "prompt": Prompt, "response_a": str, "response_b": str},
-    "contrast": {"system": str, "conversation": tuple},
+    "contrast": {"system": str, "examples": tuple, "conversation": tuple},
 }
 """What each template may use: name of the template -> its variables and their types."""
 
@@ -255,6 +255,7 @@ def _samples(name: str) -> Iterator[dict[str, Any]]:
     ):
         values: dict[str, Any] = {
             "principle": principle, "prompt": Prompt(turns), "conversation": turns, "few_shots": few_shots,
+            "examples": turns[:-1],
         }  # fmt: skip
         yield {variable: values.get(variable, "text") for variable in VARIABLES[name]}
 

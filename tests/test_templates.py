@@ -33,7 +33,7 @@ def error(text: str, name: str = "pairwise") -> str:
 
 def test_messages_are_collected_with_their_roles_and_stripped() -> None:
     template = Template("contrast", '{% message "system" %}\n  {{ system }}  \n{% endmessage %}\n' + user("Hi"))
-    rendered = template.render(system="Be.", conversation=TALK)
+    rendered = template.render(system="Be.", examples=(), conversation=TALK)
     assert rendered.messages == (Message("system", "Be."), Message("user", "Hi"))
     assert rendered.prefix == ""
 
@@ -47,7 +47,7 @@ def test_a_last_assistant_message_becomes_the_prefix() -> None:
 
 def test_a_role_can_be_an_expression() -> None:
     text = "{% for m in conversation %}{% message m.role %}{{ m.content }}{% endmessage %}{% endfor %}"
-    assert Template("contrast", text).render(system="", conversation=TALK).messages == TALK
+    assert Template("contrast", text).render(system="", examples=(), conversation=TALK).messages == TALK
 
 
 def test_the_hash_follows_the_text() -> None:
@@ -116,9 +116,9 @@ def test_render_wants_the_values_of_its_stage() -> None:
     with pytest.raises(TypeError, match="conversation"):
         template.render(system="s")
     with pytest.raises(TypeError, match="prompt"):
-        template.render(system="s", conversation=TALK, prompt=PROMPT)
+        template.render(system="s", examples=(), conversation=TALK, prompt=PROMPT)
     with pytest.raises(TypeError, match="conversation"):
-        template.render(system="s", conversation="not messages")
+        template.render(system="s", examples=(), conversation="not messages")
 
 
 def test_every_stage_has_a_shipped_template() -> None:
@@ -147,10 +147,13 @@ def test_an_error_in_an_own_file_names_that_file(tmp_path: Path) -> None:
 
 
 def test_contrast_shows_the_conversation_and_joins_two_system_messages() -> None:
-    rendered = load_template("contrast").render(system="Be kind.", conversation=TALK)
+    rendered = load_template("contrast").render(system="Be kind.", examples=(), conversation=TALK)
     assert rendered.messages == (Message("system", "Be kind."), *TALK)
-    rendered = load_template("contrast").render(system="Be kind.", conversation=(Message("system", "Rhyme."), *TALK))
-    assert rendered.messages == (Message("system", "Be kind.\n\nRhyme."), *TALK)
+    shown = (Message("user", "Hi."), Message("assistant", "Hello."))
+    rendered = load_template("contrast").render(
+        system="Be kind.", examples=shown, conversation=(Message("system", "Rhyme."), *TALK)
+    )
+    assert rendered.messages == (Message("system", "Be kind.\n\nRhyme."), *shown, *TALK)
 
 
 @pytest.mark.parametrize(("asked", "shown"), [(0, 0), (1, 1), (2, 2), (3, 3), (9, 3)])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from rlaif.errors import ConstitutionError
-from rlaif.records import Constitution, Contrast, Principle, PrincipleTest
+from rlaif.records import Constitution, Contrast, ContrastExample, Principle, PrincipleTest
 from rlaif.resources import shipped
 from rlaif.yaml_io import Lines, read_yaml
 
@@ -22,9 +22,16 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class _Example(_Table):
+    prompt: Text
+    followed: Text
+    violated: Text
+
+
 class _Contrast(_Table):
     followed: Text
     violated: Text
+    examples: list[_Example] = []
 
 
 class _Test(_Table):
@@ -124,12 +131,17 @@ def _record(file: _Constitution) -> Constitution:
             critique=p.critique,
             revision=p.revision,
             comparison=p.comparison,
-            contrast=None if p.contrast is None else Contrast(p.contrast.followed, p.contrast.violated),
+            contrast=None if p.contrast is None else _contrast(p.contrast),
             tests=tuple(PrincipleTest(t.prompt, t.better, t.worse) for t in p.tests),
         )
         for p in file.principles
     )
     return Constitution(file.name, file.version, file.description.strip(), principles)
+
+
+def _contrast(pair: _Contrast) -> Contrast:
+    examples = tuple(ContrastExample(e.prompt, e.followed, e.violated) for e in pair.examples)
+    return Contrast(pair.followed, pair.violated, examples)
 
 
 Problem = tuple[int, str]
@@ -218,4 +230,6 @@ def _keys(location: tuple[str | int, ...]) -> list[str]:
     if len(location) < 3:
         return list(_Constitution.model_fields)
     tables: dict[str | int, type[_Table]] = {"contrast": _Contrast, "tests": _Test} if len(location) > 3 else {}
+    if location[2:4] == ("contrast", "examples"):
+        return list(_Example.model_fields)
     return list(tables.get(location[2], _Principle).model_fields)

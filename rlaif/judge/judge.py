@@ -66,9 +66,13 @@ class Judge:
         return labels
 
     def principles(self, comparison: Comparison) -> tuple[Principle, ...]:
-        """The principles a comparison is judged under: all with a weight, or one drawn by weight and seed."""
+        """The principles a comparison is judged under: all with a weight, or one drawn by weight and seed.
+
+        The draw is per prompt: all pairs of a prompt share it, so a method that scores one response at a time scores
+        each response once.
+        """
         if self.config.principles == "one":
-            return (self.constitution.draw(record_seed(self.seed, "judge", comparison.id)),)
+            return (self.constitution.draw(record_seed(self.seed, "judge", comparison.prompt.id)),)
         return tuple(p for p in self.constitution.principles if p.weight > 0)
 
     def _ask(self, asks: Sequence[Ask]) -> list[list[Verdict]]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlaif.lm.protocol import ChoiceRequest, LanguageModel, ScoreRequest
-from rlaif.records import Comparison, Failure, Order, Principle, Prompt, Response, Verdict, record_seed
+from rlaif.records import Comparison, Failure, Message, Order, Principle, Prompt, Response, Verdict, record_seed
 from rlaif.templates import Template
 
 
@@ -60,11 +60,15 @@ def _contrast_requests(
     principle: Principle, prompt: Prompt, response: Response, template: Template
 ) -> tuple[ScoreRequest, ScoreRequest]:
     assert principle.contrast is not None, "check_constitution sees to it"
-    followed, violated = (
-        template.render(system=system, conversation=prompt.messages).messages
-        for system in (principle.contrast.followed, principle.contrast.violated)
+    pair = principle.contrast
+    followed = [m for e in pair.examples for m in (Message("user", e.prompt), Message("assistant", e.followed))]
+    violated = [m for e in pair.examples for m in (Message("user", e.prompt), Message("assistant", e.violated))]
+    contexts = (
+        template.render(system=system, examples=tuple(examples), conversation=prompt.messages).messages
+        for system, examples in ((pair.followed, followed), (pair.violated, violated))
     )
-    return ScoreRequest(followed, response.text), ScoreRequest(violated, response.text)
+    first, second = (ScoreRequest(messages, response.text) for messages in contexts)
+    return first, second
 
 
 def pairwise(asks: Sequence[Ask], model: LanguageModel, template: Template) -> list[list[Verdict]]:
