@@ -116,6 +116,7 @@ def _environment() -> Environment:
         "number": text.number,
         "interval": text.interval,
         "percent": text.percent,
+        "percents": text.percents,
         "duration": text.duration,
         "model_name": name_of,
         "beginning": text.beginning,

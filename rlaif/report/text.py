@@ -67,6 +67,11 @@ def percent(value: float | None) -> str:
     return f"{value:.1%}".replace("%", "\u00a0%") if is_known(value) else MISSING
 
 
+def percents(low: float | None, high: float | None) -> str:
+    """ "34.0 % to 48.0 %", or "not measured" if either bound is missing."""
+    return f"{percent(low)} to {percent(high)}" if is_known(low) and is_known(high) else MISSING
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as "4.2 s", "3 min 05 s" or "2:03:04"."""
     if not is_known(seconds):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from rlaif.report.summary import REFERENCE, Measure, Summary, name_of
 from rlaif.report.text import common_decimals, interval, is_known, number, percent
 
+GOLD = ("harm", "toxicity", "sentiment")
+"""Measures that never saw an AI label, the one that counts most first."""
 LENGTH_GUARD = 0.8
 """Answers shorter than this share of SFT's may owe a better score to their length (arXiv 2310.03716)."""
 
 
 def headline(summary: Summary | None, part: str | None = None) -> str:
-    """One sentence on whether the final policy differs from SFT on the first measure and slice `part` (the first)."""
+    """One sentence on whether the final policy differs from SFT on gold, on slice `part` (the first)."""
     if summary is None:
         return "No result yet: evaluate is not finished."
     if not summary.measures or not summary.slices:
@@ -18,16 +20,16 @@ def headline(summary: Summary | None, part: str | None = None) -> str:
     model = "ppo" if "ppo" in summary.models else next((m for m in summary.models if m != REFERENCE), None)
     if model is None or REFERENCE not in summary.models:
         return "No result: evaluate did not compare a model with SFT."
-    key, measure = first_measure(summary)
-    return compare(summary, model, part if part is not None else summary.slices[0], key, measure)
+    main = part if part is not None else summary.slices[0]
+    gold = gold_measure(summary)
+    if gold is None:
+        return f"No gold score was measured. {_win_sentence(summary, model, main)}".rstrip()
+    return compare(summary, model, main, *gold)
 
 
-def first_measure(summary: Summary) -> tuple[str, Measure]:
-    """The measure that counts most: gold harm if it is there, else the first with a good direction, else the first."""
-    if "harm" in summary.measures:
-        return "harm", summary.measures["harm"]
-    directed = [(k, m) for k, m in summary.measures.items() if m.better in ("lower", "higher")]
-    return (directed or list(summary.measures.items()))[0]
+def gold_measure(summary: Summary) -> tuple[str, Measure] | None:
+    """The gold measure that counts most, by the order of GOLD; None if there is none."""
+    return next(((key, summary.measures[key]) for key in GOLD if key in summary.measures), None)
 
 
 def compare(summary: Summary, model: str, part: str, key: str, measure: Measure) -> str:
@@ -72,16 +74,19 @@ def further(summary: Summary, part: str | None = None) -> list[str]:
     lines: list[str] = []
     if not summary.measures or not summary.slices or REFERENCE not in summary.models:
         return lines
-    key, measure = first_measure(summary)
     main = part if part is not None else summary.slices[0]
     slices = [main, *(other for other in summary.slices if other != main)]
-    rest = [model for model in summary.models if model not in (REFERENCE, "ppo")]
-    if "ppo" in summary.models:
-        lines += [compare(summary, "ppo", name, key, measure) for name in slices[1:]]
-        lines += [text for name in slices if (text := _win_sentence(summary, "ppo", name))]
-        lines += [text for name in slices if (text := _length_sentence(summary, "ppo", name))]
-        lines += [compare(summary, model, main, key, measure) for model in rest]
-    return lines
+    gold = gold_measure(summary)
+    if "ppo" not in summary.models:
+        return lines
+    if gold is not None:
+        lines += [compare(summary, "ppo", name, *gold) for name in slices[1:]]
+    lines += [text for name in slices if (text := _win_sentence(summary, "ppo", name))]
+    lines += [text for name in slices if (text := _length_sentence(summary, "ppo", name))]
+    if gold is not None and "base" in summary.models:
+        lines.append(compare(summary, "base", main, *gold))
+    said = headline(summary, part)
+    return [line for line in lines if line not in said]
 
 
 def _win_sentence(summary: Summary, model: str, part: str) -> str:

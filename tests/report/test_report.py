@@ -277,7 +277,17 @@ def test_headline_without_ppo_or_measures() -> None:
     two = from_json(Summary, data | {"models": ["base", "sft"]})
     assert verdict.headline(two).startswith("The base model is higher on gold harm than SFT by 0.030")
     assert verdict.headline(from_json(Summary, data | {"measures": {}})) == "No result: evaluate measured nothing."
-    assert verdict.first_measure(whole)[0] == "harm"
+    gold = verdict.gold_measure(whole)
+    assert gold is not None
+    assert gold[0] == "harm"
+
+
+def test_without_gold_the_judge_is_heard_and_the_lack_is_said() -> None:
+    data = summary()
+    data["measures"] = {"words": {"label": "words"}, "finished": {"label": "finished", "better": "higher"}}
+    whole = from_json(Summary, data)
+    assert verdict.headline(whole).startswith("No gold score was measured. The judge prefers PPO to SFT on harmful")
+    assert not any("harmful prompts (PPO wins" in line for line in verdict.further(whole)), "said once"
 
 
 @pytest.mark.parametrize(
