@@ -60,6 +60,11 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(item.relative_to(out)): item.read_bytes() for item in files}
 
 
+def written(out: Path) -> int:
+    """Bytes of records so far, in all stages."""
+    return sum(item.stat().st_size for item in out.rglob("records.jsonl"))
+
+
 def record(out: Path, stage: str) -> StageRecord:
     found = RunFolder(out).record(stage)
     assert found is not None
@@ -289,7 +294,7 @@ def test_killed_at_any_moment_and_resumed_ends_with_the_same_files(
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     go(config, whole)
-    monkeypatch.setenv("STUB_PAUSE", "0.005")
+    monkeypatch.setenv("STUB_PAUSE", "0.02")
     moments = random.Random(0)
     kills = 0
     for _ in range(40):
@@ -301,7 +306,10 @@ def test_killed_at_any_moment_and_resumed_ends_with_the_same_files(
             except BaseException as error:
                 print(repr(error), file=sys.stderr)
                 os._exit(1)
-        time.sleep(moments.uniform(0.05, 0.4))
+        before = written(broken)
+        while written(broken) == before and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0.0, 0.3))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
