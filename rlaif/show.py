@@ -60,10 +60,8 @@ def _overview(run: RunFolder) -> RenderableType:
         if record is None:
             table.add_row(stage, "begun" if holds_work(run, stage) else "-", "", "")
             continue
-        counts = ", ".join(
-            f"{name.replace('_', ' ')} {number(value)}" for name, value in record.counts.items() if value
-        )
-        table.add_row(stage, "finished", number(record.seconds), Text(visible(counts)))
+        known = [f"{name.replace('_', ' ')} {number(value)}" for name, value in record.counts.items() if value]
+        table.add_row(stage, "finished", number(record.seconds), Text(visible(", ".join(known))))
     parts: list[RenderableType] = [table]
     if run.file("evaluate", "summary.json").exists():
         parts.append(summary_table(run))
