@@ -47,6 +47,7 @@ class CachedModel:
     def __init__(self, inner: LanguageModel, path: Path) -> None:
         self.inner, self.path = inner, path
         self.name, self.fingerprint, self.usage = inner.name, inner.fingerprint, inner.usage
+        self._closed = False
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._errors():
@@ -64,8 +65,11 @@ class CachedModel:
         return self._answers("response_logprobs", requests, ResponseLogprobs, self.inner.response_logprobs)
 
     def close(self) -> None:
-        self._database.close()
-        self.inner.close()
+        """Closes file and model; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._database.close()
+            self.inner.close()
 
     def _answers(
         self, call: str, requests: Sequence[Q], kind: type[A], ask: Callable[[Sequence[Q]], list[A]]
