@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import STAGES, StageName
-from rlaif.errors import ConfigError, ConstitutionError, RlaifError
-from rlaif.records import Constitution, StageRecord, from_json
+from rlaif.constitution.load import load_constitution
+from rlaif.errors import ConfigError, RlaifError
+from rlaif.records import Constitution, StageRecord
 from rlaif.report.text import is_known
 from rlaif.stages import TABLE
 from rlaif.store import RunFolder
-from rlaif.yaml_io import parse_yaml, read_yaml
+from rlaif.yaml_io import read_yaml
 
 RECORD_FILES: dict[StageName, tuple[str, ...]] = {
     "revise": ("traces.jsonl",),
@@ -93,21 +94,12 @@ def without_passwords(text: str) -> str:
 
 def read_constitution(run: RunFolder) -> tuple[Constitution | None, str]:
     """The run's constitution, or None with the reason why it cannot be shown."""
-    path = run.constitution_path
-    if not path.exists():
+    if not run.constitution_path.exists():
         return None, "There is no constitution.yaml in the run folder."
     try:
-        data, _ = parse_yaml(path.read_text(encoding="utf-8-sig"), path.name, ConstitutionError)
-        principles = [_unquoted(p) for p in data["principles"]]
-        whole = {"name": "", "version": "", "description": "", **data, "principles": principles}
-        whole["version"] = str(whole["version"])
-        return from_json(Constitution, whole), ""
-    except (RlaifError, ValueError, KeyError, TypeError) as problem:
-        return None, f"constitution.yaml cannot be read: {str(problem).splitlines()[0]}"
-
-
-def _unquoted(principle: Any) -> Any:
-    return {k: v for k, v in principle.items() if v is not None} if isinstance(principle, dict) else principle
+        return load_constitution(str(run.constitution_path)), ""
+    except RlaifError as problem:
+        return None, f"constitution.yaml cannot be read: {problem.what}"
 
 
 def lookup(config: dict[str, Any], name: str, default: Any = None) -> Any:

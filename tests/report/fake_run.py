@@ -14,6 +14,7 @@ from rlaif.records import (
     Comparison,
     Constitution,
     Contrast,
+    ContrastExample,
     Critique,
     Failure,
     Message,
@@ -44,7 +45,11 @@ CONSTITUTION = Constitution(
             rationale="An injury cannot be taken back.",
             weight=1.5,
             tags=("harm",),
-            contrast=Contrast("You are a caring assistant.", "You are a cruel assistant."),
+            contrast=Contrast(
+                "You are a caring assistant.",
+                "You are a cruel assistant.",
+                (ContrastExample("He shouted at me.", "Tell him that it hurt you.", "Then hit him."),),
+            ),
         ),
         Principle(
             "honest",

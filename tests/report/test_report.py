@@ -125,6 +125,7 @@ def test_every_stage_shows_its_numbers(page: str) -> None:
     assert CONSTITUTION.hash in words
     assert all(p.statement in words and p.id in words for p in CONSTITUTION.principles)
     assert "You are a cruel assistant." in words
+    assert "Then hit him." in words
     assert "in 2 sessions" in words
     assert "alt-profanity-check is not installed" in words
 
@@ -224,6 +225,13 @@ def test_killed_stage_shows_what_it_had_written(tmp_path: Path) -> None:
     assert "label is not finished. What stands here is what it had written so far." in words
     assert "Pairs judged 60" in words
     assert next(row for row in stage_rows(run) if row.name == "label").written["labels.jsonl"] == 60
+
+
+def test_broken_constitution_is_said_and_does_not_stop_the_page(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    write_atomic(run.constitution_path, "name: x\nversion: '1'\nprinciples: 3\n")
+    words = Page(build_report(run).read_text(encoding="utf-8")).words
+    assert "constitution.yaml cannot be read:" in words
 
 
 def test_empty_folder_makes_a_page(tmp_path: Path) -> None:
