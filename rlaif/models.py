@@ -49,6 +49,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlaif"
 
 
+def quiet_libraries() -> None:
+    """Keeps transformers' loading bars and deprecation notes out of the log; warnings of substance stay."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
 def load_model(config: ModelConfig, adapters: Sequence[Path] = (), *, attention: str = "sdpa") -> LoadedModel:
     """The model of `config` with the LoRA `adapters` merged into its weights, in order, frozen and in eval mode.
 
@@ -56,6 +66,7 @@ def load_model(config: ModelConfig, adapters: Sequence[Path] = (), *, attention:
     """
     from transformers import AutoModelForCausalLM
 
+    quiet_libraries()
     folder, name = resolve(config.source)
     device, dtype = pick_device(config.device), pick_dtype(config.dtype, config.device)
     try:
@@ -133,7 +144,9 @@ def pick_device(name: str) -> torch.device:
         try:
             return torch.device(name)
         except RuntimeError:
-            raise ModelError(f"no such device: {name!r}", where="model.device", remedy="cpu, cuda, cuda:0, mps") from None
+            raise ModelError(
+            f"no such device: {name!r}", where="model.device", remedy="write auto, cpu, cuda, cuda:0 or mps"
+        ) from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
