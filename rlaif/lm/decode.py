@@ -15,9 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlaif.errors import ModelError
 from rlaif.records import FinishReason
 
 Notify = Callable[[int], None]
+
+PIECE = 1024
+"""Rows of float32 logits made at a time when given tokens are scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +44,34 @@ class CausalLM:
         self.trunk = model.base_model
         self.head = model.get_output_embeddings()
         self.split = self._splits()
+        self.shares = self._shares()
 
     @torch.no_grad()
     def _splits(self) -> bool:
         if self.trunk is self.model or self.head is None:
             return False
-        ids = torch.arange(1, 9, device=self.model.device).remainder(self.model.config.vocab_size)[None]
+        vocabulary = self.model.config.get_text_config().vocab_size
+        ids = torch.arange(1, 9, device=self.model.device).remainder(vocabulary)[None]
         whole = self.model(input_ids=ids, use_cache=False).logits
         parts = self.head(self.trunk(input_ids=ids, use_cache=False).last_hidden_state)
-        return bool(torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3))
+        # The same operations on the same numbers: a wider tolerance would miss soft-capping, which leaves small logits.
+        return bool(torch.allclose(whole.float(), parts.float(), rtol=1e-5, atol=1e-5))
+
+    def _shares(self) -> bool:
+        """Whether a prefix's keys and values serve any row: not if a layer sees a window or keeps a running state."""
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        return all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.model.config).layers)
 
     def states(self, **inputs: Any) -> torch.Tensor:
         """(B, T, H) final hidden states, or (B, T, V) logits of a model that does not split."""
         output = (self.trunk if self.split else self.model)(**inputs)
         result: torch.Tensor = output.last_hidden_state if self.split else output.logits
         return result
+
+    def last_states(self, **inputs: Any) -> torch.Tensor:
+        """The states (B, H or V) of the last position; a model that does not split makes no other logits."""
+        return self.states(**inputs, **({} if self.split else {"logits_to_keep": 1}))[:, -1]
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """(N, V) float32 logits of (N, H) rows taken from `states`.
@@ -91,13 +108,25 @@ def pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tor
     """(B,) token ids: the inverse of each row's cumulative distribution at `uniform` (B,) in [0, 1).
 
     `logits` is (B, V) float32; temperature 0 takes the most likely token. A token of probability 0 is never taken.
+    Raises ModelError for logits that are not numbers.
     """
+    highest = logits.amax(-1, keepdim=True)
+    if not torch.isfinite(highest).all():
+        raise _not_numbers()
     if temperature == 0:
         return logits.argmax(-1)
-    cumulative = torch.softmax(logits / temperature, -1).cumsum(-1)
+    # The highest logit goes first, or a small temperature would make it infinite.
+    cumulative = torch.softmax((logits - highest) / temperature, -1).cumsum(-1)
     total = cumulative[:, -1:]
     point = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, point, right=True).squeeze(1)
+
+
+def _not_numbers() -> ModelError:
+    return ModelError(
+        "the model's output is not a number (NaN or infinite)",
+        remedy="its weights are damaged, or its training diverged: lower the learning rate of the stage that made it",
+    )
 
 
 def uniforms(seeds: Sequence[int], count: int) -> np.ndarray[Any, Any]:
@@ -123,14 +152,14 @@ def sample(
     """
     device = lm.model.device
     draws = torch.from_numpy(uniforms(seeds, max_new_tokens)).to(device)
-    shared = common_prefix([prompt[:-1] for prompt in prompts]) if len(prompts) > 1 else ()
+    shared = common_prefix([prompt[:-1] for prompt in prompts]) if lm.shares and len(prompts) > 1 else ()
     cache = PrefixCache(lm).expanded(shared, len(prompts))
     ids, mask = left_pad([prompt[len(shared) :] for prompt in prompts], ends[0], device)
     positions = (mask.long().cumsum(1) - 1).clamp(min=0) + len(shared)
     mask = torch.cat([mask.new_ones(len(mask), len(shared)), mask], 1)
-    state = lm.states(
+    state = lm.last_states(
         input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
-    )[:, -1]
+    )
     length = mask.sum(1)
     rows = torch.arange(len(prompts), device=device)
     out: list[list[int]] = [[] for _ in prompts]
@@ -154,13 +183,13 @@ def sample(
             cache.batch_select_indices(kept)
             rows, mask, length, tokens = rows[kept], mask[kept], length[kept], tokens[kept]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        state = lm.states(
+        state = lm.last_states(
             input_ids=tokens[:, None],
             attention_mask=mask.long(),
             position_ids=length[:, None],
             past_key_values=cache,
             use_cache=True,
-        )[:, -1]
+        )
         length = length + 1
     return [Sampled(ids_, reason) for ids_, reason in zip(out, finish, strict=True)]
 
@@ -183,7 +212,7 @@ class PrefixCache:
         if prefix not in self.entries:
             fresh = DynamicCache(config=self.lm.model.config)
             ids = torch.tensor([prefix], device=self.lm.model.device)
-            self.lm.states(input_ids=ids, past_key_values=fresh, use_cache=True)
+            self.lm.last_states(input_ids=ids, past_key_values=fresh, use_cache=True)
             self.entries[prefix] = fresh
             while len(self.entries) > self.size:
                 del self.entries[next(iter(self.entries))]
@@ -206,7 +235,8 @@ def target_logprobs(
 
     Rows are sorted by length into batches. With `prefixes`, a prefix that all contexts share is computed once.
     """
-    shared = common_prefix([context[:-1] for context, _ in rows]) if prefixes is not None and len(rows) > 1 else ()
+    sharing = prefixes is not None and lm.shares and len(rows) > 1
+    shared = common_prefix([context[:-1] for context, _ in rows]) if sharing else ()
     start = len(shared) if len(shared) >= 16 else 0
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     results: list[torch.Tensor] = [torch.empty(0)] * len(rows)
@@ -235,7 +265,7 @@ def _score_batch(
 ) -> list[torch.Tensor]:
     start, device = len(shared), lm.model.device
     # The last target token predicts nothing that is asked for, so it is not fed.
-    ids, mask = right_pad([[*context, *target][start:-1] for context, target in batch], 0, device)
+    ids, _ = right_pad([[*context, *target][start:-1] for context, target in batch], 0, device)
     positions = torch.arange(start, start + ids.shape[1], device=device).expand_as(ids)
     inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions}
     if start and prefixes is not None:
@@ -252,6 +282,13 @@ def _score_batch(
         picked.append(states[row, first : first + len(target)])
         targets.extend(target)
         sizes.append(len(target))
-    logits = lm.logits(torch.cat(picked))
-    chosen = logits.gather(1, torch.tensor(targets, device=device)[:, None]).squeeze(1) - logits.logsumexp(1)
+    wanted = torch.tensor(targets, device=device)
+    # In pieces: the float32 logits of a large batch over a large vocabulary would take gigabytes.
+    pieces = []
+    for part, tokens in zip(torch.split(torch.cat(picked), PIECE), torch.split(wanted, PIECE), strict=True):
+        logits = lm.logits(part)
+        pieces.append(logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(1))
+    chosen = torch.cat(pieces)
+    if not torch.isfinite(chosen).all():
+        raise _not_numbers()
     return list(torch.split(chosen.cpu(), sizes))

@@ -23,6 +23,7 @@ class LocalModel:
     """Samples and scores with one loaded model. Requests are sorted by length inside a call; results keep order."""
 
     def __init__(self, loaded: LoadedModel, *, batch_size: int = 64) -> None:
+        self.loaded: LoadedModel | None = loaded  # held until `close`: models of the same weights share it
         self.name, self.fingerprint, self.usage = loaded.name, loaded.fingerprint, Usage()
         self.tokenizer, self.batch_size = loaded.tokenizer, batch_size
         self.lm = CausalLM(loaded.model)
@@ -67,7 +68,7 @@ class LocalModel:
         for index, request in enumerate(requests):
             chat = encode_chat(self.tokenizer, request.messages)
             tails = [encode_text(self.tokenizer, request.prefix + choice) for choice in request.choices]
-            shared = min(len(common_prefix(tails)), min(map(len, tails)) - 1)
+            shared = min(len(common_prefix(tails)), max(0, min(map(len, tails)) - 1))
             longest = len(chat) + max(map(len, tails))
             if longest > self.context:
                 results[index] = ChoiceLogprobs(None, self._overflow(longest))
@@ -97,7 +98,10 @@ class LocalModel:
             elif len(chat) + len(answer) > self.context:
                 results[index] = ResponseLogprobs(None, self._overflow(len(chat) + len(answer)))
             else:
-                groups.setdefault(request.messages[0].content, []).append((index, (chat, answer)))
+                first = request.messages[0]
+                key = first.content if first.role == "system" else ""
+                groups.setdefault(key, []).append((index, (chat, answer)))
+                self.usage.prompt_tokens += len(chat)
                 self.usage.scored_tokens += len(answer)
         for group in groups.values():
             for (index, _), values in zip(group, self._score([row for _, row in group]), strict=True):
@@ -107,8 +111,9 @@ class LocalModel:
 
     def close(self) -> None:
         """Lets go of the weights."""
-        self.prefixes.entries.clear()
-        del self.lm, self.prefixes
+        if self.loaded is not None:
+            self.loaded = None
+            del self.lm, self.prefixes
 
     def _score(self, rows: list[tuple[list[int], list[int]]]) -> Any:
         return target_logprobs(self.lm, rows, batch_size=max(1, self.batch_size // 2), prefixes=self.prefixes)
@@ -119,7 +124,8 @@ class LocalModel:
         for stop in request.stop:
             if stop in text:
                 text, finish = text[: text.index(stop)], "stop"
-        text = text.strip()
+        # A cut may fall inside a character, which then decodes to U+FFFD.
+        text = (text.rstrip("\ufffd") if finish == "length" else text).strip()
         if not text:
             return Generation(None, finish, len(ids), Failure("empty", "the model answered nothing"))
         return Generation(text, finish, len(ids))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 from rlaif.config import JudgeConfig, ModelConfig
 from rlaif.lm.cache import CachedModel
@@ -19,9 +21,7 @@ def open_judge(judge: JudgeConfig, model: ModelConfig, cache: Path) -> LanguageM
     if judge.backend == "scripted":
         from rlaif.lm.scripted import ScriptedModel
 
-        inner: LanguageModel = (
-            ScriptedModel() if judge.source is None else ScriptedModel.from_file(Path(judge.source))
-        )
+        inner: LanguageModel = ScriptedModel() if judge.source is None else ScriptedModel.from_file(Path(judge.source))
     elif judge.backend == "openai":
         inner = open_server(judge)
     else:
@@ -36,8 +36,17 @@ def open_server(judge: JudgeConfig) -> LanguageModel:
     return OpenAIModel.from_config(judge)
 
 
-def _local(model: ModelConfig, adapters: tuple[Path, ...]) -> LanguageModel:
-    from rlaif.lm.local import LocalModel
-    from rlaif.models import load_model
+_loaded: WeakValueDictionary[tuple[str, str, str], Any] = WeakValueDictionary()
+"""(source, fingerprint, device) -> LoadedModel, for as long as somebody uses it."""
 
-    return LocalModel(load_model(model, adapters), batch_size=model.batch_size)
+
+def _local(model: ModelConfig, adapters: tuple[Path, ...]) -> LanguageModel:
+    """A model of its own on weights that all models of the same source and adapters share: nobody changes them."""
+    from rlaif.lm.local import LocalModel
+    from rlaif.models import load_model, model_fingerprint
+
+    key = (model.source, model_fingerprint(model, adapters), model.device)
+    loaded = _loaded.get(key)
+    if loaded is None:
+        loaded = _loaded[key] = load_model(model, adapters)
+    return LocalModel(loaded, batch_size=model.batch_size)
