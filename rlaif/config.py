@@ -133,7 +133,9 @@ class PpoConfig(LoraTable):
     num_mini_batches: int = Field(2, ge=1)
     kl_coef: float = Field(0.05, ge=0)
     kl_target: float | None = Field(None, gt=0, description="nats per response; null = fixed kl_coef, else adaptive")
-    kl_horizon: int = Field(500, ge=1, description="adaptive: responses over which the coefficient may double")
+    kl_horizon: int = Field(
+        500, ge=1, description="adaptive: responses over which the coefficient may change by a fifth"
+    )
     cliprange: float = Field(0.2, gt=0)
     cliprange_value: float = Field(0.2, gt=0)
     vf_coef: float = Field(0.1, ge=0)
@@ -142,11 +144,23 @@ class PpoConfig(LoraTable):
     whiten_rewards: bool = False
     missing_eos_penalty: float = Field(1.0, ge=0, description="taken off the score of a response that did not end")
     max_grad_norm: float = Field(1.0, gt=0)
+    max_approx_kl: float = Field(
+        0.5, gt=0, description="nats per token within a step; above it the last update is undone, the others skipped"
+    )
     value: Literal["adapter", "trunk"] = Field(
         "adapter", description="critic: a LoRA adapter of its own, or a head on the policy's trunk (half the compute)"
     )
     value_warmup_steps: int = Field(0, ge=0, description="first steps that train the critic alone")
     save_steps: int = Field(5, ge=1)
+
+    @model_validator(mode="after")
+    def _batches_come_out_even(self) -> PpoConfig:
+        if self.batch_size % self.samples_per_prompt or self.batch_size < self.num_mini_batches:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of samples_per_prompt "
+                f"{self.samples_per_prompt} and at least num_mini_batches {self.num_mini_batches}"
+            )
+        return self
 
 
 class EvaluateConfig(Table):

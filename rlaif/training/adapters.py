@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from rlaif.config import PpoConfig
+from rlaif.errors import ModelError
 from rlaif.lm.decode import CausalLM, right_pad
 from rlaif.models import LoadedModel, autocast, lora_config
-from rlaif.training.reward_model import RewardHead, last_token_state, load_head
+from rlaif.training.objectives import entropies, token_logprobs
+from rlaif.training.reward_model import RewardHead, check_base, last_token_state, load_head
 
 Adapter = Literal["policy", "value", "reward"]
 Row = tuple[Sequence[int], Sequence[int]]
@@ -32,6 +34,7 @@ class PolicyModel:
 
     def __init__(self, loaded: LoadedModel, config: PpoConfig, *, reward: Path | None, seed: int) -> None:
         from peft import get_peft_model
+        from peft.tuners.lora import LoraLayer
 
         self.loaded, self.temperature = loaded, config.temperature
         self.critic: Adapter = "value" if config.value == "adapter" else "policy"
@@ -42,72 +45,100 @@ class PolicyModel:
                 self.peft.add_adapter("value", lora_config(config))
         self.reward_head: RewardHead | None = None
         if reward is not None:
+            check_base(reward, loaded)
             self.peft.load_adapter(str(reward), adapter_name="reward", is_trainable=False)
             self.reward_head = load_head(reward)
             self.reward_head.head.to(loaded.device)
         self.lm = CausalLM(loaded.model)
+        if not self.lm.split:
+            raise ModelError(
+                "the logits of this model are more than a linear map of its last hidden states",
+                where=loaded.name,
+                remedy="PPO needs hidden states for the critic: choose a model without soft-capped or scaled logits",
+            )
         hidden = loaded.model.get_output_embeddings().in_features
         self.value_head = nn.Linear(hidden, 1, dtype=torch.float32, device=loaded.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
+        self.layers = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
+        self.trained: dict[str, nn.Parameter] = {
+            **{n: p for n, p in self.peft.named_parameters() if ".policy." in n or ".value." in n},
+            **{f"value_head.{n}": p for n, p in self.value_head.named_parameters()},
+        }
+        """By name: the parameters of the policy and value adapters and of the value head. The rest is frozen."""
+        self.active: Adapter | None = None
+        self._switch("policy")
 
-    def trainable(self) -> list[nn.Parameter]:
-        """Parameters of the policy and value adapters and of the value head; the rest is frozen."""
-        chosen = [p for name, p in self.peft.named_parameters() if ".policy." in name or ".value." in name]
-        return [p.requires_grad_(True) for p in [*chosen, *self.value_head.parameters()]]
+    def _switch(self, adapter: Adapter | None) -> None:
+        for layer in self.layers:
+            if adapter is None:
+                layer.enable_adapters(False)
+                continue
+            if self.active is None:
+                layer.enable_adapters(True)
+            layer.set_adapter(adapter, inference_mode=True)
+        for parameter in self.trained.values():  # PEFT freezes what it switches off; what is trained is decided here
+            parameter.requires_grad_(True)
+        self.active = adapter
 
     @contextmanager
     def using(self, adapter: Adapter | None) -> Iterator[None]:
-        """Computes with one adapter, or with none (= the reference)."""
-        if adapter is None:
-            with self.peft.disable_adapter():
-                yield
-            return
-        trained = [(p, p.requires_grad) for p in self.peft.parameters()]
-        self.peft.set_adapter(adapter)
-        for parameter, flag in trained:  # PEFT freezes what it switches off; what is trained is decided here
-            parameter.requires_grad_(flag)
-        yield
+        """Computes with one adapter, or with none (= the reference); then with the one before."""
+        before = self.active
+        try:
+            if adapter != before:
+                self._switch(adapter)
+            yield
+        finally:
+            if adapter != before:
+                self._switch(before)
 
     @contextmanager
     def merged(self) -> Iterator[CausalLM]:
         """The policy as plain weights, for sampling: LoRA layers would make decoding three times slower."""
-        from peft.tuners.lora import LoraLayer
-
-        layers = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
-        originals = [layer.get_base_layer().weight.data for layer in layers]
+        originals = [layer.get_base_layer().weight.data for layer in self.layers]
         try:
             with torch.no_grad():
-                for layer, weight in zip(layers, originals, strict=True):
+                for layer, weight in zip(self.layers, originals, strict=True):
                     merged = weight.float() + layer.get_delta_weight("policy").float()
                     layer.get_base_layer().weight.data = merged.to(weight.dtype)
             with self.using(None):
                 yield self.lm
         finally:
-            for layer, weight in zip(layers, originals, strict=True):
+            for layer, weight in zip(self.layers, originals, strict=True):
                 layer.get_base_layer().weight.data = weight
 
     def states(self, rows: Sequence[Row]) -> Tensor:
-        """(B, T, H) final hidden states (of the adapter in use) of prompt + response, right-padded."""
-        ids, mask = right_pad([[*prompt, *response] for prompt, response in rows], 0, self.loaded.device)
+        """(B, T, H) final hidden states (of the adapter in use) of prompt + response, right-padded.
+
+        No mask is needed: padding is on the right of a causal model, and no real token can see it.
+        """
+        ids, _ = right_pad([[*prompt, *response] for prompt, response in rows], 0, self.loaded.device)
         with autocast(self.loaded):
-            return self.lm.states(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+            return self.lm.states(input_ids=ids, use_cache=False)
 
     def response_states(self, states: Tensor, rows: Sequence[Row]) -> Tensor:
         """(N, H) states that predict the response tokens of all rows, one after the other."""
         return torch.cat([states[i, len(p) - 1 : len(p) - 1 + len(r)] for i, (p, r) in enumerate(rows)])
 
-    def logprobs(self, flat: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        """(N,) float32 log-probs of the response tokens and (N,) entropies (without gradient), at the temperature."""
+    def logits(self, flat: Tensor) -> Tensor:
+        """(N, V) float32 logits at the temperature. At 1 nothing is divided: a copy of them costs as a softmax does."""
         with autocast(self.loaded):
-            logits = self.lm.logits(flat) / self.temperature
-        targets = torch.tensor([token for _, response in rows for token in response], device=logits.device)
-        normaliser = logits.logsumexp(1)
-        chosen = logits.gather(1, targets[:, None]).squeeze(1) - normaliser
-        with torch.no_grad():
-            probabilities = (logits - normaliser[:, None]).exp_()
-            entropy = normaliser - (probabilities * logits).sum(1)
-        return chosen, entropy
+            logits = self.lm.logits(flat)
+        return logits if self.temperature == 1 else logits / self.temperature
+
+    def logprobs(self, flat: Tensor, rows: Sequence[Row]) -> Tensor:
+        """(N,) float32 log-probs of the response tokens, at the temperature."""
+        return self._of_tokens(self.logits(flat), rows)
+
+    def logprobs_and_entropies(self, flat: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """(N,) float32 log-probs of the response tokens and (N,) entropies, at the temperature."""
+        logits = self.logits(flat)
+        return self._of_tokens(logits, rows), entropies(logits)
+
+    def _of_tokens(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
+        tokens = [token for _, response in rows for token in response]
+        return token_logprobs(logits, torch.tensor(tokens, device=logits.device))
 
     def values(self, flat: Tensor) -> Tensor:
         """(N,) float32 values of states."""
@@ -125,18 +156,14 @@ class PolicyModel:
         return self.reward_head.scores(last_token_state(states, lengths)).cpu()
 
     def adapter_state(self) -> dict[str, Any]:
-        """All trained weights by name, for a checkpoint."""
-        state = {n: p.detach().cpu() for n, p in self.peft.named_parameters() if ".policy." in n or ".value." in n}
-        return state | {f"value_head.{name}": p.detach().cpu() for name, p in self.value_head.named_parameters()}
+        """A copy of all trained weights by name, for a checkpoint."""
+        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self.trained.items()}
 
     @torch.no_grad()
     def load_adapter_state(self, state: dict[str, Any]) -> None:
         """Puts the weights of `adapter_state` back."""
-        for name, parameter in self.peft.named_parameters():
-            if name in state:
-                parameter.copy_(state[name])
-        for name, parameter in self.value_head.named_parameters():
-            parameter.copy_(state[f"value_head.{name}"])
+        for name, parameter in self.trained.items():
+            parameter.copy_(state[name])
 
     def save_policy(self, folder: Path) -> None:
         """Writes the policy adapter in PEFT's format into `folder`."""

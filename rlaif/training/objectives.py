@@ -18,12 +18,28 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0.0).sum() / mask.sum()
 
 
-def whiten(values: Tensor, mask: Tensor, *, center: bool = True) -> Tensor:
-    """`values` (B, T) with unit variance over the real tokens, and mean 0 if `center`; 0 under padding."""
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` (B, T) with mean 0 and unit variance over the real tokens; 0 under padding."""
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
-    scaled = (values - mean) * torch.rsqrt(variance + 1e-8)
-    return torch.where(mask, scaled if center else scaled + mean, 0.0)
+    return torch.where(mask, (values - mean) * torch.rsqrt(variance + 1e-8), 0.0)
+
+
+def rescale(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` (B, T) with unit variance around the mean that they have; 0 under padding (TRL's `whiten_rewards`)."""
+    return torch.where(mask, whiten(values, mask) + masked_mean(values, mask), 0.0)
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """(N,) log-softmax of `logits` (N, V) at `tokens` (N,)."""
+    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(1)
+
+
+@torch.no_grad()
+def entropies(logits: Tensor) -> Tensor:
+    """(N,) entropies in nats of the softmax of `logits` (N, V), for logs only: as dear as the log-probs themselves."""
+    normaliser = logits.logsumexp(1)
+    return normaliser - ((logits - normaliser[:, None]).exp_() * logits).sum(1)
 
 
 def shaped_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
@@ -83,7 +99,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
 class KlController:
     """The KL coefficient: fixed, or adaptive towards `target` nats per response (2203.02155's predecessor, 1909.08593).
 
-    After a batch of n responses: coefficient *= 1 + clip(kl / target - 1, -0.2, 0.2) * n / horizon.
+    After a batch of n responses: coefficient *= 1 + clip(kl / target - 1, -0.2, 0.2) * min(n / horizon, 1).
     """
 
     coefficient: float
@@ -94,4 +110,4 @@ class KlController:
         """Takes the mean KL per response (nats) of the global batch."""
         if self.target is not None:
             error = min(max(kl / self.target - 1, -0.2), 0.2)
-            self.coefficient *= 1 + error * responses / self.horizon
+            self.coefficient *= 1 + error * min(responses / self.horizon, 1.0)

@@ -10,69 +10,96 @@ All randomness comes from (run seed, step, place), so a run that is cut and resu
 
 from __future__ import annotations
 
-import importlib
-import json
+import random
 import shutil
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlaif.config import PpoConfig
-from rlaif.errors import ConfigError, StageError
-from rlaif.models import context_length, encode_chat, load_model
-from rlaif.records import Prompt, content_id, record_seed
+from rlaif.errors import StageError
+from rlaif.models import LoadedModel, context_length, encode_chat, load_model
+from rlaif.records import Prompt, record_seed
 from rlaif.stage import StageContext
-from rlaif.store import disk_errors
+from rlaif.store import MetricsLog, disk_errors
 from rlaif.training.adapters import PolicyModel
-from rlaif.training.ppo_trainer import NotFiniteError, PpoTrainer, RewardFunction
+from rlaif.training.ppo_trainer import NotFiniteError, PpoTrainer
+from rlaif.training.reward_function import load_function
 from rlaif.training.rollout import RolloutBatch, Rollouts
 
 
 def run(context: StageContext) -> dict[str, float]:
     """Trains the policy adapter into ppo/adapter; returns counts and the first and last step's score and KL."""
     config, prompts = context.config.ppo, context.train_prompts()
-    loaded = load_model(context.config.model, (context.adapter("sft"),))
     function = None if config.reward == "model" else load_function(config.reward)
+    loaded = load_model(context.config.model, (context.adapter("sft"),))
+    fitting = _fitting(prompts, loaded, config, context)
     model = PolicyModel(
         loaded,
         config,
         reward=context.adapter("reward") if function is None else None,
         seed=record_seed(context.config.seed, "ppo", "adapters") % (1 << 31),
     )
-    trainer = PpoTrainer(model, config, seed=context.config.seed, function=function)
-    prompts = _fitting(prompts, loaded, config, context)
-    start = trainer.restore(context.folder / "checkpoint")
+    trainer = PpoTrainer(
+        model,
+        config,
+        seed=context.config.seed,
+        function=function,
+        sample_batch_size=context.config.model.batch_size,
+    )
+    adapter, checkpoint = context.folder / "adapter", context.folder / "checkpoint"
+    # The adapter is put in its place after the last step; only the stage's record can be missing then.
+    start = config.steps if adapter.exists() else trainer.restore(checkpoint)
     context.metrics.keep_before(start)
-    tokens = 0
+    _rollout_log(context).keep_before(start)
     with context.progress.task("ppo", config.steps, "steps") as task:
         task.advance(start)
         for step in range(start, config.steps):
-            chosen = step_prompts(prompts, config, context.config.seed, step)
-            try:
-                rollouts, batch, row = trainer.step(step, chosen)
-            except NotFiniteError as problem:
-                path = context.folder / "bad_batch.pt"
-                torch.save({"rows": list(problem.rows), **_tensors(problem.batch)}, path)
-                raise StageError(
-                    f"step {step}: {problem}; the batch is saved for inspection",
-                    where=str(path),
-                    remedy="lower ppo.learning_rate; the run continues from its last checkpoint with --resume",
-                ) from None
-            tokens += int(batch.response_mask.sum())
-            context.metrics.append(step=step, **row)
-            _log_rollouts(context, step, rollouts, batch, loaded.tokenizer)
+            row = _step(context, trainer, step, step_prompts(fitting, config, context.config.seed, step))
             if (step + 1) % config.save_steps == 0 or step + 1 == config.steps:
-                trainer.save(context.folder / "checkpoint", step + 1)
+                trainer.save(checkpoint, step + 1)
             task.advance(1, f"score {row['score']:+.2f} kl {row['kl']:.1f} tokens {row['length']:.0f}")
-    _save_adapter(model, context.folder / "adapter")
-    shutil.rmtree(context.folder / "checkpoint", ignore_errors=True)
-    rows = context.metrics.read()
-    counts = {"steps": config.steps, "prompts": len(prompts), "generated_tokens": float(tokens)}
+    if not adapter.exists():
+        _save_adapter(model, adapter)
+    _remove(checkpoint)
+    return _counts(context.metrics.read(), config, len(fitting), len(prompts) - len(fitting))
+
+
+def _step(context: StageContext, trainer: PpoTrainer, step: int, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """One step and its lines in the logs; raises StageError, with the batch saved, if anything is not a number."""
+    try:
+        rollouts, batch, row = trainer.step(step, prompts)
+    except NotFiniteError as problem:
+        path = context.folder / "bad_batch.pt"
+        with disk_errors(path):
+            torch.save({"rows": list(problem.rows), **_tensors(problem.batch)}, path)
+        raise StageError(
+            f"step {step}: {problem}; the batch is saved for inspection",
+            where=str(path),
+            remedy="lower ppo.learning_rate or set model.dtype: float32, and start the stage anew with --force",
+        ) from None
+    if row["skipped_updates"]:
+        context.progress.say(f"  step {step}: KL above ppo.max_approx_kl, {row['skipped_updates']} updates skipped")
+    context.metrics.append(step=step, **row)
+    _log_rollouts(_rollout_log(context), step, rollouts, batch, trainer)
+    return row
+
+
+def _counts(rows: Sequence[dict[str, Any]], config: PpoConfig, prompts: int, too_long: int) -> dict[str, float]:
+    """The counts of the stage's record, from its metrics: a resumed run has those of the uncut one."""
+    counts = {
+        "steps": config.steps,
+        "prompts": prompts,
+        "prompts_too_long": too_long,
+        "generated_tokens": sum(round(row["length"] * config.batch_size) for row in rows),
+        "skipped_updates": sum(row["skipped_updates"] for row in rows),
+    }
     for name in ("score", "kl", "length", "eos_rate", "entropy"):
         counts |= {f"{name}_first": rows[0][name], f"{name}_last": rows[-1][name]}
-    return counts
+    return {name: float(value) for name, value in counts.items()}
 
 
 def step_prompts(prompts: Sequence[Prompt], config: PpoConfig, seed: int, step: int) -> list[Prompt]:
@@ -82,26 +109,15 @@ def step_prompts(prompts: Sequence[Prompt], config: PpoConfig, seed: int, step: 
     chosen = []
     for place in range(step * count, (step + 1) * count):
         epoch, index = divmod(place, len(prompts))
-        order = sorted(range(len(prompts)), key=lambda i: content_id(seed, "ppo order", epoch, prompts[i].id))
-        chosen += [prompts[order[index]]] * config.samples_per_prompt
+        chosen += [prompts[_order(len(prompts), seed, epoch)[index]]] * config.samples_per_prompt
     return chosen
 
 
-def load_function(name: str) -> RewardFunction:
-    """The function "module:function"; it is called as f(prompt texts, response texts) -> one float each."""
-    module_name, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as problem:
-        raise ConfigError(
-            f"cannot import the reward function {name!r}: {problem}",
-            where="ppo.reward",
-            remedy='write "model" or "module:function" of something importable',
-        ) from None
-    if not callable(function):
-        raise ConfigError(f"{name!r} is not a function", where="ppo.reward")
-    result: RewardFunction = function
-    return result
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> list[int]:
+    order = list(range(count))
+    random.Random(record_seed(seed, "ppo order", epoch)).shuffle(order)
+    return order
 
 
 def _tensors(batch: RolloutBatch) -> dict[str, Any]:
@@ -111,36 +127,38 @@ def _tensors(batch: RolloutBatch) -> dict[str, Any]:
     return {name: getattr(batch, name) for name in names} | ids
 
 
-def _fitting(prompts: Sequence[Prompt], loaded: Any, config: PpoConfig, context: StageContext) -> list[Prompt]:
-    """The prompts that leave room for a response; the others are counted and said."""
+def _fitting(prompts: Sequence[Prompt], loaded: LoadedModel, config: PpoConfig, context: StageContext) -> list[Prompt]:
+    """The prompts that leave room for a response; the others are said and counted."""
     room = min(config.max_length, context_length(loaded.model)) - config.max_new_tokens
-    kept = [p for p in prompts if len(encode_chat(loaded.tokenizer, p.messages)) <= room]
-    if not kept:
+    fitting = [p for p in prompts if len(encode_chat(loaded.tokenizer, p.messages)) <= room]
+    if not fitting:
         raise StageError(
-            f"no prompt leaves room for {config.max_new_tokens} new tokens", where="ppo", remedy="raise ppo.max_length"
+            f"none of {len(prompts)} prompts leaves room for {config.max_new_tokens} new tokens",
+            where="ppo",
+            remedy="raise ppo.max_length, or lower ppo.max_new_tokens",
         )
-    if len(kept) < len(prompts):
-        context.progress.say(f"  {len(prompts) - len(kept)} prompts are too long for ppo.max_length and left out")
-        context.extra["prompts_too_long"] = len(prompts) - len(kept)
-    return kept
+    if len(fitting) < len(prompts):
+        context.progress.say(f"  {len(prompts) - len(fitting)} prompts are too long for ppo.max_length and left out")
+    return fitting
+
+
+def _rollout_log(context: StageContext) -> MetricsLog:
+    return MetricsLog(context.folder / "rollouts.jsonl")
 
 
 def _log_rollouts(
-    context: StageContext, step: int, rollouts: Rollouts, batch: RolloutBatch, tokenizer: Any, count: int = 4
+    log: MetricsLog, step: int, rollouts: Rollouts, batch: RolloutBatch, trainer: PpoTrainer, count: int = 4
 ) -> None:
-    """Appends a few rollouts of the step to rollouts.jsonl, to be read beside the curves."""
-    path = context.folder / "rollouts.jsonl"
-    rows = []
+    """Appends a few rollouts of the step, to be read beside the curves."""
     for i in sorted(range(len(rollouts)), key=lambda i: rollouts.prompts[i].id)[:count]:
-        text = tokenizer.decode(rollouts.responses[i], skip_special_tokens=True).strip()
-        prompt = rollouts.prompts[i]
-        score = float(batch.scores[i])
-        rows.append(
-            {"step": step, "prompt_id": prompt.id, "prompt": prompt.text, "response": text}
-            | {"finish": rollouts.finish[i], "score": score}
+        log.append(
+            step=step,
+            prompt_id=rollouts.prompts[i].id,
+            prompt=rollouts.prompts[i].text,
+            response=trainer.text(rollouts.responses[i]),
+            finish=rollouts.finish[i],
+            score=float(batch.scores[i]),
         )
-    with disk_errors(path), path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _save_adapter(model: PolicyModel, folder: Path) -> None:
@@ -148,5 +166,12 @@ def _save_adapter(model: PolicyModel, folder: Path) -> None:
     with disk_errors(folder):
         shutil.rmtree(temporary, ignore_errors=True)
         model.save_policy(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Renames first: half a checkpoint must never stand where a whole one is looked for."""
+    for path in (checkpoint, checkpoint.with_suffix(".old")):
+        if path.exists():
+            path.rename(checkpoint.with_suffix(".tmp"))
+        shutil.rmtree(checkpoint.with_suffix(".tmp"), ignore_errors=True)

@@ -5,12 +5,13 @@ All randomness comes from (run seed, step, place), so a run that is cut and resu
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 
 from rlaif.config import PpoConfig
-from rlaif.errors import ConfigError, StageError
 from rlaif.lm.decode import sample
 from rlaif.models import encode_chat, end_ids
 from rlaif.records import Prompt, content_id, record_seed
@@ -31,39 +31,47 @@ from rlaif.training.objectives import (
     k3,
     masked_mean,
     policy_loss,
+    rescale,
     shaped_rewards,
     value_loss,
     whiten,
 )
+from rlaif.training.reward_function import RewardFunction, function_scores
 from rlaif.training.rollout import RolloutBatch, Rollouts
 
-RewardFunction = Callable[..., Sequence[float | None]]
+MEASURED = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "grad_norm")
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
-    """Means over the real tokens of all mini-batches of one step."""
+    """Means over the mini-batches of one step, each of them a mean over real tokens; those skipped are in no mean."""
 
     policy_loss: float
     value_loss: float
     clip_fraction: float
     approx_kl: float
     grad_norm: float
+    skipped_updates: int
 
 
 class PpoTrainer:
-    """State of the optimisation: the model, the optimiser, the KL controller."""
+    """State of the optimisation: the model, the optimiser, the KL controller.
+
+    `sample_batch_size` responses are sampled at a time; it changes memory and speed only.
+    """
 
     def __init__(
-        self, model: PolicyModel, config: PpoConfig, *, seed: int, function: RewardFunction | None = None
+        self,
+        model: PolicyModel,
+        config: PpoConfig,
+        *,
+        seed: int,
+        function: RewardFunction | None = None,
+        sample_batch_size: int = 64,
     ) -> None:
-        if config.batch_size % config.samples_per_prompt or config.batch_size < config.num_mini_batches:
-            raise ConfigError(
-                f"batch_size {config.batch_size} must be a multiple of samples_per_prompt and >= num_mini_batches",
-                where="ppo",
-            )
         self.model, self.config, self.seed, self.function = model, config, seed, function
-        self.parameters = model.trainable()
+        self.sample_batch_size = sample_batch_size
+        self.parameters = list(model.trained.values())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
         self.kl = KlController(config.kl_coef, config.kl_target, config.kl_horizon)
         self.ends = end_ids(model.loaded.tokenizer, model.loaded.model)
@@ -87,12 +95,8 @@ class PpoTrainer:
             "entropy": entropy,
             "length": float(mask.sum(1).float().mean()),
             "eos_rate": sum(f == "stop" for f in rollouts.finish) / len(rollouts),
-            "policy_loss": stats.policy_loss,
-            "value_loss": stats.value_loss,
-            "clip_fraction": stats.clip_fraction,
-            "approx_kl": stats.approx_kl,
             "explained_variance": explained_variance(batch.values, batch.returns, mask),
-            "grad_norm": stats.grad_norm,
+            **asdict(stats),
             "seconds_generate": sampled - clock,
             "seconds_score": measured - sampled,
             "seconds_optimise": time.perf_counter() - measured,
@@ -106,15 +110,18 @@ class PpoTrainer:
         rows = sorted(
             ((encode_chat(tokenizer, p.messages), i, p) for i, p in enumerate(prompts)), key=lambda r: len(r[0])
         )
+        sampled = []
         with self.model.merged() as lm:
-            sampled = sample(
-                lm,
-                [ids for ids, _, _ in rows],
-                max_new_tokens=self.config.max_new_tokens,
-                temperature=self.config.temperature,
-                seeds=[record_seed(self.seed, "ppo", step, i) for _, i, _ in rows],
-                ends=self.ends,
-            )
+            for start in range(0, len(rows), self.sample_batch_size):
+                chosen = rows[start : start + self.sample_batch_size]
+                sampled += sample(
+                    lm,
+                    [ids for ids, _, _ in chosen],
+                    max_new_tokens=self.config.max_new_tokens,
+                    temperature=self.config.temperature,
+                    seeds=[record_seed(self.seed, "ppo", step, i) for _, i, _ in chosen],
+                    ends=self.ends,
+                )
         return Rollouts(
             prompts=tuple(p for _, _, p in rows),
             prompt_ids=tuple(tuple(ids) for ids, _, _ in rows),
@@ -125,17 +132,54 @@ class PpoTrainer:
     @torch.no_grad()
     def measure(self, rollouts: Rollouts) -> tuple[RolloutBatch, float]:
         """Everything the updates need, computed by the trained model itself on the sampled ids; and the entropy."""
-        mask = rollouts.mask
-        logprobs, entropies = self._over(rollouts, "policy")
-        ref_logprobs, _ = self._over(rollouts, None)
-        values, _ = self._over(rollouts, self.model.critic, values=True)
-        scores = self._scores(rollouts)
-        unfinished = torch.tensor([finish != "stop" for finish in rollouts.finish])
-        scores = scores - self.config.missing_eos_penalty * unfinished
+        model = self.model
+        logprobs, entropies, values = self._over(
+            rollouts, "policy", lambda flat, rows: (*model.logprobs_and_entropies(flat, rows), model.values(flat))
+        )
+        if model.critic == "value":
+            (values,) = self._over(rollouts, "value", lambda flat, rows: (model.values(flat),))
+        (ref_logprobs,) = self._over(rollouts, None, lambda flat, rows: (model.logprobs(flat, rows),))
+        batch = self.shaped(rollouts, logprobs, ref_logprobs, values, self._scores(rollouts))
+        return batch, float(masked_mean(entropies, batch.response_mask))
+
+    def _over(
+        self, rollouts: Rollouts, adapter: Adapter | None, compute: Callable[[Tensor, list[Row]], tuple[Tensor, ...]]
+    ) -> list[Tensor]:
+        """(B, T) each: what `compute` makes, under one adapter, of the (N, H) states of each micro-batch's tokens."""
+        parts = []
+        with self.model.using(adapter):
+            for micro in self._micro_batches(rollouts):
+                flat = self.model.response_states(self.model.states(micro), micro)
+                parts.append([found.cpu() for found in compute(flat, micro)])
+        lengths = [len(response) for response in rollouts.responses]
+        return [rollouts.padded(torch.split(torch.cat(found), lengths)) for found in zip(*parts, strict=True)]
+
+    def _scores(self, rollouts: Rollouts) -> Tensor:
+        """(B,) scores by the reward adapter on the sampled ids, or by the reward function on the texts."""
+        if self.function is not None:
+            texts = [self.text(response) for response in rollouts.responses]
+            return function_scores(self.function, [p.text for p in rollouts.prompts], texts)
+        with self.model.using("reward"):
+            return torch.cat([self.model.scores(micro) for micro in self._micro_batches(rollouts)])
+
+    def _micro_batches(self, rollouts: Rollouts) -> Iterator[list[Row]]:
+        size = self.config.micro_batch_size
+        for start in range(0, len(rollouts), size):
+            yield _rows(rollouts, range(start, min(start + size, len(rollouts))))
+
+    def shaped(
+        self, rollouts: Rollouts, logprobs: Tensor, ref_logprobs: Tensor, values: Tensor, scores: Tensor
+    ) -> RolloutBatch:
+        """The measured (B, T) and (B,) tensors with penalties, rewards, advantages and returns.
+
+        Raises NotFiniteError if any of them is not a number.
+        """
+        config, mask = self.config, rollouts.mask
+        scores = scores - config.missing_eos_penalty * torch.tensor([reason != "stop" for reason in rollouts.finish])
         rewards = shaped_rewards(scores, logprobs, ref_logprobs, mask, self.kl.coefficient)
-        if self.config.whiten_rewards:
-            rewards = whiten(rewards, mask, center=False)
-        advantages, returns = gae(rewards, values, mask, gamma=self.config.gamma, lam=self.config.lam)
+        if config.whiten_rewards:
+            rewards = rescale(rewards, mask)
+        advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
         batch = RolloutBatch(
             rollouts=rollouts,
             response_mask=mask,
@@ -147,34 +191,59 @@ class PpoTrainer:
             advantages=advantages,
             returns=returns,
         )
-        return batch, float(masked_mean(entropies, mask))
+        bad = ~torch.isfinite(logprobs + returns).all(1)
+        if bad.any():
+            raise NotFiniteError("a log-probability, value or score", batch, bad.nonzero().flatten().tolist())
+        return batch
 
     def update(self, batch: RolloutBatch, step: int) -> UpdateStats:
-        """`num_ppo_epochs` passes over the batch in `num_mini_batches` optimiser steps each."""
-        config, size = self.config, len(batch.rollouts)
-        warmup = step < config.value_warmup_steps
-        total = config.steps * config.num_ppo_epochs * config.num_mini_batches
-        done = step * config.num_ppo_epochs * config.num_mini_batches
-        sums = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "approx_kl", "grad_norm"), 0.0)
-        for epoch in range(config.num_ppo_epochs):
-            order = sorted(range(size), key=lambda i: content_id(self.seed, "mini-batch", step, epoch, i))
-            for part in range(config.num_mini_batches):
-                rows = sorted(order[part :: config.num_mini_batches])
-                for group in self.optimiser.param_groups:
-                    group["lr"] = config.learning_rate * (1 - done / total)
-                for name, value in self._mini_batch(batch, rows, warmup=warmup).items():
-                    sums[name] += value
-                done += 1
-        updates = config.num_ppo_epochs * config.num_mini_batches
-        return UpdateStats(**{name: value / updates for name, value in sums.items()})
+        """`num_ppo_epochs` passes over the batch in `num_mini_batches` optimiser steps each.
 
-    def _mini_batch(self, batch: RolloutBatch, rows: Sequence[int], *, warmup: bool) -> dict[str, float]:
-        """One optimiser step on the responses `rows`; every token weighs the same however they are split."""
+        Where the KL to the policy that sampled has exploded, the update that did it is undone and the step ends. (What
+        the last update of a step did is seen by none; the next step samples from it afresh.)
+        """
+        config = self.config
+        plan = self._plan(len(batch.rollouts), step)
+        total, done = config.steps * len(plan), 0
+        sums = dict.fromkeys(MEASURED, 0.0)
+        before: dict[str, Any] | None = None
+        for rows in plan:
+            for group in self.optimiser.param_groups:
+                group["lr"] = config.learning_rate * (1 - (step * len(plan) + done) / total)
+            found = self.gradients(batch, rows, warmup=step < config.value_warmup_steps)
+            if found["approx_kl"] > config.max_approx_kl and before is not None:
+                self._take_up(before)
+                done -= 1
+                break
+            if not math.isfinite(found["grad_norm"]):
+                raise NotFiniteError("the gradient", batch, rows)
+            before = copy.deepcopy(self._state())
+            self.optimiser.step()
+            done += 1
+            sums = {name: sums[name] + found[name] for name in MEASURED}
+        means = {name: value / max(1, done) for name, value in sums.items()}
+        return UpdateStats(**means, skipped_updates=len(plan) - done)
+
+    def _plan(self, size: int, step: int) -> list[list[int]]:
+        """The responses of each mini-batch of the step, in order."""
+        plan = []
+        for epoch in range(self.config.num_ppo_epochs):
+            order = sorted(range(size), key=lambda i: content_id(self.seed, "mini-batch", step, epoch, i))
+            parts = self.config.num_mini_batches
+            plan += [sorted(order[part::parts]) for part in range(parts)]
+        return plan
+
+    def gradients(self, batch: RolloutBatch, rows: Sequence[int], *, warmup: bool) -> dict[str, float]:
+        """What a mini-batch measures; its clipped gradient is left in the parameters.
+
+        Every token of the responses `rows` weighs the same, however they are split into micro-batches. During
+        `warmup` nothing but the critic gets a gradient.
+        """
         config, model = self.config, self.model
         mask = batch.response_mask[rows]
         advantages = whiten(batch.advantages[rows], mask)
         tokens = int(mask.sum())
-        sums = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "approx_kl"), 0.0)
+        sums = dict.fromkeys(MEASURED, 0.0)
         self.optimiser.zero_grad(set_to_none=True)
         for start in range(0, len(rows), config.micro_batch_size):
             chosen = rows[start : start + config.micro_batch_size]
@@ -183,78 +252,42 @@ class PpoTrainer:
             wanted = advantages[start : start + config.micro_batch_size][take]
             old, returns, old_values = (t[chosen][take] for t in (batch.logprobs, batch.returns, batch.values))
             with model.using("policy"):
-                flat = model.response_states(model.states(micro), micro)
-                logprobs = model.logprobs(flat, micro)[0].cpu()
-                loss = policy_loss(logprobs, old, wanted, config.cliprange).sum() / tokens
+                with torch.set_grad_enabled(not warmup):
+                    flat = model.response_states(model.states(micro), micro)
+                    logprobs = model.logprobs(flat, micro).cpu()
+                    loss = policy_loss(logprobs, old, wanted, config.cliprange).sum() / tokens
                 if model.critic == "policy":
-                    found = self._value_loss(flat, old_values, returns) / tokens
-                    _backward((0.0 if warmup else 1.0) * loss + config.vf_coef * found)
+                    critic_loss = self._value_loss(flat, old_values, returns) / tokens
+                    _backward(config.vf_coef * critic_loss if warmup else loss + config.vf_coef * critic_loss)
                 elif not warmup:
                     _backward(loss)
             if model.critic == "value":
                 with model.using("value"):
                     flat = model.response_states(model.states(micro), micro)
-                    found = self._value_loss(flat, old_values, returns) / tokens
-                    _backward(config.vf_coef * found)
+                    critic_loss = self._value_loss(flat, old_values, returns) / tokens
+                    _backward(config.vf_coef * critic_loss)
             ratio = torch.exp(logprobs.detach() - old)
             sums["policy_loss"] += float(loss.detach())
-            sums["value_loss"] += float(found.detach())
+            sums["value_loss"] += float(critic_loss.detach())
             sums["clip_fraction"] += float(((ratio - 1).abs() > config.cliprange).sum()) / tokens
             sums["approx_kl"] += float(k3(logprobs.detach(), old).sum()) / tokens
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm))
-        if not math.isfinite(norm):
-            raise NotFiniteError(batch, rows)
-        self.optimiser.step()
-        return sums | {"grad_norm": norm}
+        sums["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm))
+        return sums
 
     def _value_loss(self, flat: Tensor, old_values: Tensor, returns: Tensor) -> Tensor:
         """Sum over the tokens of the critic's clipped loss."""
         return value_loss(self.model.values(flat).cpu(), old_values, returns, self.config.cliprange_value).sum()
 
-    def _over(self, rollouts: Rollouts, adapter: Adapter | None, *, values: bool = False) -> tuple[Tensor, Tensor]:
-        """((B, T) log-probs or values, (B, T) entropies or zeros) under one adapter, in micro-batches."""
-        found: list[Tensor] = []
-        entropies: list[Tensor] = []
-        with self.model.using(adapter):
-            for start in range(0, len(rollouts), self.config.micro_batch_size):
-                micro = _rows(rollouts, range(start, min(start + self.config.micro_batch_size, len(rollouts))))
-                flat = self.model.response_states(self.model.states(micro), micro)
-                if values:
-                    result, entropy = self.model.values(flat), torch.zeros(len(flat))
-                else:
-                    result, entropy = self.model.logprobs(flat, micro)
-                sizes = [len(response) for _, response in micro]
-                found += torch.split(result.cpu(), sizes)
-                entropies += torch.split(entropy.cpu(), sizes)
-        return rollouts.padded(found), rollouts.padded(entropies)
-
-    def _scores(self, rollouts: Rollouts) -> Tensor:
-        """(B,) scores by the reward adapter on the sampled ids, or by the reward function on the texts."""
-        if self.function is None:
-            size = self.config.micro_batch_size
-            parts = [
-                self.model.scores(_rows(rollouts, range(start, min(start + size, len(rollouts)))))
-                for start in range(0, len(rollouts), size)
-            ]
-            return torch.cat(parts)
-        texts = [self.text(response) for response in rollouts.responses]
-        # By position: TRL calls the second argument "completions", others "responses".
-        found = list(self.function([p.text for p in rollouts.prompts], texts))
-        bad = [i for i, value in enumerate(found) if value is None or not math.isfinite(value)]
-        if len(found) != len(texts) or bad:
-            what = (
-                f"{found[bad[0]]} for response {bad[0]}" if bad else f"{len(found)} scores for {len(texts)} responses"
-            )
-            raise StageError(
-                f"the reward function returned {what}",
-                where="ppo.reward",
-                remedy="return one finite number per response; the run continues from its last checkpoint",
-            )
-        return torch.tensor([float(value) for value in found if value is not None])
-
     def text(self, response: Sequence[int]) -> str:
         """The response as text, without special tokens."""
         return str(self.model.loaded.tokenizer.decode(response, skip_special_tokens=True)).strip()
+
+    def _state(self) -> dict[str, Any]:
+        return {"adapters": self.model.adapter_state(), "optimiser": self.optimiser.state_dict()}
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        self.model.load_adapter_state(state["adapters"])
+        self.optimiser.load_state_dict(state["optimiser"])
 
     def save(self, folder: Path, step: int) -> None:
         """Writes a checkpoint after `step` finished steps; the one before it is kept until this one is whole."""
@@ -262,8 +295,7 @@ class PpoTrainer:
         with disk_errors(folder):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            state = {"adapters": self.model.adapter_state(), "optimiser": self.optimiser.state_dict()}
-            torch.save(state, temporary / "state.pt")
+            torch.save(self._state(), temporary / "state.pt")
             facts = {"step": step, "kl_coef": self.kl.coefficient}
             (temporary / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
             shutil.rmtree(former, ignore_errors=True)
@@ -280,19 +312,17 @@ class PpoTrainer:
         if not folder.exists():
             return 0
         facts: dict[str, Any] = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        state = torch.load(folder / "state.pt", weights_only=True)
-        self.model.load_adapter_state(state["adapters"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self._take_up(torch.load(folder / "state.pt", weights_only=True, map_location="cpu"))
         self.kl.coefficient = facts["kl_coef"]
         return int(facts["step"])
 
 
 class NotFiniteError(Exception):
-    """A gradient became NaN or infinite; carries the batch and the rows of the mini-batch."""
+    """Something became NaN or infinite; carries the batch and the rows that were at work."""
 
-    def __init__(self, batch: RolloutBatch, rows: Sequence[int]) -> None:
+    def __init__(self, what: str, batch: RolloutBatch, rows: Sequence[int]) -> None:
         self.batch, self.rows = batch, rows
-        super().__init__("the gradient is not finite")
+        super().__init__(f"{what} is not finite")
 
 
 def _backward(loss: Tensor) -> None:

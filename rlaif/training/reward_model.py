@@ -98,14 +98,7 @@ class RewardModel(nn.Module):
         from peft import PeftModel
 
         head = load_head(folder)
-        trained_on = _constants(folder)["base_fingerprint"]
-        if trained_on != loaded.fingerprint:
-            raise ModelError(
-                f"the reward model was trained on other weights (fingerprint {trained_on}) than {loaded.name} "
-                f"({loaded.fingerprint})",
-                where=str(folder),
-                remedy="load it onto the SFT model of its own run, or run the reward stage again with --force",
-            )
+        check_base(folder, loaded)
         model = cls(loaded, PeftModel.from_pretrained(loaded.model, str(folder)), head)
         model.requires_grad_(False)
         return model.eval()
@@ -203,6 +196,18 @@ def load_head(folder: Path) -> RewardHead:
     head = nn.Linear(weight.shape[1], 1, bias=False, dtype=torch.float32)
     head.weight = nn.Parameter(weight.float())
     return RewardHead(head, float(constants["mean"]), float(constants["std"]))
+
+
+def check_base(folder: Path, loaded: LoadedModel) -> None:
+    """Raises ModelError if the reward model in `folder` was trained on other weights than `loaded`."""
+    trained_on = _constants(folder)["base_fingerprint"]
+    if trained_on != loaded.fingerprint:
+        raise ModelError(
+            f"the reward model was trained on other weights (fingerprint {trained_on}) than {loaded.name} "
+            f"({loaded.fingerprint})",
+            where=str(folder),
+            remedy="load it onto the SFT model of its own run, or run the reward stage again with --force",
+        )
 
 
 def _constants(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,21 @@
+"""Reward functions for tests of PPO, named in configs as "tests.training.rewards:..."."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+
+def share_of_e(prompts: list[str], responses: list[str]) -> list[float]:
+    """Ten times the share of the letter e, so that its spread is about 1."""
+    return [10 * text.count("e") / max(1, len(text)) for text in responses]
+
+
+def killed_at_the_fourth_call(prompts: list[str], responses: list[str]) -> list[float]:
+    """`share_of_e`, but the fourth call in the life of the file $KILL_COUNTER ends the process at once."""
+    counter = Path(os.environ["KILL_COUNTER"])
+    counter.write_text(counter.read_text() + "x")
+    if len(counter.read_text()) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return share_of_e(prompts, responses)
