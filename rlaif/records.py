@@ -206,6 +206,16 @@ class Response(_Record):
 
 
 @dataclass(frozen=True, slots=True)
+class FailedAnswer:
+    """An answer that the model could not give, kept so that it is counted and not asked for again."""
+
+    prompt_id: str
+    model: str
+    seed: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison(_Record):
     """Two responses to the same prompt, not yet judged."""
 

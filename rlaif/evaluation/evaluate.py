@@ -15,7 +15,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +25,7 @@ from rlaif.evaluation.summary import COMPARISONS, LogprobRow, Outcome, ScoreRow,
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.progress import Progress, Task
-from rlaif.records import Comparison, Failure, PreferenceLabel, Prompt, Response, record_seed
+from rlaif.records import Comparison, FailedAnswer, Failure, PreferenceLabel, Prompt, Response, record_seed
 from rlaif.stage import StageContext
 from rlaif.store import JsonlFile, write_atomic
 
@@ -36,16 +35,6 @@ ADAPTERS: dict[str, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sf
 GetModel = Callable[[], LanguageModel]
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class FailedAnswer:
-    """An answer that the model could not give, kept so that it is counted and not asked for again."""
-
-    prompt_id: str
-    model: str
-    seed: int
-    failure: Failure
 
 
 Answer = Response | FailedAnswer

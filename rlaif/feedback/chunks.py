@@ -7,9 +7,12 @@ where the last session died. A chunk whose records are all on disk is not asked 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
+from rlaif.lm.protocol import Generation
 from rlaif.progress import Task
+from rlaif.records import FailedAnswer, Failure, Prompt
 from rlaif.store import JsonlFile
 
 Item = TypeVar("Item")
@@ -26,23 +29,38 @@ def resume(
     items: Sequence[Item],
     *,
     size: int,
-    file: JsonlFile[R],
+    files: Sequence[JsonlFile[Any]],
     keys: Callable[[Item], Sequence[Hashable]],
     key_of: Callable[[R], Hashable],
     work: Callable[[Sequence[Item]], Sequence[R]],
     task: Task,
 ) -> list[R]:
-    """All records of `items`, from `file` or by `work`, in the order of the items.
+    """All records of `items`, from the `files` or by `work`, in the order of the items.
 
     `keys(item)` are the keys of the records that an item leaves, `key_of(record)` the key of a record. Records that
-    `work` returns are appended chunk by chunk, those that a crash left behind of a chunk are not written twice.
+    `work` returns are appended chunk by chunk, each to the file of its kind; those that a crash left behind of a
+    chunk are not written twice. A failure is a record too: an item without any would be asked again at every start.
     """
-    known = {key_of(record): record for record in file.read()}
+    known: dict[Hashable, R] = {key_of(record): record for file in files for record in file}
     for chunk in chunks(items, size):
-        wanted = [key for item in chunk for key in keys(item)]
-        if any(key not in known for key in wanted):
-            fresh = [record for record in work(chunk) if key_of(record) not in known]
-            file.append(fresh)
-            known.update((key_of(record), record) for record in fresh)
+        if any(key not in known for item in chunk for key in keys(item)):
+            made = {key_of(record): record for record in work(chunk)}
+            fresh = {key: record for key, record in made.items() if key not in known}
+            for file in files:
+                rows = [record for record in fresh.values() if isinstance(record, file.kind)]
+                if rows:
+                    file.append(rows)
+            known |= fresh
         task.advance(len(chunk))
-    return [known[key] for item in items for key in keys(item) if key in known]
+    wanted = dict.fromkeys(key for item in items for key in keys(item))
+    return [known[key] for key in wanted if key in known]
+
+
+def failed_answers(folder: Path) -> JsonlFile[FailedAnswer]:
+    """The file of a stage folder that keeps what the policy could not answer."""
+    return JsonlFile(folder / "failures.jsonl", FailedAnswer)
+
+
+def failed(prompt: Prompt, model: str, seed: int, answer: Generation) -> FailedAnswer:
+    """The record of an answer without text."""
+    return FailedAnswer(prompt.id, model, seed, answer.failure or Failure("backend", "no text and no reason"))

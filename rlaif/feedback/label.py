@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from rlaif.errors import StageError
-from rlaif.feedback.chunks import resume
+from rlaif.feedback.chunks import failed, failed_answers, resume
 from rlaif.judge.judge import Judge
-from rlaif.lm.protocol import GenerateRequest
-from rlaif.records import Comparison, PreferenceLabel, Prompt, Response, content_id, record_seed
+from rlaif.lm.protocol import GenerateRequest, LanguageModel
+from rlaif.records import Comparison, FailedAnswer, PreferenceLabel, Prompt, Response, content_id, record_seed
 from rlaif.stage import StageContext
 from rlaif.store import JsonlFile
 
@@ -22,7 +22,8 @@ from rlaif.store import JsonlFile
 def run(context: StageContext) -> dict[str, float]:
     """Writes label/responses.jsonl and label/labels.jsonl; returns counts of pairs, labels and failures by kind."""
     prompts = context.train_prompts()
-    responses = _sample(context, prompts)
+    answers = _sample(context, prompts)
+    responses = [answer for answer in answers if isinstance(answer, Response)]
     comparisons = _comparisons(context, prompts, responses)
     if not comparisons:
         raise StageError(
@@ -31,16 +32,19 @@ def run(context: StageContext) -> dict[str, float]:
             remedy="raise label.samples or label.temperature",
         )
     labels = _judge(context, comparisons)
-    failures = Counter(label.failure.kind for label in labels if label.failure is not None)
+    failures = Counter(answer.failure.kind for answer in answers if isinstance(answer, FailedAnswer))
+    failures.update(label.failure.kind for label in labels if label.failure is not None)
     probabilities = [label.prob_a for label in labels if label.prob_a is not None]
     consistencies = [label.consistency for label in labels if label.consistency is not None]
     counts: dict[str, float] = {
         "prompts": len(prompts),
         "responses": len(responses),
+        "responses_failed": len(answers) - len(responses),
         "responses_finished": sum(r.finish == "stop" for r in responses),
         "pairs": len(labels),
         "labelled": len(probabilities),
-        "failed": len(labels) - len(probabilities),
+        "pairs_failed": len(labels) - len(probabilities),
+        "failed": sum(failures.values()),
         **{f"failed_{kind}": number for kind, number in sorted(failures.items())},
     }
     if probabilities:
@@ -50,50 +54,41 @@ def run(context: StageContext) -> dict[str, float]:
     return counts
 
 
-def _sample(context: StageContext, prompts: Sequence[Prompt]) -> list[Response]:
-    """`label.samples` answers of the SFT policy per prompt; an answer that failed is missing and counted by `run`."""
+def _sample(context: StageContext, prompts: Sequence[Prompt]) -> list[Response | FailedAnswer]:
+    """`label.samples` answers of the SFT policy per prompt, those that failed among them."""
     table, seed = context.config.label, context.config.seed
-    file = context.responses("label")
-    if all_there(file, len(prompts) * table.samples):
-        return file.read()
-    policy = context.open_policy((context.adapter("sft"),))
+    opened: list[LanguageModel] = []
 
-    def answer(chunk: Sequence[Prompt]) -> list[Response]:
-        asked = [(prompt, k) for prompt in chunk for k in range(table.samples)]
-        requests = [
-            GenerateRequest(p.messages, table.max_new_tokens, table.temperature, record_seed(seed, "label", p.id, k))
-            for p, k in asked
-        ]
-        answers = policy.generate(requests)
+    def answer(chunk: Sequence[Prompt]) -> list[Response | FailedAnswer]:
+        if not opened:
+            opened.append(context.open_policy((context.adapter("sft"),)))
+        asked = [(prompt, record_seed(seed, "label", prompt.id, k)) for prompt in chunk for k in range(table.samples)]
+        answers = opened[0].generate(
+            [GenerateRequest(p.messages, table.max_new_tokens, table.temperature, s) for p, s in asked]
+        )
         return [
-            Response(p.id, g.text, "sft", r.seed, table.temperature, g.finish, g.n_tokens)
-            for (p, _), r, g in zip(asked, requests, answers, strict=True)
-            if g.text is not None
+            failed(p, "sft", s, g)
+            if g.text is None
+            else Response(p.id, g.text, "sft", s, table.temperature, g.finish, g.n_tokens)
+            for (p, s), g in zip(asked, answers, strict=True)
         ]
 
     with context.progress.task("sampling answers", len(prompts), "prompts") as task:
-        responses = resume(
+        answers = resume(
             prompts,
             size=table.batch_size,
-            file=file,
+            files=(context.responses("label"), failed_answers(context.folder)),
             keys=lambda p: [(p.id, record_seed(seed, "label", p.id, k)) for k in range(table.samples)],
             key_of=lambda r: (r.prompt_id, r.seed),
             work=answer,
             task=task,
         )
-    context.extra["policy_usage"] = policy.usage.as_counts("policy")
-    policy.close()
-    return responses
+    for policy in opened:
+        policy.close()
+    return answers
 
 
-def all_there(file: JsonlFile[Response], expected: int) -> bool:
-    """Whether every answer is on disk, so that the policy need not be loaded."""
-    return len(file.read()) == expected
-
-
-def _comparisons(
-    context: StageContext, prompts: Sequence[Prompt], responses: Sequence[Response]
-) -> list[Comparison]:
+def _comparisons(context: StageContext, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Comparison]:
     """Up to `label.pairs` pairs of different answers per prompt, chosen and ordered by hash."""
     seed = context.config.seed
     answers: dict[str, dict[str, Response]] = {}
@@ -113,21 +108,26 @@ def _comparisons(
 
 def _judge(context: StageContext, comparisons: Sequence[Comparison]) -> list[PreferenceLabel]:
     config = context.config
-    model = None if config.judge.method == "random" else context.open_judge()
-    judge = Judge(
-        config.judge, context.constitution, model=model, seed=config.seed, templates=context.run.templates_path
-    )
+    opened: list[Judge] = []
+
+    def judge(chunk: Sequence[Comparison]) -> list[PreferenceLabel]:
+        if not opened:
+            model = None if config.judge.method == "random" else context.open_judge()
+            folder = context.run.templates_path
+            opened.append(Judge(config.judge, context.constitution, model=model, seed=config.seed, templates=folder))
+        return opened[0].label(chunk)
+
     with context.progress.task("judging pairs", len(comparisons), "pairs") as task:
         labels = resume(
             comparisons,
             size=config.label.batch_size * config.label.pairs,
-            file=JsonlFile(context.folder / "labels.jsonl", PreferenceLabel),
+            files=(JsonlFile(context.folder / "labels.jsonl", PreferenceLabel),),
             keys=lambda comparison: [comparison.id],
             key_of=lambda label: label.comparison.id,
-            work=judge.label,
+            work=judge,
             task=task,
         )
-    if model is not None:
-        context.extra["judge_usage"] = model.usage.as_counts("judge")
-        model.close()
+    for used in opened:
+        if used.model is not None:
+            used.model.close()
     return labels

@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rlaif.errors import StageError
-from rlaif.feedback.chunks import resume
+from rlaif.feedback.chunks import failed, failed_answers, resume
 from rlaif.judge.judge import Judge
-from rlaif.lm.protocol import GenerateRequest, LanguageModel
+from rlaif.lm.protocol import GenerateRequest, Generation, LanguageModel
 from rlaif.records import (
     Comparison,
     Critique,
+    FailedAnswer,
     Principle,
     Prompt,
     Response,
@@ -57,19 +58,21 @@ def run(context: StageContext) -> dict[str, float]:
     prompts = context.train_prompts()
     worker = _Reviser(context)
     with context.progress.task("critique and revision", len(prompts), "prompts") as task:
-        traces = resume(
+        records = resume(
             prompts,
             size=context.config.revise.batch_size,
-            file=JsonlFile(context.folder / "traces.jsonl", RevisionTrace),
+            files=(JsonlFile(context.folder / "traces.jsonl", RevisionTrace), failed_answers(context.folder)),
             keys=lambda prompt: [prompt.id],
-            key_of=lambda trace: trace.prompt.id,
+            key_of=lambda record: record.prompt.id if isinstance(record, RevisionTrace) else record.prompt_id,
             work=worker.work,
             task=task,
         )
     worker.close()
+    traces = [record for record in records if isinstance(record, RevisionTrace)]
+    unanswered = [record for record in records if isinstance(record, FailedAnswer)]
     if not traces:
         raise StageError("the model answered no prompt", where="revise", remedy="look at the model: rlaif check")
-    return _counts(traces, len(prompts))
+    return _counts(traces, unanswered)
 
 
 class _Reviser:
@@ -84,23 +87,24 @@ class _Reviser:
         self.policy: LanguageModel | None = None
         self.judge: Judge | None = None
 
-    def work(self, prompts: Sequence[Prompt]) -> list[RevisionTrace]:
-        """One trace per prompt that the model answered."""
+    def work(self, prompts: Sequence[Prompt]) -> list[RevisionTrace | FailedAnswer]:
+        """One trace per prompt that the model answered, and the failures of the others."""
         policy = self._open()
         # 1. The first answers.
         requests = [self._request(prompt, "response") for prompt in prompts]
-        chains = []
+        chains: list[_Chain] = []
+        unanswered: list[FailedAnswer] = []
         for prompt, request, answer in zip(prompts, requests, policy.generate(requests), strict=True):
-            if answer.text is not None:
-                text, finish = answer.text, answer.finish
-                response = Response(
-                    prompt.id, text, "base", request.seed, request.temperature, finish, answer.n_tokens
-                )
+            response = _response(prompt, "base", request, answer)
+            if response is None:
+                unanswered.append(failed(prompt, "base", request.seed, answer))
+            else:
                 chains.append(_Chain(prompt, response, open=prompt.slice not in self.plain))
         # 2. The rounds.
         for number in range(self.table.rounds):
             self._round(number, [chain for chain in chains if chain.open], policy)
-        return [RevisionTrace(c.prompt, c.response, tuple(c.rounds), self.constitution.hash) for c in chains]
+        traces = [RevisionTrace(c.prompt, c.response, tuple(c.rounds), self.constitution.hash) for c in chains]
+        return [*traces, *unanswered]
 
     def _round(self, number: int, chains: Sequence[_Chain], policy: LanguageModel) -> None:
         principles = [
@@ -166,17 +170,7 @@ class _Reviser:
             revisions = []
             for _ in range(self.table.candidates):
                 request, answer = next(answers)
-                response = None
-                if answer.text is not None:
-                    response = Response(
-                        chain.prompt.id,
-                        answer.text,
-                        "revision",
-                        request.seed,
-                        request.temperature,
-                        answer.finish,
-                        answer.n_tokens,
-                    )
+                response = _response(chain.prompt, "revision", request, answer)
                 revisions.append(Revision(response, None, accepted=False, failure=answer.failure))
             written.append(revisions)
         return written
@@ -200,10 +194,12 @@ class _Reviser:
         return [tuple(self._accept_best(revisions)) for revisions in written]
 
     def _accept_best(self, revisions: Sequence[Revision]) -> list[Revision]:
+        # Without a gate a revision stands even where the judge could not say how good it is, but behind all others.
+        scores = [-1.0 if r.prob_better is None else r.prob_better for r in revisions]
         passing = [
-            (r.prob_better, -place)
-            for place, r in enumerate(revisions)
-            if r.prob_better is not None and (r.prob_better > self.table.gate or self.table.gate == 0)
+            (score, -place)
+            for place, (r, score) in enumerate(zip(revisions, scores, strict=True))
+            if r.response is not None and (score > self.table.gate or self.table.gate == 0)
         ]
         best = -max(passing)[1] if passing else None
         return [
@@ -225,24 +221,29 @@ class _Reviser:
         return self.policy
 
     def close(self) -> None:
-        """Closes what was opened and leaves its usage for the stage record."""
-        if self.policy is None or self.judge is None:
-            return
-        self.context.extra["policy_usage"] = self.policy.usage.as_counts("policy")
-        self.policy.close()
-        if self.judge.model is not None:
-            self.context.extra["judge_usage"] = self.judge.model.usage.as_counts("judge")
+        """Closes what was opened."""
+        if self.policy is not None:
+            self.policy.close()
+        if self.judge is not None and self.judge.model is not None:
             self.judge.model.close()
 
 
-def _counts(traces: Sequence[RevisionTrace], prompts: int) -> dict[str, float]:
+def _response(prompt: Prompt, model: str, request: GenerateRequest, answer: Generation) -> Response | None:
+    """The record of an answer; None for one that failed."""
+    if answer.text is None:
+        return None
+    return Response(prompt.id, answer.text, model, request.seed, request.temperature, answer.finish, answer.n_tokens)
+
+
+def _counts(traces: Sequence[RevisionTrace], unanswered: Sequence[FailedAnswer]) -> dict[str, float]:
     rounds = [turn for trace in traces for turn in trace.rounds]
     revisions = [revision for turn in rounds for revision in turn.revisions]
-    failures = Counter(turn.critique.failure.kind for turn in rounds if turn.critique.failure is not None)
+    failures = Counter(answer.failure.kind for answer in unanswered)
+    failures.update(turn.critique.failure.kind for turn in rounds if turn.critique.failure is not None)
     failures.update(revision.failure.kind for revision in revisions if revision.failure is not None)
     return {
-        "prompts": prompts,
-        "unanswered": prompts - len(traces),
+        "prompts": len(traces) + len(unanswered),
+        "unanswered": len(unanswered),
         "traces": len(traces),
         "revised": sum(trace.revised for trace in traces),
         "rounds": len(rounds),

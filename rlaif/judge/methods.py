@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlaif.errors import ConstitutionError
 from rlaif.lm.protocol import ChoiceRequest, LanguageModel, ScoreRequest
 from rlaif.records import Comparison, Failure, Message, Order, Principle, Prompt, Response, Verdict, record_seed
 from rlaif.templates import Template
@@ -26,7 +27,7 @@ class Ask:
 
 
 def contrast(asks: Sequence[Ask], model: LanguageModel, template: Template, *, scale: float) -> list[list[Verdict]]:
-    """One verdict per ask: P(A) = sigmoid((s_A - s_B) / scale), s = mean over tokens of the two log-probs' difference."""
+    """One verdict per ask: P(A) = sigmoid((s_A - s_B) / scale), s = mean over tokens of the log-probs' difference."""
     requests: list[ScoreRequest] = []
     place: dict[tuple[str, str], int] = {}
     for ask in asks:
@@ -59,8 +60,13 @@ def contrast(asks: Sequence[Ask], model: LanguageModel, template: Template, *, s
 def _contrast_requests(
     principle: Principle, prompt: Prompt, response: Response, template: Template
 ) -> tuple[ScoreRequest, ScoreRequest]:
-    assert principle.contrast is not None, "check_constitution sees to it"
     pair = principle.contrast
+    if pair is None:
+        raise ConstitutionError(
+            "the method contrast needs a pair of system prompts",
+            where=f"principle {principle.id}",
+            remedy="give it a `contrast` with `followed` and `violated`, or choose judge.method: pairwise",
+        )
     followed = [m for e in pair.examples for m in (Message("user", e.prompt), Message("assistant", e.followed))]
     violated = [m for e in pair.examples for m in (Message("user", e.prompt), Message("assistant", e.violated))]
     contexts = (
@@ -96,11 +102,15 @@ def pairwise(asks: Sequence[Ask], model: LanguageModel, template: Template) -> l
 
 
 def random(asks: Sequence[Ask], *, seed: int) -> list[list[Verdict]]:
-    """One verdict per ask with P(A) uniform on [0, 1), drawn from the seed, the comparison and the principle."""
+    """One verdict per ask with P(A) uniform on [0, 1], drawn from the seed, the two responses and the principle.
+
+    The two stand in the draw in the order of their ids: swapped, they get the complement.
+    """
     verdicts = []
     for ask in asks:
-        point = record_seed(seed, "random judge", ask.comparison.id, ask.principle.id) / (1 << 63)
-        verdicts.append([_verdict(ask, "random", "none", "random", point, None, None)])
+        a, b = ask.comparison.a.id, ask.comparison.b.id
+        point = record_seed(seed, "random judge", min(a, b), max(a, b), ask.principle.id) / (1 << 63)
+        verdicts.append([_verdict(ask, "random", "none", "random", point if a <= b else 1 - point, None, None)])
     return verdicts
 
 

@@ -1,0 +1,71 @@
+"""Comparisons, principles and a recording model for the tests of the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlaif.lm.protocol import (
+    ChoiceLogprobs,
+    ChoiceRequest,
+    GenerateRequest,
+    Generation,
+    ResponseLogprobs,
+    ScoreRequest,
+    Usage,
+)
+from rlaif.records import Comparison, Constitution, Contrast, Failure, Message, Principle, Prompt, Response
+
+KIND = Principle("kind", "Be kind.", contrast=Contrast("You are kind.", "You are cruel."))
+SHORT = Principle("short", "Be brief.", weight=3.0, contrast=Contrast("You are brief.", "You ramble."))
+MUTE = Principle("mute", "Say nothing.", weight=0.0, contrast=Contrast("You are silent.", "You shout."))
+CONSTITUTION = Constitution("test", "1", "", (KIND, SHORT, MUTE))
+
+
+def response(prompt: Prompt, text: str) -> Response:
+    return Response(prompt.id, text, "sft", 1, 1.0, "stop", len(text.split()))
+
+
+def comparison(a: str = "yes my friend", b: str = "no", question: str = "May I?") -> Comparison:
+    prompt = Prompt((Message("user", question),))
+    return Comparison(prompt, response(prompt, a), response(prompt, b))
+
+
+class Recorder:
+    """Gives the token log-probs that stand in `table` under (system prompt, response) and the letters' log-probs that
+    `letters` has for the text of the last message; a missing entry is a failure. Keeps what it was asked."""
+
+    name, fingerprint = "recorder", "recorder"
+
+    def __init__(
+        self,
+        table: dict[tuple[str, str], tuple[float, ...]] | None = None,
+        letters: Sequence[tuple[str, tuple[float, float]]] = (),
+    ) -> None:
+        self.table, self.letters, self.usage = table or {}, letters, Usage()
+        self.scores: list[ScoreRequest] = []
+        self.choices: list[ChoiceRequest] = []
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        raise AssertionError("no method of these generates text")
+
+    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
+        self.choices += requests
+        found = []
+        for request in requests:
+            text = request.messages[-1].content
+            logprobs = next((value for words, value in self.letters if words in text), None)
+            failure = None if logprobs is not None else Failure("backend", "no such entry")
+            found.append(ChoiceLogprobs(logprobs, failure))
+        return found
+
+    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
+        self.scores += requests
+        found = []
+        for request in requests:
+            values = self.table.get((request.messages[0].content, request.response))
+            failure = None if values is not None else Failure("context_overflow", "no such entry")
+            found.append(ResponseLogprobs(values, failure))
+        return found
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,83 @@
+"""From verdicts to a label, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlaif.judge.aggregate import aggregate
+from rlaif.records import Failure, Order, Verdict
+
+BROKEN = Failure("parse", "no letter")
+
+
+def verdict(principle: str, order: Order, prob_first: float | None, failure: Failure | None = None) -> Verdict:
+    return Verdict("c", principle, f"hash of {principle}", "pairwise", order, "judge", prob_first, failure=failure)
+
+
+def test_both_orders_are_averaged_per_principle() -> None:
+    # Shown first, A gets 0.9; shown second, the first one (B) gets 0.7, so A gets 0.3. A slot lover: mean 0.6.
+    found = aggregate([verdict("p", "ab", 0.9), verdict("p", "ba", 0.7)], {"p": 1.0})
+    assert found.prob_a == pytest.approx(0.6)
+    assert found.consistency == pytest.approx(1 - 0.6)
+    assert found.failure is None
+
+
+def test_a_judge_that_always_takes_the_first_slot_says_one_half() -> None:
+    found = aggregate([verdict("p", "ab", 1.0), verdict("p", "ba", 1.0)], {"p": 1.0})
+    assert (found.prob_a, found.consistency) == (0.5, 0.0)
+
+
+def test_principles_count_by_weight() -> None:
+    verdicts = [verdict("p", "none", 0.2), verdict("q", "none", 0.8)]
+    assert aggregate(verdicts, {"p": 1.0, "q": 3.0}).prob_a == pytest.approx(0.65)
+    assert aggregate(verdicts, {"p": 2.0, "q": 0.0}).prob_a == pytest.approx(0.2)
+    assert aggregate(verdicts, {"p": 2.0, "q": 0.0}).consistency is None
+
+
+def test_a_principle_with_one_order_failed_is_left_out() -> None:
+    verdicts = [
+        verdict("p", "ab", 0.9),
+        verdict("p", "ba", None, BROKEN),
+        verdict("q", "ab", 0.3),
+        verdict("q", "ba", 0.6),
+    ]
+    found = aggregate(verdicts, {"p": 5.0, "q": 1.0})
+    assert found.prob_a == pytest.approx((0.3 + 0.4) / 2)
+    assert found.consistency == pytest.approx(0.9)
+    assert found.failure is None
+
+
+def test_with_no_principle_left_the_first_failure_is_the_reason() -> None:
+    later = Failure("refused", "will not")
+    found = aggregate(
+        [verdict("p", "ab", 0.9), verdict("p", "ba", None, BROKEN), verdict("q", "none", None, later)],
+        {"p": 1.0, "q": 1.0},
+    )
+    assert (found.prob_a, found.consistency, found.failure) == (None, None, BROKEN)
+
+
+def test_a_probability_of_zero_is_an_answer() -> None:
+    found = aggregate([verdict("p", "ab", 0.0), verdict("p", "ba", 1.0)], {"p": 1.0})
+    assert (found.prob_a, found.consistency, found.failure) == (0.0, 1.0, None)
+
+
+@pytest.mark.parametrize(("prob", "kept"), [(0.5, False), (0.59, False), (0.41, False), (0.61, True), (0.39, True)])
+def test_near_one_half_the_judge_abstains(prob: float, kept: bool) -> None:
+    found = aggregate([verdict("p", "none", prob)], {"p": 1.0}, abstain_below=0.1)
+    assert (found.prob_a == prob) is kept
+    assert (found.failure is None) is kept
+    if not kept:
+        assert found.prob_a is None
+        assert found.failure is not None
+        assert found.failure.kind == "abstained"
+
+
+def test_without_a_margin_one_half_is_a_label() -> None:
+    assert aggregate([verdict("p", "none", 0.5)], {"p": 1.0}).prob_a == 0.5
+
+
+@pytest.mark.parametrize("weights", [{"p": 0.0}, {}])
+def test_no_weight_is_a_failure_and_not_a_tie(weights: dict[str, float]) -> None:
+    found = aggregate([verdict("p", "none", 0.9)], weights)
+    assert found.prob_a is None
+    assert found.failure is not None
