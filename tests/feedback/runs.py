@@ -30,6 +30,18 @@ RULES = (
     Principle("brief", "Be brief.", weight=2.0, contrast=Contrast("You follow.", "You violate.")),
 )
 CONSTITUTION = Constitution("test", "1", "", RULES)
+TEMPLATES = {
+    "critique": """{% message "user" %}Criticise by {{ principle.statement }}
+{{ prompt | dialogue }}
+{{ response | quote }}
+{{ few_shots }}{% endmessage %}""",
+    "revision": """{% message "user" %}Rewrite by {{ principle.statement }}
+{{ prompt | dialogue }}
+{{ response | quote }}
+{{ critique }}{% endmessage %}""",
+}
+"""The run's own: the tests do not depend on how the shipped ones are worded."""
+
 PROMPTS = (
     *(Prompt((Message("user", f"hard question {n}"),), slice="hard") for n in range(5)),
     *(Prompt((Message("user", f"easy question {n}"),), slice="easy") for n in range(2)),
@@ -84,9 +96,9 @@ class Speaker:
 
     def say(self, request: GenerateRequest) -> Generation:
         last, number = request.messages[-1].content, request.seed % 1000
-        if "Write only the new answer." in last:
+        if last.startswith("Rewrite"):
             text = None if "stuck" in last else f"{'odd' if 'strange' in last else 'new'} {number}"
-        elif 'write "No change needed."' in last:
+        elif last.startswith("Criticise"):
             text = None if "mute" in last else "No change needed." if "spotless" in last else f"It is rude {number}."
         else:
             text = None if "fail" in last else f"answer {number % 3 if 'same' in last else number}"
@@ -124,6 +136,9 @@ def context_in(
     file = run.file("prompts", "train.jsonl")
     if not file.exists():
         JsonlFile(file, Prompt).append(prompts)
+        run.templates_path.mkdir()
+        for name, text in TEMPLATES.items():
+            (run.templates_path / f"{name}.jinja").write_text(text, encoding="utf-8")
 
     def open_as(name: str, cache: str) -> LanguageModel:
         world.opened.append(name)

@@ -89,7 +89,7 @@ def test_a_critique_that_finds_nothing_ends_the_chain(tmp_path: Path) -> None:
     assert traces[0].rounds[0].revisions == ()
     assert not traces[0].revised
     assert counts["no_change"] == 1
-    assert not [r for r in asked(world, "Write only the new answer.") if "spotless question" in r.messages[-1].content]
+    assert not [r for r in asked(world, "Rewrite") if "spotless question" in r.messages[-1].content]
 
 
 @pytest.mark.parametrize(
@@ -120,15 +120,12 @@ def test_a_round_starts_from_the_last_accepted_answer(tmp_path: Path) -> None:
         standing = accepted[0] if accepted else trace.response
         assert standing is not None
         question = trace.prompt.text
-        critiques = [r for r in asked(world, 'write "No change needed."') if question in r.messages[-1].content]
+        critiques = [r for r in asked(world, "Criticise") if question in r.messages[-1].content]
         assert {r.seed for r in critiques} == {first.critique.seed, second.critique.seed}
         (request,) = [r for r in critiques if r.seed == second.critique.seed]
         assert f"> {standing.text}\n" in request.messages[-1].content
-        (rewrite,) = [
-            r
-            for r in asked(world, "Write only the new answer.")
-            if r.seed == record_seed(3, "revision", trace.prompt.id, 1, 0)
-        ]
+        (rewrite,) = [r for r in asked(world, "Rewrite") if r.seed == record_seed(3, "revision", trace.prompt.id, 1, 0)]
+        assert f"> {standing.text}\n" in rewrite.messages[-1].content
         assert second.critique.text in rewrite.messages[-1].content
         outcomes.add(bool(accepted))
     assert outcomes == {True, False}

@@ -103,13 +103,14 @@ def test_a_prompt_that_leaves_no_room_is_a_failure_and_the_others_are_answered(m
     assert model.generate([ask("Hi", temperature=0, tokens=exact)])[0].failure is None
 
 
-def test_an_answer_of_nothing_is_a_failure(settings: ModelConfig) -> None:
-    model = LocalModel(load_model(settings))
-    first = model.generate([ask("Hi", temperature=0, tokens=1)])[0]
+def test_an_answer_of_nothing_is_a_failure_and_the_model_says_what_ends_a_turn(settings: ModelConfig) -> None:
+    loaded = load_model(settings)
+    first = LocalModel(loaded).generate([ask("Hi", temperature=0, tokens=1)])[0]
     assert (first.failure, first.finish) == (None, "length")
-    ids = encode_chat(model.tokenizer, chat("Hi"))
-    model.ends = [int(model.lm.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())]  # ends at once
-    found = model.generate([ask("Hi", temperature=0)])[0]
+    ids = encode_chat(loaded.tokenizer, chat("Hi"))
+    likeliest = int(loaded.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+    loaded.model.generation_config.eos_token_id = likeliest
+    found = LocalModel(loaded).generate([ask("Hi", temperature=0)])[0]
     assert (found.text, found.finish, found.n_tokens) == (None, "stop", 1)
     assert found.failure is not None
     assert found.failure.kind == "empty"
