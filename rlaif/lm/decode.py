@@ -144,24 +144,29 @@ def sample(
     temperature: float,
     seeds: Sequence[int],
     ends: Sequence[int],
+    prefixes: PrefixCache | None = None,
     notify: Notify | None = None,
 ) -> list[Sampled]:
     """One continuation per prompt, sampled at `temperature`; `notify(n)` is told of n new tokens at every step.
 
-    A beginning that all prompts share (system prompt, few-shot examples) is computed once.
+    Beginnings that prompts share (system prompt, few-shot examples) are computed once per group of prompts; with
+    `prefixes` they are kept for the next call.
     """
     device = lm.model.device
     draws = torch.from_numpy(uniforms(seeds, max_new_tokens)).to(device)
-    shared = common_prefix([prompt[:-1] for prompt in prompts]) if lm.shares and len(prompts) > 1 else ()
-    cache = PrefixCache(lm).expanded(shared, len(prompts))
-    ids, mask = left_pad([prompt[len(shared) :] for prompt in prompts], ends[0], device)
-    positions = (mask.long().cumsum(1) - 1).clamp(min=0) + len(shared)
-    mask = torch.cat([mask.new_ones(len(mask), len(shared)), mask], 1)
+    groups = prefix_groups(prompts) if lm.shares else [((), list(range(len(prompts))))]
+    cache, before = (prefixes or PrefixCache(lm)).joined([(prefix, len(group)) for prefix, group in groups])
+    order = [index for _, group in groups for index in group]
+    starts = [len(prefix) for prefix, group in groups for _ in group]
+    tails = [prompts[index][start:] for index, start in zip(order, starts, strict=True)]
+    ids, mask = left_pad(tails, ends[0], device)
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0) + torch.tensor(starts, device=device)[:, None]
+    mask = torch.cat([before, mask], 1)
     state = lm.last_states(
         input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
     )
     length = mask.sum(1)
-    rows = torch.arange(len(prompts), device=device)
+    rows = torch.tensor(order, device=device)
     out: list[list[int]] = [[] for _ in prompts]
     finish: list[FinishReason] = ["length"] * len(prompts)
     end_set = set(ends)
@@ -199,7 +204,7 @@ class PrefixCache:
     """Keys and values of token prefixes that many rows share, computed once per prefix (last `size` kept)."""
 
     lm: CausalLM
-    size: int = 8
+    size: int = 32
     entries: dict[tuple[int, ...], Any] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -207,8 +212,48 @@ class PrefixCache:
         """A key-value cache that holds `prefix` for each of `rows` rows (views of one copy until it grows)."""
         from transformers import DynamicCache
 
-        if not prefix:
-            return DynamicCache(config=self.lm.model.config)
+        cache = DynamicCache(config=self.lm.model.config)
+        if prefix:
+            for index, layer in enumerate(self._entry(prefix).layers):
+                cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), index)
+        return cache
+
+    @torch.no_grad()
+    def joined(self, groups: Sequence[tuple[tuple[int, ...], int]]) -> tuple[Any, torch.Tensor]:
+        """One cache for groups of rows, each group under its own prefix, and the (rows, width) mask of what is real.
+
+        Shorter prefixes are padded on the left; the mask hides the padding, and positions are the caller's business.
+        """
+        from transformers import DynamicCache
+
+        width = max(len(prefix) for prefix, _ in groups)
+        total = sum(rows for _, rows in groups)
+        mask = torch.zeros((total, width), dtype=torch.bool, device=self.lm.model.device)
+        if len(groups) == 1:
+            return self.expanded(*groups[0]), ~mask
+        row = 0
+        for prefix, rows in groups:
+            mask[row : row + rows, width - len(prefix) :] = True
+            row += rows
+        cache = DynamicCache(config=self.lm.model.config)
+        entries = [self._entry(prefix) if prefix else None for prefix, _ in groups]
+        like = next((entry for entry in entries if entry is not None), None)
+        for index, layer in enumerate(like.layers if like is not None else ()):
+            keys: list[torch.Tensor] = []
+            values: list[torch.Tensor] = []
+            for entry, (prefix, rows) in zip(entries, groups, strict=True):
+                for out, shape in ((keys, layer.keys), (values, layer.values)):
+                    padded = shape.new_zeros((1, shape.shape[1], width, shape.shape[3]))
+                    if entry is not None:
+                        own = entry.layers[index]
+                        padded[:, :, width - len(prefix) :] = own.keys if out is keys else own.values
+                    out.append(padded.expand(rows, -1, -1, -1))
+            cache.update(torch.cat(keys), torch.cat(values), index)
+        return cache, mask
+
+    def _entry(self, prefix: tuple[int, ...]) -> Any:
+        from transformers import DynamicCache
+
         if prefix not in self.entries:
             fresh = DynamicCache(config=self.lm.model.config)
             ids = torch.tensor([prefix], device=self.lm.model.device)
@@ -216,10 +261,7 @@ class PrefixCache:
             self.entries[prefix] = fresh
             while len(self.entries) > self.size:
                 del self.entries[next(iter(self.entries))]
-        cache = DynamicCache(config=self.lm.model.config)
-        for index, layer in enumerate(self.entries[prefix].layers):
-            cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), index)
-        return cache
+        return self.entries[prefix]
 
 
 @torch.no_grad()
@@ -248,6 +290,25 @@ def target_logprobs(
         if notify is not None:
             notify(sum(len(context) + len(target) - start for context, target in batch))
     return results
+
+
+def prefix_groups(prompts: Sequence[Sequence[int]], least: int = 48) -> list[tuple[tuple[int, ...], list[int]]]:
+    """(shared prefix, indices of its prompts): neighbours in sorted order that share `least` ids or more.
+
+    The prefix leaves each prompt at least its last id. A prompt that would cut the group's prefix by half begins a
+    group of its own; one that shares nothing stands under the empty prefix.
+    """
+    groups: list[tuple[tuple[int, ...], list[int]]] = []
+    for index in sorted(range(len(prompts)), key=lambda i: list(prompts[i])):
+        body = tuple(prompts[index][:-1])
+        if groups:
+            prefix, group = groups[-1]
+            shared = common_prefix([prefix, body])
+            if len(shared) >= least and (len(group) == 1 or 2 * len(shared) >= len(prefix)):
+                groups[-1] = (shared, [*group, index])
+                continue
+        groups.append((body, [index]))
+    return [(prefix if len(group) > 1 else (), group) for prefix, group in groups]
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:

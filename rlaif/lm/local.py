@@ -52,6 +52,7 @@ class LocalModel:
                     temperature=temperature,
                     seeds=[requests[index].seed for index, _ in batch],
                     ends=self.ends,
+                    prefixes=self.prefixes,
                 )
                 for (index, ids), answer in zip(batch, sampled, strict=True):
                     self.usage.prompt_tokens += len(ids)

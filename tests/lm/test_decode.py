@@ -13,7 +13,17 @@ from scipy.stats import chisquare
 
 from rlaif.config import ModelConfig
 from rlaif.errors import ModelError
-from rlaif.lm.decode import CausalLM, PrefixCache, common_prefix, left_pad, pick, sample, target_logprobs, uniforms
+from rlaif.lm.decode import (
+    CausalLM,
+    PrefixCache,
+    common_prefix,
+    left_pad,
+    pick,
+    prefix_groups,
+    sample,
+    target_logprobs,
+    uniforms,
+)
 from rlaif.models import load_model
 from tests.tiny import Arch, make_tiny_model
 
@@ -258,3 +268,20 @@ def test_the_prefix_cache_keeps_the_latest_few(llama: CausalLM) -> None:
         expanded = cache.expanded((first, 6, 7), 4)
         assert expanded.layers[0].keys.shape[0] == 4
     assert list(cache.entries) == [(4, 6, 7), (5, 6, 7)]
+
+
+def test_prompts_under_several_shared_beginnings_sample_as_alone(tiny_model: Path) -> None:
+    lm = CausalLM(load_model(ModelConfig(source=str(tiny_model), dtype="float32")).model)
+    first, second = list(range(5, 70)), [9, *range(20, 140)]
+    prompts = [first + [41 + i] * (1 + 3 * i) for i in range(4)] + [second + [50 + i] * (2 + i) for i in range(3)]
+    prompts += [[7, 8, 9], [*first, 44, 3, 1]]
+    groups = prefix_groups(prompts)
+    assert sorted(index for _, group in groups for index in group) == list(range(len(prompts)))
+    assert sorted(len(prefix) for prefix, _ in groups) == [0, 65, 121]
+    options = {"max_new_tokens": 12, "temperature": 1.0, "ends": [2]}
+    prefixes = PrefixCache(lm)
+    for _ in range(2):  # the second time from the kept prefixes
+        together = sample(lm, prompts, seeds=range(len(prompts)), prefixes=prefixes, **options)
+        alone = [sample(lm, [prompt], seeds=[seed], **options)[0] for seed, prompt in enumerate(prompts)]
+        assert together == alone
+    assert len(prefixes.entries) == 2
