@@ -350,7 +350,7 @@ class SftExample(_Record):
 
 @dataclass(frozen=True, slots=True)
 class WinRate:
-    """Share of comparisons that `model` wins against `against` (ties and soft labels count as their probability).
+    """Share of comparisons that `model` wins against `against`: prob > 0.5 is a win, exactly 0.5 half a one.
 
     `low`, `high`: 95 % interval, bootstrap over prompts. `unscored` comparisons have no label and are in no share.
     """

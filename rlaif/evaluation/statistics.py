@@ -64,11 +64,13 @@ def paired_difference(
 def win_rate(
     model: str, against: str, slice_name: str, probabilities: Sequence[Keyed], *, seed: int, resamples: int
 ) -> WinRate:
-    """Share of comparisons that `model` wins, a soft label counting as its probability, with interval over prompts.
+    """Share of comparisons that `model` wins, with interval over prompts.
 
-    `probabilities`: (prompt id, P(model's response is better)). None is counted as unscored, never as a tie.
+    `probabilities`: (prompt id, P(model's response is better)); above 0.5 is a win, exactly 0.5 half a one, so that
+    the scale of a judge's soft labels does not shrink the rate. None is counted as unscored, never as a tie.
     """
-    estimate = mean(probabilities, seed=seed, resamples=resamples)
+    wins = [(prompt, None if p is None else (p > 0.5) + 0.5 * (p == 0.5)) for prompt, p in probabilities]
+    estimate = mean(wins, seed=seed, resamples=resamples)
     if estimate is None:
         return WinRate(model, against, slice_name, None, None, None, 0, len(probabilities))
     unscored = len(probabilities) - estimate.n

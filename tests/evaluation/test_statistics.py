@@ -58,12 +58,12 @@ def test_more_answers_per_prompt_do_not_narrow_the_interval() -> None:
     assert ten_times.n == 200
 
 
-def test_win_rate_counts_unscored_apart_and_soft_labels_as_their_probability() -> None:
-    found = win_rate("ppo", "sft", "harmful", [("p", 1.0), ("p", 0.5), ("q", 0.25), ("q", None)], seed=1, resamples=200)
-    assert found.rate == pytest.approx((0.75 + 0.25) / 2)
+def test_win_rate_counts_settled_preferences_and_the_unscored_apart() -> None:
+    found = win_rate("ppo", "sft", "harmful", [("p", 0.6), ("p", 0.5), ("q", 0.25), ("q", None)], seed=1, resamples=200)
+    assert found.rate == pytest.approx((0.75 + 0.0) / 2)
     assert (found.scored, found.unscored) == (3, 1)
     assert found.low is not None
-    assert 0.25 <= found.low <= 0.5
+    assert 0.0 <= found.low <= 0.375
 
 
 def test_win_rate_of_nothing_is_none_not_a_tie() -> None:
