@@ -83,6 +83,8 @@ def _allowed(info: FieldInfo) -> str:
         return ", ".join(f"`{value}`" for value in named)
     if bool in kinds:
         return "`true`, `false`"
+    if list[str] in kinds:
+        return "list of texts"
     whole = "whole, " if int in kinds else ""
     bounds = [
         f"{sign} {getattr(item, key):g}" for item in info.metadata for key, sign in BOUNDS.items() if hasattr(item, key)
