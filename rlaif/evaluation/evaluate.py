@@ -242,7 +242,12 @@ def _open_judge(context: StageContext) -> Judge:
     config = context.config
     model = None if config.judge.method == "random" else context.open_judge()
     return Judge(
-        config.judge, context.constitution, model=model, seed=config.seed, templates=context.run.templates_path
+        config.judge,
+        context.constitution,
+        model=model,
+        seed=config.seed,
+        templates=context.run.templates_path,
+        prompts=config.prompts,
     )
 
 

@@ -114,7 +114,16 @@ def _judge(context: StageContext, comparisons: Sequence[Comparison]) -> list[Pre
         if not opened:
             model = None if config.judge.method == "random" else context.open_judge()
             folder = context.run.templates_path
-            opened.append(Judge(config.judge, context.constitution, model=model, seed=config.seed, templates=folder))
+            opened.append(
+                Judge(
+                    config.judge,
+                    context.constitution,
+                    model=model,
+                    seed=config.seed,
+                    templates=folder,
+                    prompts=config.prompts,
+                )
+            )
         return opened[0].label(chunk)
 
     with context.progress.task("judging pairs", len(comparisons), "pairs") as task:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rlaif.constitution.scope import by_slice
 from rlaif.errors import StageError
 from rlaif.feedback.chunks import failed, failed_answers, resume
 from rlaif.judge.judge import Judge
@@ -81,6 +82,7 @@ class _Reviser:
     def __init__(self, context: StageContext) -> None:
         self.context, self.table, self.seed = context, context.config.revise, context.config.seed
         self.constitution = context.constitution
+        self.scopes = by_slice(context.constitution, context.config.prompts)
         folder = context.run.templates_path
         self.templates: dict[str, Template] = {n: load_template(n, folder) for n in ("critique", "revision")}
         self.plain = {name for name, part in context.config.prompts.items() if not part.revise}
@@ -108,7 +110,8 @@ class _Reviser:
 
     def _round(self, number: int, chains: Sequence[_Chain], policy: LanguageModel) -> None:
         principles = [
-            self.constitution.draw(record_seed(self.seed, "principle", chain.prompt.id, number)) for chain in chains
+            self.scopes[chain.prompt.slice].draw(record_seed(self.seed, "principle", chain.prompt.id, number))
+            for chain in chains
         ]
         critiques = self._critiques(number, chains, principles, policy)
         going = [
@@ -217,7 +220,14 @@ class _Reviser:
             self.policy = self.context.open_policy(())
             model = None if config.judge.method == "random" else self.context.open_judge()
             templates = self.context.run.templates_path
-            self.judge = Judge(config.judge, self.constitution, model=model, seed=self.seed, templates=templates)
+            self.judge = Judge(
+                config.judge,
+                self.constitution,
+                model=model,
+                seed=self.seed,
+                templates=templates,
+                prompts=config.prompts,
+            )
         return self.policy
 
     def close(self) -> None:

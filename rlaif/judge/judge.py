@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlaif.config import JudgeConfig
+from rlaif.config import JudgeConfig, PromptSlice
+from rlaif.constitution.scope import by_slice
 from rlaif.errors import ConfigError
 from rlaif.judge.aggregate import aggregate
 from rlaif.judge.methods import Ask, contrast, pairwise, random
@@ -17,6 +18,7 @@ from rlaif.templates import load_template
 class Judge:
     """Judges comparisons under a constitution by the configured method.
 
+    `prompts` says which principles apply to which slice of the prompts; without it all apply to all.
     `model` may be None for the method "random" alone. `templates` is the run's template folder (shipped ones else).
     """
 
@@ -28,11 +30,13 @@ class Judge:
         model: LanguageModel | None,
         seed: int,
         templates: Path | None = None,
+        prompts: Mapping[str, PromptSlice] | None = None,
     ) -> None:
         if model is None and config.method != "random":
             raise ConfigError(f"method {config.method!r} needs a model", where="judge", remedy="set judge.backend")
         self.config, self.constitution, self.model, self.seed = config, constitution, model, seed
         self.template = None if config.method == "random" else load_template(config.method, templates)
+        self.scopes = by_slice(constitution, prompts or {})
         self.weights = {p.id: p.weight for p in constitution.principles}
 
     def label(self, comparisons: Sequence[Comparison]) -> list[PreferenceLabel]:
@@ -66,14 +70,16 @@ class Judge:
         return labels
 
     def principles(self, comparison: Comparison) -> tuple[Principle, ...]:
-        """The principles a comparison is judged under: all with a weight, or one drawn by weight and seed.
+        """The principles a comparison is judged under: of those that apply to its slice all with a weight, or one
+        drawn by weight and seed.
 
         The draw is per prompt: all pairs of a prompt share it, so a method that scores one response at a time scores
         each response once.
         """
+        part = self.scopes.get(comparison.prompt.slice, self.constitution)
         if self.config.principles == "one":
-            return (self.constitution.draw(record_seed(self.seed, "judge", comparison.prompt.id)),)
-        return tuple(p for p in self.constitution.principles if p.weight > 0)
+            return (part.draw(record_seed(self.seed, "judge", comparison.prompt.id)),)
+        return tuple(p for p in part.principles if p.weight > 0)
 
     def _ask(self, asks: Sequence[Ask]) -> list[list[Verdict]]:
         if self.config.method == "random":
