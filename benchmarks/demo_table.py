@@ -34,7 +34,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _row(name: str, runs: Sequence[Path], part: str, model: str) -> str:
-    rows = {m: [r for run in runs for r in _scores(run) if r["slice"] == part and r["model"] == m] for m in (model, "sft")}
+    rows = {
+        m: [r for run in runs for r in _scores(run) if r["slice"] == part and r["model"] == m] for m in (model, "sft")
+    }
     cells = [name, model, _show(_mean(rows[model], "harm"))]
     cells.append("" if model == "sft" else _show(_difference(rows[model], rows["sft"], "harm"), sign=True))
     cells.append(_show(_wins(runs, part)) if model == "ppo" else "")
