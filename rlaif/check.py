@@ -142,9 +142,11 @@ def _reward(config: RunConfig) -> str:
     reward = config.ppo.reward
     if reward == "model":
         return "the reward model of the reward stage"
+    if reward == "judge":
+        return "the judge itself, against the answers of the label stage"
     module, colon, function = reward.partition(":")
     if not (colon and module and function):
-        raise ConfigError(f'{reward!r} is neither "model" nor "module:function"', where="ppo.reward")
+        raise ConfigError(f'{reward!r} is neither "model" nor "judge" nor "module:function"', where="ppo.reward")
     try:
         there = installed(module)
     except ModuleNotFoundError:

@@ -135,7 +135,13 @@ class RewardConfig(LoraTable):
 class PpoConfig(LoraTable):
     """Reinforcement learning against the reward, held near the SFT policy."""
 
-    reward: str = Field("model", description='"model" = the reward stage, or a Python function "module:function"')
+    reward: str = Field(
+        "model",
+        description='"model" = the reward stage, "judge" = the judge itself, or a Python function "module:function"',
+    )
+        "model",
+        description='"model" = the reward stage, "judge" = the judge itself, or a Python function "module:function"',
+    )
     steps: int = Field(10, ge=1, description="rounds of sampling and updating")
     batch_size: int = Field(32, ge=1, description="responses per step")
     samples_per_prompt: int = Field(1, ge=1, description="responses to the same prompt within a step")

@@ -63,10 +63,10 @@ class _Job:
 
     def inputs(self, stage: StageName) -> dict[str, str]:
         """Name -> hash of what the stage uses and this call was given: prompts, models, constitution, templates."""
-        spec = stages.TABLE[stage]
-        names = [name for name in spec.reads if name.startswith("prompts/")]
-        names += ["model"] if "model" in spec.shared else []
-        names += ["judge model", "constitution", "templates"] if "judge" in spec.shared else []
+        used = stages.shared(self.config, stage)
+        names = [name for name in stages.TABLE[stage].reads if name.startswith("prompts/")]
+        names += ["model"] if "model" in used else []
+        names += ["judge model", "constitution", "templates"] if "judge" in used else []
         return {name: self.shared_inputs[name] for name in names}
 
 

@@ -71,7 +71,7 @@ TABLE: dict[StageName, StageSpec] = {
         "rlaif.training.ppo",
         "optimises the policy against the reward, held near the SFT policy by a KL penalty",
         needs=("sft", "reward"),
-        reads=("prompts/train.jsonl", "sft/adapter", "reward/adapter"),
+        reads=("prompts/train.jsonl", "sft/adapter", "reward/adapter", "label/responses.jsonl"),
         shared=("model", "limit"),
     ),
     "evaluate": StageSpec(
@@ -96,26 +96,34 @@ def from_first(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
 
 
 def needs(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
-    """The stages that must be finished before this one; a reward function in Python needs no reward model."""
+    """The stages that must be finished before this one; a reward function in Python needs no reward model,
+    and the judge as the reward needs the answers that `label` sampled."""
     names = TABLE[stage].needs
     if stage == "ppo" and config.ppo.reward != "model":
-        return tuple(name for name in names if name != "reward")
+        others: tuple[StageName, ...] = tuple(name for name in names if name != "reward")
+        return (*others, "label") if config.ppo.reward == "judge" else others
     return names
+
+
+def shared(config: RunConfig, stage: StageName) -> tuple[str, ...]:
+    """What the stage uses of the model, the judge, the limit and the slices; `ppo` the judge only as its reward."""
+    judging = stage == "ppo" and config.ppo.reward == "judge"
+    return (*TABLE[stage].shared, "judge") if judging else TABLE[stage].shared
 
 
 def settings(config: RunConfig, stage: StageName, limit: int | None) -> dict[str, Any]:
     """Flat `table.field` -> value of every config field that this stage's result depends on."""
-    shared = TABLE[stage].shared
+    used = shared(config, stage)
     values: dict[str, Any] = {"seed": config.seed}
-    for name in (stage, *(part for part in ("model", "judge") if part in shared)):
+    for name in (stage, *(part for part in ("model", "judge") if part in used)):
         table = getattr(config, name).model_dump(mode="json")
         skipped = SPEED_FIELDS.get(name, frozenset())
         values.update({f"{name}.{field}": value for field, value in table.items() if field not in skipped})
-    if "slices" in shared:
+    if "slices" in used:
         values.update({f"prompts.{name}.revise": part.revise for name, part in config.prompts.items()})
-    if "judge" in shared:
+    if "judge" in used:
         values.update({f"prompts.{name}.principles": part.principles for name, part in config.prompts.items()})
-    if "limit" in shared:
+    if "limit" in used:
         values["limit"] = limit
     return values
 

@@ -21,11 +21,13 @@ import torch
 
 from rlaif.config import PpoConfig
 from rlaif.errors import StageError
+from rlaif.judge.judge import Judge
 from rlaif.models import LoadedModel, context_length, encode_chat, load_model
-from rlaif.records import Prompt, record_seed
+from rlaif.records import Prompt, Response, record_seed
 from rlaif.stage import StageContext
 from rlaif.store import MetricsLog, disk_errors
 from rlaif.training.adapters import PolicyModel
+from rlaif.training.judge_reward import JudgeReward
 from rlaif.training.ppo_trainer import NotFiniteError, PpoTrainer
 from rlaif.training.reward_function import load_function
 from rlaif.training.rollout import RolloutBatch, Rollouts
@@ -34,13 +36,16 @@ from rlaif.training.rollout import RolloutBatch, Rollouts
 def run(context: StageContext) -> dict[str, float]:
     """Trains the policy adapter into ppo/adapter; returns counts and the first and last step's score and KL."""
     config, prompts = context.config.ppo, context.train_prompts()
-    function = None if config.reward == "model" else load_function(config.reward)
+    function = None if config.reward in ("model", "judge") else load_function(config.reward)
+    judge = _judge_reward(context) if config.reward == "judge" else None
+    if judge is not None:
+        prompts = [prompt for prompt in prompts if prompt.id in judge.references]
     loaded = load_model(context.config.model, (context.adapter("sft"),))
     fitting = _fitting(prompts, loaded, config, context)
     model = PolicyModel(
         loaded,
         config,
-        reward=context.adapter("reward") if function is None else None,
+        reward=context.adapter("reward") if config.reward == "model" else None,
         seed=record_seed(context.config.seed, "ppo", "adapters") % (1 << 31),
     )
     trainer = PpoTrainer(
@@ -48,6 +53,7 @@ def run(context: StageContext) -> dict[str, float]:
         config,
         seed=context.config.seed,
         function=function,
+        judge=judge,
         sample_batch_size=context.config.model.batch_size,
     )
     adapter, checkpoint = context.folder / "adapter", context.folder / "checkpoint"
@@ -66,6 +72,23 @@ def run(context: StageContext) -> dict[str, float]:
         _save_adapter(model, adapter)
     _remove(checkpoint)
     return _counts(context.metrics.read(), config, len(fitting), len(prompts) - len(fitting))
+
+
+def _judge_reward(context: StageContext) -> JudgeReward:
+    """The run's judge, with the answers that `label` sampled to compare with."""
+    config = context.config
+    judge = Judge(
+        config.judge,
+        context.constitution,
+        model=None if config.judge.method == "random" else context.open_judge(),
+        seed=config.seed,
+        templates=context.run.templates_path,
+        prompts=config.prompts,
+    )
+    references: dict[str, list[Response]] = {}
+    for response in context.responses("label").read():
+        references.setdefault(response.prompt_id, []).append(response)
+    return JudgeReward(judge, references)
 
 
 def _step(context: StageContext, trainer: PpoTrainer, step: int, prompts: Sequence[Prompt]) -> dict[str, float]:

@@ -24,6 +24,7 @@ from rlaif.models import encode_chat, end_ids
 from rlaif.records import Prompt, content_id, record_seed
 from rlaif.store import disk_errors
 from rlaif.training.adapters import Adapter, PolicyModel, Row
+from rlaif.training.judge_reward import JudgeReward
 from rlaif.training.objectives import (
     KlController,
     explained_variance,
@@ -67,9 +68,11 @@ class PpoTrainer:
         *,
         seed: int,
         function: RewardFunction | None = None,
+        judge: JudgeReward | None = None,
         sample_batch_size: int = 64,
     ) -> None:
-        self.model, self.config, self.seed, self.function = model, config, seed, function
+        self.model, self.config, self.seed = model, config, seed
+        self.function, self.judge = function, judge
         self.sample_batch_size = sample_batch_size
         self.parameters = list(model.trained.values())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
@@ -155,7 +158,9 @@ class PpoTrainer:
         return [rollouts.padded(torch.split(torch.cat(found), lengths)) for found in zip(*parts, strict=True)]
 
     def _scores(self, rollouts: Rollouts) -> Tensor:
-        """(B,) scores by the reward adapter on the sampled ids, or by the reward function on the texts."""
+        """(B,) scores by the reward adapter on the sampled ids, or by the judge or the function on the texts."""
+        if self.judge is not None:
+            return self.judge.scores(rollouts.prompts, [self.text(response) for response in rollouts.responses])
         if self.function is not None:
             texts = [self.text(response) for response in rollouts.responses]
             return function_scores(self.function, [p.text for p in rollouts.prompts], texts)

@@ -26,7 +26,7 @@ def load_function(name: str) -> RewardFunction:
         raise ConfigError(
             f"cannot import the reward function {name!r}: {problem}",
             where="ppo.reward",
-            remedy='write "model" or "module:function" of something importable',
+            remedy='write "model", "judge" or "module:function" of something importable',
         ) from None
     if not callable(function):
         raise ConfigError(f"{name!r} is not a function", where="ppo.reward")
