@@ -139,9 +139,6 @@ class PpoConfig(LoraTable):
         "model",
         description='"model" = the reward stage, "judge" = the judge itself, or a Python function "module:function"',
     )
-        "model",
-        description='"model" = the reward stage, "judge" = the judge itself, or a Python function "module:function"',
-    )
     steps: int = Field(10, ge=1, description="rounds of sampling and updating")
     batch_size: int = Field(32, ge=1, description="responses per step")
     samples_per_prompt: int = Field(1, ge=1, description="responses to the same prompt within a step")
