@@ -1,0 +1,51 @@
+"""The judge as the reward: probabilities against reference answers, by hand."""
+
+import math
+
+import pytest
+import torch
+
+from rlaif.config import JudgeConfig
+from rlaif.errors import StageError
+from rlaif.judge.judge import Judge
+from rlaif.records import Constitution, Response
+from rlaif.training.judge_reward import JudgeReward
+from tests.judge.cases import KIND, Recorder, comparison
+
+TABLE = {
+    ("You are kind.", "yes my friend"): (-1.0, -1.0, -1.0),
+    ("You are cruel.", "yes my friend"): (-1.5, -1.25, -1.0),  # 0.25 a token
+    ("You are kind.", "no"): (-2.0,),
+    ("You are cruel.", "no"): (-1.9,),  # -0.1
+}
+PROMPT = comparison().prompt
+
+
+def reward(*references: str) -> JudgeReward:
+    config = JudgeConfig.model_validate({"scale": 0.5})
+    judge = Judge(config, Constitution("one", "1", "", (KIND,)), model=Recorder(TABLE), seed=0)
+    answers = [Response(PROMPT.id, text, "sft", n, 1.0, "stop", 1) for n, text in enumerate(references)]
+    return JudgeReward(judge, {PROMPT.id: answers})
+
+
+def wins(margin: float) -> float:
+    return 1 / (1 + math.exp(-margin / 0.5))
+
+
+def test_the_score_is_the_mean_probability_of_beating_the_references() -> None:
+    scores = reward("no", "yes my friend").scores([PROMPT, PROMPT], ["yes my friend", "no"])
+    expected = [(wins(0.35) + 0.5) / 2, (0.5 + wins(-0.35)) / 2]
+    assert torch.allclose(scores, torch.tensor([(p - 0.5) / 0.25 for p in expected]))
+    assert scores.dtype == torch.float32
+
+
+def test_an_empty_response_loses_to_every_reference() -> None:
+    assert reward("no").scores([PROMPT], [""]).tolist() == [-2.0]
+
+
+def test_a_judge_that_cannot_score_stops_the_stage_with_its_reason() -> None:
+    config = JudgeConfig.model_validate({"scale": 0.5, "abstain_below": 0.49})
+    source = reward("no")
+    source.judge = Judge(config, Constitution("one", "1", "", (KIND,)), model=Recorder(TABLE), seed=0)
+    with pytest.raises(StageError, match="abstained"):
+        source.scores([PROMPT], ["yes my friend"])
