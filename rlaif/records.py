@@ -159,8 +159,8 @@ class Constitution:
 
     @property
     def hash(self) -> str:
-        """Changes with any text a judge may see and with any weight or priority."""
-        return content_id([(p.id, p.hash, p.weight, p.priority) for p in self.principles])
+        """Changes with any text a judge may see, any weight, and any tag, since slices choose principles by tag."""
+        return content_id([(p.id, p.hash, p.weight, sorted(p.tags)) for p in self.principles])
 
     def draw(self, seed: int) -> Principle:
         """One principle, with probability proportional to its weight, decided by `seed` alone."""

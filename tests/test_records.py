@@ -154,3 +154,11 @@ def test_hashes_change_with_what_a_judge_may_see() -> None:
     ):
         assert other.hash != principle.hash
     assert constitution(1.0, 1.0).hash != constitution(1.0, 2.0).hash
+
+
+def test_a_constitution_changes_with_its_tags_which_slices_choose_by_but_not_with_priorities() -> None:
+    def tagged(*tags: str, priority: int = 1) -> Constitution:
+        return Constitution("c", "1", "", (Principle("kind", "Be kind.", tags=tags, priority=priority),))
+
+    assert tagged("a", "b").hash == tagged("b", "a").hash == tagged("a", "b", priority=2).hash
+    assert tagged("a").hash != tagged("a", "b").hash
