@@ -82,7 +82,7 @@ def plan(
         _sft(config, train),
         _label(config, len(train), principles),
         _reward(config, len(train)),
-        _ppo(config, len(train)),
+        _ppo(config, len(train), principles),
         _evaluate(config, len(held_out), principles),
         StageWork("report", 0),
     )
@@ -172,19 +172,25 @@ def _reward(config: RunConfig, prompts: int) -> StageWork:
     return StageWork("reward", prompts, scored_tokens=held_out, trained_tokens=trained)
 
 
-def _ppo(config: RunConfig, prompts: int) -> StageWork:
+def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
     table = config.ppo
     rollouts = table.steps * table.batch_size
     length = min(table.max_length, PROMPT_TOKENS + table.max_new_tokens)
-    # Each rollout is read by the reference and the reward model, and by policy and critic once before they are
-    # trained on it; a critic with an adapter of its own is a second pass with gradients.
+    calls, judged, rewards = 0, 0, int(table.reward == "model")
+    if table.reward == "judge":
+        # Against every answer that `label` sampled for the prompt; what the judge made of those is in the cache.
+        pairs = rollouts * config.label.samples
+        calls, judged = _judged(config, rollouts, pairs, principles, table.max_new_tokens)
+    # Each rollout is read by the reference, by the reward model if there is one, and by policy and critic once before
+    # they are trained on it; a critic with an adapter of its own is a second pass with gradients.
     critics = 2 if table.value == "adapter" else 1
     return StageWork(
         "ppo",
         prompts,
         generations=rollouts,
+        judge_calls=calls,
         generated_tokens=rollouts * table.max_new_tokens,
-        scored_tokens=rollouts * length * (2 + critics),
+        scored_tokens=rollouts * length * (1 + rewards + critics) + judged,
         trained_tokens=rollouts * length * table.num_ppo_epochs * critics,
     )
 

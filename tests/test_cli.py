@@ -242,10 +242,21 @@ def test_dry_run_counts_by_hand(project: Path) -> None:
     assert (limited.prompts, limited.generations) == (4, 4 + 2 + 2)
 
 
+def test_dry_run_of_the_judge_as_the_reward(project: Path) -> None:
+    words = ["run", project, "--dry-run", "--json", "--set", "ppo.reward=judge"]
+    contrast = json.loads(rlaif(*words).stdout)["stages"][4]
+    by_model = json.loads(rlaif(*words[:-2]).stdout)["stages"][4]
+    # 10 steps of 32 rollouts, each read twice under each of 8 principles, or put beside 4 references in both orders.
+    assert (by_model["judge_calls"], contrast["judge_calls"]) == (0, 320 * 2 * 8)
+    assert contrast["scored_tokens"] > by_model["scored_tokens"]
+    pairwise = json.loads(rlaif(*words, "--set", "judge.method=pairwise").stdout)["stages"][4]
+    assert pairwise["judge_calls"] == 320 * 4 * 2 * 8
+
+
 def test_dry_run_of_other_judges(project: Path) -> None:
     words = ["run", project, "--dry-run", "--json", "--set"]
     pairwise = json.loads(rlaif(*words, "judge.method=pairwise").stdout)
-    assert pairwise["stages"][2]["judge_calls"] == 18 * 6 * 2 * 7
+    assert pairwise["stages"][2]["judge_calls"] == 18 * 6 * 2 * 8
     assert "assumed" in pairwise["basis"]
     assert json.loads(rlaif(*words, "judge.method=random").stdout)["stages"][2]["judge_calls"] == 0
     assert not (Path("runs") / "rlaif").exists()
