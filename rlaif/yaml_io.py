@@ -33,7 +33,7 @@ def parse_yaml(text: str, where: str, error: type[RlaifError]) -> tuple[Any, Lin
     """Plain data of YAML `text` and the line of every key path."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
-    from ruamel.yaml.nodes import MappingNode, SequenceNode
+    from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
     reader = YAML(typ="safe", pure=True)
     try:
@@ -55,6 +55,12 @@ def parse_yaml(text: str, where: str, error: type[RlaifError]) -> tuple[Any, Lin
             lines.setdefault(path, node.start_mark.line + 1)
             if isinstance(node, MappingNode):
                 for key, value in node.value:
+                    if not isinstance(key, ScalarNode):
+                        raise error(
+                            "a key must be one word or text, not a list or table",
+                            where=f"{where}:{key.start_mark.line + 1}",
+                            remedy="write the key as text; values in braces need quotes around them",
+                        )
                     lines[(*path, key.value)] = key.start_mark.line + 1
                     stack.append((value, (*path, key.value)))
                     lines.setdefault((*path, key.value), key.start_mark.line + 1)
@@ -66,18 +72,22 @@ def parse_yaml(text: str, where: str, error: type[RlaifError]) -> tuple[Any, Lin
         line = mark.line + 1 if mark is not None else 1
         what = (problem.problem or problem.context or "is not YAML").splitlines()[0]
         raise error(what, where=f"{where}:{line}", remedy=_remedy(what)) from None
-    except (YAMLError, ValueError, RecursionError) as problem:
-        raise error(f"is not YAML: {str(problem).splitlines()[0]}", where=where) from None
+    except (YAMLError, ValueError, TypeError, RecursionError) as problem:
+        raise error(f"is not YAML: {(str(problem) or type(problem).__name__).splitlines()[0]}", where=where) from None
 
 
 def parse_scalar(text: str) -> Any:
-    """The value of one YAML scalar or flow list, as after `--set name=`; text that is no YAML stays text."""
+    """The value of one YAML scalar or flow list, as after `--set name=`; text that is no plain YAML stays text: one
+    that does not parse, that has an alias, or whose value does not fit its tag (`2024-13-45`, `!!int z`)."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.tokens import AliasToken
 
     try:
+        if any(isinstance(token, AliasToken) for token in YAML(typ="safe", pure=True).scan(text)):
+            return text
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+    except (YAMLError, ValueError, TypeError, RecursionError):
         return text
 
 
