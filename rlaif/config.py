@@ -18,7 +18,7 @@ STAGES: tuple[StageName, ...] = get_args(StageName)
 class Table(BaseModel):
     """A config table: unknown keys are errors, values are checked when assigned."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Table):
@@ -64,10 +64,10 @@ class JudgeConfig(Table):
     def _server_needs_address(self) -> JudgeConfig:
         if self.backend == "openai" and self.source is None:
             raise ValueError("judge.backend: openai needs judge.source, the name of the model on the server")
-        if self.backend == "openai" and self.method == "contrast":
+        if self.backend == "openai" and self.api == "chat" and self.method == "contrast":
             raise ValueError(
                 "judge.method: contrast needs the log-probs of given text, which chat servers do not return; "
-                "use method: pairwise, or backend: local"
+                "use method: pairwise, backend: local, or api: completions with a server that echoes (vLLM)"
             )
         return self
 
@@ -203,7 +203,7 @@ class ReportConfig(Table):
 class RunConfig(Table):
     """The whole file."""
 
-    seed: int = Field(0, ge=0, description="all randomness comes from it")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="all randomness comes from it")
     model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
     judge: JudgeConfig = JudgeConfig()  # type: ignore[call-arg]
     constitution: str = Field("harmless-and-kind", description="a shipped constitution or a YAML file")
@@ -254,7 +254,7 @@ def _anchored(config: RunConfig, folder: Path) -> RunConfig:
 
     slices = {name: part.model_copy(update={"source": anchor(part.source)}) for name, part in config.prompts.items()}
     judge = config.judge
-    if judge.source is not None and judge.backend == "local":
+    if judge.source is not None and judge.backend in ("local", "scripted"):
         judge = judge.model_copy(update={"source": anchor(judge.source)})
     changed = {
         "model": config.model.model_copy(update={"source": anchor(config.model.source)}),

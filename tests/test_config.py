@@ -49,6 +49,10 @@ def test_a_minimal_file_takes_defaults_and_writes_back(file: Path) -> None:
         ("ppo: [1\n", "run.yaml:"),
         ("judge:\n  backend: openai\n  method: pairwise\n", "needs judge.source"),
         ("judge:\n  backend: openai\n  source: m\n", "contrast needs the log-probs"),
+        ("? [a, b]\n: 2\n", "run.yaml:5: a key must be"),
+        ("seed: 4294967296\n", "line 5: seed"),
+        ("ppo:\n  kl_coef: .nan\n", "line 6: ppo.kl_coef: Input should be a finite number"),
+        ("judge:\n  scale: .inf\n", "line 6: judge.scale: Input should be a finite number"),
     ],
 )
 def test_mistakes_are_named_with_their_place(file: Path, text: str, expected: str) -> None:
@@ -103,6 +107,23 @@ def test_files_beside_the_config_are_found_from_anywhere(tmp_path: Path, file: P
     file.write_text("prompts:\n  a: {source: prompts.jsonl}\n  b: {source: everyday}\n  c: {source: none.txt}\n")
     sources = {name: part.source for name, part in load(file).prompts.items()}
     assert sources == {"a": str(tmp_path / "prompts.jsonl"), "b": "everyday", "c": "none.txt"}
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "!!int z", "&a [*a]", "*a", "[" * 2000, "{[1]: 2}"])
+def test_overrides_that_are_no_plain_yaml_are_errors_of_their_field(file: Path, value: str) -> None:
+    assert "seed" in fails(file, MINIMAL, f"seed={value}")
+
+
+def test_a_server_that_completes_may_judge_by_contrast(file: Path) -> None:
+    table = "judge: {backend: openai, source: m, api: completions, method: contrast}\n"
+    file.write_text(MINIMAL + table)
+    assert load(file).judge.method == "contrast"
+
+
+def test_the_rules_of_a_scripted_judge_are_found_beside_the_config(tmp_path: Path, file: Path) -> None:
+    (tmp_path / "rules.jsonl").write_text('{"match": "a", "reply": "b"}\n')
+    file.write_text(MINIMAL + "judge: {backend: scripted, source: rules.jsonl}\n")
+    assert load(file).judge.source == str(tmp_path / "rules.jsonl")
 
 
 def test_every_stage_has_a_table() -> None:
