@@ -27,7 +27,7 @@ from rlaif.progress import Progress
 from rlaif.prompt_sets import split_prompts
 from rlaif.records import Constitution, Prompt, StageRecord, content_id, to_json
 from rlaif.stage import StageContext
-from rlaif.store import JsonlFile, RunFolder, disk_errors, write_atomic
+from rlaif.store import JsonlFile, RunFolder, disk_errors, file_hash, write_atomic
 from rlaif.templates import VARIABLES, load_template
 from rlaif.yaml_io import dump_yaml
 
@@ -157,6 +157,8 @@ def _shared_inputs(config: RunConfig, given: Materials) -> dict[str, str]:
     if judge.backend == "local":
         source = config.model.source if judge.source is None else judge.source
         judge_model = model_fingerprint(config.model.model_copy(update={"source": source}))
+    elif judge.backend == "scripted" and judge.source is not None and Path(judge.source).is_file():
+        judge_model = f"scripted {file_hash(Path(judge.source))}"
     return {
         "constitution": given.constitution.hash,
         "templates": content_id(given.templates),

@@ -157,6 +157,16 @@ def test_a_changed_seed_changes_everything(config: RunConfig, tmp_path: Path) ->
         go(config.model_copy(update={"seed": 1}), out, mode="resume")
 
 
+def test_edited_rules_of_a_scripted_judge_are_noticed(config: RunConfig, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.jsonl"
+    rules.write_text('{"match": "a", "reply": "b"}\n')
+    config = changed(config, "judge", backend="scripted", source=str(rules))
+    go(config, tmp_path / "run", "revise")
+    rules.write_text('{"match": "a", "reply": "c"}\n')
+    with pytest.raises(RunFolderError, match="judge model"):
+        go(config, tmp_path / "run", "revise", mode="resume")
+
+
 def test_an_edited_constitution_is_noticed(config: RunConfig, tmp_path: Path) -> None:
     from rlaif.constitution.load import constitution_text
 
