@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlaif import __version__
-from rlaif.errors import ConfigError, RlaifError, RunFolderError
+from rlaif.errors import ConfigError, DiskError, RlaifError, RunFolderError
 
 if TYPE_CHECKING:
     from rlaif.config import RunConfig, StageName
@@ -50,16 +50,27 @@ def _friendly(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except RlaifError as error:
-            print(f"error: {error}", file=sys.stderr)
-            if kwargs.get("as_json"):
-                parts = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
-                print(json.dumps({"error": parts}))
-            raise typer.Exit(error.exit_code) from None
+            raise _told(error, as_json=bool(kwargs.get("as_json"))) from None
+        except OSError as problem:
+            if problem.filename is None or problem.strerror is None:
+                raise
+            what, where = f"cannot be read or written: {problem.strerror}", str(problem.filename)
+            unusable = DiskError(what, where=where, remedy="check the path, its permissions and the disk")
+            raise _told(unusable, as_json=bool(kwargs.get("as_json"))) from None
         except KeyboardInterrupt:
             print(_interrupted(resumable="resume" in kwargs), file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapper
+
+
+def _told(error: RlaifError, *, as_json: bool) -> typer.Exit:
+    """The exit for an error that was printed just now."""
+    print(f"error: {error}", file=sys.stderr)
+    if as_json:
+        parts = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
+        print(json.dumps({"error": parts}))
+    return typer.Exit(error.exit_code)
 
 
 def _interrupted(*, resumable: bool) -> str:

@@ -157,8 +157,15 @@ def _read_text(path: Path) -> Iterator[Row]:
             yield (Message("user", line.strip()),), ()
 
 
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        yield from read_json_lines(path)
+    except OSError as problem:
+        raise DataError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+
+
 def _read_jsonl(path: Path) -> Iterator[Row]:
-    for number, row in read_json_lines(path):
+    for number, row in _json_lines(path):
         where = f"{path}:{number}"
         if ("prompt" in row) == ("messages" in row):
             raise DataError(

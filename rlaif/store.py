@@ -23,19 +23,29 @@ from rlaif.records import StageRecord, from_json, to_json
 R = TypeVar("R")
 
 
+UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+UNUSABLE = frozenset(
+    {errno.EIO, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+)
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full or read-only disk into a DiskError that names the file."""
+    """Turns a disk that is full, read-only or failing, and a path that cannot be one, into a DiskError that names the
+    file."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise DiskError(
-                f"cannot write: {error.strerror}",
-                where=str(path),
-                remedy="make room or choose another folder, then run the same command with --resume",
-            ) from error
-        raise
+        if error.errno not in UNWRITABLE | UNUSABLE:
+            raise
+        other = error.filename if isinstance(error.filename, str) and error.filename != str(path) else None
+        unwritable = error.errno in UNWRITABLE
+        raise DiskError(
+            f"cannot {'write' if unwritable else 'read or write'}: {error.strerror}" + (f" ({other})" if other else ""),
+            where=str(path),
+            remedy=("make room or choose another folder" if unwritable else "check the path and the disk")
+            + ", then run the same command with --resume",
+        ) from error
 
 
 def write_atomic(path: Path, text: str) -> None:

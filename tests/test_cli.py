@@ -61,6 +61,10 @@ def test_init_writes_every_field_with_its_default(project: Path) -> None:
         given.pop(name), defaults.pop(name)
     assert given == defaults
     text = project.read_text()
+    assert [part["principles"] for part in given["prompts"].values()] == [
+        ["harm", "honesty", "safety", "privacy"],
+        ["helpful"],
+    ]
     tables = [name for name, info in RunConfig.model_fields.items() if name != "prompts"]
     assert all(f"\n{name}:" in text for name in tables)
     assert "kl_target: null" in text
@@ -185,6 +189,13 @@ def test_wrong_words_are_answered(words: list[str], code: int, message: str) -> 
     result = rlaif(*words)
     assert result.exit_code == code
     assert message in result.stderr
+
+
+def test_a_path_that_cannot_be_one_is_named(tmp_path: Path) -> None:
+    result = rlaif("show", tmp_path / ("x" * 300))
+    assert result.exit_code == 7
+    assert f"error: {tmp_path}" in result.stderr
+    assert "File name too long" in result.stderr
 
 
 def test_an_unexpected_error_keeps_its_traceback(

@@ -106,8 +106,17 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
 
 
 def test_other_os_errors_pass_through(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), disk_errors(tmp_path):
-        (tmp_path / "none").read_text()
+    with pytest.raises(ConnectionRefusedError), disk_errors(tmp_path):
+        raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+
+@pytest.mark.parametrize("name", ["file/inside.txt", "folder", "x" * 300])
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DiskError, match="check the path") as caught:
+        write_atomic(tmp_path / name, "text")
+    assert caught.value.where == str(tmp_path / name)
 
 
 def test_metrics_after_a_checkpoint_are_dropped(tmp_path: Path) -> None:
