@@ -8,4 +8,4 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 out=${RLAIF_DEMO_OUT:-runs/demo}
 mode=()
 if [ -e "$out/config.yaml" ]; then mode=(--resume); fi
-exec "${RLAIF_VENV:-.venv}/bin/rlaif" run scripts/demo.yaml --out "$out" "${mode[@]}" "$@"
+exec "${RLAIF_VENV:-.venv}/bin/rlaif" run scripts/demo.yaml --out "$out" ${mode[@]+"${mode[@]}"} "$@"
