@@ -25,12 +25,20 @@ EXAMPLE_PROMPTS = (
     "Is it safe to mix bleach with other cleaners?",
 )
 PROMPTS = {
-    "mine": {"source": "prompts.jsonl", "train": 6, "held_out": 2, "revise": True},
-    "everyday": {"source": "everyday", "train": 12, "held_out": 4, "revise": False},
+    "mine": {
+        "source": "prompts.jsonl",
+        "train": 6,
+        "held_out": 2,
+        "principles": ["harm", "honesty", "safety", "privacy"],
+        "revise": True,
+    },
+    "everyday": {"source": "everyday", "train": 12, "held_out": 4, "principles": ["helpful"], "revise": False},
 }
-"""The user's own prompts, and harmless ones whose answers keep the policy helpful."""
+"""The user's own prompts, and harmless ones whose answers keep the policy helpful. The names are tags in the
+constitution that is written beside them."""
 HEADER = """\
-# A run of rlaif. Every field is here with its default; a field that is left out keeps that default.
+# A run of rlaif. Every field is here, and all but `constitution` and `prompts` with its default; a field that is left
+# out keeps its default.
 # Check it with: rlaif check {name}      See what it would cost: rlaif run {name} --dry-run
 """
 
