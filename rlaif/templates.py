@@ -113,11 +113,6 @@ def load_template(name: str, folder: Path | None = None) -> Template:
     return _shipped_template(name)
 
 
-def shipped_templates() -> dict[str, str]:
-    """Name -> text of every shipped template, for copying into a run."""
-    return {name: _read(path) for name, path in shipped("prompts/templates").items()}
-
-
 @cache
 def _shipped_template(name: str) -> Template:
     path = shipped("prompts/templates")[name]

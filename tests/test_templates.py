@@ -7,7 +7,8 @@ import pytest
 
 from rlaif.errors import TemplateError
 from rlaif.records import Contrast, ContrastExample, Message, Principle, Prompt
-from rlaif.templates import VARIABLES, Template, load_template, shipped_templates
+from rlaif.resources import shipped
+from rlaif.templates import VARIABLES, Template, load_template
 
 PRINCIPLE = Principle("kind", "Be kind.", critique="What is unkind?", revision="Say it kindly.", comparison="Kinder?")
 PROMPT = Prompt((Message("user", "Hello there"),))
@@ -123,13 +124,13 @@ def test_render_wants_the_values_of_its_stage() -> None:
 
 
 def test_every_stage_has_a_shipped_template() -> None:
-    assert shipped_templates().keys() == VARIABLES.keys()
+    assert shipped("prompts/templates").keys() == VARIABLES.keys()
 
 
 def test_an_own_folder_comes_first_and_the_shipped_one_fills_in(tmp_path: Path) -> None:
     (tmp_path / "contrast.jinja").write_text(user("mine"))
     assert load_template("contrast", tmp_path).text == user("mine")
-    assert load_template("pairwise", tmp_path).text == shipped_templates()["pairwise"]
+    assert load_template("pairwise", tmp_path).text == load_template("pairwise").text
 
 
 def test_a_misspelt_file_in_an_own_folder_is_no_silent_nothing(tmp_path: Path) -> None:
