@@ -45,13 +45,14 @@ MEASURED = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "grad_nor
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
-    """Means over the mini-batches of one step, each of them a mean over real tokens; those skipped are in no mean."""
+    """Means over the mini-batches of one step, each of them a mean over real tokens; those skipped or undone
+    are in no mean. None where no update was kept."""
 
-    policy_loss: float
-    value_loss: float
-    clip_fraction: float
-    approx_kl: float
-    grad_norm: float
+    policy_loss: float | None
+    value_loss: float | None
+    clip_fraction: float | None
+    approx_kl: float | None
+    grad_norm: float | None
     skipped_updates: int
 
 
@@ -79,7 +80,7 @@ class PpoTrainer:
         self.kl = KlController(config.kl_coef, config.kl_target, config.kl_horizon)
         self.ends = end_ids(model.loaded.tokenizer, model.loaded.model)
 
-    def step(self, step: int, prompts: Sequence[Prompt]) -> tuple[Rollouts, RolloutBatch, dict[str, float]]:
+    def step(self, step: int, prompts: Sequence[Prompt]) -> tuple[Rollouts, RolloutBatch, dict[str, Any]]:
         """One PPO step; returns what was sampled and the row for metrics.jsonl."""
         clock = time.perf_counter()
         rollouts = self.sample(prompts, step)
@@ -209,25 +210,24 @@ class PpoTrainer:
         """
         config = self.config
         plan = self._plan(len(batch.rollouts), step)
-        total, done = config.steps * len(plan), 0
-        sums = dict.fromkeys(MEASURED, 0.0)
+        total = config.steps * len(plan)
+        kept: list[dict[str, float]] = []
         before: dict[str, Any] | None = None
         for rows in plan:
             for group in self.optimiser.param_groups:
-                group["lr"] = config.learning_rate * (1 - (step * len(plan) + done) / total)
+                group["lr"] = config.learning_rate * (1 - (step * len(plan) + len(kept)) / total)
             found = self.gradients(batch, rows, warmup=step < config.value_warmup_steps)
             if found["approx_kl"] > config.max_approx_kl and before is not None:
                 self._take_up(before)
-                done -= 1
+                kept.pop()
                 break
             if not math.isfinite(found["grad_norm"]):
                 raise NotFiniteError("the gradient", batch, rows)
             before = copy.deepcopy(self._state())
             self.optimiser.step()
-            done += 1
-            sums = {name: sums[name] + found[name] for name in MEASURED}
-        means = {name: value / max(1, done) for name, value in sums.items()}
-        return UpdateStats(**means, skipped_updates=len(plan) - done)
+            kept.append(found)
+        means = {name: sum(found[name] for found in kept) / len(kept) if kept else None for name in MEASURED}
+        return UpdateStats(**means, skipped_updates=len(plan) - len(kept))
 
     def _plan(self, size: int, step: int) -> list[list[int]]:
         """The responses of each mini-batch of the step, in order."""

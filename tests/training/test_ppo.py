@@ -25,7 +25,7 @@ from rlaif.records import Prompt
 from rlaif.stage import StageContext
 from rlaif.store import JsonlFile, MetricsLog
 from rlaif.training import ppo
-from rlaif.training.ppo_trainer import NotFiniteError, PpoTrainer
+from rlaif.training.ppo_trainer import MEASURED, NotFiniteError, PpoTrainer
 from rlaif.training.reward_function import function_scores, load_function
 from rlaif.training.rollout import RolloutBatch, Rollouts
 from tests.tiny import make_tiny_model
@@ -327,6 +327,7 @@ def test_an_exploded_update_is_undone_and_the_rest_skipped(tiny_model: Path) -> 
     before = {name: parameter.clone() for name, parameter in work.model.trained.items()}
     _, _, row = work.step(0, chosen(work))
     assert row["skipped_updates"] == 4
+    assert [row[name] for name in MEASURED] == [None] * len(MEASURED)  # no update was kept to measure
     assert all(torch.equal(parameter, before[name]) for name, parameter in work.model.trained.items())
     assert not work.optimiser.state_dict()["state"]
 
