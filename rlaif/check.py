@@ -12,6 +12,7 @@ from typing import Any
 
 from rlaif.config import JudgeConfig, ModelConfig, RunConfig, load
 from rlaif.constitution.load import check_constitution, load_constitution
+from rlaif.constitution.scope import by_slice
 from rlaif.environment import GOLD_PACKAGES, OPTIONAL, installed
 from rlaif.errors import BackendError, ConfigError, ModelError, RlaifError
 from rlaif.prompt_sets import split_prompts
@@ -66,6 +67,7 @@ def _failed(name: str, error: RlaifError) -> Finding:
 def _constitution(config: RunConfig) -> str:
     constitution = load_constitution(config.constitution)
     check_constitution(constitution, method=config.judge.method, where=config.constitution)
+    by_slice(constitution, config.prompts)
     return f"{constitution.name} {constitution.version}: {len(constitution.principles)} principles"
 
 

