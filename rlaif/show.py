@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from rich.console import Console, Group, RenderableType
@@ -17,7 +17,7 @@ from rlaif import stages
 from rlaif.config import STAGES
 from rlaif.errors import DataError, StageError
 from rlaif.ledger import holds_work
-from rlaif.records import Failure, PreferenceLabel, Prompt, Response, RevisionTrace, SftExample, Verdict
+from rlaif.records import FailedAnswer, Failure, PreferenceLabel, Prompt, Response, RevisionTrace, SftExample, Verdict
 from rlaif.report.summary import summary_table
 from rlaif.report.text import number, visible
 from rlaif.store import JsonlFile, MetricsLog, RunFolder
@@ -33,7 +33,8 @@ def show(run_path: Any, what: str | None, *, n: int, failed: bool, console: Cons
         console.print(_overview(run))
         return
     if what in STAGES:
-        blocks = list(islice(_stage(run, what, failed=failed), n))
+        unanswered = _panels(run, f"{what}/failures.jsonl", FailedAnswer, _failed_answer, None) if failed else []
+        blocks = list(islice(chain(unanswered, _stage(run, what, failed=failed)), n))
         tables = [] if failed else _tables(run, what)
         if not blocks and not tables:
             raise StageError(
@@ -183,6 +184,10 @@ def _trace_failures(trace: RevisionTrace) -> list[Failure]:
     found = [turn.critique.failure for turn in trace.rounds]
     found += [revision.failure for turn in trace.rounds for revision in turn.revisions]
     return [failure for failure in found if failure is not None]
+
+
+def _failed_answer(answer: FailedAnswer) -> RenderableType:
+    return _panel(f"no answer to prompt {answer.prompt_id}  {answer.model}", [_failure(answer.failure)])
 
 
 def _example(example: SftExample) -> RenderableType:

@@ -20,6 +20,7 @@ from rlaif.prompt_sets import split_prompts
 from rlaif.records import (
     Comparison,
     Critique,
+    FailedAnswer,
     Failure,
     Message,
     PreferenceLabel,
@@ -326,6 +327,15 @@ def test_show_can_be_narrowed(filled_run: Path) -> None:
     labels = rlaif("show", filled_run, "label", "--failed").stdout
     assert "P(A is better): not measured" in labels
     assert "0.625" not in labels
+
+
+def test_show_has_the_answers_that_were_never_given(filled_run: Path) -> None:
+    lost = FailedAnswer("prompt-1", "sft", 1, Failure("context_overflow", "the prompt is too long"))
+    JsonlFile(filled_run / "label" / "failures.jsonl", FailedAnswer).append([lost])
+    failed = rlaif("show", filled_run, "label", "--failed").stdout
+    assert "no answer to prompt prompt-1" in failed
+    assert "failed (context_overflow): the prompt is too long" in failed
+    assert "no answer" not in rlaif("show", filled_run, "label").stdout
 
 
 def test_show_finds_records_by_the_beginning_of_an_id(filled_run: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from rlaif.records import Constitution, Failure, PreferenceLabel, RevisionTrace, Verdict
+from rlaif.records import Constitution, FailedAnswer, Failure, PreferenceLabel, RevisionTrace, Verdict
 from rlaif.report.text import is_known
 from rlaif.store import JsonlFile, RunFolder
 
@@ -64,8 +64,9 @@ class ReviseFacts:
 
 
 def read_revise(run: RunFolder, examples: int) -> ReviseFacts:
-    """The facts of revise/traces.jsonl as far as it is written."""
+    """The facts of revise/traces.jsonl and failures.jsonl as far as they are written."""
     facts, sample = ReviseFacts(), Sample[RevisionTrace](examples)
+    _count_answers(facts.failures, run, "revise")
     for trace in JsonlFile(run.file("revise", "traces.jsonl"), RevisionTrace):
         facts.traces += 1
         if not trace.rounds:
@@ -93,6 +94,12 @@ def read_revise(run: RunFolder, examples: int) -> ReviseFacts:
 def _count(failures: Counter[str], failure: Failure | None, where: str) -> None:
     if failure is not None and failure.kind != ABSTAINED:
         failures[f"{where}: {failure.kind}"] += 1
+
+
+def _count_answers(failures: Counter[str], run: RunFolder, stage: str) -> None:
+    """Adds the answers that the policy could not give."""
+    for answer in JsonlFile(run.file(stage, "failures.jsonl"), FailedAnswer):
+        _count(failures, answer.failure, "answer")
 
 
 def _count_verdicts(failures: Counter[str], verdicts: Iterable[Verdict]) -> None:
@@ -160,9 +167,10 @@ class LabelFacts:
 
 
 def read_label(run: RunFolder, constitution: Constitution | None, examples: int) -> LabelFacts:
-    """The facts of label/labels.jsonl as far as it is written."""
+    """The facts of label/labels.jsonl and failures.jsonl as far as they are written."""
     weights = {p.id: p.weight for p in constitution.principles} if constitution is not None else {}
     facts, sample = LabelFacts(), Sample[PreferenceLabel](examples)
+    _count_answers(facts.failures, run, "label")
     for label in JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel):
         facts.labels += 1
         sample.add(label.comparison.id, label)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rlaif.config import parse
 from rlaif.errors import DataError, StageError
 from rlaif.progress import Silent
-from rlaif.records import StageRecord, from_json, to_json
+from rlaif.records import FailedAnswer, Failure, StageRecord, from_json, to_json
 from rlaif.report import build, text, verdict
 from rlaif.report.build import build_report
 from rlaif.report.feedback import Sample, read_label, read_revise
@@ -25,7 +25,7 @@ from rlaif.report.overview import main_slice, stage_rows
 from rlaif.report.samples import side_by_side
 from rlaif.report.summary import Summary, read_summary, summary_table
 from rlaif.stage import StageContext
-from rlaif.store import RunFolder, write_atomic
+from rlaif.store import JsonlFile, RunFolder, write_atomic
 from tests.report.fake_run import CONSTITUTION, cell, summary, write_run
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -384,6 +384,16 @@ def test_facts_agree_with_the_records(run: RunFolder) -> None:
     assert label.failures["verdict: context_overflow"] == 3 * label.failures["label: context_overflow"] > 0
     assert sum(voice.strongest for voice in label.voices.values()) == label.settled
     assert label.consistency is None
+
+
+def test_answers_that_were_never_given_are_counted(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "demo")
+    before = read_revise(run, 0).failures, read_label(run, CONSTITUTION, 0).failures
+    lost = [FailedAnswer("p", "sft", seed, Failure("context_overflow", "too long")) for seed in range(3)]
+    for stage in ("revise", "label"):
+        JsonlFile(run.file(stage, "failures.jsonl"), FailedAnswer).append(lost)
+    after = read_revise(run, 0).failures, read_label(run, CONSTITUTION, 0).failures
+    assert [a - b for a, b in zip(after, before, strict=True)] == [{"answer: context_overflow": 3}] * 2
 
 
 def test_examples_do_not_depend_on_order_or_result(run: RunFolder) -> None:
