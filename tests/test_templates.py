@@ -175,6 +175,15 @@ def test_worked_examples_of_the_principle_come_before_the_question(asked: int, s
         assert rendered.prefix == ""
 
 
+def test_a_system_message_of_the_conversation_stands_behind_ours() -> None:
+    asked = Prompt((Message("system", "Rhyme."), *PROMPT.messages))
+    values = {"principle": TAUGHT, "response": "r", "few_shots": 0}
+    for name, more in (("critique", {}), ("revision", {"critique": "c"})):
+        plain = load_template(name).render(**values, **more, prompt=PROMPT).messages
+        found = load_template(name).render(**values, **more, prompt=asked).messages
+        assert found == (Message("system", plain[0].content + "\n\nRhyme."), *plain[1:])
+
+
 def test_revision_examples_turn_the_violating_answer_into_the_following_one() -> None:
     values = {"principle": TAUGHT, "prompt": PROMPT, "response": "r", "critique": "c", "few_shots": 2}
     said = [m.content for m in load_template("revision").render(**values).messages if m.role == "assistant"]
