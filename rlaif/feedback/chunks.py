@@ -6,6 +6,7 @@ where the last session died. A chunk whose records are all on disk is not asked 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,3 +65,12 @@ def failed_answers(folder: Path) -> JsonlFile[FailedAnswer]:
 def failed(prompt: Prompt, model: str, seed: int, answer: Generation) -> FailedAnswer:
     """The record of an answer without text."""
     return FailedAnswer(prompt.id, model, seed, answer.failure or Failure("backend", "no text and no reason"))
+
+
+def commonest(answers: Sequence[FailedAnswer]) -> str:
+    """The end of a sentence that names the commonest kind of failure with the reason of its first; "" for none."""
+    if not answers:
+        return ""
+    (kind, number), *_ = Counter(answer.failure.kind for answer in answers).most_common(1)
+    reason = next(answer.failure.reason for answer in answers if answer.failure.kind == kind)
+    return f"; {number} of the {len(answers)} failures are {kind}: {reason}"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from rlaif.errors import StageError
-from rlaif.feedback.chunks import failed, failed_answers, resume
+from rlaif.feedback.chunks import commonest, failed, failed_answers, resume
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import GenerateRequest, LanguageModel
 from rlaif.records import Comparison, FailedAnswer, PreferenceLabel, Prompt, Response, content_id, record_seed
@@ -26,14 +26,16 @@ def run(context: StageContext) -> dict[str, float]:
     responses = [answer for answer in answers if isinstance(answer, Response)]
     comparisons = _comparisons(context, prompts, responses)
     if not comparisons:
+        lost = [answer for answer in answers if isinstance(answer, FailedAnswer)]
         raise StageError(
-            "no prompt has two different answers",
-            where="label",
+            f"no prompt has two different answers{commonest(lost)}",
+            where=str(context.folder / "failures.jsonl") if lost else "label",
             remedy="raise label.samples or label.temperature",
         )
     labels = _judge(context, comparisons)
     failures = Counter(answer.failure.kind for answer in answers if isinstance(answer, FailedAnswer))
-    failures.update(label.failure.kind for label in labels if label.failure is not None)
+    missing = [label.failure.kind for label in labels if label.failure is not None]
+    failures.update(kind for kind in missing if kind != "abstained")
     probabilities = [label.prob_a for label in labels if label.prob_a is not None]
     consistencies = [label.consistency for label in labels if label.consistency is not None]
     counts: dict[str, float] = {
@@ -43,7 +45,8 @@ def run(context: StageContext) -> dict[str, float]:
         "responses_finished": sum(r.finish == "stop" for r in responses),
         "pairs": len(labels),
         "labelled": len(probabilities),
-        "pairs_failed": len(labels) - len(probabilities),
+        "abstained": missing.count("abstained"),
+        "pairs_failed": len(missing) - missing.count("abstained"),
         "failed": sum(failures.values()),
         **{f"failed_{kind}": number for kind, number in sorted(failures.items())},
     }

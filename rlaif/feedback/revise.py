@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from rlaif.constitution.scope import by_slice
 from rlaif.errors import StageError
-from rlaif.feedback.chunks import failed, failed_answers, resume
+from rlaif.feedback.chunks import commonest, failed, failed_answers, resume
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import GenerateRequest, Generation, LanguageModel
 from rlaif.records import (
@@ -72,7 +72,11 @@ def run(context: StageContext) -> dict[str, float]:
     traces = [record for record in records if isinstance(record, RevisionTrace)]
     unanswered = [record for record in records if isinstance(record, FailedAnswer)]
     if not traces:
-        raise StageError("the model answered no prompt", where="revise", remedy="look at the model: rlaif check")
+        raise StageError(
+            f"the model answered no prompt{commonest(unanswered)}",
+            where=str(context.folder / "failures.jsonl"),
+            remedy="look at the model: rlaif check",
+        )
     return _counts(traces, unanswered)
 
 
@@ -188,21 +192,25 @@ class _Reviser:
             for place, revision in enumerate(revisions)
             if revision.response is not None
         ]
+        answers = [chain.answer.text for chain, _, _ in going]
         assert self.judge is not None
         labels = self.judge.label_under([c for _, _, c, _ in asked], [(p,) for _, _, _, p in asked])
         for (row, place, _, _), label in zip(asked, labels, strict=True):
             written[row][place] = Revision(
                 written[row][place].response, label.prob_a, False, label.verdicts, label.failure
             )
-        return [tuple(self._accept_best(revisions)) for revisions in written]
+        return [tuple(self._accept_best(*pair)) for pair in zip(answers, written, strict=True)]
 
-    def _accept_best(self, revisions: Sequence[Revision]) -> list[Revision]:
+    def _accept_best(self, answer: str, revisions: Sequence[Revision]) -> list[Revision]:
+        # What repeats the answer word for word is no revision of it, whatever the judge or the gate says.
         # Without a gate a revision stands even where the judge could not say how good it is, but behind all others.
         scores = [-1.0 if r.prob_better is None else r.prob_better for r in revisions]
         passing = [
             (score, -place)
             for place, (r, score) in enumerate(zip(revisions, scores, strict=True))
-            if r.response is not None and (score > self.table.gate or self.table.gate == 0)
+            if r.response is not None
+            and r.response.text != answer
+            and (score > self.table.gate or self.table.gate == 0)
         ]
         best = -max(passing)[1] if passing else None
         return [
@@ -250,7 +258,8 @@ def _counts(traces: Sequence[RevisionTrace], unanswered: Sequence[FailedAnswer])
     revisions = [revision for turn in rounds for revision in turn.revisions]
     failures = Counter(answer.failure.kind for answer in unanswered)
     failures.update(turn.critique.failure.kind for turn in rounds if turn.critique.failure is not None)
-    failures.update(revision.failure.kind for revision in revisions if revision.failure is not None)
+    missing = [revision.failure.kind for revision in revisions if revision.failure is not None]
+    failures.update(kind for kind in missing if kind != "abstained")
     return {
         "prompts": len(traces) + len(unanswered),
         "unanswered": len(unanswered),
@@ -260,6 +269,7 @@ def _counts(traces: Sequence[RevisionTrace], unanswered: Sequence[FailedAnswer])
         "no_change": sum(turn.critique.no_change for turn in rounds),
         "revisions": len(revisions),
         "accepted": sum(revision.accepted for revision in revisions),
+        "abstained": missing.count("abstained"),
         "failed": sum(failures.values()),
         **{f"failed_{kind}": number for kind, number in sorted(failures.items())},
     }

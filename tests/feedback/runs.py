@@ -84,7 +84,7 @@ class World:
 
 class Speaker:
     """Policy and judge. Prompts choose what happens: "fail" is not answered, "spotless" is not criticised, "mute" gets
-    no critique, "stuck" no revision. A text's quality is the number in it; the judge prefers the higher one, and cannot
+    no critique, "stuck" no revision, and that of "parrot" repeats the answer. A text's quality is the number in it; the judge prefers the higher one, and cannot
     score a text with "odd" in it."""
 
     def __init__(self, world: World, name: str) -> None:
@@ -98,6 +98,8 @@ class Speaker:
         last, number = request.messages[-1].content, request.seed % 1000
         if last.startswith("Rewrite"):
             text = None if "stuck" in last else f"{'odd' if 'strange' in last else 'new'} {number}"
+            if "parrot" in last:
+                text = re.findall(r"answer \d+", last)[-1]
         elif last.startswith("Criticise"):
             text = None if "mute" in last else "No change needed." if "spotless" in last else f"It is rude {number}."
         else:

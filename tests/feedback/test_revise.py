@@ -81,6 +81,21 @@ def test_without_a_gate_the_judge_cannot_stop_a_revision(tmp_path: Path) -> None
     assert traces[0].revised
 
 
+def test_a_revision_that_repeats_the_answer_is_none(tmp_path: Path) -> None:
+    traces, counts = work(tmp_path, config(rounds=1, candidates=1, gate=0), [prompt("parrot 1"), prompt("good 1")])
+    revision = traces[0].rounds[0].revisions[0]
+    assert revision.response is not None
+    assert (revision.response.text, revision.accepted) == (traces[0].response.text, False)
+    assert [trace.revised for trace in traces] == [False, True]
+    assert counts["accepted"] == 1
+
+
+def test_an_abstention_is_counted_and_no_failure(tmp_path: Path) -> None:
+    setup = settings(judge={"abstain_below": 0.49}, revise={"rounds": 1, "candidates": 1})
+    _, counts = work(tmp_path, setup, [prompt("good 1"), prompt("good 2")])
+    assert (counts["revisions"], counts["abstained"], counts["failed"]) == (2, 2, 0)
+
+
 def test_a_critique_that_finds_nothing_ends_the_chain(tmp_path: Path) -> None:
     world = World()
     traces, counts = work(tmp_path, config(rounds=3), [prompt("spotless question"), prompt("hard question")], world)
@@ -171,7 +186,8 @@ def test_failures_are_kept_and_counted(tmp_path: Path) -> None:
 
 
 def test_no_answer_at_all_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="answered no prompt"):
+    named = r"failures\.jsonl: the model answered no prompt; 2 of the 2 failures are empty: nothing said"
+    with pytest.raises(StageError, match=named):
         work(tmp_path, config(), [prompt("fail 1"), prompt("fail 2")])
 
 
