@@ -84,8 +84,8 @@ class World:
 
 class Speaker:
     """Policy and judge. Prompts choose what happens: "fail" is not answered, "spotless" is not criticised, "mute" gets
-    no critique, "stuck" no revision, and that of "parrot" repeats the answer. A text's quality is the number in it; the judge prefers the higher one, and cannot
-    score a text with "odd" in it."""
+    no critique, "stuck" no revision, and that of "parrot" repeats the answer. A text's quality is the number in it; the
+    judge prefers the higher one, and cannot score a text with "odd" in it."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name, self.fingerprint, self.usage = world, name, name, Usage()
