@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFERENCE = "sft"
+ON_THE_TERMINAL = ("harm", "words")
+"""Measures that have a column on the terminal, which is often 80 wide; the report shows all."""
 NAMES = {"base": "base", "sft": "SFT", "ppo": "PPO"}
 
 
@@ -151,27 +153,30 @@ def read_summary(run: RunFolder) -> Summary | None:
 
 
 def summary_table(run: RunFolder) -> Table:
-    """The result as a rich table: a row per slice and model, a column per measure; StageError before `evaluate`."""
+    """The headline result as a rich table for 80 columns: a row per slice and model; StageError before `evaluate`."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     summary = read_summary(run)
     if summary is None:
         raise StageError("evaluate has not written a summary", where=str(run.root), remedy="run: rlaif evaluate")
-    measured, missing = summary.measured(), summary.unmeasured()
-    caption = "mean over its 95 % interval; * = the interval of the difference v SFT excludes 0"
+    missing = summary.unmeasured()
+    measured = {key: measure for key, measure in summary.measured().items() if key in ON_THE_TERMINAL}
+    caption = "mean over its 95 % interval; * = the difference v SFT excludes 0; the report has more"
     table = Table(
+        box=SIMPLE_HEAD,
         title="Held-out prompts",
         title_justify="left",
         caption=Text(visible(caption + (f"; not measured: {', '.join(missing)}" if missing else ""))),
         caption_justify="left",
     )
-    table.add_column("prompts")
-    table.add_column("model")
+    table.add_column("prompts", no_wrap=True)
+    table.add_column("model", no_wrap=True)
     for measure in measured.values():
-        table.add_column(Text(visible(_heading(measure))), justify="right")
-    table.add_column("win rate v SFT", justify="right")
-    table.add_column("KL v SFT", justify="right")
+        table.add_column(Text(visible(_heading(measure))), justify="right", no_wrap=True)
+    table.add_column("wins v SFT", justify="right", no_wrap=True)
+    table.add_column("KL", justify="right", no_wrap=True)
     for part in summary.slices:
         for index, model in enumerate(summary.models):
             values = [part if index == 0 else "", name_of(model)]
@@ -217,4 +222,4 @@ def _kl_text(summary: Summary, model: str, part: str) -> str:
     if model == REFERENCE:
         return "-"
     found = summary.divergence(model, part)
-    return number(found.mean if found is not None else None)
+    return number(found.mean) if found is not None else ""
