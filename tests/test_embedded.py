@@ -65,10 +65,11 @@ def test_the_demo_runs_end_to_end_on_the_embedded_model(tmp_path: Path) -> None:
     assert any(cell["measure"] == "harm" and cell["mean"] is not None for cell in summary["cells"])
     assert "<script" not in run.report_path.read_text(encoding="utf-8")
     # Run again: everything is kept, nothing is asked again; without --resume nothing is touched.
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.jsonl")}
+    before = {path: path.read_bytes() for path in out.rglob("*.jsonl")}
     again = rlaif("run", str(DEMO), "--out", str(out), "--resume", *(p for text in SMALL for p in ("--set", text)))
     assert again.returncode == 0, again.stderr
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert {path: path.read_bytes() for path in out.rglob("*.jsonl")} == before
+    assert "kept" in again.stderr
     refused = rlaif("run", str(DEMO), "--out", str(out))
     assert refused.returncode == 5
     assert "--resume" in refused.stderr
