@@ -75,24 +75,31 @@ def read_json_lines(path: Path, *, drop_broken_tail: bool = False) -> Iterator[t
     A broken line raises DataError with file and line; with `drop_broken_tail` a last line without its newline is
     taken for the trace of a crash and skipped.
     """
+    import jsonlines
+
+    number = 0
     with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if drop_broken_tail and not raw.endswith(b"\n"):
-                return
-            if not raw.strip():
-                continue
-            try:
-                value = json.loads(raw)
-            except (ValueError, RecursionError) as problem:
-                reason = problem.msg if isinstance(problem, json.JSONDecodeError) else "not UTF-8 text"
-                raise DataError(
-                    f"is not a line of JSON ({reason})",
-                    where=f"{path}:{number}",
-                    remedy="every line holds one JSON object; mend or remove this line",
-                ) from None
-            if not isinstance(value, dict):
-                raise DataError("is not a JSON object", where=f"{path}:{number}", remedy='write {"prompt": "..."}')
-            yield number, value
+
+        def lines() -> Iterator[bytes]:
+            nonlocal number
+            for number, raw in enumerate(file, start=1):  # noqa: B007 - read below, when an object comes of the line
+                if drop_broken_tail and not raw.endswith(b"\n"):
+                    return
+                yield raw if raw.strip() else b"\n"
+
+        try:
+            for value in jsonlines.Reader(lines()).iter(skip_empty=True):
+                if not isinstance(value, dict):
+                    raise DataError("is not a JSON object", where=f"{path}:{number}", remedy='write {"prompt": "..."}')
+                yield number, value
+        except (jsonlines.InvalidLineError, UnicodeDecodeError, RecursionError) as problem:
+            cause = problem.__cause__ or problem
+            reason = cause.msg if isinstance(cause, json.JSONDecodeError) else "not UTF-8 text"
+            raise DataError(
+                f"is not a line of JSON ({reason})",
+                where=f"{path}:{number}",
+                remedy="every line holds one JSON object; mend or remove this line",
+            ) from None
 
 
 class JsonlFile(Generic[R]):
