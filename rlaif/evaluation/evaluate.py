@@ -221,7 +221,7 @@ def _labels(
 
     def work(chunk: Sequence[Comparison]) -> list[PreferenceLabel]:
         if not judges:  # opened only when there is something to judge
-            judges.append(_open_judge(context))
+            judges.append(Judge.of_run(context))
         return judges[0].label(chunk)
 
     with context.progress.task("judge: win rates", len(plan), "pairs") as task:
@@ -235,20 +235,6 @@ def _labels(
             context.config.evaluate.batch_size,
             task,
         )
-
-
-def _open_judge(context: StageContext) -> Judge:
-    """The run's judge with the run's templates; the random judge needs no model and opens none."""
-    config = context.config
-    model = None if config.judge.method == "random" else context.open_judge()
-    return Judge(
-        config.judge,
-        context.constitution,
-        model=model,
-        seed=config.seed,
-        templates=context.run.templates_path,
-        prompts=config.prompts,
-    )
 
 
 def _pairs(

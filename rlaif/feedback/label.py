@@ -115,18 +115,7 @@ def _judge(context: StageContext, comparisons: Sequence[Comparison]) -> list[Pre
 
     def judge(chunk: Sequence[Comparison]) -> list[PreferenceLabel]:
         if not opened:
-            model = None if config.judge.method == "random" else context.open_judge()
-            folder = context.run.templates_path
-            opened.append(
-                Judge(
-                    config.judge,
-                    context.constitution,
-                    model=model,
-                    seed=config.seed,
-                    templates=folder,
-                    prompts=config.prompts,
-                )
-            )
+            opened.append(Judge.of_run(context))
         return opened[0].label(chunk)
 
     with context.progress.task("judging pairs", len(comparisons), "pairs") as task:

@@ -224,18 +224,8 @@ class _Reviser:
 
     def _open(self) -> LanguageModel:
         if self.policy is None:
-            config = self.context.config
             self.policy = self.context.open_policy(())
-            model = None if config.judge.method == "random" else self.context.open_judge()
-            templates = self.context.run.templates_path
-            self.judge = Judge(
-                config.judge,
-                self.constitution,
-                model=model,
-                seed=self.seed,
-                templates=templates,
-                prompts=config.prompts,
-            )
+            self.judge = Judge.of_run(self.context)
         return self.policy
 
     def close(self) -> None:

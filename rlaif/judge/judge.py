@@ -12,6 +12,7 @@ from rlaif.judge.aggregate import aggregate
 from rlaif.judge.methods import Ask, contrast, pairwise, random
 from rlaif.lm.protocol import LanguageModel
 from rlaif.records import Comparison, Constitution, PreferenceLabel, Principle, Verdict, record_seed
+from rlaif.stage import StageContext
 from rlaif.templates import load_template
 
 
@@ -38,6 +39,19 @@ class Judge:
         self.template = None if config.method == "random" else load_template(config.method, templates)
         self.scopes = by_slice(constitution, prompts or {})
         self.weights = {p.id: p.weight for p in constitution.principles}
+
+    @classmethod
+    def of_run(cls, context: StageContext) -> Judge:
+        """The run's judge with the run's constitution, templates and slices; the random one opens no model."""
+        config = context.config
+        return cls(
+            config.judge,
+            context.constitution,
+            model=None if config.judge.method == "random" else context.open_judge(),
+            seed=config.seed,
+            templates=context.run.templates_path,
+            prompts=config.prompts,
+        )
 
     def label(self, comparisons: Sequence[Comparison]) -> list[PreferenceLabel]:
         """One label per comparison, in order, under the principles that the config asks for."""

@@ -76,19 +76,10 @@ def run(context: StageContext) -> dict[str, float]:
 
 def _judge_reward(context: StageContext) -> JudgeReward:
     """The run's judge, with the answers that `label` sampled to compare with."""
-    config = context.config
-    judge = Judge(
-        config.judge,
-        context.constitution,
-        model=None if config.judge.method == "random" else context.open_judge(),
-        seed=config.seed,
-        templates=context.run.templates_path,
-        prompts=config.prompts,
-    )
     references: dict[str, list[Response]] = {}
     for response in context.responses("label").read():
         references.setdefault(response.prompt_id, []).append(response)
-    return JudgeReward(judge, references)
+    return JudgeReward(Judge.of_run(context), references)
 
 
 def _step(context: StageContext, trainer: PpoTrainer, step: int, prompts: Sequence[Prompt]) -> dict[str, float]:
