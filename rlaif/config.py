@@ -50,6 +50,12 @@ class JudgeConfig(Table):
         gt=0,
         description="contrast: difference of mean token log-ratios (nats) that makes one unit of log-odds",
     )
+    opening_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="contrast: tokens at the beginning of a response that are judged, null = all; a very small model "
+        "tells a refusal from consent by its opening, and the rest adds noise (docs/demo.md)",
+    )
     abstain_below: float = Field(
         0.0, ge=0, lt=0.5, description="|prob_a - 0.5| below this is no label but a counted abstention"
     )

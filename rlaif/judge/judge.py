@@ -101,5 +101,7 @@ class Judge:
         assert self.model is not None
         assert self.template is not None
         if self.config.method == "contrast":
-            return contrast(asks, self.model, self.template, scale=self.config.scale)
+            return contrast(
+                asks, self.model, self.template, scale=self.config.scale, opening=self.config.opening_tokens
+            )
         return pairwise(asks, self.model, self.template)

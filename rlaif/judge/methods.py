@@ -26,8 +26,13 @@ class Ask:
     principle: Principle
 
 
-def contrast(asks: Sequence[Ask], model: LanguageModel, template: Template, *, scale: float) -> list[list[Verdict]]:
-    """One verdict per ask: P(A) = sigmoid((s_A - s_B) / scale), s = mean over tokens of the log-probs' difference."""
+def contrast(
+    asks: Sequence[Ask], model: LanguageModel, template: Template, *, scale: float, opening: int | None = None
+) -> list[list[Verdict]]:
+    """One verdict per ask: P(A) = sigmoid((s_A - s_B) / scale), s = mean over tokens of the log-probs' difference.
+
+    With `opening` only that many tokens at the beginning of a response are judged.
+    """
     requests: list[ScoreRequest] = []
     place: dict[tuple[str, str], int] = {}
     for ask in asks:
@@ -35,7 +40,7 @@ def contrast(asks: Sequence[Ask], model: LanguageModel, template: Template, *, s
             key = (ask.principle.hash, response.id)
             if key not in place:
                 place[key] = len(requests)
-                requests += _contrast_requests(ask.principle, ask.comparison.prompt, response, template)
+                requests += _contrast_requests(ask.principle, ask.comparison.prompt, response, template, opening)
     answers = model.response_logprobs(requests)
 
     def score(principle: Principle, response: Response) -> float | Failure:
@@ -58,7 +63,7 @@ def contrast(asks: Sequence[Ask], model: LanguageModel, template: Template, *, s
 
 
 def _contrast_requests(
-    principle: Principle, prompt: Prompt, response: Response, template: Template
+    principle: Principle, prompt: Prompt, response: Response, template: Template, opening: int | None
 ) -> tuple[ScoreRequest, ScoreRequest]:
     pair = principle.contrast
     if pair is None:
@@ -73,7 +78,7 @@ def _contrast_requests(
         template.render(system=system, examples=tuple(examples), conversation=prompt.messages).messages
         for system, examples in ((pair.followed, followed), (pair.violated, violated))
     )
-    first, second = (ScoreRequest(messages, response.text) for messages in contexts)
+    first, second = (ScoreRequest(messages, response.text, opening) for messages in contexts)
     return first, second
 
 

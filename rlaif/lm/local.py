@@ -93,7 +93,7 @@ class LocalModel:
         groups: dict[str, list[tuple[int, tuple[list[int], list[int]]]]] = {}
         for index, request in enumerate(requests):
             chat = encode_chat(self.tokenizer, request.messages)
-            answer = encode_text(self.tokenizer, request.response)
+            answer = encode_text(self.tokenizer, request.response)[: request.first_tokens]
             if not answer:
                 results[index] = ResponseLogprobs(None, Failure("empty", "the response has no tokens"))
             elif len(chat) + len(answer) > self.context:

@@ -190,7 +190,10 @@ class OpenAIModel:
         options = {"temperature": 0.0, "echo": True, "logprobs": 1}
         calls = [_Call(request.messages, " " + request.response, 1, options) for request in requests]
         answers = self._ask_all(calls)
-        return [self._scores(answer.reply, call) for answer, call in zip(answers, calls, strict=True)]
+        return [
+            self._scores(answer.reply, call, request.first_tokens)
+            for answer, call, request in zip(answers, calls, requests, strict=True)
+        ]
 
     def close(self) -> None:
         self._loop.close(self._client.close)
@@ -216,13 +219,13 @@ class OpenAIModel:
             raise self._no_logprobs()
         return read_choices(reply.positions, request.choices, request.prefix if answer.folded else "")
 
-    def _scores(self, reply: Reply | Failure, call: _Call) -> ResponseLogprobs:
+    def _scores(self, reply: Reply | Failure, call: _Call, first_tokens: int | None) -> ResponseLogprobs:
         if isinstance(reply, Failure):
             return ResponseLogprobs(None, reply)
         given = _transcript(call.messages)
         if not reply.positions or not reply.text.startswith(given + call.prefix):
             raise self._no_logprobs("the server does not return the log-probs of given text")
-        values = read_scores(reply, len(given), len(given) + len(call.prefix))
+        values = read_scores(reply, len(given), len(given) + len(call.prefix))[:first_tokens]
         if not values or any(value is None for value in values):
             return ResponseLogprobs(None, Failure("missing_logprobs", "no log-probs for the tokens of the response"))
         self.usage.scored_tokens += len(values)

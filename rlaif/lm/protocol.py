@@ -54,15 +54,19 @@ class ChoiceLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Log-probability of `response` as the whole assistant turn after `messages` (its end-of-turn token excluded)."""
+    """Log-probability of `response` as the whole assistant turn after `messages` (its end-of-turn token excluded).
+
+    With `first_tokens` only that many tokens at its beginning are scored.
+    """
 
     messages: tuple[Message, ...]
     response: str
+    first_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseLogprobs:
-    """Natural-log probability of each token of the response; None with a `failure`."""
+    """Natural-log probability of each token of the response that was asked for; None with a `failure`."""
 
     token_logprobs: tuple[float, ...] | None
     failure: Failure | None = None

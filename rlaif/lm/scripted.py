@@ -118,7 +118,7 @@ class ScriptedModel:
 
     def _weigh(self, request: ScoreRequest) -> ResponseLogprobs:
         self._count(request.messages)
-        words = request.response.split()
+        words = request.response.split()[: request.first_tokens]
         if not words:
             return ResponseLogprobs(None, Failure("empty", "the response has no words"))
         self.usage.scored_tokens += len(words)

@@ -64,7 +64,7 @@ class Recorder:
         for request in requests:
             values = self.table.get((request.messages[0].content, request.response))
             failure = None if values is not None else Failure("context_overflow", "no such entry")
-            found.append(ResponseLogprobs(values, failure))
+            found.append(ResponseLogprobs(values and values[: request.first_tokens], failure))
         return found
 
     def close(self) -> None:

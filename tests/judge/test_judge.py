@@ -58,6 +58,11 @@ def test_the_contrast_margin_by_hand() -> None:
     assert (label.consistency, label.failure) == (None, None)
 
 
+def test_contrast_judges_no_more_than_the_opening() -> None:
+    label = judge(Recorder(TABLE), only(KIND), opening_tokens=2).label([comparison()])[0]
+    assert label.verdicts[0].margin == pytest.approx((0.5 + 0.25) / 2 + 0.1)
+
+
 def test_contrast_principles_count_by_weight_and_one_without_weight_is_not_asked() -> None:
     model = Recorder(TABLE)
     label = judge(model, scale=1.0).label([comparison()])[0]

@@ -160,6 +160,21 @@ def test_scores_do_not_depend_on_what_is_asked_beside(model: LocalModel) -> None
         assert found.token_logprobs == pytest.approx(alone, abs=1e-4)
 
 
+def test_the_first_tokens_are_scored_as_in_the_whole_response(model: LocalModel) -> None:
+    before = model.usage.scored_tokens
+    whole, start, short = model.response_logprobs(
+        [
+            ScoreRequest(chat("Hi", SYSTEM), "No, sorry, I cannot help with that."),
+            ScoreRequest(chat("Hi", SYSTEM), "No, sorry, I cannot help with that.", first_tokens=3),
+            ScoreRequest(chat("Hi", SYSTEM), "No", first_tokens=30),
+        ]
+    )
+    assert whole.token_logprobs is not None
+    assert start.token_logprobs == pytest.approx(whole.token_logprobs[:3], abs=1e-4)
+    assert short.token_logprobs == pytest.approx(plain(model, chat("Hi", SYSTEM), "No"), abs=2e-4)
+    assert model.usage.scored_tokens - before == len(whole.token_logprobs) + 3 + len(short.token_logprobs or ())
+
+
 def test_responses_that_cannot_be_scored_are_failures(model: LocalModel) -> None:
     requests = [ScoreRequest(chat("Hi"), text) for text in ("Yes.", "", LONG)] + [ScoreRequest(chat(LONG), "Yes.")]
     found = model.response_logprobs(requests)

@@ -214,6 +214,7 @@ def test_completions_score_exactly_the_tokens_of_the_response(start: Any) -> Non
     assert result.token_logprobs == (-1.0, -2.0, -3.0, -4.0)
     assert server.bodies()[0]["prompt"] == "Be kind.\n\nHuman: Hi\n\nAssistant: good day to I"
     assert model.usage.scored_tokens == 4
+    assert model.response_logprobs([ScoreRequest(messages, "good day to I", 2)])[0].token_logprobs == (-1.0, -2.0)
 
 
 def test_given_text_cannot_be_scored_without_an_echo(start: Any) -> None:

@@ -83,9 +83,12 @@ def test_extreme_scores_do_not_overflow() -> None:
 
 
 def test_response_logprobs_are_one_negative_number_per_word() -> None:
-    full, empty = ScriptedModel().response_logprobs(
-        [ScoreRequest((Message("user", "q"),), "three short words"), ScoreRequest((Message("user", "q"),), " ")]
+    user = (Message("user", "q"),)
+    full, empty, start = ScriptedModel().response_logprobs(
+        [ScoreRequest(user, "three short words"), ScoreRequest(user, " "), ScoreRequest(user, "three short words", 2)]
     )
+    assert start.token_logprobs is not None
+    assert len(start.token_logprobs) == 2
     assert full.token_logprobs is not None
     assert len(full.token_logprobs) == 3
     assert all(value < 0 for value in full.token_logprobs)
