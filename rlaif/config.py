@@ -177,10 +177,11 @@ class PpoConfig(LoraTable):
 
     @model_validator(mode="after")
     def _batches_come_out_even(self) -> PpoConfig:
-        if self.batch_size % self.samples_per_prompt or self.batch_size < self.num_mini_batches:
+        prompts, rest = divmod(self.batch_size, self.samples_per_prompt)
+        if rest or prompts < self.num_mini_batches:
             raise ValueError(
-                f"batch_size {self.batch_size} must be a multiple of samples_per_prompt "
-                f"{self.samples_per_prompt} and at least num_mini_batches {self.num_mini_batches}"
+                f"batch_size {self.batch_size} must be samples_per_prompt {self.samples_per_prompt} times the prompts "
+                f"of a step, and these at least num_mini_batches {self.num_mini_batches}"
             )
         return self
 

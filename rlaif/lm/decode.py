@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from rlaif.errors import ModelError
+from rlaif.lm.packing import Row, pack, packing_order
 from rlaif.records import FinishReason
 
 Notify = Callable[[int], None]
@@ -45,6 +47,9 @@ class CausalLM:
         self.head = model.get_output_embeddings()
         self.split = self._splits()
         self.shares = self._shares()
+        self.attention = model.config.get_text_config()._attn_implementation
+        self.packs = self.shares and self.attention in ("sdpa", "eager")
+        """Whether the model takes a mask of our own, so that targets can be packed behind one context."""
 
     @torch.no_grad()
     def _splits(self) -> bool:
@@ -68,6 +73,27 @@ class CausalLM:
         output = (self.trunk if self.split else self.model)(**inputs)
         result: torch.Tensor = output.last_hidden_state if self.split else output.logits
         return result
+
+    def predicting(self, rows: Sequence[Row], *, before: int = 0, cache: Any = None) -> torch.Tensor:
+        """(N, H or V) states that predict the targets' tokens, row after row; equal contexts are computed once.
+
+        `cache` holds the keys and values of `before` tokens that stand before every context, for as many sequences as
+        there are different contexts.
+        """
+        packed = pack(rows, device=self.model.device, before=before, apart=not self.packs)
+        mask = packed.mask
+        if mask is not None and self.attention == "eager":
+            kind = self.model.dtype
+            mask = torch.zeros(mask.shape, dtype=kind, device=mask.device).masked_fill(~mask, torch.finfo(kind).min)
+        # Without a mask padding is on the right of a causal model: no real token can see it.
+        states = self.states(
+            input_ids=packed.ids,
+            attention_mask=mask,
+            position_ids=packed.positions,
+            past_key_values=None if cache is None else cache(len(packed.ids)),
+            use_cache=cache is not None,
+        )
+        return packed.predicting(states)
 
     def last_states(self, **inputs: Any) -> torch.Tensor:
         """The states (B, H or V) of the last position; a model that does not split makes no other logits."""
@@ -149,16 +175,17 @@ def sample(
 ) -> list[Sampled]:
     """One continuation per prompt, sampled at `temperature`; `notify(n)` is told of n new tokens at every step.
 
-    Beginnings that prompts share (system prompt, few-shot examples) are computed once per group of prompts; with
-    `prefixes` they are kept for the next call.
+    Equal prompts are computed once, and so are beginnings that prompts share (system prompt, few-shot examples); with
+    `prefixes` these are kept for the next call.
     """
     device = lm.model.device
     draws = torch.from_numpy(uniforms(seeds, max_new_tokens)).to(device)
-    groups = prefix_groups(prompts) if lm.shares else [((), list(range(len(prompts))))]
+    asked = list(dict.fromkeys(map(tuple, prompts)))
+    groups = prefix_groups(asked) if lm.shares else [((), list(range(len(asked))))]
     cache, before = (prefixes or PrefixCache(lm)).joined([(prefix, len(group)) for prefix, group in groups])
     order = [index for _, group in groups for index in group]
     starts = [len(prefix) for prefix, group in groups for _ in group]
-    tails = [prompts[index][start:] for index, start in zip(order, starts, strict=True)]
+    tails = [asked[index][start:] for index, start in zip(order, starts, strict=True)]
     ids, mask = left_pad(tails, ends[0], device)
     positions = (mask.long().cumsum(1) - 1).clamp(min=0) + torch.tensor(starts, device=device)[:, None]
     mask = torch.cat([before, mask], 1)
@@ -166,7 +193,13 @@ def sample(
         input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
     )
     length = mask.sum(1)
-    rows = torch.tensor(order, device=device)
+    # From here on a row of its own for every prompt, however often it is asked.
+    found = {asked[index]: at for at, index in enumerate(order)}
+    rows = torch.arange(len(prompts), device=device)
+    if len(asked) < len(prompts) or order != sorted(order):
+        spread = torch.tensor([found[tuple(prompt)] for prompt in prompts], device=device)
+        cache.batch_select_indices(spread)
+        state, mask, length = state[spread], mask[spread], length[spread]
     out: list[list[int]] = [[] for _ in prompts]
     finish: list[FinishReason] = ["length"] * len(prompts)
     end_set = set(ends)
@@ -267,7 +300,7 @@ class PrefixCache:
 @torch.no_grad()
 def target_logprobs(
     lm: CausalLM,
-    rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+    rows: Sequence[Row],
     *,
     batch_size: int,
     prefixes: PrefixCache | None = None,
@@ -275,12 +308,13 @@ def target_logprobs(
 ) -> list[torch.Tensor]:
     """For every (context ids, target ids): (len(target),) float32 log-probabilities of the target tokens.
 
-    Rows are sorted by length into batches. With `prefixes`, a prefix that all contexts share is computed once.
+    Rows stand in batches of like length, those with equal contexts side by side: each context is computed once. With
+    `prefixes`, so is a prefix that all contexts share.
     """
     sharing = prefixes is not None and lm.shares and len(rows) > 1
     shared = common_prefix([context[:-1] for context, _ in rows]) if sharing else ()
     start = len(shared) if len(shared) >= 16 else 0
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+    order = packing_order(rows)
     results: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
@@ -320,36 +354,21 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 def _score_batch(
     lm: CausalLM,
-    batch: Sequence[tuple[Sequence[int], Sequence[int]]],
+    batch: Sequence[Row],
     shared: tuple[int, ...],
     prefixes: PrefixCache | None,
 ) -> list[torch.Tensor]:
     start, device = len(shared), lm.model.device
-    # The last target token predicts nothing that is asked for, so it is not fed.
-    ids, _ = right_pad([[*context, *target][start:-1] for context, target in batch], 0, device)
-    positions = torch.arange(start, start + ids.shape[1], device=device).expand_as(ids)
-    inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions}
-    if start and prefixes is not None:
-        inputs |= {"past_key_values": prefixes.expanded(shared, len(batch)), "use_cache": True}
-    else:
-        inputs |= {"use_cache": False}
-    # Padding is on the right of a causal model: no real token can see it, so no mask is needed.
-    states = lm.states(**inputs)
-    picked: list[torch.Tensor] = []
-    targets: list[int] = []
-    sizes: list[int] = []
-    for row, (context, target) in enumerate(batch):
-        first = len(context) - 1 - start
-        picked.append(states[row, first : first + len(target)])
-        targets.extend(target)
-        sizes.append(len(target))
+    cache = partial(prefixes.expanded, shared) if start and prefixes is not None else None
+    states = lm.predicting([(context[start:], target) for context, target in batch], before=start, cache=cache)
+    targets = [token for _, target in batch for token in target]
     wanted = torch.tensor(targets, device=device)
     # In pieces: the float32 logits of a large batch over a large vocabulary would take gigabytes.
     pieces = []
-    for part, tokens in zip(torch.split(torch.cat(picked), PIECE), torch.split(wanted, PIECE), strict=True):
+    for part, tokens in zip(torch.split(states, PIECE), torch.split(wanted, PIECE), strict=True):
         logits = lm.logits(part)
         pieces.append(logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(1))
     chosen = torch.cat(pieces)
     if not torch.isfinite(chosen).all():
         raise _not_numbers()
-    return list(torch.split(chosen.cpu(), sizes))
+    return list(torch.split(chosen.cpu(), [len(target) for _, target in batch]))

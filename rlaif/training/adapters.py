@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from rlaif.config import PpoConfig
 from rlaif.errors import ModelError
 from rlaif.lm.decode import CausalLM, right_pad
+from rlaif.lm.packing import Row
 from rlaif.models import LoadedModel, autocast, lora_config
 from rlaif.training.objectives import entropies, token_logprobs
 from rlaif.training.reward_model import RewardHead, check_base, last_token_state, load_head
 
 Adapter = Literal["policy", "value", "reward"]
-Row = tuple[Sequence[int], Sequence[int]]
-"""(prompt ids, response ids) of one sequence."""
 
 
 class PolicyModel:
@@ -117,9 +116,13 @@ class PolicyModel:
         with autocast(self.loaded):
             return self.lm.states(input_ids=ids, use_cache=False)
 
-    def response_states(self, states: Tensor, rows: Sequence[Row]) -> Tensor:
-        """(N, H) states that predict the response tokens of all rows, one after the other."""
-        return torch.cat([states[i, len(p) - 1 : len(p) - 1 + len(r)] for i, (p, r) in enumerate(rows)])
+    def response_states(self, rows: Sequence[Row]) -> Tensor:
+        """(N, H) states that predict the response tokens of all rows, one after the other.
+
+        Responses to one prompt share its computation if their rows are given together.
+        """
+        with autocast(self.loaded):
+            return self.lm.predicting(rows)
 
     def logits(self, flat: Tensor) -> Tensor:
         """(N, V) float32 logits at the temperature. At 1 nothing is divided: a copy of them costs as a softmax does."""

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from rlaif.config import PpoConfig
 from rlaif.lm.decode import sample
+from rlaif.lm.packing import Row
 from rlaif.models import encode_chat, end_ids
 from rlaif.records import Prompt, content_id, record_seed
 from rlaif.store import disk_errors
-from rlaif.training.adapters import Adapter, PolicyModel, Row
+from rlaif.training.adapters import Adapter, PolicyModel
 from rlaif.training.judge_reward import JudgeReward
 from rlaif.training.objectives import (
     KlController,
@@ -153,7 +154,7 @@ class PpoTrainer:
         parts = []
         with self.model.using(adapter):
             for micro in self._micro_batches(rollouts):
-                flat = self.model.response_states(self.model.states(micro), micro)
+                flat = self.model.response_states(micro)
                 parts.append([found.cpu() for found in compute(flat, micro)])
         lengths = [len(response) for response in rollouts.responses]
         return [rollouts.padded(torch.split(torch.cat(found), lengths)) for found in zip(*parts, strict=True)]
@@ -230,12 +231,16 @@ class PpoTrainer:
         return UpdateStats(**means, skipped_updates=len(plan) - len(kept))
 
     def _plan(self, size: int, step: int) -> list[list[int]]:
-        """The responses of each mini-batch of the step, in order."""
+        """The responses of each mini-batch of the step, in order.
+
+        The samples of a prompt stay together: they share its computation.
+        """
         plan = []
+        each, parts = self.config.samples_per_prompt, self.config.num_mini_batches
         for epoch in range(self.config.num_ppo_epochs):
-            order = sorted(range(size), key=lambda i: content_id(self.seed, "mini-batch", step, epoch, i))
-            parts = self.config.num_mini_batches
-            plan += [sorted(order[part::parts]) for part in range(parts)]
+            order = sorted(range(size // each), key=lambda i: content_id(self.seed, "mini-batch", step, epoch, i))
+            for part in range(parts):
+                plan.append([i * each + k for i in sorted(order[part::parts]) for k in range(each)])
         return plan
 
     def gradients(self, batch: RolloutBatch, rows: Sequence[int], *, warmup: bool) -> dict[str, float]:
@@ -258,7 +263,7 @@ class PpoTrainer:
             old, returns, old_values = (t[chosen][take] for t in (batch.logprobs, batch.returns, batch.values))
             with model.using("policy"):
                 with torch.set_grad_enabled(not warmup):
-                    flat = model.response_states(model.states(micro), micro)
+                    flat = model.response_states(micro)
                     logprobs = model.logprobs(flat, micro).cpu()
                     loss = policy_loss(logprobs, old, wanted, config.cliprange).sum() / tokens
                 if model.critic == "policy":
@@ -268,7 +273,7 @@ class PpoTrainer:
                     _backward(loss)
             if model.critic == "value":
                 with model.using("value"):
-                    flat = model.response_states(model.states(micro), micro)
+                    flat = model.response_states(micro)
                     critic_loss = self._value_loss(flat, old_values, returns) / tokens
                     _backward(config.vf_coef * critic_loss)
             ratio = torch.exp(logprobs.detach() - old)

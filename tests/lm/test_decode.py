@@ -121,6 +121,43 @@ def test_target_logprobs_are_those_of_a_plain_forward(
             torch.testing.assert_close(values, by_forward(model, context, target), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("attention", ["its own", "eager"])
+@pytest.mark.parametrize("cached", [False, True], ids=["plain", "prefix cache"])
+def test_targets_of_one_context_see_nothing_of_each_other(model: Any, attention: str, cached: bool) -> None:
+    own = model.config._attn_implementation
+    model.set_attn_implementation(own if attention == "its own" else attention)
+    first, second, third = (SHARED + row for row in random_ids([5, 9, 1]))
+    rows = list(zip([first, second, first, third, first, second], random_ids([4, 9, 1, 20, 2, 7], 1), strict=True))
+    lm = CausalLM(model)
+    found = target_logprobs(lm, rows, batch_size=8, prefixes=PrefixCache(lm) if cached else None)
+    for (context, target), values in zip(rows, found, strict=True):
+        torch.testing.assert_close(values, by_forward(model, context, target), rtol=1e-4, atol=1e-4)
+    model.set_attn_implementation(own)
+
+
+def test_equal_contexts_are_computed_once(llama: CausalLM) -> None:
+    seen: list[int] = []
+    handle = llama.trunk.register_forward_pre_hook(
+        lambda _, __, inputs: seen.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    context, targets = random_ids([30])[0], random_ids([5] * 8, seed=1)
+    target_logprobs(llama, [(context, target) for target in targets], batch_size=8)
+    asked = [context] * 8
+    sample(llama, asked, max_new_tokens=1, temperature=1.0, seeds=range(8), ends=[NEVER])
+    handle.remove()
+    assert seen == [30 + 8 * 4, 30]
+
+
+def test_a_prompt_asked_often_gives_the_samples_of_its_seeds(llama: CausalLM) -> None:
+    one, other = random_ids([9, 14])
+    prompts, seeds = [one, other, one, one, other], [3, 3, 4, 3, 5]
+    options = {"max_new_tokens": 10, "temperature": 1.0, "ends": [2]}
+    together = sample(llama, prompts, seeds=seeds, **options)
+    assert together == [sample(llama, [p], seeds=[seed], **options)[0] for p, seed in zip(prompts, seeds, strict=True)]
+    assert together[0] == together[3]
+    assert together[0] != together[2]
+
+
 def test_soft_capped_logits_are_noticed() -> None:
     lm = CausalLM(gemma())
     assert not lm.split

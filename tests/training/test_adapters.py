@@ -56,7 +56,7 @@ def rows(loaded: LoadedModel) -> list[Row]:
 @torch.no_grad()
 def logprobs(model: PolicyModel, which: Any, given: list[Row]) -> Tensor:
     with model.using(which):
-        return model.logprobs(model.response_states(model.states(given), given), given)
+        return model.logprobs(model.response_states(given), given)
 
 
 @torch.no_grad()
@@ -143,14 +143,41 @@ def test_each_adapter_gets_its_own_gradient_and_no_other(tiny_model: Path, tmp_p
         return found | {"value_head"} if model.value_head.weight.grad is not None else found
 
     with model.using("value"):
-        model.values(model.response_states(model.states(given), given)).sum().backward()  # type: ignore[no-untyped-call]
+        model.values(model.response_states(given)).sum().backward()  # type: ignore[no-untyped-call]
     assert with_gradient() == {"value", "value_head"}
     values = {name: p.grad.clone() for name, p in model.trained.items() if p.grad is not None}
     assert all(bool(gradient.any()) for gradient in values.values())
     with model.using("policy"):
-        model.logprobs(model.response_states(model.states(given), given), given).sum().backward()  # type: ignore[no-untyped-call]
+        model.logprobs(model.response_states(given), given).sum().backward()  # type: ignore[no-untyped-call]
     assert with_gradient() == {"value", "value_head", "policy"}
     assert all(torch.equal(model.trained[name].grad, gradient) for name, gradient in values.items())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "gpt2", "gpt_neox"])
+def test_responses_behind_one_prompt_give_the_gradient_of_separate_rows(tmp_path: Path, arch: Any) -> None:
+    make_tiny_model(tmp_path, arch)
+    model = policy_model(tmp_path)
+    disturb(model)
+    (asked, answer), (other, second), (_, third) = rows(model.loaded)
+    given = [(asked, answer), (asked, second), (other, third), (asked, third)]
+
+    def gradient() -> tuple[Tensor, dict[str, Tensor]]:
+        for parameter in model.trained.values():
+            parameter.grad = None
+        found = model.logprobs(model.response_states(given), given)
+        (found * torch.arange(1, len(found) + 1)).sum().backward()  # type: ignore[no-untyped-call]
+        return found.detach(), {n: p.grad for n, p in model.trained.items() if p.grad is not None}
+
+    assert model.lm.packs
+    together, packed = gradient()
+    model.lm.packs = False
+    alone, separate = gradient()
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+    assert packed.keys() == separate.keys()
+    for name in packed:
+        torch.testing.assert_close(
+            packed[name], separate[name], rtol=1e-3, atol=2e-3 * separate[name].abs().max().item()
+        )
 
 
 def test_the_policy_folder_loads_as_a_plain_model(tiny_model: Path, tmp_path: Path) -> None:
@@ -214,7 +241,7 @@ def test_losses_are_float32_on_bfloat16_weights(tiny_model: Path) -> None:
     assert torch.equal(logprobs(model, "policy", given), logprobs(model, None, given))
     disturb(model)
     with model.using("value"):
-        flat = model.response_states(model.states(given), given)
+        flat = model.response_states(given)
     assert flat.dtype == torch.bfloat16
     assert model.values(flat).dtype == model.logprobs(flat, given).dtype == torch.float32
     # A head in bfloat16 would round the values to 3 digits.
@@ -226,7 +253,7 @@ def test_logprobs_are_those_of_the_temperature(tiny_model: Path) -> None:
     hot = policy_model(tiny_model, temperature=2.0)
     given = rows(hot.loaded)
     with torch.no_grad(), hot.using(None):
-        flat = hot.response_states(hot.states(given), given)
+        flat = hot.response_states(given)
         probabilities = (hot.lm.logits(flat) / 2).softmax(1)
     tokens = torch.tensor([token for _, answer in given for token in answer])
     found, entropy = hot.logprobs_and_entropies(flat, given)
