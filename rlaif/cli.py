@@ -148,11 +148,10 @@ _add_stage_command("evaluate", "Compare base, SFT and PPO on held-out prompts.")
 @_friendly
 def report(run: RunArgument, as_json: JsonOption = False) -> None:
     """Write RUN/report.html again from what the run folder holds."""
-    from rlaif.pipeline import build_report
-    from rlaif.progress import choose
+    from rlaif.report.build import build_report
+    from rlaif.store import RunFolder
 
-    _existing_run(run)
-    path = build_report(run, choose(quiet=as_json))
+    path = build_report(RunFolder(run), _load(None, run, None).report.examples)
     print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
 
 

@@ -134,17 +134,6 @@ def run_stages(
         return {stage: _run_or_keep(job, stage) for stage in names}
 
 
-def build_report(run_folder: Path, progress: Progress) -> Path:
-    """The report's path, built again from what the run folder holds; takes no lock, so a run can be watched."""
-    run = RunFolder(run_folder)
-    config = load(run.config_path)
-    constitution = load_constitution(str(run.constitution_path))
-    with _models(config, run) as (open_policy, open_judge, _):
-        context = StageContext("report", config, run, constitution, progress, open_policy, open_judge)
-        importlib.import_module(stages.TABLE["report"].module).run(context)
-    return run.report_path
-
-
 # --- before the first stage -------------------------------------------------------------------------------------------
 
 
@@ -251,7 +240,6 @@ def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
         started=begun.started,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         sessions=begun.sessions,
-        extra=dict(context.extra),
     )
     job.run.finish(record)
     job.progress.say(f"{stage}: {cost(record)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 Role = Literal["system", "user", "assistant"]
@@ -386,4 +386,3 @@ class StageRecord:
     finished: str
     sessions: int = 1
     """How many times the stage was started until it finished (1 = never interrupted)."""
-    extra: dict[str, Any] = field(default_factory=dict)

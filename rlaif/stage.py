@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif.config import RunConfig
@@ -32,8 +32,6 @@ class StageContext:
     open_policy: Callable[[tuple[Path, ...]], LanguageModel]
     open_judge: Callable[[], LanguageModel]
     limit: int | None = None
-    extra: dict[str, object] = field(default_factory=dict)
-    """Anything else for the stage record that is not a number."""
 
     @property
     def folder(self) -> Path:

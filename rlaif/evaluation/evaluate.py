@@ -296,17 +296,23 @@ def _counts(
     labels: Sequence[PreferenceLabel],
     logprobs: Sequence[LogprobRow],
 ) -> dict[str, float]:
-    """Records written and failed by kind, from the files alone, so that a resumed run counts the same."""
+    """Records written, and failed by kind, from the files alone, so that a resumed run counts the same.
+
+    A judge that abstains has not failed: that is counted by itself.
+    """
     rows = [row for part in answers.values() for row in part]
     responses = [row for row in rows if isinstance(row, Response)]
-    failures = [row.failure for row in rows if isinstance(row, FailedAnswer)]
-    failures += [label.failure for label in labels if label.failure is not None]
-    failures += [row.failure for row in logprobs if row.failure is not None]
+    found = [row.failure for row in rows if isinstance(row, FailedAnswer)]
+    found += [label.failure for label in labels if label.failure is not None]
+    found += [row.failure for row in logprobs if row.failure is not None]
+    failures = Counter(failure.kind for failure in found if failure.kind != "abstained")
     return {
         "prompts": float(len(prompts)),
         "responses": float(len(responses)),
         "labels": float(len(labels)),
         "labels_unscored": float(sum(label.prob_a is None for label in labels)),
         "answer_tokens": float(sum(part.n_tokens for part in responses)),
-        **{f"failed_{kind}": float(n) for kind, n in sorted(Counter(f.kind for f in failures).items())},
+        "abstained": float(len(found) - failures.total()),
+        "failed": float(failures.total()),
+        **{f"failed_{kind}": float(n) for kind, n in sorted(failures.items())},
     }

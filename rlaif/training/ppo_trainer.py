@@ -239,8 +239,7 @@ class PpoTrainer:
         each, parts = self.config.samples_per_prompt, self.config.num_mini_batches
         for epoch in range(self.config.num_ppo_epochs):
             order = sorted(range(size // each), key=lambda i: content_id(self.seed, "mini-batch", step, epoch, i))
-            for part in range(parts):
-                plan.append([i * each + k for i in sorted(order[part::parts]) for k in range(each)])
+            plan += [[i * each + k for i in sorted(order[part::parts]) for k in range(each)] for part in range(parts)]
         return plan
 
     def gradients(self, batch: RolloutBatch, rows: Sequence[int], *, warmup: bool) -> dict[str, float]:

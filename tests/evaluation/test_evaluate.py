@@ -193,7 +193,7 @@ def test_answers_that_failed_are_counted_and_not_asked_for_again(tmp_path: Path)
     prompts = (*PROMPTS, Prompt((Message("user", "fail please"),), slice="harmful"))
     counts = evaluate.run(context_in(tmp_path, [], prompts=prompts))
     assert counts["responses"] == 48
-    assert counts["failed_context_overflow"] == 6
+    assert (counts["failed_context_overflow"], counts["failed"], counts["abstained"]) == (6, 6, 0)
     ppo = next(w for w in summary_in(tmp_path)["win_rates"] if (w["model"], w["slice"]) == ("ppo", "harmful"))
     assert (ppo["scored"], ppo["unscored"]) == (10, 2)
     assert any("2 of 12 pairs have no label" in note for note in summary_in(tmp_path)["notes"])
