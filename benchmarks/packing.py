@@ -40,9 +40,7 @@ def main(prompts: int = 8, samples: int = 8, tokens: int = 12, repeats: int = 5,
         found.sum().backward()  # type: ignore[no-untyped-call]
         return found.detach()
 
-    print(
-        "| pass | packed, s | rows of their own, s | ratio | log-probs at most apart |\n|---|---|---|---|---|"
-    )
+    print("| pass | packed, s | rows of their own, s | ratio | log-probs at most apart |\n|---|---|---|---|---|")
     for name, work in (("forward", forward), ("forward and backward", gradients)):
         seconds: dict[bool, list[float]] = {True: [], False: []}
         found: dict[bool, torch.Tensor] = {}

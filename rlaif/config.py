@@ -148,6 +148,11 @@ class PpoConfig(LoraTable):
     steps: int = Field(10, ge=1, description="rounds of sampling and updating")
     batch_size: int = Field(32, ge=1, description="responses per step")
     samples_per_prompt: int = Field(1, ge=1, description="responses to the same prompt within a step")
+    prompt_baseline: bool = Field(
+        False,
+        description="take the mean score of a prompt's samples off each of them, as GRPO does: an easy prompt is "
+        "no merit of a response; needs samples_per_prompt of 2 or more",
+    )
     micro_batch_size: int = Field(8, ge=1, description="sequences per forward pass with gradients")
     max_new_tokens: int = Field(80, ge=1, description="longest response, in tokens")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob in the stage")
@@ -177,6 +182,8 @@ class PpoConfig(LoraTable):
 
     @model_validator(mode="after")
     def _batches_come_out_even(self) -> PpoConfig:
+        if self.prompt_baseline and self.samples_per_prompt == 1:
+            raise ValueError("prompt_baseline: true needs samples_per_prompt of 2 or more, or every score would be 0")
         prompts, rest = divmod(self.batch_size, self.samples_per_prompt)
         if rest or prompts < self.num_mini_batches:
             raise ValueError(

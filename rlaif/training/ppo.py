@@ -163,8 +163,9 @@ def _rollout_log(context: StageContext) -> MetricsLog:
 def _log_rollouts(
     log: MetricsLog, step: int, rollouts: Rollouts, batch: RolloutBatch, trainer: PpoTrainer, count: int = 4
 ) -> None:
-    """Appends a few rollouts of the step, to be read beside the curves."""
-    for i in sorted(range(len(rollouts)), key=lambda i: rollouts.prompts[i].id)[:count]:
+    """Appends a few rollouts of the step, of different prompts where there are enough, to be read beside the curves."""
+    order = sorted(range(len(rollouts)), key=lambda i: rollouts.prompts[i].id)
+    for i in order[:: max(1, len(order) // count)][:count]:
         log.append(
             step=step,
             prompt_id=rollouts.prompts[i].id,

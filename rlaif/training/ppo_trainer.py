@@ -183,7 +183,9 @@ class PpoTrainer:
         """
         config, mask = self.config, rollouts.mask
         scores = scores - config.missing_eos_penalty * torch.tensor([reason != "stop" for reason in rollouts.finish])
-        rewards = shaped_rewards(scores, logprobs, ref_logprobs, mask, self.kl.coefficient)
+        each = config.samples_per_prompt  # the samples of a prompt stand side by side
+        merits = scores - scores.view(-1, each).mean(1).repeat_interleave(each) if config.prompt_baseline else scores
+        rewards = shaped_rewards(merits, logprobs, ref_logprobs, mask, self.kl.coefficient)
         if config.whiten_rewards:
             rewards = rescale(rewards, mask)
         advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)

@@ -443,9 +443,36 @@ def test_prompts_that_are_all_too_long_are_an_error(tmp_path: Path, tiny_model: 
 
 
 def test_sizes_that_do_not_come_out_even_are_an_error() -> None:
-    for table in ({"batch_size": 9, "samples_per_prompt": 2}, {"batch_size": 2, "num_mini_batches": 3}):
+    tables: tuple[dict[str, Any], ...] = (
+        {"batch_size": 9, "samples_per_prompt": 2},
+        {"batch_size": 8, "samples_per_prompt": 4, "num_mini_batches": 3},
+        {"prompt_baseline": True},
+    )
+    for table in tables:
         with pytest.raises(ConfigError, match="ppo"):
             parse({"prompts": {"all": {"source": "own"}}, "ppo": table}, where="test")
+
+
+def test_the_mean_of_a_prompts_samples_is_their_baseline(tiny_model: Path) -> None:
+    """By hand: scores 1, 2 of one prompt and 10, 30 of another, no KL, no critic: the advantage is score - mean."""
+    fields = {"batch_size": 4, "samples_per_prompt": 2, "num_mini_batches": 1, "lam": 1.0, "missing_eos_penalty": 0.0}
+    work = trainer(tiny_model, **fields, prompt_baseline=True)
+    rollouts = work.sample(chosen(work), 0)
+    assert [p.id for p in rollouts.prompts[::2]] == [p.id for p in rollouts.prompts[1::2]]
+    zeros = torch.zeros(rollouts.mask.shape)
+    batch = work.shaped(rollouts, zeros, zeros, zeros, torch.tensor([1.0, 2.0, 10.0, 30.0]))
+    for row, merit in enumerate((-0.5, 0.5, -10.0, 10.0)):
+        assert batch.advantages[row][batch.response_mask[row]].unique().tolist() == [merit]
+    assert batch.scores.tolist() == [1.0, 2.0, 10.0, 30.0]  # what is logged stays what it was
+
+
+def test_the_samples_of_a_prompt_stay_in_one_mini_batch(tiny_model: Path) -> None:
+    work = trainer(tiny_model, batch_size=12, samples_per_prompt=3, num_mini_batches=2, num_ppo_epochs=2)
+    plan = work._plan(12, 0)
+    assert [sorted(part) for part in plan] == plan
+    assert sorted(plan[0] + plan[1]) == sorted(plan[2] + plan[3]) == list(range(12))
+    assert all(row - row % 3 + k in part for part in plan for row in part for k in range(3))
+    assert plan[:2] != plan[2:]
 
 
 def test_every_prompt_comes_once_an_epoch() -> None:
