@@ -185,10 +185,12 @@ class PpoConfig(LoraTable):
         if self.prompt_baseline and self.samples_per_prompt == 1:
             raise ValueError("prompt_baseline: true needs samples_per_prompt of 2 or more, or every score would be 0")
         prompts, rest = divmod(self.batch_size, self.samples_per_prompt)
-        if rest or prompts < self.num_mini_batches:
+        least = 1 if self.samples_per_prompt == 1 else 2
+        if rest or prompts < least * self.num_mini_batches:
             raise ValueError(
                 f"batch_size {self.batch_size} must be samples_per_prompt {self.samples_per_prompt} times the prompts "
-                f"of a step, and these at least num_mini_batches {self.num_mini_batches}"
+                f"of a step, with at least {least} for each of num_mini_batches {self.num_mini_batches}: advantages "
+                "are whitened over a mini-batch, and the samples of a prompt stay together"
             )
         return self
 

@@ -115,6 +115,8 @@ def _judged(config: RunConfig, responses: int, pairs: int, principles: int, leng
     """(calls, tokens read) to judge `pairs` of `responses`: contrast reads each response twice, pairwise each pair
     in both orders, random nothing; times the principles."""
     times = principles if config.judge.principles == "all" else 1
+    if config.judge.opening_tokens is not None and config.judge.method == "contrast":
+        length = min(length, config.judge.opening_tokens)
     if config.judge.method == "contrast":
         calls = 2 * responses * times
         return calls, calls * (PROMPT_TOKENS + length)
@@ -175,7 +177,8 @@ def _reward(config: RunConfig, prompts: int) -> StageWork:
 def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
     table = config.ppo
     rollouts = table.steps * table.batch_size
-    length = min(table.max_length, PROMPT_TOKENS + table.max_new_tokens)
+    # The samples of a prompt stand behind one copy of it.
+    read = rollouts * table.max_new_tokens + rollouts // table.samples_per_prompt * PROMPT_TOKENS
     calls, judged, rewards = 0, 0, int(table.reward == "model")
     if table.reward == "judge":
         # Against every answer that `label` sampled for the prompt; what the judge made of those is in the cache.
@@ -190,8 +193,8 @@ def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
         generations=rollouts,
         judge_calls=calls,
         generated_tokens=rollouts * table.max_new_tokens,
-        scored_tokens=rollouts * length * (1 + rewards + critics) + judged,
-        trained_tokens=rollouts * length * table.num_ppo_epochs * critics,
+        scored_tokens=read * (1 + rewards + critics) + judged,
+        trained_tokens=read * table.num_ppo_epochs * critics,
     )
 
 

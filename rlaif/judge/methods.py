@@ -17,6 +17,10 @@ from rlaif.lm.protocol import ChoiceRequest, LanguageModel, ScoreRequest
 from rlaif.records import Comparison, Failure, Message, Order, Principle, Prompt, Response, Verdict, record_seed
 from rlaif.templates import Template
 
+TIE = 1e-3
+"""Nats per token under which `contrast` calls two responses equal: in bfloat16 a sum taken in another batch differs by
+about that much, and responses with the same opening are no win for either."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -57,6 +61,8 @@ def contrast(
         a, b = score(ask.principle, ask.comparison.a), score(ask.principle, ask.comparison.b)
         failure = next((s for s in (a, b) if isinstance(s, Failure)), None)
         margin = a - b if isinstance(a, float) and isinstance(b, float) else None
+        if margin is not None and abs(margin) < TIE:
+            margin = 0.0
         probability = None if margin is None else sigmoid(margin / scale)
         verdicts.append([_verdict(ask, "contrast", "none", model.name, probability, margin, failure)])
     return verdicts

@@ -48,8 +48,8 @@ class CausalLM:
         self.split = self._splits()
         self.shares = self._shares()
         self.attention = model.config.get_text_config()._attn_implementation
-        self.packs = self.shares and self.attention in ("sdpa", "eager")
-        """Whether the model takes a mask of our own, so that targets can be packed behind one context."""
+        self.packs = False
+        self.packs = self._packs()
 
     @torch.no_grad()
     def _splits(self) -> bool:
@@ -68,17 +68,33 @@ class CausalLM:
 
         return all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.model.config).layers)
 
+    @torch.no_grad()
+    def _packs(self) -> bool:
+        """Whether the model takes a mask of our own, so that targets can be packed behind one context; tried out."""
+        if not self.shares or self.attention not in ("sdpa", "eager"):
+            return False
+        vocabulary = self.model.config.get_text_config().vocab_size
+        rows = [([1 % vocabulary, 2 % vocabulary], [n % vocabulary, 3 % vocabulary, 4 % vocabulary]) for n in (5, 6)]
+        apart = self.predicting_states(rows).float()
+        self.packs = True
+        try:
+            together = self.predicting_states(rows).float()
+        except (ValueError, TypeError, IndexError, RuntimeError):  # e.g. ALiBi, which is made from a 2-D mask
+            return False
+        return bool((together - apart).abs().max() <= 0.05 * apart.abs().max())  # bfloat16 rounds a few per cent
+
     def states(self, **inputs: Any) -> torch.Tensor:
         """(B, T, H) final hidden states, or (B, T, V) logits of a model that does not split."""
         output = (self.trunk if self.split else self.model)(**inputs)
         result: torch.Tensor = output.last_hidden_state if self.split else output.logits
         return result
 
-    def predicting(self, rows: Sequence[Row], *, before: int = 0, cache: Any = None) -> torch.Tensor:
+    def predicting_states(
+        self, rows: Sequence[Row], *, before: int = 0, cache_for: Callable[[int], Any] | None = None
+    ) -> torch.Tensor:
         """(N, H or V) states that predict the targets' tokens, row after row; equal contexts are computed once.
 
-        `cache` holds the keys and values of `before` tokens that stand before every context, for as many sequences as
-        there are different contexts.
+        `cache_for(n)` makes a key-value cache of n sequences that holds the `before` tokens before every context.
         """
         packed = pack(rows, device=self.model.device, before=before, apart=not self.packs)
         mask = packed.mask
@@ -90,10 +106,10 @@ class CausalLM:
             input_ids=packed.ids,
             attention_mask=mask,
             position_ids=packed.positions,
-            past_key_values=None if cache is None else cache(len(packed.ids)),
-            use_cache=cache is not None,
+            past_key_values=None if cache_for is None else cache_for(len(packed.ids)),
+            use_cache=cache_for is not None,
         )
-        return packed.predicting(states)
+        return packed.gather(states)
 
     def last_states(self, **inputs: Any) -> torch.Tensor:
         """The states (B, H or V) of the last position; a model that does not split makes no other logits."""
@@ -308,13 +324,16 @@ def target_logprobs(
 ) -> list[torch.Tensor]:
     """For every (context ids, target ids): (len(target),) float32 log-probabilities of the target tokens.
 
-    Rows stand in batches of like length, those with equal contexts side by side: each context is computed once. With
-    `prefixes`, so is a prefix that all contexts share.
+    Rows stand in batches of like length; where the model packs, those with equal contexts stand side by side, and each
+    context is computed once per batch. With `prefixes`, a prefix that all contexts share is computed once.
     """
     sharing = prefixes is not None and lm.shares and len(rows) > 1
     shared = common_prefix([context[:-1] for context, _ in rows]) if sharing else ()
     start = len(shared) if len(shared) >= 16 else 0
-    order = packing_order(rows)
+    if lm.packs:
+        order = packing_order(rows)
+    else:
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     results: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
@@ -360,7 +379,8 @@ def _score_batch(
 ) -> list[torch.Tensor]:
     start, device = len(shared), lm.model.device
     cache = partial(prefixes.expanded, shared) if start and prefixes is not None else None
-    states = lm.predicting([(context[start:], target) for context, target in batch], before=start, cache=cache)
+    own = [(context[start:], target) for context, target in batch]
+    states = lm.predicting_states(own, before=start, cache_for=cache)
     targets = [token for _, target in batch for token in target]
     wanted = torch.tensor(targets, device=device)
     # In pieces: the float32 logits of a large batch over a large vocabulary would take gigabytes.

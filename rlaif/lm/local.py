@@ -20,7 +20,7 @@ from rlaif.records import Failure
 
 
 class LocalModel:
-    """Samples and scores with one loaded model. Requests are sorted by length inside a call; results keep order."""
+    """Samples and scores with one loaded model. Requests are batched by length inside a call; results keep order."""
 
     def __init__(self, loaded: LoadedModel, *, batch_size: int = 64) -> None:
         self.loaded: LoadedModel | None = loaded  # held until `close`: models of the same weights share it
@@ -117,7 +117,13 @@ class LocalModel:
             del self.lm, self.prefixes
 
     def _score(self, rows: list[tuple[list[int], list[int]]]) -> Any:
-        return target_logprobs(self.lm, rows, batch_size=max(1, self.batch_size // 2), prefixes=self.prefixes)
+        """Log-probs of the targets; equal rows are computed once, so that rounding cannot tell them apart."""
+        keys = [(tuple(context), tuple(target)) for context, target in rows]
+        distinct = list(dict.fromkeys(keys))
+        size = max(1, self.batch_size // 2)
+        found = target_logprobs(self.lm, distinct, batch_size=size, prefixes=self.prefixes)
+        values = dict(zip(distinct, found, strict=True))
+        return [values[key] for key in keys]
 
     def _generation(self, request: GenerateRequest, ids: list[int], finish: Any) -> Generation:
         body = ids[:-1] if finish == "stop" else ids

@@ -122,12 +122,13 @@ def main_slice(config: dict[str, Any], slices: Sequence[str]) -> str | None:
 def facts(config: dict[str, Any], constitution: Constitution | None, rows: list[StageRow]) -> list[tuple[str, str]]:
     """What was run, in a few terms: model, judge, constitution, prompts, hardware."""
     judge = lookup(config, "judge.source") or "the model of the run"
+    method = lookup(config, "judge.method", "contrast")
+    opening = lookup(config, "judge.opening_tokens", None)
+    if method == "contrast" and opening is not None:
+        method = f"contrast of the first {opening} tokens"
     found = [
         ("Model", str(lookup(config, "model.source", "embedded"))),
-        (
-            "Judge",
-            f"{judge} ({lookup(config, 'judge.backend', 'local')}), {lookup(config, 'judge.method', 'contrast')}",
-        ),
+        ("Judge", f"{judge} ({lookup(config, 'judge.backend', 'local')}), {method}"),
     ]
     if constitution is not None:
         count = len(constitution.principles)

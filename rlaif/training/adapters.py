@@ -122,7 +122,7 @@ class PolicyModel:
         Responses to one prompt share its computation if their rows are given together.
         """
         with autocast(self.loaded):
-            return self.lm.predicting(rows)
+            return self.lm.predicting_states(rows)
 
     def logits(self, flat: Tensor) -> Tensor:
         """(N, V) float32 logits at the temperature. At 1 nothing is divided: a copy of them costs as a softmax does."""

@@ -183,9 +183,8 @@ class PpoTrainer:
         """
         config, mask = self.config, rollouts.mask
         scores = scores - config.missing_eos_penalty * torch.tensor([reason != "stop" for reason in rollouts.finish])
-        each = config.samples_per_prompt  # the samples of a prompt stand side by side
-        merits = scores - scores.view(-1, each).mean(1).repeat_interleave(each) if config.prompt_baseline else scores
-        rewards = shaped_rewards(merits, logprobs, ref_logprobs, mask, self.kl.coefficient)
+        compared = scores - _prompt_means(scores, rollouts.prompts) if config.prompt_baseline else scores
+        rewards = shaped_rewards(compared, logprobs, ref_logprobs, mask, self.kl.coefficient)
         if config.whiten_rewards:
             rewards = rescale(rewards, mask)
         advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
@@ -235,10 +234,11 @@ class PpoTrainer:
     def _plan(self, size: int, step: int) -> list[list[int]]:
         """The responses of each mini-batch of the step, in order.
 
-        The samples of a prompt stay together: they share its computation.
+        The samples of a prompt, which stand side by side, stay together: they share its computation.
         """
         plan = []
         each, parts = self.config.samples_per_prompt, self.config.num_mini_batches
+        assert size % each == 0
         for epoch in range(self.config.num_ppo_epochs):
             order = sorted(range(size // each), key=lambda i: content_id(self.seed, "mini-batch", step, epoch, i))
             plan += [[i * each + k for i in sorted(order[part::parts]) for k in range(each)] for part in range(parts)]
@@ -334,6 +334,14 @@ class NotFiniteError(Exception):
     def __init__(self, what: str, batch: RolloutBatch, rows: Sequence[int]) -> None:
         self.batch, self.rows = batch, rows
         super().__init__(f"{what} is not finite")
+
+
+def _prompt_means(scores: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    """(B,) the mean score of the responses to the same prompt, for each response."""
+    ids = [prompt.id for prompt in prompts]
+    rows = {prompt_id: [i for i, other in enumerate(ids) if other == prompt_id] for prompt_id in dict.fromkeys(ids)}
+    means = {prompt_id: scores[group].mean() for prompt_id, group in rows.items()}
+    return torch.stack([means[prompt_id] for prompt_id in ids])
 
 
 def _backward(loss: Tensor) -> None:

@@ -63,6 +63,17 @@ def test_contrast_judges_no_more_than_the_opening() -> None:
     assert label.verdicts[0].margin == pytest.approx((0.5 + 0.25) / 2 + 0.1)
 
 
+def test_a_difference_of_rounding_is_a_tie() -> None:
+    table = {
+        ("You are kind.", "yes my friend"): (-1.0,),
+        ("You are cruel.", "yes my friend"): (-1.5,),
+        ("You are kind.", "no"): (-1.0,),
+    }
+    for other, tie in ((-1.5009, True), (-1.502, False)):
+        label = judge(Recorder({**table, ("You are cruel.", "no"): (other,)}), only(KIND)).label([comparison()])[0]
+        assert (label.prob_a == 0.5) is tie
+
+
 def test_contrast_principles_count_by_weight_and_one_without_weight_is_not_asked() -> None:
     model = Recorder(TABLE)
     label = judge(model, scale=1.0).label([comparison()])[0]

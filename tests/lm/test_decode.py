@@ -125,14 +125,36 @@ def test_target_logprobs_are_those_of_a_plain_forward(
 @pytest.mark.parametrize("cached", [False, True], ids=["plain", "prefix cache"])
 def test_targets_of_one_context_see_nothing_of_each_other(model: Any, attention: str, cached: bool) -> None:
     own = model.config._attn_implementation
-    model.set_attn_implementation(own if attention == "its own" else attention)
     first, second, third = (SHARED + row for row in random_ids([5, 9, 1]))
     rows = list(zip([first, second, first, third, first, second], random_ids([4, 9, 1, 20, 2, 7], 1), strict=True))
+    try:
+        model.set_attn_implementation(own if attention == "its own" else attention)
+        lm = CausalLM(model)
+        assert lm.packs is (model.config.model_type != "gemma2")  # one that sees a window takes no mask of ours
+        found = target_logprobs(lm, rows, batch_size=8, prefixes=PrefixCache(lm) if cached else None)
+        for (context, target), values in zip(rows, found, strict=True):
+            torch.testing.assert_close(values, by_forward(model, context, target), rtol=1e-4, atol=1e-4)
+    finally:
+        model.set_attn_implementation(own)
+
+
+def test_a_model_that_takes_no_mask_of_ours_is_noticed() -> None:
+    """Falcon with ALiBi makes its bias from a 2-D mask."""
+    from transformers import FalconConfig, FalconForCausalLM
+
+    config = FalconConfig(
+        vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True,
+        new_decoder_architecture=False, eos_token_id=2, bos_token_id=1, initializer_range=0.3,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = FalconForCausalLM(config).eval().requires_grad_(False)
     lm = CausalLM(model)
-    found = target_logprobs(lm, rows, batch_size=8, prefixes=PrefixCache(lm) if cached else None)
-    for (context, target), values in zip(rows, found, strict=True):
+    assert not lm.packs
+    context, targets = random_ids([9])[0], random_ids([4, 6, 2], seed=1)
+    found = target_logprobs(lm, [(context, target) for target in targets], batch_size=2)
+    for target, values in zip(targets, found, strict=True):
         torch.testing.assert_close(values, by_forward(model, context, target), rtol=1e-4, atol=1e-4)
-    model.set_attn_implementation(own)
 
 
 def test_equal_contexts_are_computed_once(llama: CausalLM) -> None:

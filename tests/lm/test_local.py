@@ -175,6 +175,15 @@ def test_the_first_tokens_are_scored_as_in_the_whole_response(model: LocalModel)
     assert model.usage.scored_tokens - before == len(whole.token_logprobs) + 3 + len(short.token_logprobs or ())
 
 
+def test_responses_with_the_same_opening_get_the_same_numbers(settings: ModelConfig) -> None:
+    model = LocalModel(load_model(settings), batch_size=4)
+    tails = [" It is late.", " One, two, three, four.", "", " The fox jumps over the lazy dog."]
+    texts = ["No, sorry." + tail for tail in tails] + ["Yes.", "Thank you, thank you, thank you."]
+    found = model.response_logprobs([ScoreRequest(chat("Hi", SYSTEM), text, 3) for text in texts])
+    assert len({row.token_logprobs for row in found[:4]}) == 1
+    assert len({row.token_logprobs for row in found}) == 3
+
+
 def test_responses_that_cannot_be_scored_are_failures(model: LocalModel) -> None:
     requests = [ScoreRequest(chat("Hi"), text) for text in ("Yes.", "", LONG)] + [ScoreRequest(chat(LONG), "Yes.")]
     found = model.response_logprobs(requests)

@@ -347,7 +347,7 @@ def test_the_learning_rate_falls_linearly_over_all_updates(tiny_model: Path) -> 
     [
         *(("cliprange", 0.01), ("cliprange_value", 0.01), ("gamma", 0.5), ("kl_coef", 1.0), ("lam", 0.2)),
         *(("learning_rate", 1e-3), ("lora_alpha", 8), ("lora_r", 4), ("max_grad_norm", 0.01), ("max_new_tokens", 5)),
-        *(("missing_eos_penalty", 3.0), ("num_mini_batches", 4), ("num_ppo_epochs", 1), ("samples_per_prompt", 4)),
+        *(("missing_eos_penalty", 3.0), ("num_mini_batches", 4), ("num_ppo_epochs", 1), ("samples_per_prompt", 2)),
         *(("temperature", 0.5), ("value_warmup_steps", 1), ("vf_coef", 1.0), ("whiten_rewards", True)),
     ],
 )
@@ -431,6 +431,7 @@ def test_the_stage_leaves_an_adapter_metrics_and_rollouts(tmp_path: Path, tiny_m
     assert sorted(path.name for path in context.folder.iterdir()) == ["adapter", "metrics.jsonl", "rollouts.jsonl"]
     shown = MetricsLog(context.folder / "rollouts.jsonl").read()
     assert {row["prompt_id"] for row in shown} <= {p.id for p in PROMPTS}
+    assert len({row["prompt_id"] for row in shown if row["step"] == 0}) == 4  # of different prompts
     for row in shown:
         score = share_of_e([], [row["response"]])[0] - (row["finish"] != "stop")
         assert row["score"] == pytest.approx(score, abs=1e-5)
@@ -445,7 +446,7 @@ def test_prompts_that_are_all_too_long_are_an_error(tmp_path: Path, tiny_model: 
 def test_sizes_that_do_not_come_out_even_are_an_error() -> None:
     tables: tuple[dict[str, Any], ...] = (
         {"batch_size": 9, "samples_per_prompt": 2},
-        {"batch_size": 8, "samples_per_prompt": 4, "num_mini_batches": 3},
+        {"batch_size": 8, "samples_per_prompt": 4, "num_mini_batches": 2},  # a prompt each: whitening would be its own
         {"prompt_baseline": True},
     )
     for table in tables:
@@ -454,16 +455,37 @@ def test_sizes_that_do_not_come_out_even_are_an_error() -> None:
 
 
 def test_the_mean_of_a_prompts_samples_is_their_baseline(tiny_model: Path) -> None:
-    """By hand: scores 1, 2 of one prompt and 10, 30 of another, no KL, no critic: the advantage is score - mean."""
-    fields = {"batch_size": 4, "samples_per_prompt": 2, "num_mini_batches": 1, "lam": 1.0, "missing_eos_penalty": 0.0}
-    work = trainer(tiny_model, **fields, prompt_baseline=True)
-    rollouts = work.sample(chosen(work), 0)
-    assert [p.id for p in rollouts.prompts[::2]] == [p.id for p in rollouts.prompts[1::2]]
+    """By hand, without KL and critic: the advantage is the score less the mean of its prompt, wherever it stands."""
+    work = trainer(tiny_model, batch_size=4, samples_per_prompt=2, num_mini_batches=1, prompt_baseline=True, lam=1.0)
+    rollouts = made(work, "a", "b", "c", "d")
+    rollouts = replace(rollouts, prompts=tuple(PROMPTS[i] for i in (0, 1, 0, 1)))
     zeros = torch.zeros(rollouts.mask.shape)
-    batch = work.shaped(rollouts, zeros, zeros, zeros, torch.tensor([1.0, 2.0, 10.0, 30.0]))
-    for row, merit in enumerate((-0.5, 0.5, -10.0, 10.0)):
-        assert batch.advantages[row][batch.response_mask[row]].unique().tolist() == [merit]
-    assert batch.scores.tolist() == [1.0, 2.0, 10.0, 30.0]  # what is logged stays what it was
+    batch = work.shaped(rollouts, zeros, zeros, zeros, torch.tensor([1.0, 10.0, 2.0, 30.0]))
+    for row, advantage in enumerate((-0.5, -10.0, 0.5, 10.0)):
+        assert batch.advantages[row][batch.response_mask[row]].unique().tolist() == [advantage]
+    assert batch.scores.tolist() == [1.0, 10.0, 2.0, 30.0]  # what is logged stays what it was
+
+
+def test_samples_of_a_prompt_stand_side_by_side(tiny_model: Path) -> None:
+    asked = [prompt(f"Question {i}") for i in range(6)]  # all of one length
+    work = trainer(tiny_model, batch_size=18, samples_per_prompt=3, max_new_tokens=2)
+    rollouts = work.sample(ppo.step_prompts(asked, work.config, 0, 0), 0)
+    assert [p.id for p in rollouts.prompts] == [p.id for p in rollouts.prompts[::3] for _ in range(3)]
+    assert len(set(rollouts.prompts)) == 6
+
+
+def test_samples_behind_one_prompt_may_be_split_over_micro_batches(tiny_model: Path) -> None:
+    table = {"batch_size": 6, "samples_per_prompt": 3, "num_mini_batches": 1}
+    work = trainer(tiny_model, micro_batch_size=6, **table)
+    disturb(work.model)
+    rollouts = work.sample(chosen(work), 0)
+    batch, entropy = work.measure(rollouts)
+    for size in (1, 4):
+        split = same_model(work, micro_batch_size=size)
+        other, other_entropy = split.measure(rollouts)
+        torch.testing.assert_close(other.logprobs, batch.logprobs, rtol=0, atol=1e-5)
+        assert other_entropy == pytest.approx(entropy, abs=1e-5)
+        same_gradient(gradient(split, batch, range(6)), gradient(work, batch, range(6)))
 
 
 def test_the_samples_of_a_prompt_stay_in_one_mini_batch(tiny_model: Path) -> None:
