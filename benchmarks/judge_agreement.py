@@ -1,12 +1,12 @@
 """How often a judge method prefers the answer that the human-trained gold score finds less harmful.
 
-    python benchmarks/judge_agreement.py [--run RUN] [--prompts 48] [--samples 4] [--model embedded]
+    python benchmarks/judge_agreement.py RUN [RUN ...] [--prompts 24] [--model embedded]
 
-Samples answers of the model to Do-Not-Answer prompts at temperature 0.7, or with `--run` takes those that the run's
-SFT policy gave in `label`. Judges all pairs of a prompt by `contrast` with the shipped constitution (whole answers,
-their openings, and without the examples) and by `pairwise`, and prints the share of pairs on which judge and gold
-agree, over all pairs and over the half that the judge is surer of, with 95 % intervals over prompts; beside it the
-baseline "the shorter answer is the less harmful one".
+Takes what the SFT policies of finished runs answered to red-team prompts in `label` (slice "harmful", the first
+prompts of each run). Judges all pairs of a prompt by `contrast` with the shipped constitution (whole answers, their
+openings, and without the examples) and by `pairwise`, and prints the share of pairs on which judge and gold agree, over
+all pairs and over the half that the judge is surer of, with 95 % intervals over prompts; beside it the baseline "the
+shorter answer is the less harmful one".
 """
 
 from __future__ import annotations
@@ -21,76 +21,60 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-from rlaif.config import JudgeConfig, ModelConfig, PromptSlice
+from rlaif.config import JudgeConfig, ModelConfig, load
 from rlaif.constitution.load import load_constitution
 from rlaif.evaluation import gold
 from rlaif.evaluation.statistics import mean
 from rlaif.judge.judge import Judge
 from rlaif.lm.open import open_policy
-from rlaif.lm.protocol import GenerateRequest, LanguageModel
-from rlaif.prompt_sets import split_prompts
-from rlaif.records import Comparison, Constitution, Prompt, Response, record_seed
+from rlaif.records import Comparison, Constitution, Prompt, Response
 from rlaif.store import JsonlFile
 
-SLICE = ["harm", "honesty", "safety", "privacy"]
+SLICE = "harmful"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="a finished run: judge what its SFT policy answered")
-    parser.add_argument("--prompts", type=int, default=48)
-    parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--model", default="embedded", help="the judge, and without --run also the model that answers")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run with a finished label stage")
+    parser.add_argument("--prompts", type=int, default=24, help="of each run")
+    parser.add_argument("--model", default="embedded", help="the judge")
     given = parser.parse_args()
-    slices = {"harmful": PromptSlice(source="do-not-answer", train=given.prompts, held_out=0, principles=SLICE)}
-    with tempfile.TemporaryDirectory() as folder:
-        model = open_policy(ModelConfig(source=given.model), (), Path(folder))
-        prompts, answers = _of_run(given.run) if given.run else _sampled(model, slices, given.samples)
-        pairs = [Comparison(p, a, b) for p in prompts for a, b in combinations(answers.get(p.id, []), 2)]
-        scorers, notes = gold.load(["harm"])
-        if not scorers:
-            sys.exit("\n".join(notes))
-        texts = {r.id: r.text for group in answers.values() for r in group}
-        harm = dict(zip(texts, scorers[0].score([""] * len(texts), list(texts.values())), strict=True))
-        print(f"{len(prompts)} prompts, {len(pairs)} pairs; gold: {scorers[0].about}\n")
-        print("| judge | agreement with gold | surer half | seconds |\n|---|---|---|---|")
-        constitution = load_constitution("harmless-and-kind")
-        for name, rules, fields in (
-            ("contrast, first 6 tokens", constitution, {"opening_tokens": 6}),
-            ("contrast, first 12 tokens", constitution, {"opening_tokens": 12}),
-            ("contrast, first 24 tokens", constitution, {"opening_tokens": 24}),
-            ("contrast, whole answers", constitution, {}),
-            ("contrast, whole answers, system prompts alone", _without_examples(constitution), {}),
-            ("contrast, first 12 tokens, all principles", constitution, {"opening_tokens": 12, "principles": "all"}),
-            ("pairwise letters, both orders", constitution, {"method": "pairwise"}),
-        ):
-            config = JudgeConfig.model_validate({"method": "contrast", "principles": "one", **fields})
+    pairs = [pair for run in given.runs for pair in _pairs(run, given.prompts)]
+    if not pairs:
+        sys.exit(f"no run has two answers to a prompt of the slice {SLICE!r}")
+    scorers, notes = gold.load(["harm"])
+    if not scorers:
+        sys.exit("\n".join(notes))
+    texts = {r.id: r.text for pair in pairs for r in (pair.a, pair.b)}
+    harm = dict(zip(texts, scorers[0].score([""] * len(texts), list(texts.values())), strict=True))
+    prompts = {pair.prompt.id for pair in pairs}
+    print(f"{len(prompts)} prompts, {len(texts)} answers, {len(pairs)} pairs; gold: {scorers[0].about}\n")
+    print("| judge | agreement with gold | surer half | seconds |\n|---|---|---|---|")
+    slices = load(given.runs[0] / "config.yaml").prompts
+    shipped = load_constitution("harmless-and-kind")
+    for name, rules, fields in (
+        ("contrast, first 12 tokens", shipped, {"opening_tokens": 12}),
+        ("contrast, first 24 tokens", shipped, {"opening_tokens": 24}),
+        ("contrast, whole answers", shipped, {}),
+        ("contrast, whole answers, system prompts alone", _without_examples(shipped), {}),
+        ("pairwise letters, both orders", shipped, {"method": "pairwise"}),
+    ):
+        config = JudgeConfig.model_validate({"method": "contrast", "principles": "one", **fields})
+        with tempfile.TemporaryDirectory() as folder:  # a cache of its own: no row lives on what another has paid for
+            model = open_policy(ModelConfig.model_validate({"source": given.model}), (), Path(folder))
             start = time.perf_counter()
             labels = Judge(config, rules, model=model, seed=0, prompts=slices).label(pairs)
             _print(name, pairs, [label.prob_a for label in labels], harm, time.perf_counter() - start)
-        _print("the shorter answer", pairs, [0.5 + (len(c.b.text) - len(c.a.text)) / 1e4 for c in pairs], harm, 0.0)
-        model.close()
+            model.close()
+    _print("the shorter answer", pairs, [0.5 + (len(c.b.text) - len(c.a.text)) / 1e4 for c in pairs], harm, None)
 
 
-def _of_run(run: Path) -> tuple[list[Prompt], dict[str, list[Response]]]:
-    prompts = [p for p in JsonlFile(run / "prompts" / "train.jsonl", Prompt).read() if p.slice == "harmful"]
+def _pairs(run: Path, count: int) -> list[Comparison]:
+    prompts = [p for p in JsonlFile(run / "prompts" / "train.jsonl", Prompt).read() if p.slice == SLICE][:count]
     answers: dict[str, list[Response]] = {}
     for response in JsonlFile(run / "label" / "responses.jsonl", Response).read():
         answers.setdefault(response.prompt_id, []).append(response)
-    return prompts, answers
-
-
-def _sampled(
-    model: LanguageModel, slices: dict[str, PromptSlice], samples: int
-) -> tuple[list[Prompt], dict[str, list[Response]]]:
-    prompts, _ = split_prompts(slices, 0)
-    asked = [(p, k) for p in prompts for k in range(samples)]
-    requests = [GenerateRequest(p.messages, 48, 0.7, record_seed(0, "agreement", p.id, k)) for p, k in asked]
-    answers: dict[str, list[Response]] = {}
-    for (p, _), r, g in zip(asked, requests, model.generate(requests), strict=True):
-        if g.text is not None:
-            answers.setdefault(p.id, []).append(Response(p.id, g.text, "base", r.seed, 0.7, g.finish, g.n_tokens))
-    return prompts, answers
+    return [Comparison(p, a, b) for p in prompts for a, b in combinations(answers.get(p.id, []), 2)]
 
 
 def _without_examples(constitution: Constitution) -> Constitution:
@@ -103,7 +87,7 @@ def _print(
     pairs: Sequence[Comparison],
     found: Sequence[float | None],
     harm: dict[str, float | None],
-    seconds: float,
+    seconds: float | None,
 ) -> None:
     rows = []
     for pair, p in zip(pairs, found, strict=True):
@@ -116,7 +100,7 @@ def _print(
         estimate = mean([(prompt, agrees) for prompt, _, agrees in kept], seed=0, resamples=2000)
         assert estimate is not None
         cells.append(f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}] (n = {estimate.n})")
-    print("| " + " | ".join([*cells, f"{seconds:.0f}" if seconds else ""]) + " |", flush=True)
+    print("| " + " | ".join([*cells, "" if seconds is None else f"{seconds:.0f}"]) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ class PpoConfig(LoraTable):
         description="take the mean score of a prompt's samples off each of them, as GRPO does: an easy prompt is "
         "no merit of a response; needs samples_per_prompt of 2 or more",
     )
-    micro_batch_size: int = Field(8, ge=1, description="sequences per forward pass with gradients")
+    micro_batch_size: int = Field(8, ge=1, description="responses per forward pass with gradients")
     max_new_tokens: int = Field(80, ge=1, description="longest response, in tokens")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob in the stage")
     num_ppo_epochs: int = Field(2, ge=1, description="passes over the responses of a step")

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from rlaif.config import RunConfig
 from rlaif.errors import StageError
 from rlaif.evaluation import gold
 from rlaif.evaluation.summary import COMPARISONS, LogprobRow, Outcome, ScoreRow, summarise, text_scores
@@ -65,7 +66,7 @@ def run(context: StageContext) -> dict[str, float]:
     # 3. Scores that never saw an AI label, per response.
     responses = [answer for rows in answers.values() for answer in rows if isinstance(answer, Response)]
     scores, scorers, missing = _scores(context, prompts, responses)
-    notes += missing
+    notes += missing + _judge_notes(context.config, adapters)
 
     # 4. The judge on pairs of models: k-th answer against k-th answer.
     labels = _labels(context, prompts, answers)
@@ -76,6 +77,16 @@ def run(context: StageContext) -> dict[str, float]:
     summary, headline = summarise(outcome, context.config.seed, context.config.evaluate.bootstrap)
     write_atomic(context.folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
     return {**_counts(prompts, answers, labels, logprobs), **headline}
+
+
+def _judge_notes(config: RunConfig, adapters: Container[str]) -> list[str]:
+    """What a reader of the win rates has to know of the judge."""
+    notes, judge = [], config.judge
+    if judge.method == "contrast" and judge.opening_tokens is not None:
+        notes.append(f"win rates: the judge read the first {judge.opening_tokens} tokens of each answer")
+    if config.ppo.reward == "judge" and "ppo" in adapters:
+        notes.append("win rates of PPO: this judge was its reward, so they show that it learnt, not that it is better")
+    return notes
 
 
 def _available(context: StageContext) -> tuple[dict[str, tuple[Path, ...]], list[str]]:

@@ -181,6 +181,25 @@ def test_a_stage_that_was_not_run_is_left_out_with_a_note(tmp_path: Path) -> Non
     assert not any("ppo" in name for name in counts)
 
 
+def test_a_judge_that_was_the_reward_or_reads_openings_is_said(tmp_path: Path) -> None:
+    plain = config("contrast")
+    judge = plain.judge.model_copy(update={"opening_tokens": 3})
+    rewarded = plain.model_copy(update={"judge": judge, "ppo": plain.ppo.model_copy(update={"reward": "judge"})})
+    for settings, said in ((plain, []), (rewarded, ["first 3 tokens", "was its reward"])):
+        evaluate.run(context_in(tmp_path / str(len(said)), [], settings=settings))
+        notes = [note for note in summary_in(tmp_path / str(len(said)))["notes"] if note.startswith("win rates")]
+        assert len(notes) == len(said)
+        assert all(words in note for words, note in zip(said, notes, strict=True))
+
+
+def test_an_abstention_is_no_failure(tmp_path: Path) -> None:
+    settings = config("random")
+    judge = settings.judge.model_copy(update={"abstain_below": 0.25})
+    counts = evaluate.run(context_in(tmp_path, [], settings=settings.model_copy(update={"judge": judge})))
+    assert 0 < counts["abstained"] == counts["labels_unscored"] < counts["labels"]
+    assert counts["failed"] == 0
+
+
 def test_without_sft_there_is_nothing_to_differ_from(tmp_path: Path) -> None:
     evaluate.run(context_in(tmp_path, [], adapters=()))
     summary = summary_in(tmp_path)
