@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlaif import __version__
+from rlaif.cli_constitution import constitution_app
 from rlaif.errors import ConfigError, DiskError, RlaifError, RunFolderError
 
 if TYPE_CHECKING:
@@ -218,6 +219,9 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path()) -> Non
         print(f"wrote {path}")
     start = folder / "rlaif.yaml"
     print(f"next: rlaif check {start}, then rlaif run {start}")
+
+
+app.add_typer(constitution_app(_friendly), name="constitution")
 
 
 # --- what the commands share ------------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ LAYERS = {
     "init_project": 7,
     "check": 8,
     "show": 8,
+    "impact": 8,
     "cli": 9,
+    "cli_constitution": 9,
     "__main__": 9,
 }
 """Room (module or package directly under rlaif) -> layer. A module imports its own layer or lower ones."""
@@ -69,7 +71,7 @@ ROOMS = {
     "vaderSentiment": {"evaluation"},
     "jinja2": {"templates", "report"},
     "ruamel": {"yaml_io"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_constitution"},
     "gguf": {"models"},
 }
 LIGHT = ["cli", "feedback", "report", "judge", "constitution", "config", "records", "store", "pipeline", "show"]
