@@ -141,21 +141,27 @@ def _shared_inputs(config: RunConfig, given: Materials) -> dict[str, str]:
     """Name -> hash of everything a stage can be given that no stage made."""
     from rlaif.models import model_fingerprint  # loads torch, which reading a run must not
 
-    judge = config.judge
-    judge_model: str = judge.backend
-    if judge.backend == "local":
-        source = config.model.source if judge.source is None else judge.source
-        judge_model = model_fingerprint(config.model.model_copy(update={"source": source}))
-    elif judge.backend == "scripted" and judge.source is not None and Path(judge.source).is_file():
-        judge_model = f"scripted {file_hash(Path(judge.source))}"
     return {
         "constitution": given.constitution.hash,
         "templates": content_id(given.templates),
         "prompts/train.jsonl": content_id(given.train),
         "prompts/held_out.jsonl": content_id(given.held_out),
         "model": model_fingerprint(config.model),
-        "judge model": judge_model,
+        "judge model": judge_model_hash(config),
     }
+
+
+def judge_model_hash(config: RunConfig) -> str:
+    """A hash of the judge's weights or rules, or the mere name of its backend: a server is known by its settings."""
+    judge = config.judge
+    if judge.backend == "local":
+        from rlaif.models import model_fingerprint
+
+        source = config.model.source if judge.source is None else judge.source
+        return model_fingerprint(config.model.model_copy(update={"source": source}))
+    if judge.backend == "scripted" and judge.source is not None and Path(judge.source).is_file():
+        return f"scripted {file_hash(Path(judge.source))}"
+    return judge.backend
 
 
 def _needed(config: RunConfig, names: Sequence[StageName]) -> tuple[StageName, ...]:

@@ -70,18 +70,20 @@ class Judge:
         labels = []
         for comparison, chosen in zip(comparisons, principles, strict=True):
             verdicts = tuple(verdict for _ in chosen for verdict in next(found))
-            result = aggregate(verdicts, self.weights, abstain_below=self.config.abstain_below)
-            labels.append(
-                PreferenceLabel(
-                    comparison=comparison,
-                    prob_a=result.prob_a,
-                    verdicts=verdicts,
-                    consistency=result.consistency,
-                    failure=result.failure,
-                    constitution_hash=self.constitution.hash,
-                )
-            )
+            labels.append(self.settle(comparison, verdicts))
         return labels
+
+    def settle(self, comparison: Comparison, verdicts: tuple[Verdict, ...]) -> PreferenceLabel:
+        """The label that these verdicts make under the constitution's weights; asks no model."""
+        result = aggregate(verdicts, self.weights, abstain_below=self.config.abstain_below)
+        return PreferenceLabel(
+            comparison=comparison,
+            prob_a=result.prob_a,
+            verdicts=verdicts,
+            consistency=result.consistency,
+            failure=result.failure,
+            constitution_hash=self.constitution.hash,
+        )
 
     def principles(self, comparison: Comparison) -> tuple[Principle, ...]:
         """The principles a comparison is judged under: of those that apply to its slice all with a weight, or one

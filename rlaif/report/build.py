@@ -7,6 +7,7 @@ page is hidden or turned around; the page's own policy forbids scripts and any a
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,15 @@ def build_report(run: RunFolder, examples: int = 12) -> Path:
 
 def _page(run: RunFolder, examples: int) -> tuple[str, dict[str, float]]:
     view = _view(run, examples)
-    page = _environment().get_template("report.html.jinja").render(view)
+    page = render("report.html.jinja", view)
     shown = [view["revise"].examples, view["label"].examples, view["samples"], view["rollouts"]]
     counts = {"bytes": len(page.encode()), "sections": len(SECTIONS), "examples": sum(map(len, shown))}
     return page, {key: float(value) for key, value in counts.items()}
+
+
+def render(template: str, view: Mapping[str, Any]) -> str:
+    """The page that one of the report's templates makes of `view`: every value escaped, nothing hidden in it."""
+    return _environment().get_template(template).render(view)
 
 
 def _view(run: RunFolder, examples: int) -> dict[str, Any]:
