@@ -252,6 +252,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return _anchored(parse(data, where=str(path), lines=lines), Path(path).absolute().parent)
 
 
+def default_config(overrides: Sequence[str] = ()) -> RunConfig:
+    """The config without a file: every field at its default but for the `overrides`, and a slice without prompts."""
+    data: dict[str, Any] = {"prompts": {"none": {"source": "everyday"}}}
+    for text in overrides:
+        _apply_override(data, text)
+    return parse(data, where="--set")
+
+
 def parse(data: dict[str, Any], *, where: str, lines: dict[tuple[str | int, ...], int] | None = None) -> RunConfig:
     """The config in `data`; a wrong key or value raises ConfigError naming every problem at once."""
     try:

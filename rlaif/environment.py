@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from rlaif import provenance
+from rlaif import provenance, resources
 
 OPTIONAL: dict[str, tuple[str, str, str]] = {
     "pyrit": ("pyrit", "gold harm: human ratings", "pip install --no-deps pyrit==1.1.0"),
@@ -46,7 +46,7 @@ def environment() -> dict[str, str]:
     found["dtype"] = str(models.pick_dtype("auto", "auto")).removeprefix("torch.")
     found["bfloat16"] = "native" if found["dtype"] == "bfloat16" else "not native"
     found["threads"] = str(sys.modules["torch"].get_num_threads())
-    found["cache"] = str(models.cache_folder())
+    found["cache"] = str(resources.cache_folder())
     for module, (distribution, use, install) in OPTIONAL.items():
         version = provenance.package_version(distribution) or "installed"
         found[distribution] = f"{version} ({use})" if installed(module) else f"absent ({use}): {install}"

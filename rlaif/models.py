@@ -6,7 +6,6 @@ The only module, beside `rlaif.lm`, that reads model files.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from rlaif.config import LoraTable, ModelConfig
 from rlaif.errors import ModelError
 from rlaif.lm.conversion import LOAD_ERRORS, converted, embedded_gguf, not_loadable, sha256
 from rlaif.records import Message, content_id
+from rlaif.resources import cache_folder
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -34,13 +34,6 @@ class LoadedModel:
     fingerprint: str
     device: torch.device
     dtype: torch.dtype
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $RLAIF_CACHE, else $XDG_CACHE_HOME/rlaif, else ~/.cache/rlaif."""
-    if chosen := os.environ.get("RLAIF_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlaif"
 
 
 def quiet_libraries() -> None:

@@ -1,7 +1,8 @@
-"""Where the data that rlaif ships lies: constitutions, prompt sets, templates."""
+"""Where the data that rlaif ships lies: constitutions, prompt sets, templates; and the user's cache folder."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,14 @@ def shipped(kind: ShippedKind) -> dict[str, Path]:
     """Name (file name without its suffix) -> file of everything shipped of one kind, sorted by name."""
     folder = _root() / kind
     return {path.stem: path for path in sorted(folder.glob(f"*{_SUFFIX[kind]}"))}
+
+
+def cache_folder() -> Path:
+    """Where converted models and the verdicts of principle tests are kept: $RLAIF_CACHE, else $XDG_CACHE_HOME/rlaif,
+    else ~/.cache/rlaif."""
+    if chosen := os.environ.get("RLAIF_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlaif"
 
 
 def _root() -> Path:
