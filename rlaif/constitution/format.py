@@ -1,0 +1,103 @@
+"""What may stand in a constitution file: the tables, the limits of every field, and their JSON Schema for editors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+
+
+class Table(BaseModel):
+    """A mapping with known keys only, whose values are not converted: 1.10 is no version."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Example(Table):
+    """A request, answered as the principle wants it and as it does not."""
+
+    prompt: Text
+    followed: Text
+    violated: Text
+
+
+class ContrastPair(Table):
+    """Two system prompts that differ in the behaviour alone; judge.method: contrast needs them."""
+
+    followed: Text = Field(description="system prompt of an assistant that follows the principle")
+    violated: Text = Field(description="system prompt of an assistant that violates it, as long and built alike")
+    examples: list[Example] = Field([], description="both assistants at work, with answers of about the same length")
+
+
+class Test(Table):
+    """A unit test: under the principle `better` should win."""
+
+    prompt: Text
+    better: Text
+    worse: Text
+
+
+class _Fields(Table):
+    """What every principle may have and an override may change."""
+
+    rationale: str = Field("", description="why the rule is there; no model sees it")
+    priority: int = Field(1, ge=1, description="tier, 1 is the highest")
+    weight: float = Field(1.0, ge=0, description="how often it is drawn and how much it counts; 0 = never")
+    tags: list[Text] = Field([], description="names by which a slice of the prompts can choose principles")
+    critique: Text | None = Field(None, description="own wording: what to look for in an answer")
+    revision: Text | None = Field(None, description="own wording: how to rewrite the answer")
+    comparison: Text | None = Field(None, description="own wording: the question about two answers, for the better one")
+    contrast: ContrastPair | None = None
+    tests: list[Test] = Field([], description="pairs of answers of which the principle should decide")
+
+
+class PrincipleEntry(_Fields):
+    """One rule in plain language."""
+
+    id: Slug = Field(description="unique; small letters, digits and hyphens")
+    statement: Text = Field(description="the rule, in one or two sentences")
+    override: Literal[False] = Field(False, description="true: change fields of an included principle")
+
+
+class OverrideEntry(_Fields):
+    """Changes to an included principle: the fields given here replace its own, all others are kept."""
+
+    id: Slug = Field(description="the id of an included principle")
+    override: Literal[True] = Field(description="true: change fields of an included principle")
+    statement: Text = Field("", description="the rule, in one or two sentences")
+
+
+def _tag(entry: Any) -> str:
+    return "override" if isinstance(entry, dict) and entry.get("override") is True else "principle"
+
+
+Entry = Annotated[
+    Annotated[PrincipleEntry, Tag("principle")] | Annotated[OverrideEntry, Tag("override")], Discriminator(_tag)
+]
+
+
+class ConstitutionFile(Table):
+    """A constitution: principles of its own, and those of the constitutions that it includes."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["principles"]}, {"required": ["include"]}]})
+
+    name: Slug = Field(description="small letters, digits and hyphens")
+    version: Text = Field(description="any text, in quotes")
+    description: str = ""
+    include: list[Text] = Field(
+        [], description="constitutions whose principles come first: a file beside this one (.yaml), or a shipped name"
+    )
+    disable: list[Slug] = Field([], description="ids of included principles to leave out")
+    principles: list[Entry] = []
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a constitution file (draft 2020-12), with which an editor completes and checks one."""
+    schema = ConstitutionFile.model_json_schema()
+    for field in schema["$defs"]["OverrideEntry"]["properties"].values():
+        field.pop("default", None)  # what an override does not give is kept, and not set to a default
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "rlaif constitution"}
+    return {**head, **{name: part for name, part in schema.items() if name != "title"}}

@@ -1,0 +1,128 @@
+"""What is wrong with a constitution file: every problem with its line, principle and field, told in one error."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from rlaif.constitution.format import (
+    ConstitutionFile,
+    ContrastPair,
+    Example,
+    OverrideEntry,
+    PrincipleEntry,
+    Table,
+    Test,
+)
+from rlaif.errors import ConstitutionError
+from rlaif.resources import shipped
+from rlaif.yaml_io import Lines
+
+Location = tuple[str | int, ...]
+ProblemCode = Literal["C002", "C003", "C004", "C005"]
+MOST_TOLD = 20
+
+
+class Problem(NamedTuple):
+    """1-based line, the linter's code, the sentence about it, and what to write instead where that is special."""
+
+    line: int
+    code: ProblemCode
+    text: str
+    remedy: str | None = None
+
+
+class FileProblems(ConstitutionError):
+    """All problems of one file, pointing at the line of the first."""
+
+    def __init__(self, path: Path, problems: Iterable[Problem]) -> None:
+        self.path = path
+        self.problems = sorted(problems, key=lambda problem: problem.line)
+        first, rest = self.problems[0], self.problems[1:]
+        told = [first.text, *(f"line {problem.line}: {problem.text}" for problem in rest[: MOST_TOLD - 1])]
+        if len(self.problems) > MOST_TOLD:
+            told.append(f"and {len(self.problems) - MOST_TOLD} more")
+        super().__init__("; ".join(told), where=f"{path}:{first.line}", remedy=first.remedy or default_remedy())
+
+
+def default_remedy() -> str:
+    return f"{shipped('constitutions')['example']} explains every field"
+
+
+def line_of(lines: Lines, location: Location) -> int:
+    """The line of the key at `location`, or of the innermost table around it that the file has."""
+    return next(lines[location[:n]] for n in range(len(location), -1, -1) if location[:n] in lines)
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """ ", did you mean 'x'?" for the known name that looks most like `name`; empty if none does."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {found[0]!r}?" if found else ""
+
+
+def field_problems(error: ValidationError, data: dict[Any, Any], lines: Lines) -> list[Problem]:
+    """Every problem pydantic found, but a field that is only missing because its name is misspelt counts once."""
+    items = [(item, _location(item["loc"])) for item in error.errors()]
+    meant = {(*loc[:-1], _nearest(loc, data)) for item, loc in items if item["type"] == "extra_forbidden"}
+    return [
+        Problem(line_of(lines, loc), "C002", f"{_place(loc, data)}: {_sentence(item, loc, data)}")
+        for item, loc in items
+        if item["type"] != "missing" or loc not in meant
+    ]
+
+
+def _location(loc: Sequence[str | int]) -> Location:
+    """Pydantic's location without the name of the branch (a principle, or an override) behind the entry's number."""
+    return (*loc[:2], *loc[3:]) if loc[:1] == ("principles",) else tuple(loc)
+
+
+def _sentence(item: Any, location: Location, data: dict[Any, Any]) -> str:
+    kind, given = item["type"], item["input"]
+    if kind == "extra_forbidden":
+        nearest = _nearest(location, data)
+        return "unknown key" + (f", did you mean {nearest!r}?" if nearest else "")
+    if kind == "missing":
+        return "this field is required"
+    if kind == "string_too_short" and location[-1] != "id":
+        return "is empty"
+    if kind == "string_type" and isinstance(given, int | float):
+        return f'is a number, write it in quotes: "{given}"'
+    if kind == "string_pattern_mismatch":
+        slug = re.sub(r"[^a-z0-9]+", "-", str(given).lower()).strip("-") or "no-harm"
+        return f"{given!r} may only have small letters, digits and single hyphens: {slug}"
+    if location[-1] == "override":
+        return f"is true or false (given: {given!r})"
+    short = "" if isinstance(given, dict | list) else f" (given: {given!r})"
+    return f"{item['msg'][0].lower()}{item['msg'][1:]}{short}"
+
+
+def _place(location: Location, data: dict[Any, Any]) -> str:
+    """ "principle 'no-harm', contrast.followed" for the place of an error; by number where the id is not usable."""
+    if len(location) < 2 or location[0] != "principles":
+        return ".".join(map(str, location))
+    entry = data["principles"][location[1]]
+    name = entry.get("id") if isinstance(entry, dict) else None
+    which = f"principle {name!r}" if isinstance(name, str) and name else f"principle number {int(location[1]) + 1}"
+    return ", ".join([which, ".".join(map(str, location[2:]))] if len(location) > 2 else [which])
+
+
+def _nearest(location: Location, data: dict[Any, Any]) -> str | None:
+    """The known key that looks most like the unknown one at the end of `location`."""
+    keys = _table(location, data).model_fields
+    return next(iter(difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.5)), None)
+
+
+def _table(location: Location, data: dict[Any, Any]) -> type[Table]:
+    """The table that the last part of `location` stands in."""
+    if len(location) < 3:
+        return ConstitutionFile
+    if location[2:4] == ("contrast", "examples") and len(location) > 5:
+        return Example
+    if len(location) > 3 and location[2] in ("contrast", "tests"):
+        return ContrastPair if location[2] == "contrast" else Test
+    return OverrideEntry if data["principles"][location[1]].get("override") is True else PrincipleEntry
