@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -16,25 +17,27 @@ def as_table(report: Report) -> RenderableType:
     """The table and the sentences below it."""
     overall = tally(report.results)
     ordered, unjudged = overall.consistency is not None, overall.judged < overall.tests
-    table = Table(title=Text(_title(report)), title_justify="left")
-    table.add_column("principle", no_wrap=True)
-    headings = ["passed", "margin", *["consistency"] * ordered, "shorter\nwins", "longer\nwins"]
-    for heading in [*headings, *["no\nverdict"] * unjudged]:
-        table.add_column(heading, justify="right")
-    table.add_column("failed")
+    table = Table(title=Text(_title(report)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("principle", overflow="fold")  # an id may be 64 characters long, a terminal is often 80
+    headings = ["passed", "margin", *["orders\nagree"] * ordered, "shorter\nwins", "longer\nwins"]
+    headings += ["no\nverdict"] * unjudged
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("failed", overflow="fold")
     for name, results in report.principles.items():
         cells = _cells(tally(results), ordered, unjudged) if results else ["no tests"]
-        cells += [""] * (len(headings) + unjudged - len(cells))
+        cells += [""] * (len(headings) - len(cells))
         table.add_row(name, *cells, ", ".join(str(r.number) for r in results if r.passed is False))
     table.add_section()
     table.add_row("all", *_cells(overall, ordered, unjudged), str(overall.judged - overall.passed), style="bold")
-    lines = [*_sentences(overall), *_unjudged(report.results)]
+    cost = f"The judge was asked {report.calls:,} times; {report.cached:,} answers were known from before."
+    lines = [*_sentences(overall), *_unjudged(report.results), *[cost] * (report.method != "random")]
     return Group(table, Text("\n".join(lines)))
 
 
 def _title(report: Report) -> str:
     constitution = report.constitution
-    who = "at random" if report.method == "random" else f"{report.method} by {report.judge}"
+    who = "at random" if report.method == "random" else f"by {report.judge} ({report.method})"
     return visible(f"{constitution.name} {constitution.version}, judged {who}")
 
 
@@ -66,4 +69,7 @@ def _unjudged(results: Sequence[Result]) -> list[str]:
         if result.failure is not None:
             places.setdefault(result.failure.kind, []).append(f"{result.principle_id} {result.number}")
             reasons.setdefault(result.failure.kind, result.failure.reason)
-    return [visible(f"No verdict ({kind}): {', '.join(tests)}. {reasons[kind]}") for kind, tests in places.items()]
+    return [
+        visible(f"No verdict ({kind}): {', '.join(tests)}. The first: {reasons[kind]}")
+        for kind, tests in places.items()
+    ]
