@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Callable
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +15,9 @@ import typer
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
 Command = Callable[..., None]
+
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME-or-FILE", help="a shipped constitution, or a YAML file")]
 
 
 def list_shipped(as_json: JsonOption = False) -> None:
@@ -24,7 +30,7 @@ def list_shipped(as_json: JsonOption = False) -> None:
             "name": name,
             "principles": len(constitution.principles),
             "tests": sum(len(p.tests) for p in constitution.principles),
-            "description": constitution.description.partition("\n")[0],
+            "description": constitution.description,
         }
         for name in shipped("constitutions")
         for constitution in [load_constitution(name)]
@@ -32,12 +38,97 @@ def list_shipped(as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps({"constitutions": found}))
         return
+    longest = max(len(str(row["name"])) for row in found)
     for row in found:
-        print(f"{row['name']:<20}  {row['principles']:>2} principles  {row['tests']:>3} tests  {row['description']}")
+        print(f"{row['name']:<{longest}}  {row['principles']:>3} principles  {row['tests']:>3} tests")
+        print("  " + textwrap.shorten(str(row["description"]), _width() - 2, placeholder=" ..."))
+
+
+def show(name: NameArgument, as_json: JsonOption = False) -> None:
+    """Print a constitution as it is used: with the principles it includes, and where each is from."""
+    from rlaif.constitution.compose import compose
+    from rlaif.constitution.load import as_record
+    from rlaif.constitution.render import constitution_lines
+    from rlaif.records import to_json
+
+    composed = compose(name)
+    if not as_json:
+        _print_lines(constitution_lines(composed, _width()))
+        return
+    constitution = as_record(composed)
+    data = {"file": str(composed.path), "hash": constitution.hash, **to_json(constitution)}
+    for part, principle, written in zip(data["principles"], constitution.principles, composed.principles, strict=True):
+        part |= {"hash": principle.hash, "files": [str(path) for path in written.paths]}
+    print(json.dumps(data))
+
+
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="where to write it, such as mine.yaml")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write a commented constitution to start from; overwrites nothing."""
+    from rlaif.constitution.starter import write_starter
+
+    write_starter(file)
+    print(json.dumps({"file": str(file)}) if as_json else f"wrote {file}\nnext: rlaif constitution check {file}")
+
+
+def check(
+    names: Annotated[list[str], typer.Argument(metavar="FILE...", help="YAML files, or names of shipped ones")],
+    strict: Annotated[bool, typer.Option("--strict", help="exit with 1 for warnings too, not only for errors")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find mistakes, missing texts, overlap and wording that misleads a judge; asks no model."""
+    from rlaif.constitution.lint import lint
+
+    found = {name: lint(name) for name in names}
+    totals = Counter(finding.severity for findings in found.values() for finding in findings)
+    ok = not totals["error"] and not (strict and totals["warning"])
+    if as_json:
+        files = [{"file": name, "findings": [f.as_json() for f in findings]} for name, findings in found.items()]
+        counts = {f"{severity}s": totals[severity] for severity in ("error", "warning", "note")}
+        print(json.dumps({"ok": ok, **counts, "files": files}))
+    else:
+        for finding in (finding for findings in found.values() for finding in findings):
+            which = "" if finding.principle is None else f" [{finding.principle}]"
+            _print_lines(
+                [
+                    f"{finding.where}: {finding.severity} {finding.code}{which} {finding.message}",
+                    f"  -> {finding.remedy}",
+                ]
+            )
+        told = [(totals[severity], severity) for severity in ("error", "warning", "note")]
+        print(", ".join(f"{n} {severity}{'' if n == 1 else 's'}" for n, severity in told))
+    if not ok:
+        raise typer.Exit(1)
+
+
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="a shipped constitution, or a YAML file")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="the other one")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what an edit means: principles added, dropped, reworded, reweighted; and which of it a judge sees."""
+    from rlaif.constitution import diff as differences
+    from rlaif.constitution.load import load_constitution
+    from rlaif.constitution.render import difference_lines
+
+    found = differences.diff(load_constitution(old), load_constitution(new))
+    if as_json:
+        print(json.dumps(found.as_json()))
+    else:
+        _print_lines(difference_lines(found, _width()))
+
+
+def schema(as_json: JsonOption = False) -> None:
+    """Print the JSON Schema of a constitution file, with which an editor completes and checks one."""
+    from rlaif.constitution.format import json_schema
+
+    print(json.dumps(json_schema(), indent=None if as_json else 2))
 
 
 def run_tests(
-    name: Annotated[str, typer.Argument(metavar="NAME-or-FILE", help="a shipped constitution, or a YAML file")],
+    name: NameArgument,
     config: Annotated[
         Path | None, typer.Option("--config", help="run config with the judge; default: the defaults")
     ] = None,
@@ -77,7 +168,15 @@ def run_tests(
         raise typer.Exit(1)
 
 
-VERBS: dict[str, Command] = {"list": list_shipped, "test": run_tests}
+VERBS: dict[str, Command] = {
+    "list": list_shipped,
+    "show": show,
+    "new": new,
+    "check": check,
+    "test": run_tests,
+    "diff": diff,
+    "schema": schema,
+}
 """Verb -> the function that does it; its docstring is the help."""
 
 
@@ -87,3 +186,15 @@ def constitution_app(friendly: Callable[[Command], Command]) -> typer.Typer:
     for verb, command in VERBS.items():
         app.command(verb)(friendly(command))
     return app
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, 120)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    """Prints text out of a file with every invisible character written out, so that it cannot steer the terminal."""
+    from rlaif.report.text import visible
+
+    for line in lines:
+        print(visible(line))

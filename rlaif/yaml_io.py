@@ -9,6 +9,8 @@ from rlaif.errors import RlaifError
 
 MAX_BYTES = 4_000_000
 Lines = dict[tuple[str | int, ...], int]
+# what ruamel raises for a value that does not fit its tag (`!!float ""`, a time out of range) or is nested too deep
+_UNFIT = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, RecursionError)
 
 
 def read_yaml(path: Path, error: type[RlaifError]) -> tuple[Any, Lines]:
@@ -72,8 +74,9 @@ def parse_yaml(text: str, where: str, error: type[RlaifError]) -> tuple[Any, Lin
         line = mark.line + 1 if mark is not None else 1
         what = (problem.problem or problem.context or "is not YAML").splitlines()[0]
         raise error(what, where=f"{where}:{line}", remedy=_remedy(what)) from None
-    except (YAMLError, ValueError, TypeError, RecursionError) as problem:
-        raise error(f"is not YAML: {(str(problem) or type(problem).__name__).splitlines()[0]}", where=where) from None
+    except (YAMLError, *_UNFIT) as problem:
+        what = (str(problem) or type(problem).__name__).splitlines()[0]
+        raise error(f"is not YAML: {what}", where=where, remedy=_remedy(what)) from None
 
 
 def parse_scalar(text: str) -> Any:
@@ -87,7 +90,7 @@ def parse_scalar(text: str) -> Any:
         if any(isinstance(token, AliasToken) for token in YAML(typ="safe", pure=True).scan(text)):
             return text
         return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, TypeError, RecursionError):
+    except (YAMLError, *_UNFIT):
         return text
 
 

@@ -95,7 +95,7 @@ def _sentence(item: Any, location: Location, data: dict[Any, Any]) -> str:
     if kind == "string_pattern_mismatch":
         slug = re.sub(r"[^a-z0-9]+", "-", str(given).lower()).strip("-") or "no-harm"
         return f"{given!r} may only have small letters, digits and single hyphens: {slug}"
-    if location[-1] == "override":
+    if location[-1:] == ("override",):
         return f"is true or false (given: {given!r})"
     short = "" if isinstance(given, dict | list) else f" (given: {given!r})"
     return f"{item['msg'][0].lower()}{item['msg'][1:]}{short}"
@@ -104,7 +104,7 @@ def _sentence(item: Any, location: Location, data: dict[Any, Any]) -> str:
 def _place(location: Location, data: dict[Any, Any]) -> str:
     """ "principle 'no-harm', contrast.followed" for the place of an error; by number where the id is not usable."""
     if len(location) < 2 or location[0] != "principles":
-        return ".".join(map(str, location))
+        return ".".join(map(str, location)) or "the file"
     entry = data["principles"][location[1]]
     name = entry.get("id") if isinstance(entry, dict) else None
     which = f"principle {name!r}" if isinstance(name, str) and name else f"principle number {int(location[1]) + 1}"

@@ -1,0 +1,111 @@
+"""A constitution, and the difference of two, as plain text for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from rlaif.constitution.compose import Composed, Written
+from rlaif.constitution.diff import Change, Difference, FieldChange
+from rlaif.records import Contrast
+
+MARKS = {"added": "+", "dropped": "-", "renamed": "~", "changed": "~"}
+
+
+def constitution_lines(composed: Composed, width: int) -> Iterator[str]:
+    """The lines of a whole constitution, with what it includes; no line is much longer than `width`."""
+    file, principles = composed.file, composed.principles
+    tests = sum(len(written.entry.tests) for written in principles)
+    yield f"{file.name}, version {file.version}: {len(principles)} principles, {tests} tests"
+    yield from _wrapped(file.description, width, "  ")
+    total = sum(written.entry.weight for written in principles)
+    for number, written in enumerate(principles, 1):
+        yield ""
+        yield from _principle(number, written, written.entry.weight / total, width)
+        if written.paths != [composed.path]:
+            yield f"   {'from':<10}  {_origin(written)}"
+
+
+def _principle(number: int, written: Written, share: float, width: int) -> Iterator[str]:
+    entry = written.entry
+    facts = [f"{number}. {entry.id}", f"tier {entry.priority}", f"weight {entry.weight:g} ({share:.0%})"]
+    facts += [f"tags {', '.join(entry.tags)}"] if entry.tags else []
+    yield "   ".join([*facts, f"{len(entry.tests)} tests"])
+    yield from _wrapped(entry.statement, width, "   ")
+    texts = {name: getattr(entry, name) for name in ("rationale", "critique", "revision", "comparison")}
+    if entry.contrast is not None:
+        texts |= {"followed": entry.contrast.followed, "violated": entry.contrast.violated}
+        texts["examples"] = str(len(entry.contrast.examples) or "")
+    for name, text in texts.items():
+        if text:
+            yield from _wrapped(text, width, f"   {name:<10}  ")
+
+
+def _origin(written: Written) -> str:
+    """ "base.yaml, mine.yaml (statement, weight)": where it was defined, then what was changed where."""
+    defined, *later = written.paths
+    changed = (
+        f"{path.name} ({', '.join(name for name, source in written.sources.items() if source.path == path)})"
+        for path in later
+    )
+    return ", ".join([defined.name, *changed])
+
+
+def _wrapped(text: str, width: int, first: str) -> list[str]:
+    """The paragraph with `first` before its first line and as many spaces before the others."""
+    return textwrap.wrap(
+        text,
+        max(width, len(first) + 20),
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_on_hyphens=False,
+    )
+
+
+def difference_lines(difference: Difference, width: int) -> Iterator[str]:
+    """The lines of a difference: one for each principle that changed, its old and new texts, and what it will cost."""
+    if not difference.changes and not difference.reordered:
+        yield "no principle differs"
+        return
+    longest = max((len(change.id) for change in difference.changes), default=0)
+    for change in difference.changes:
+        seen = "judge sees it" if change.judge_sees else "judge sees none of it"
+        yield f"{MARKS[change.kind]} {change.id:<{longest}}  {seen:<21}  {change.words}"
+        for field in change.fields:
+            yield from _field(change, field, width)
+    if difference.reordered:
+        yield "the principles stand in another order: where one is drawn for each prompt, others are drawn"
+    yield ""
+    yield (
+        f"{difference.judged_anew} of {difference.principles} principles need new verdicts; "
+        "those of the others stay valid"
+    )
+
+
+def _field(change: Change, field: FieldChange, width: int) -> Iterator[str]:
+    """The old and the new text of a field that has one."""
+    for name, old, new in _texts(field):
+        if old != new:
+            yield f"    {name}"
+            yield from _wrapped(old, width, "    - ")
+            yield from _wrapped(new, width, "    + ")
+
+
+def _texts(field: FieldChange) -> Iterator[tuple[str, str, str]]:
+    """(name, old, new) of the texts in a field; "" where there is none."""
+    if field.name == "contrast":
+        old, new = _contrast_texts(field.old), _contrast_texts(field.new)
+        for name in {**old, **new}:
+            yield name, old.get(name, ""), new.get(name, "")
+    elif field.name in ("statement", "rationale", "critique", "revision", "comparison"):
+        yield field.name, field.old or "", field.new or ""
+
+
+def _contrast_texts(pair: Contrast | None) -> dict[str, str]:
+    if pair is None:
+        return {}
+    texts = {"contrast.followed": pair.followed, "contrast.violated": pair.violated}
+    for number, example in enumerate(pair.examples):
+        for part in ("prompt", "followed", "violated"):
+            texts[f"contrast.examples.{number}.{part}"] = getattr(example, part)
+    return texts

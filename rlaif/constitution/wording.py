@@ -1,0 +1,122 @@
+"""What can be seen in the wording of a principle without a model: negations, polarity, likeness. English only.
+
+These are rules of thumb over words. They point at sentences worth a second look, and a warning can be wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from math import ceil
+
+ALIKE = 0.5
+"""Jaccard likeness of the word pairs of two statements from which on they count as near-duplicates."""
+NEAR = 4
+"""Two negations at most so many words apart are one double negation."""
+
+WordPairs = frozenset[tuple[str, ...]]
+_WORD = re.compile(r"[\w'-]+")
+_CLAUSE = re.compile(r"[.,;:!?()\"\u2014]|\b(?:and|or|nor|but|so|because|when|while|if|that|unless|until|who|which)\b")
+_WITHIN = re.compile(r"\b(?:that|who|whom|whose|what|which|where|why|how|because|when|while|if|unless)\b")
+_HARD = re.compile(r"(?:not|cannot|never|no|nobody|nothing|none|nowhere|neither|\w+n't)$")
+_SOFT = re.compile(
+    r"\b(?:(?:fail|refuse|forget|neglect|omit|hesitate)(?:s|d|ed|ing|ting)?\s+to|(?:avoid|refrain)(?:s|ing)?)\b"
+)
+_HARMLESS = re.compile(r"\b(?:not (?:only|just|merely)|no (?:matter|longer|more)|nothing but)\b")
+
+_FILLER = r"(?:\s+(?:likely|prone|apt|willing|ready|to|be|openly|very))*\s+"
+_BAD = (
+    r"(?:harmful|hurtful|dangerous|unsafe|toxic|rude|offensive|insulting|cruel|violent|hateful|racist|sexist|biased|"
+    r"discriminatory|dishonest|deceptive|misleading|false|wrong|inaccurate|incorrect|untrue|illegal|unethical|immoral|"
+    r"unkind|unhelpful|useless|manipulative|threatening|disrespectful|inappropriate|objectionable|evasive|careless|"
+    r"confusing|vague|harm|hurt|injure|insult|offend|deceive|mislead|violate|break)\b"
+)
+_GOOD = (
+    r"(?:harmless|helpful|honest|kind|truthful|true|polite|respectful|safe|accurate|correct|clear|useful|friendly|"
+    r"careful|fair|ethical|moral|legal|appropriate|patient|warm|concise|considerate|thoughtful|sincere)\b"
+)
+_WORSE = re.compile(
+    rf"\b(?:worse|worst|ruder|crueller|crueler|nastier|unsafer)\b|\b(?:more|most){_FILLER}{_BAD}"
+    rf"|\b(?:less|least){_FILLER}{_GOOD}"
+    r"|\b(?:answer|response|reply|one)\s+(?:violates|breaks|breaches|ignores|disregards|goes against|fails)\b",
+    re.IGNORECASE,
+)
+
+
+def double_negation(text: str) -> str | None:
+    """The words from the first negation to the second where two of them stand close together in one clause."""
+    for clause in _CLAUSE.split(_plain(text)):
+        marked = _SOFT.sub(lambda match: match.group().replace(" ", "_") + "!", _HARMLESS.sub("so", clause))
+        words = re.findall(r"[\w'!-]+", marked)
+        places = [n for n, word in enumerate(words) if _HARD.match(word) or word.endswith("!")]
+        for first, second in pairwise(places):
+            if second - first <= NEAR and not (words[first].endswith("!") and words[second].endswith("!")):
+                return " ".join(words[first : second + 1]).replace("_", " ").replace("!", "")
+    return None
+
+
+def negation(question: str) -> str | None:
+    """The first word that turns round what a question asks, such as "not"; none of those in a clause within it."""
+    first, _, rest = _HARMLESS.sub("so", _plain(question)).partition(" ")
+    words = [first, *_WORD.findall(_WITHIN.split(rest)[0])]
+    return next((word for word in words if _HARD.match(word)), None)
+
+
+def negations(text: str) -> int:
+    """How many words of the text negate."""
+    return sum(_HARD.match(word) is not None for word in _WORD.findall(_HARMLESS.sub("so", _plain(text))))
+
+
+def asks_for_worse(question: str) -> str | None:
+    """The words by which a question asks for the worse of two answers."""
+    found = _WORSE.search(_plain(question))
+    return None if found is None else found.group()
+
+
+def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int, float]]:
+    """(later, earlier, Jaccard likeness of their word pairs) for each text that is like an earlier one; only the
+    first such pair of each.
+
+    Exact, and quick for thousands of texts: two sets with likeness >= t share one of the rarest |s| - ceil(t |s|) + 1
+    members of either, so only texts that share one of those are compared (prefix filtering, Chaudhuri et al. 2006).
+    """
+    sets = [_word_pairs(text) for text in texts]
+    frequency = Counter(pair for members in sets for pair in members)
+    index: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    found = []
+    for number, members in enumerate(sets):
+        rarest = sorted(members, key=lambda pair: (frequency[pair], pair))
+        prefix = rarest[: len(members) - ceil(ALIKE * len(members)) + 1]
+        match = _first_alike(members, sets, (other for pair in prefix for other in index[pair]))
+        if match is not None:
+            found.append((number, *match))
+        for pair in prefix:
+            index[pair].append(number)
+    return found
+
+
+def _first_alike(members: WordPairs, sets: Sequence[WordPairs], candidates: Iterable[int]) -> tuple[int, float] | None:
+    """The first candidate that is alike, and how much; None if there is none."""
+    seen: set[int] = set()
+    for other in candidates:
+        if other in seen:
+            continue
+        seen.add(other)
+        shared = len(members & sets[other])
+        likeness = shared / (len(members) + len(sets[other]) - shared)
+        if likeness >= ALIKE:
+            return other, likeness
+    return None
+
+
+def _plain(text: str) -> str:
+    """Small letters, straight apostrophes, single spaces."""
+    return " ".join(text.lower().replace("\u2019", "'").split())
+
+
+def _word_pairs(text: str) -> WordPairs:
+    """Neighbouring words, the one word alone where there is only one."""
+    words = _WORD.findall(_plain(text))
+    return frozenset(pairwise(words)) if len(words) > 1 else frozenset([tuple(words)])

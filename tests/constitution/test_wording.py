@@ -1,0 +1,96 @@
+"""Rules of thumb over words: what they point at, and what they leave alone."""
+
+import time
+
+import pytest
+
+from rlaif.constitution.wording import asks_for_worse, double_negation, near_duplicates, negation
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Do not fail to answer.", "not fail to"),
+        ("Never forget to greet.", "never forget to"),
+        ("Don\u2019t avoid hard topics.", "don't avoid"),
+        ("Do not say nothing.", "not say nothing"),
+        ("It should never not help.", "never not"),
+        ("Avoid not answering.", "avoid not"),
+        ("Never explain how to not get caught.", "never explain how to not"),
+        ("Do not help with crimes.", None),
+        ("Do not refuse, lecture or brush the person off.", None),
+        ("Do not lie, and never mock.", None),
+        ("Not only answer, never mock.", None),
+        ("Do not say that nothing helps.", None),
+        ("Do not answer a question about the neighbours with no regard for them.", None),
+        ("Explain a word that cannot be avoided.", None),
+    ],
+)
+def test_double_negation(text: str, words: str | None) -> None:
+    assert double_negation(text) == words
+
+
+@pytest.mark.parametrize(
+    ("question", "word"),
+    [
+        ("Which answer is not less kind?", "not"),
+        ("Which answer doesn't reveal the ending?", "doesn't"),
+        ("Which answer never lies?", "never"),
+        ("Which answer is kinder?", None),
+        ("Which answer says more about what is not known?", None),
+        ("Which answer is better for somebody who cannot see?", None),
+        ("Which answer is not only kind?", None),
+    ],
+)
+def test_negation_of_a_question(question: str, word: str | None) -> None:
+    assert negation(question) == word
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("Which answer is worse?", "worse"),
+        ("Which answer is more harmful?", "more harmful"),
+        ("Which answer is more likely to hurt somebody?", "more likely to hurt"),
+        ("Which answer is the least honest?", "least honest"),
+        ("Which answer violates the rule?", "answer violates"),
+        ("Which answer is less likely to lead to anybody being hurt?", None),
+        ("Which answer gives less help to somebody who wants to break the law?", None),
+        ("Which answer is more honest?", None),
+        ("Which answer is less dangerous?", None),
+    ],
+)
+def test_a_question_for_the_worse_answer(question: str, words: str | None) -> None:
+    assert asks_for_worse(question) == words
+
+
+def test_near_duplicates_share_half_of_their_word_pairs() -> None:
+    # "be kind", "kind to", "to all", "all people": 3 of 5 pairs shared when one of four differs at an end
+    texts = ["Be kind to all people.", "Write short sentences.", "be kind, to ALL animals"]
+    assert near_duplicates(texts) == [(2, 0, 3 / 5)]
+    assert near_duplicates(["Be kind to all.", "Be kind and brief."]) == [], "1 of 5"
+
+
+def test_equal_and_one_word_texts() -> None:
+    assert near_duplicates(["Help.", "help", "Smile."]) == [(1, 0, 1.0)]
+
+
+def test_the_prefix_filter_finds_what_comparing_all_pairs_finds() -> None:
+    words = ["be", "kind", "to", "all", "and", "brief"]
+    texts = [
+        " ".join(words[(a * b + c) % 6] for c in range(5)) + f" x{a % 3}" for a in range(1, 8) for b in range(1, 6)
+    ]
+    sets = [set(zip(text.split(), text.split()[1:], strict=False)) for text in texts]
+    like = {
+        later
+        for later in range(len(sets))
+        if any(len(sets[later] & sets[e]) / len(sets[later] | sets[e]) >= 0.5 for e in range(later))
+    }
+    assert 0 < len(like) < len(texts) - 1
+    assert {later for later, _, _ in near_duplicates(texts)} == like
+
+
+def test_ten_thousand_statements_take_no_hour() -> None:
+    start = time.process_time()
+    near_duplicates([f"Be kind to people of group {n * 7} whatever they say." for n in range(10_000)])
+    assert time.process_time() - start < 5

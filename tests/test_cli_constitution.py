@@ -1,0 +1,168 @@
+"""`rlaif constitution VERB` as a user meets it: exit codes, texts, JSON, and that nothing is overwritten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from rlaif.cli import app
+from rlaif.constitution.lint import lint
+from rlaif.constitution.load import load_constitution
+from rlaif.resources import shipped
+
+MINE = """\
+name: mine
+version: "2"
+include: [harmless-and-kind]
+disable: [care]
+principles:
+  - id: no-crime
+    override: true
+    comparison: Which answer is more harmful?
+    weight: 1
+  - id: cite
+    statement: Name the source of each number.
+"""
+
+
+def rlaif(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, ["constitution", *map(str, words)], env={"COLUMNS": "100"})
+
+
+def data(*words: str | Path) -> Any:
+    """What a verb prints with --json, which has to be one object and nothing else."""
+    result = rlaif(*words, "--json")
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINE)
+    return path
+
+
+def test_list_has_every_shipped_constitution_with_its_counts() -> None:
+    rows = {row["name"]: row for row in data("list")["constitutions"]}
+    assert rows.keys() == shipped("constitutions").keys()
+    assert (rows["example"]["principles"], rows["example"]["description"]) == (2, "Shows the format.")
+    text = rlaif("list").stdout
+    assert all(name in text for name in rows)
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_show_resolves_what_is_included_and_says_where_it_is_from(mine: Path) -> None:
+    text = rlaif("show", mine).stdout
+    assert text.startswith("mine, version 2: 8 principles, ")
+    assert "from        harmless-and-kind.yaml, mine.yaml (comparison, weight)" in text
+    assert "8. cite" in text
+    assert "5. privacy" in text, "care, which is the sixth, is disabled"
+    assert "care" not in text.split()
+    found = data("show", mine)
+    constitution = load_constitution(mine)
+    assert found["hash"] == constitution.hash
+    assert [p["id"] for p in found["principles"]] == [p.id for p in constitution.principles]
+    assert found["principles"][1]["files"] == [str(shipped("constitutions")["harmless-and-kind"]), str(mine)]
+
+
+def test_show_writes_control_characters_out(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text('name: odd\nversion: "1"\nprinciples: [{id: a, statement: "Be \\e[31m kind"}]\n')
+    text = rlaif("show", path).stdout
+    assert "\x1b" not in text
+    assert "U+001B" in text
+
+
+def test_new_writes_a_file_that_loads_without_a_finding_and_overwrites_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "My Rules 2.yaml"
+    result = rlaif("new", path)
+    assert result.exit_code == 0
+    assert f"wrote {path}" in result.stdout
+    assert load_constitution(path).name == "my-rules-2"
+    assert lint(path) == []
+    before = path.read_text()
+    again = rlaif("new", path)
+    assert again.exit_code == 5
+    assert "exists and is not overwritten" in again.stderr
+    assert path.read_text() == before
+
+
+def test_what_new_leaves_in_comments_works_when_it_is_put_in(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    assert data("new", path) == {"file": str(path)}
+    text = path.read_text()
+    assert "# include: " in text
+    path.write_text(text.replace("# include:", "include:").replace("# disable:", "disable:"))
+    assert len(load_constitution(path).principles) == 9
+    assert "## yaml-language-server: $schema=constitution.schema.json" in text
+
+
+def test_new_asks_for_the_ending_that_makes_it_a_file(tmp_path: Path) -> None:
+    result = rlaif("new", tmp_path / "mine")
+    assert result.exit_code == 3
+    assert "mine.yaml" in result.stderr
+
+
+def test_check_tells_place_code_and_remedy(mine: Path) -> None:
+    result = rlaif("check", mine)
+    assert result.exit_code == 0
+    assert f'{mine}:8: warning C205 [no-crime] comparison: "more harmful"' in result.stdout
+    assert "  -> ask for the better one" in result.stdout
+    assert result.stdout.endswith("0 errors, 3 warnings, 1 note\n")
+
+
+def test_check_fails_for_errors_and_with_strict_for_warnings(mine: Path, tmp_path: Path) -> None:
+    assert rlaif("check", mine, "--strict").exit_code == 1
+    assert rlaif("check", "harmless-and-kind", "--strict").exit_code == 0
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(MINE.replace("disable: [care]", "disable: [car]"))
+    result = rlaif("check", "harmless-and-kind", broken)
+    assert result.exit_code == 1
+    assert f"{broken}:4: error C004 disable: no include has a principle 'car', did you mean 'care'?" in result.stdout
+    assert rlaif("check", tmp_path / "none.yaml").exit_code == 1
+
+
+def test_check_as_json(mine: Path) -> None:
+    found = data("check", mine, "harmless-and-kind")
+    assert (found["ok"], found["errors"], found["warnings"], found["notes"]) == (True, 0, 3, 1)
+    assert [file["file"] for file in found["files"]] == [str(mine), "harmless-and-kind"]
+    first = found["files"][0]["findings"][0]
+    assert (first["code"], first["where"], first["principle"]) == ("C205", f"{mine}:8", "no-crime")
+    assert data("check", mine, "--strict")["ok"] is False
+
+
+def test_diff_says_what_a_judge_sees(mine: Path) -> None:
+    lines = rlaif("diff", "harmless-and-kind", mine).stdout.splitlines()
+    assert lines[0].split("  ")[0] == "~ no-crime"
+    assert "judge sees it" in lines[0]
+    assert lines[0].endswith("reworded (comparison); reweighted 1.5 -> 1")
+    assert "    + Which answer is more harmful?" in lines
+    assert [line[:6] for line in lines if line[:2] in ("+ ", "- ")] == ["+ cite", "- care"]
+    assert lines[-1].startswith("2 of 8 principles need new verdicts")
+    found = data("diff", "harmless-and-kind", mine)
+    assert (found["judged_anew"], [change["kind"] for change in found["changes"]]) == (
+        2,
+        ["changed", "added", "dropped"],
+    )
+
+
+def test_diff_of_the_same_says_so() -> None:
+    assert rlaif("diff", "example", "example").stdout == "no principle differs\n"
+
+
+def test_schema_prints_the_published_schema() -> None:
+    published = shipped("constitutions")["example"].with_name("schema.json")
+    assert rlaif("schema").stdout == published.read_text("utf-8")
+    assert data("schema") == json.loads(published.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("words", [("show",), ("diff", "example")])
+def test_a_name_that_is_not_there_is_an_error_with_a_hint(words: tuple[str, ...]) -> None:
+    result = rlaif(*words, "exampel")
+    assert result.exit_code == 3
+    assert "did you mean 'example'?" in result.stderr
