@@ -177,6 +177,46 @@ def show(
 
 @app.command()
 @_friendly
+def impact(
+    run: Annotated[Path, typer.Option("--run", metavar="RUN", help="a run whose label stage is finished")],
+    to: Annotated[str, typer.Option("--to", metavar="NEW", help="the edited constitution, a file or a shipped one")],
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")] = None,
+    examples: Annotated[int, typer.Option("--examples", min=0, help="most changed pairs to show")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what an edited constitution would change in a run's labels; judges only what the edit touches."""
+    from rich.console import Console
+
+    from rlaif.impact.impact import impact as impact_of
+    from rlaif.impact.page import page, refuse_place
+    from rlaif.impact.terminal import rendered
+    from rlaif.progress import choose
+    from rlaif.store import RunFolder, write_atomic
+
+    _existing_run(run)
+    for path, suffix, option in ((html, ".html", "--html"), (out, ".json", "--out")):
+        if path is not None:
+            refuse_place(path, suffix, option, run)
+    found = impact_of(RunFolder(run), to, examples=examples, progress=choose(quiet=as_json))
+    text = json.dumps(found.as_json())
+    if html is not None:
+        write_atomic(html, page(found))
+    if out is not None:
+        write_atomic(out, text + "\n")
+    if as_json:
+        print(text)
+        return
+    console = Console()
+    for part in rendered(found):
+        console.print(part)
+    for path in (html, out):
+        if path is not None:
+            print(f"wrote {path}")
+
+
+@app.command()
+@_friendly
 def check(
     config: Annotated[Path, typer.Argument(metavar="CONFIG")], overrides: SetOption = None, as_json: JsonOption = False
 ) -> None:

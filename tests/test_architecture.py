@@ -74,7 +74,9 @@ ROOMS = {
     "typer": {"cli", "cli_constitution"},
     "gguf": {"models"},
 }
-LIGHT = ["cli", "feedback", "report", "judge", "constitution", "config", "records", "store", "pipeline", "show"]
+LIGHT = [
+    "cli", "feedback", "report", "judge", "constitution", "config", "records", "store", "pipeline", "show", "impact",
+]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "sklearn"}
 
 

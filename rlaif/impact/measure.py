@@ -1,0 +1,175 @@
+"""What an edit comes to: flips and shifts of the labels with intervals, overall and by group, and pairs to read.
+
+Everything is paired: a pair is compared with itself under both constitutions, differences are averaged per prompt,
+and prompts are what the bootstrap resamples (rlaif.evaluation.statistics).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rlaif.evaluation.statistics import Estimate, Keyed, mean
+from rlaif.impact.edits import PrincipleEdit
+from rlaif.impact.relabel import Relabelled, Tally
+from rlaif.records import Comparison, Failure, PreferenceLabel, Principle
+
+MIN_PROMPTS = 10
+"""A slice or tag with fewer prompts gets no line: its interval would say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The pairs of some prompts. `kind` is "all", "slice" or "tag".
+
+    `compared` of the `pairs` have a label on both sides; `flips` of these prefer another response now, one to or
+    from exactly 0.5 counted half, as in win rates. `flip_rate`, `shift` (new `prob_a` - old) and `moved` (its
+    absolute value) are means over prompts, None where nothing is compared. `appeared` and `vanished` count labels
+    by why there was, or is, none: "abstained" or "failed". `unlabelled` pairs have no label on either side.
+    """
+
+    kind: str
+    name: str
+    prompts: int
+    pairs: int
+    compared: int
+    flips: float
+    flip_rate: Estimate | None
+    shift: Estimate | None
+    moved: Estimate | None
+    appeared: dict[str, int]
+    vanished: dict[str, int]
+    unlabelled: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipleImpact:
+    """One principle: what the edit was, in a word and in words, and the verdicts under it that the new labels need."""
+
+    id: str
+    kind: str
+    edit: str
+    needed: int
+    reused: int
+    judged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What one principle says of a pair: P(A is better), the mean over the orders, or the kind of the failure that
+    silences it, as one failed order does in the label."""
+
+    weight: float
+    prob_a: float | None
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VoteChange:
+    """A principle whose say on a pair changed; None on a side where the pair is not judged under it."""
+
+    principle: str
+    edit: str
+    before: Vote | None
+    after: Vote | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairChange:
+    """A pair whose label moved, with the principles whose say changed."""
+
+    comparison: Comparison
+    prob_before: float
+    prob_after: float
+    flipped: bool
+    votes: tuple[VoteChange, ...]
+
+
+def groups(pairs: Sequence[Relabelled], *, seed: int, resamples: int) -> tuple[list[Group], list[str]]:
+    """All pairs, then every slice and tag with at least MIN_PROMPTS prompts; and the slices and tags with fewer."""
+    members: dict[tuple[str, str], list[Relabelled]] = {}
+    for pair in pairs:
+        prompt = pair.before.comparison.prompt
+        for key in (("slice", prompt.slice), *(("tag", tag) for tag in dict.fromkeys(prompt.tags))):
+            members.setdefault(key, []).append(pair)
+    found, small = [_group("all", "all pairs", pairs, seed, resamples)], []
+    for (kind, name), part in sorted(members.items()):
+        prompts = len({pair.before.comparison.prompt.id for pair in part})
+        if prompts >= MIN_PROMPTS:
+            found.append(_group(kind, name, part, seed, resamples))
+        else:
+            small.append(f"{kind} {name} ({prompts})")
+    return found, small
+
+
+def _group(kind: str, name: str, pairs: Sequence[Relabelled], seed: int, resamples: int) -> Group:
+    flips: list[Keyed] = []
+    shifts: list[Keyed] = []
+    appeared, vanished = {"abstained": 0, "failed": 0}, {"abstained": 0, "failed": 0}
+    unlabelled = 0
+    for pair in pairs:
+        old, new = pair.before.prob_a, pair.after.prob_a
+        if old is not None and new is not None:
+            prompt = pair.before.comparison.prompt.id
+            flips.append((prompt, abs(_side(new) - _side(old))))
+            shifts.append((prompt, new - old))
+        elif old is None and new is None:
+            unlabelled += 1
+        elif old is None:
+            appeared[_why(pair.before.failure)] += 1
+        else:
+            vanished[_why(pair.after.failure)] += 1
+    moved = [(prompt, None if shift is None else abs(shift)) for prompt, shift in shifts]
+    rate, shift, size = (mean(values, seed=seed, resamples=resamples) for values in (flips, shifts, moved))
+    prompts = len({pair.before.comparison.prompt.id for pair in pairs})
+    number = sum(value for _, value in flips if value is not None)
+    return Group(kind, name, prompts, len(pairs), len(flips), number, rate, shift, size, appeared, vanished, unlabelled)
+
+
+def _side(prob_a: float) -> float:
+    """1 where A is preferred, 0 where B is, 0.5 on the line."""
+    return (prob_a > 0.5) + 0.5 * (prob_a == 0.5)
+
+
+def _why(failure: Failure | None) -> str:
+    return "abstained" if failure is not None and failure.kind == "abstained" else "failed"
+
+
+def principle_impacts(edits: Sequence[PrincipleEdit], tallies: dict[str, Tally]) -> list[PrincipleImpact]:
+    """One line per principle of either side; a dropped one needs no verdict."""
+    found = []
+    for edit in edits:
+        tally = Tally() if edit.after is None else tallies[edit.id]
+        found.append(PrincipleImpact(edit.id, edit.kind, edit.words, tally.needed, tally.reused, tally.judged))
+    return found
+
+
+def most_changed(pairs: Sequence[Relabelled], edits: Sequence[PrincipleEdit], limit: int) -> list[PairChange]:
+    """The `limit` pairs whose `prob_a` moved the most, those that did not move left out; ties in the order of ids."""
+    moved = []
+    for pair in pairs:
+        old, new = pair.before.prob_a, pair.after.prob_a
+        if old is not None and new is not None and old != new:
+            moved.append((-abs(new - old), pair.before.comparison.id, old, new, pair))
+    moved.sort(key=lambda item: item[:2])
+    return [
+        PairChange(pair.before.comparison, old, new, _side(old) != _side(new), tuple(_votes(pair, edits)))
+        for _, _, old, new, pair in moved[:limit]
+    ]
+
+
+def _votes(pair: Relabelled, edits: Sequence[PrincipleEdit]) -> Iterator[VoteChange]:
+    for edit in edits:
+        before, after = _vote(pair.before, edit.before), _vote(pair.after, edit.after)
+        if before != after:
+            yield VoteChange(edit.id, edit.words, before, after)
+
+
+def _vote(label: PreferenceLabel, principle: Principle | None) -> Vote | None:
+    verdicts = [] if principle is None else [v for v in label.verdicts if v.principle_id == principle.id]
+    if principle is None or not verdicts:
+        return None
+    known = [prob for prob in (verdict.prob_a for verdict in verdicts) if prob is not None]
+    if len(known) == len(verdicts):
+        return Vote(principle.weight, sum(known) / len(known), None)
+    return Vote(principle.weight, None, next((v.failure.kind for v in verdicts if v.failure is not None), "backend"))

@@ -1,0 +1,39 @@
+"""The impact of an edit as one self-contained HTML page, and where such a file may be written."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rlaif.errors import ConfigError
+from rlaif.impact.impact import Impact
+from rlaif.impact.measure import MIN_PROMPTS
+from rlaif.impact.terminal import cost_line, labels_line
+from rlaif.report.build import render
+
+
+def page(impact: Impact) -> str:
+    """The page, in the dress of the run's report."""
+    return render(
+        "impact.html.jinja",
+        {
+            "title": f"{Path(impact.run).resolve().name} under {impact.after.name} {impact.after.version}",
+            "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "impact": impact,
+            "labels": labels_line(impact.groups[0]),
+            "cost": cost_line(impact.cost),
+            "min_prompts": MIN_PROMPTS,
+        },
+    )
+
+
+def refuse_place(path: Path, suffix: str, option: str, run: Path) -> None:
+    """Raises ConfigError unless the file ends in `suffix` and lies in none of the run's folders: what a stage wrote is
+    never overwritten."""
+    if path.suffix.lower() != suffix:
+        raise ConfigError(f"{option} {path} does not end in {suffix}", remedy=f"for example {option} impact{suffix}")
+    if run.resolve() in path.resolve().parent.parents:
+        raise ConfigError(
+            f"{option} {path} lies in a folder that belongs to a stage of the run",
+            remedy=f"for example {option} {run / f'impact{suffix}'}",
+        )
