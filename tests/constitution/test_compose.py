@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from rlaif.config import parse
 from rlaif.constitution.compose import MAX_DEPTH, compose
 from rlaif.constitution.load import constitution_text, load_constitution
 from rlaif.errors import ConstitutionError
+from rlaif.pipeline import gather
+from rlaif.store import RunFolder, write_atomic
 
 BASE = """\
 name: base
@@ -199,6 +202,17 @@ def test_the_text_of_a_composed_file_stands_alone_and_loads_to_the_same(folder: 
     assert "include:" not in text
     assert "override" not in text
     assert load_constitution(flat) == load_constitution(path)
+
+
+def test_a_run_is_given_one_file_that_is_the_whole_constitution(folder: Path, tmp_path: Path) -> None:
+    path = mine(folder, HEAD + OVERRIDE)
+    config = parse({"constitution": str(path), "prompts": {"some": {"source": "everyday", "train": 1}},
+                    "judge": {"method": "pairwise"}}, where="test")  # fmt: skip
+    given = gather(config, RunFolder(tmp_path / "run"))
+    kept = tmp_path / "run" / "constitution.yaml"
+    write_atomic(kept, given.constitution_yaml)
+    (folder / "base.yaml").unlink()
+    assert load_constitution(kept) == given.constitution
 
 
 def test_the_text_of_a_file_that_includes_nothing_is_the_file(folder: Path) -> None:
