@@ -7,6 +7,7 @@ import pytest
 from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
 from rlaif.errors import ConstitutionError
 from rlaif.records import Contrast, PrincipleTest
+from rlaif.resources import shipped
 
 MINIMAL = """\
 name: mine
@@ -143,16 +144,16 @@ def test_only_the_contrast_method_needs_a_contrast_pair(tmp_path: Path) -> None:
         check_constitution(constitution, method="contrast", where="run.yaml")
 
 
-@pytest.mark.parametrize("name", ["harmless-and-kind", "example"])
+@pytest.mark.parametrize("name", shipped("constitutions"))
 def test_shipped_constitutions_serve_every_method(name: str) -> None:
     constitution = load_constitution(name)
     assert constitution.name == name
     check_constitution(constitution, method="contrast", where=name)
 
 
-def test_the_default_constitution_is_complete_and_its_contrast_pairs_are_alike_in_length() -> None:
-    constitution = load_constitution("harmless-and-kind")
-    assert 6 <= len(constitution.principles) <= 8
+@pytest.mark.parametrize("name", [name for name in shipped("constitutions") if name != "example"])
+def test_shipped_constitutions_are_complete_and_their_contrast_pairs_alike_in_length(name: str) -> None:
+    constitution = load_constitution(name)
     tests = [test for p in constitution.principles for test in p.tests]
     shorter = sum(len(test.better) < len(test.worse) for test in tests)
     assert 0.3 <= shorter / len(tests) <= 0.7, "length alone must not pass the tests"
