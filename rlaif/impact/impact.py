@@ -95,7 +95,7 @@ def impact(
     try:
         with progress.task("judging again", len(labels), "pairs") as task:
             batch = config.label.batch_size * config.label.pairs
-            pairs, tallies = relabel(labels, judge, batch=batch, task=task)
+            pairs, tallies = relabel(labels, before, judge, batch=batch, task=task)
     finally:
         if model.opened is not None:
             model.opened.close()
@@ -189,10 +189,7 @@ def _notes(config: RunConfig, difference: Difference, pairs: Sequence[Relabelled
     elif difference.reordered:
         notes.append("the principles stand in another order; with judge.principles: all that changes no label")
     if cost.judged and not cost.calls and config.judge.method != "random":
-        notes.append(
-            "every answer of the judge was in the run's cache: the edit changes nothing that the method "
-            f"{config.judge.method} shows to the judge, or it was tried before"
-        )
+        notes.append("every answer of the judge was in the run's cache: the same texts were judged before")
     failed = sum(verdict.prob_a is None for pair in pairs for verdict in pair.after.verdicts)
     if failed:
         notes.append(f"{failed} verdicts are failures and say nothing; those that the edit left alone were not retried")

@@ -1,7 +1,7 @@
 """The labels that another constitution gives to the same comparisons, with every verdict that still holds reused.
 
-A verdict holds while its principle's wording, the method, the judge and the comparison are the same. One that failed
-holds too: asking again would mix the luck of a second try into the effect of the edit.
+A verdict holds while what the method shows of its principle, the method, the judge and the comparison are the same.
+One that failed holds too: asking again would mix the luck of a second try into the effect of the edit.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rlaif.constitution.shown import shown_fields, shown_hash
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import LanguageModel
 from rlaif.progress import Task
-from rlaif.records import PreferenceLabel, Principle, Verdict
+from rlaif.records import Constitution, PreferenceLabel, Principle, Verdict
+from rlaif.templates import load_template
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +52,16 @@ class OnDemand:
 
 
 def relabel(
-    labels: Sequence[PreferenceLabel], judge: Judge, *, batch: int, task: Task
+    labels: Sequence[PreferenceLabel], before: Constitution, judge: Judge, *, batch: int, task: Task
 ) -> tuple[list[Relabelled], dict[str, Tally]]:
     """Every label beside its new one, in order, and per principle id of the new constitution what that took.
 
-    `judge` judges under the new constitution; `batch` comparisons are judged together.
+    The labels were made under `before`, and `judge` judges under the new one; `batch` comparisons are judged together.
     """
     found: list[Relabelled] = []
-    tallies = {principle.id: Tally() for principle in judge.constitution.principles}
-    keys = {p.id: _key(p.id, p.hash, judge) for p in judge.constitution.principles}
+    after = judge.constitution.principles
+    tallies = {principle.id: Tally() for principle in after}
+    keys = _keys((*before.principles, *after), judge)
     for start in range(0, len(labels), batch):
         part = labels[start : start + batch]
         plans = [_plan(label, judge, keys) for label in part]
@@ -95,24 +98,35 @@ class _Plan:
         return [principle for principle in self.principles if principle.id not in self.stored]
 
 
-def _plan(label: PreferenceLabel, judge: Judge, keys: Mapping[str, str]) -> _Plan:
+def _plan(label: PreferenceLabel, judge: Judge, keys: Mapping[tuple[str, str], str]) -> _Plan:
     """What is needed and what is there. Principles with stored verdicts come first, in the order of these, so that
     principles which only changed places add up to the same sum to the last bit."""
     groups: dict[str, list[Verdict]] = {}
     for verdict in label.verdicts:
         groups.setdefault(verdict.principle_id, []).append(verdict)
-    known = {_key(name, group[0].principle_hash, judge): group for name, group in groups.items()}
+    key_of = {name: keys.get((name, group[0].principle_hash)) for name, group in groups.items()}
+    known = {key: name for name, key in key_of.items()}
     order = {name: index for index, name in enumerate(groups)}
     placed: list[tuple[int, Principle]] = []
     stored: dict[str, list[Verdict]] = {}
     for principle in judge.principles(label.comparison):
-        group = known.get(keys[principle.id])
-        if group is not None:
-            stored[principle.id] = [replace(verdict, principle_id=principle.id) for verdict in group]
-        placed.append((len(order) if group is None else order[group[0].principle_id], principle))
+        key = keys[principle.id, principle.hash]
+        name = principle.id if key_of.get(principle.id) == key else known.get(key)
+        if name is not None:
+            stored[principle.id] = [
+                replace(verdict, principle_id=principle.id, principle_hash=principle.hash, id="")
+                for verdict in groups[name]
+            ]
+        placed.append((len(order) if name is None else order[name], principle))
     return _Plan([principle for _, principle in sorted(placed, key=lambda item: item[0])], stored)
 
 
-def _key(principle_id: str, principle_hash: str, judge: Judge) -> str:
-    """What a stored verdict is found by: the wording, and for the random judge the id, which it draws from."""
-    return f"{principle_id} {principle_hash}" if judge.config.method == "random" else principle_hash
+def _keys(principles: Sequence[Principle], judge: Judge) -> dict[tuple[str, str], str]:
+    """(id, hash) of each principle -> what its verdicts are found by: what the method shows of it; for the random
+    judge, which is shown nothing and draws from the id, the id."""
+    method, template = judge.config.method, judge.template
+    if method == "random":
+        return {(p.id, p.hash): p.id for p in principles}
+    shipped = template is not None and template.hash == load_template(method).hash
+    fields = shown_fields(method, shipped_template=shipped)
+    return {(p.id, p.hash): shown_hash(p, fields) for p in principles}

@@ -42,6 +42,7 @@ DROPPED = replace(CONSTITUTION, principles=RULES[1:])
 REVERSED = replace(CONSTITUTION, principles=RULES[::-1])
 REWORDED = edited(kind={"contrast": OTHER})
 RENAMED = edited(kind={"id": "gentle"})
+CRITIQUED = edited(kind={"critique": "Name it."})
 WEIGHTED = edited(kind={"weight": 9.0}, safe={"weight": 0.0})
 
 
@@ -102,14 +103,14 @@ def test_a_pairwise_judge_is_asked_twice_a_pair(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("judge", [{}, {"method": "pairwise"}, {"principles": "one"}, {"method": "random"}], ids=str)
 @pytest.mark.parametrize(
-    "to", [WEIGHTED, DROPPED, REWORDED, ADDED, RENAMED, REVERSED], ids=lambda to: content_id(to)[:4]
+    "to", [WEIGHTED, DROPPED, REWORDED, ADDED, RENAMED, CRITIQUED, REVERSED], ids=lambda to: content_id(to)[:4]
 )
 def test_the_labels_are_those_of_judging_everything_anew(judge: dict[str, Any], to: Constitution) -> None:
     config = settings(Path(), **{"abstain_below": 0.02, **judge})
     labels = judge_for(config, CONSTITUTION, ScriptedModel()).label(comparisons(PROMPTS[8:14]))
     anew = judge_for(config, to, ScriptedModel()).label(comparisons(PROMPTS[8:14]))
     with Silent().task("", 0) as task:
-        pairs, tallies = relabel(labels, judge_for(config, to, ScriptedModel()), batch=5, task=task)
+        pairs, tallies = relabel(labels, CONSTITUTION, judge_for(config, to, ScriptedModel()), batch=5, task=task)
     assert [pair.before for pair in pairs] == labels
     for pair, label in zip(pairs, anew, strict=True):
         assert pair.after.comparison == label.comparison
@@ -130,10 +131,30 @@ def test_a_second_asking_is_free_and_the_run_is_as_it_was(run: RunFolder) -> Non
     assert any("cache" in note for note in again.notes)
 
 
-def test_words_that_the_method_does_not_show_change_nothing(run: RunFolder) -> None:
-    found, model = ask(run, edited(kind={"statement": "Be ever so kind."}))
-    assert (found.cost.judged, found.cost.calls, model.asked, found.groups[0].flips) == (PAIRS, 0, [], 0)
-    assert any("nothing that the method contrast shows" in note for note in found.notes)
+UNSEEN: dict[str, dict[str, Any]] = {
+    "contrast": {"statement": "Be ever so kind.", "comparison": "Which is kinder?", "critique": "C", "revision": "R"},
+    "pairwise": {"contrast": OTHER, "critique": "C", "revision": "R", "rationale": "Why"},
+    "random": {"statement": "Be ever so kind.", "contrast": OTHER},
+}
+
+
+@pytest.mark.parametrize("method", UNSEEN)
+def test_words_that_the_method_does_not_show_need_no_verdict(tmp_path: Path, method: str) -> None:
+    run = make_run(tmp_path / "run", settings(tmp_path / "run", method=method))
+    found, model = ask(run, edited(kind=UNSEEN[method]))
+    assert (found.cost.needed, found.cost.judged) == (found.cost.reused, 0)
+    assert (model.opened, found.groups[0].flips, found.examples) == (False, 0, [])
+    assert found.principles[0].edit.startswith("reworded (")
+
+
+def test_a_template_of_the_run_s_own_may_show_every_text(tmp_path: Path) -> None:
+    run, config = RunFolder(tmp_path / "run"), settings(tmp_path / "run", method="pairwise")
+    run.templates_path.mkdir(parents=True)
+    own = '{% message "user" %}{{ principle.critique }} {{ response_a }} {{ response_b }}{% endmessage %}'
+    (run.templates_path / "pairwise.jinja").write_text(own)
+    make_run(run.root, config)
+    assert ask(run, edited(kind={"critique": "Name it."}))[0].cost.judged == 2 * PAIRS
+    assert ask(run, edited(kind={"rationale": "Why"}))[0].cost.judged == 0
 
 
 def test_one_principle_per_prompt_is_drawn_again(tmp_path: Path) -> None:
@@ -180,6 +201,8 @@ def test_a_failed_verdict_stays_and_is_not_asked_again(tmp_path: Path, monkeypat
     found, model = ask(run, CONSTITUTION)
     whole = found.groups[0]
     assert (whole.compared, whole.unlabelled, model.asked) == (16, 32, [])
+    unseen, model = ask(run, edited(kind={"statement": "Be ever so kind."}))
+    assert (unseen.cost.judged, model.asked) == (0, [])
     added, _ = ask(run, ADDED)
     assert added.groups[0].appeared == {"abstained": 0, "failed": 32}
     assert any("failures" in note for note in found.notes)

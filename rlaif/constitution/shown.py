@@ -1,0 +1,33 @@
+"""Which texts of a principle a way of working with it shows to a model, and so what an edit can change there.
+
+The names are those of the judging methods, and "revise" for critiques and revisions. SHOWN holds for the shipped
+templates; one of a run's own may show other texts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rlaif.records import Principle, content_id
+
+Viewer = Literal["pairwise", "contrast", "revise"]
+JUDGED = ("statement", "critique", "revision", "comparison", "contrast")
+"""The fields in `Principle.hash`."""
+SHOWN: dict[Viewer, tuple[str, ...]] = {
+    "pairwise": ("statement", "comparison"),
+    "contrast": ("contrast",),
+    "revise": ("statement", "critique", "revision", "contrast"),
+}
+
+
+def shown_fields(method: str, *, shipped_template: bool = True) -> tuple[str, ...]:
+    """The fields that a judging method shows; all of JUDGED where `pairwise` has a template that is not the shipped
+    one. The method "contrast" hands its template the pair alone, whatever that template is."""
+    if method == "pairwise":
+        return SHOWN["pairwise"] if shipped_template else JUDGED
+    return SHOWN["contrast"] if method == "contrast" else ()
+
+
+def shown_hash(principle: Principle, fields: tuple[str, ...]) -> str:
+    """Changes with these fields alone."""
+    return content_id([getattr(principle, name) for name in fields])
