@@ -108,16 +108,16 @@ def diff(
     new: Annotated[str, typer.Argument(metavar="NEW", help="the other one")],
     as_json: JsonOption = False,
 ) -> None:
-    """Say what an edit means: principles added, dropped, reworded, reweighted; and which of it a judge sees."""
+    """Say what an edit means: principles added, dropped, reworded, reweighted; and who sees it."""
     from rlaif.constitution import diff as differences
     from rlaif.constitution.load import load_constitution
     from rlaif.constitution.render import difference_lines
 
-    found = differences.diff(load_constitution(old), load_constitution(new))
+    before, after = load_constitution(old), load_constitution(new)
     if as_json:
-        print(json.dumps(found.as_json()))
+        print(json.dumps(differences.diff(before, after).as_json()))
     else:
-        _print_lines(difference_lines(found, _width()))
+        _print_lines(difference_lines(before, after, _width()))
 
 
 def schema(as_json: JsonOption = False) -> None:
@@ -130,7 +130,10 @@ def schema(as_json: JsonOption = False) -> None:
 def run_tests(
     name: NameArgument,
     config: Annotated[
-        Path | None, typer.Option("--config", help="run config with the judge; default: the defaults")
+        Path | None,
+        typer.Option(
+            "--config", help="run config with the judge (default: the defaults); templates are the shipped ones"
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field")

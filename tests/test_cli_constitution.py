@@ -78,6 +78,14 @@ def test_show_writes_control_characters_out(tmp_path: Path) -> None:
     assert "U+001B" in text
 
 
+def test_show_keeps_a_version_and_tags_on_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text('name: odd\nversion: "1\\nforged"\nprinciples: [{id: a, statement: x, tags: ["b\\n\\nforged"]}]\n')
+    text = rlaif("show", path).stdout
+    assert text.startswith("odd, version 1 forged: 1 principles")
+    assert "1. a   tier 1 (for readers)   weight 1 (100%)   tags b forged   0 tests" in text.splitlines()
+
+
 def test_new_writes_a_file_that_loads_without_a_finding_and_overwrites_nothing(tmp_path: Path) -> None:
     path = tmp_path / "My Rules 2.yaml"
     result = rlaif("new", path)
@@ -136,23 +144,24 @@ def test_check_as_json(mine: Path) -> None:
     assert data("check", mine, "--strict")["ok"] is False
 
 
-def test_diff_says_what_a_judge_sees(mine: Path) -> None:
+def test_diff_says_who_sees_what(mine: Path) -> None:
     lines = rlaif("diff", "harmless-and-kind", mine).stdout.splitlines()
-    assert lines[0].split("  ")[0] == "~ no-crime"
-    assert "judge sees it" in lines[0]
-    assert lines[0].endswith("reworded (comparison); reweighted 1.5 -> 1")
+    assert lines[0].split(" (")[0] == "harmless-and-kind 1"
+    assert lines[0].endswith(f" -> mine 2 ({load_constitution(mine).hash})")
+    assert lines[1] == "~ no-crime  seen by pairwise          reworded (comparison); reweighted 1.5 -> 1"
     assert "    + Which answer is more harmful?" in lines
-    assert [line[:6] for line in lines if line[:2] in ("+ ", "- ")] == ["+ cite", "- care"]
-    assert lines[-1].startswith("2 of 8 principles need new verdicts")
+    cite, care = lines.index("+ cite      seen by pairwise, revise  added"), lines.index(f"- care{' ' * 32}dropped")
+    assert lines[cite + 1] == "    + Name the source of each number."
+    assert lines[care + 1].startswith("    - Look after the health")
+    assert lines[-2].startswith("principles that need new verdicts: 2 of 8 under pairwise;")
+    assert lines[-1] == "judge.method: contrast refuses mine: no contrast pair in cite"
     found = data("diff", "harmless-and-kind", mine)
-    assert (found["judged_anew"], [change["kind"] for change in found["changes"]]) == (
-        2,
-        ["changed", "added", "dropped"],
-    )
+    assert found["judged_anew"] == {"pairwise": 2}
+    assert [change["kind"] for change in found["changes"]] == ["changed", "added", "dropped"]
 
 
 def test_diff_of_the_same_says_so() -> None:
-    assert rlaif("diff", "example", "example").stdout == "no principle differs\n"
+    assert rlaif("diff", "example", "example").stdout.splitlines()[1:] == ["no principle differs"]
 
 
 def test_schema_prints_the_published_schema() -> None:

@@ -1,4 +1,4 @@
-"""What an edit of a constitution means: which principles came, went, or changed, and what of it a judge will see."""
+"""What an edit of a constitution means: which principles came, went, or changed, and what of it a model will see."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from rlaif.constitution.shown import JUDGED, SHOWN, Viewer
 from rlaif.records import Constitution, Principle
 
 ChangeKind = Literal["added", "dropped", "renamed", "changed"]
-SEEN = ("statement", "critique", "revision", "comparison", "contrast")
-"""The fields that a judge may see, which are those in `Principle.hash`."""
 UNSEEN = ("rationale", "tests", "weight", "priority", "tags")
 
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """One field of a principle before and after; `seen` says whether a judge may see it."""
+    """One field of a principle before and after; `seen` says whether any model may see it."""
 
     name: str
     old: Any
@@ -30,11 +29,13 @@ class Change:
 
     id: str
     kind: ChangeKind
+    statement: str
+    """The new one, or that of the dropped principle."""
     fields: tuple[FieldChange, ...]
-    judge_sees: bool
-    """The hash of the principle changed, or it came or went: what the judge is shown is no longer the same."""
-    judged_anew: bool
-    """New verdicts are needed: it has a weight, and is new, worded anew, or had weight 0 before."""
+    seen_by: tuple[Viewer, ...]
+    """Who is shown something else now; for an added principle with a weight, who is shown something of it at all."""
+    judged_anew: tuple[Viewer, ...]
+    """The judging methods that need new verdicts: those in `seen_by`, or all if it had weight 0 and has one now."""
     was: str | None = None
 
     @property
@@ -48,11 +49,11 @@ class Change:
             if field.name == "weight":
                 parts.append(f"reweighted {field.old:g} -> {field.new:g}")
             elif field.name == "priority":
-                parts.append(f"moved from tier {field.old} to {field.new}")
+                parts.append(f"moved from tier {field.old} to {field.new} (for readers)")
             elif field.name == "tags":
                 tags = [f"+{tag}" for tag in field.new if tag not in field.old]
                 tags += [f"-{tag}" for tag in field.old if tag not in field.new]
-                parts.append(f"retagged {' '.join(tags) or '(order)'}")
+                parts.append(f"retagged {' '.join(' '.join(tags).split()) or '(order)'}")
             elif field.name == "tests":
                 parts.append(f"other tests ({len(field.old)} -> {len(field.new)})")
             elif field.name == "rationale":
@@ -69,7 +70,8 @@ class Difference:
     """Principles that are in both stand in another order, so that a seed draws others where one is drawn per prompt."""
     principles: int
     """Of the new constitution."""
-    judged_anew: int
+    judged_anew: dict[Viewer, int]
+    """Judging method -> how many principles need new verdicts; without "contrast" where a principle lacks the pair."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,32 +90,43 @@ def diff(old: Constitution, new: Constitution) -> Difference:
         same_text = gone.get(p.hash)
         previous = before.get(p.id) or (same_text.pop(0) if same_text else None)
         if previous is None:
-            changes.append(Change(p.id, "added", (), judge_sees=True, judged_anew=p.weight > 0))
+            seen = _viewers(None, p) if p.weight > 0 else ()
+            changes.append(Change(p.id, "added", p.statement, (), seen, _judging(seen)))
             continue
         kept.append(previous.id)
         changes += _change(previous, p)
-    changes += [
-        Change(p.id, "dropped", (), judge_sees=True, judged_anew=False) for group in gone.values() for p in group
-    ]
+    changes += [Change(p.id, "dropped", p.statement, (), (), ()) for group in gone.values() for p in group]
     order = [p.id for p in old.principles if p.id in set(kept)]
-    anew = sum(change.judged_anew for change in changes)
+    anew = {method: sum(method in change.judged_anew for change in changes) for method in _judging(tuple(SHOWN))}
+    if any(p.contrast is None for p in new.principles):
+        del anew["contrast"]
     return Difference(tuple(changes), order != kept, len(new.principles), anew)
 
 
 def _change(old: Principle, new: Principle) -> Iterator[Change]:
     """Nothing for a principle that is the same in everything."""
     fields = tuple(
-        FieldChange(name, getattr(old, name), getattr(new, name), seen=name in SEEN)
-        for name in (*SEEN, *UNSEEN)
+        FieldChange(name, getattr(old, name), getattr(new, name), seen=name in JUDGED)
+        for name in (*JUDGED, *UNSEEN)
         if getattr(old, name) != getattr(new, name)
     )
-    if old.id != new.id or fields:
-        seen = old.hash != new.hash
-        yield Change(
-            new.id,
-            "changed" if old.id == new.id else "renamed",
-            fields,
-            judge_sees=seen,
-            judged_anew=new.weight > 0 and (seen or old.weight == 0),
-            was=None if old.id == new.id else old.id,
-        )
+    if old.id == new.id and not fields:
+        return
+    seen = _viewers(old, new)
+    anew: tuple[Viewer, ...] = () if new.weight == 0 else tuple(SHOWN) if old.weight == 0 else seen
+    kind: ChangeKind = "changed" if old.id == new.id else "renamed"
+    was = None if old.id == new.id else old.id
+    yield Change(new.id, kind, new.statement, fields, seen, _judging(anew), was)
+
+
+def _viewers(old: Principle | None, new: Principle) -> tuple[Viewer, ...]:
+    """Who is shown something else of the principle; where there was none, who is shown anything of it."""
+    return tuple(
+        viewer
+        for viewer, names in SHOWN.items()
+        if any(getattr(old, name, None) != getattr(new, name) for name in names)
+    )
+
+
+def _judging(viewers: tuple[Viewer, ...]) -> tuple[Viewer, ...]:
+    return tuple(viewer for viewer in viewers if viewer != "revise")

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterator
 
 from rlaif.constitution.compose import Composed, Written
-from rlaif.constitution.diff import Change, Difference, FieldChange
-from rlaif.records import Contrast
+from rlaif.constitution.diff import Change, FieldChange, diff
+from rlaif.records import Constitution, Contrast
 
 MARKS = {"added": "+", "dropped": "-", "renamed": "~", "changed": "~"}
 
@@ -16,7 +16,7 @@ def constitution_lines(composed: Composed, width: int) -> Iterator[str]:
     """The lines of a whole constitution, with what it includes; no line is much longer than `width`."""
     file, principles = composed.file, composed.principles
     tests = sum(len(written.entry.tests) for written in principles)
-    yield f"{file.name}, version {file.version}: {len(principles)} principles, {tests} tests"
+    yield f"{file.name}, version {_line(file.version)}: {len(principles)} principles, {tests} tests"
     yield from _wrapped(file.description, width, "  ")
     total = sum(written.entry.weight for written in principles)
     for number, written in enumerate(principles, 1):
@@ -28,8 +28,8 @@ def constitution_lines(composed: Composed, width: int) -> Iterator[str]:
 
 def _principle(number: int, written: Written, share: float, width: int) -> Iterator[str]:
     entry = written.entry
-    facts = [f"{number}. {entry.id}", f"tier {entry.priority}", f"weight {entry.weight:g} ({share:.0%})"]
-    facts += [f"tags {', '.join(entry.tags)}"] if entry.tags else []
+    facts = [f"{number}. {entry.id}", f"tier {entry.priority} (for readers)", f"weight {entry.weight:g} ({share:.0%})"]
+    facts += [f"tags {_line(', '.join(entry.tags))}"] if entry.tags else []
     yield "   ".join([*facts, f"{len(entry.tests)} tests"])
     yield from _wrapped(entry.statement, width, "   ")
     texts = {name: getattr(entry, name) for name in ("rationale", "critique", "revision", "comparison")}
@@ -51,6 +51,11 @@ def _origin(written: Written) -> str:
     return ", ".join([defined.name, *changed])
 
 
+def _line(text: str) -> str:
+    """The text on one line, so that it cannot look like lines of ours."""
+    return " ".join(text.split())
+
+
 def _wrapped(text: str, width: int, first: str) -> list[str]:
     """The paragraph with `first` before its first line and as many spaces before the others."""
     return textwrap.wrap(
@@ -62,27 +67,42 @@ def _wrapped(text: str, width: int, first: str) -> list[str]:
     )
 
 
-def difference_lines(difference: Difference, width: int) -> Iterator[str]:
-    """The lines of a difference: one for each principle that changed, its old and new texts, and what it will cost."""
+def difference_lines(old: Constitution, new: Constitution, width: int) -> Iterator[str]:
+    """The lines of a difference: which two, one for each principle that changed, its texts, and what it will cost."""
+    difference = diff(old, new)
+    yield " -> ".join(f"{_line(f'{side.name} {side.version}')} ({side.hash})" for side in (old, new))
     if not difference.changes and not difference.reordered:
         yield "no principle differs"
         return
     longest = max((len(change.id) for change in difference.changes), default=0)
+    seen = max((len(_seen(change)) for change in difference.changes), default=0)
     for change in difference.changes:
-        seen = "judge sees it" if change.judge_sees else "judge sees none of it"
-        yield f"{MARKS[change.kind]} {change.id:<{longest}}  {seen:<21}  {change.words}"
+        yield f"{MARKS[change.kind]} {change.id:<{longest}}  {_seen(change):<{seen}}  {change.words}"
+        if change.kind in ("added", "dropped"):
+            yield from _wrapped(change.statement, width, f"    {MARKS[change.kind]} ")
         for field in change.fields:
-            yield from _field(change, field, width)
+            yield from _field(field, width)
+        if any(field.name == "tags" for field in change.fields):
+            yield "    slices that choose principles by tag may change"
     if difference.reordered:
         yield "the principles stand in another order: where one is drawn for each prompt, others are drawn"
     yield ""
-    yield (
-        f"{difference.judged_anew} of {difference.principles} principles need new verdicts; "
-        "those of the others stay valid"
-    )
+    anew = difference.judged_anew
+    counts = ", ".join(f"{count} of {difference.principles} under {method}" for method, count in anew.items())
+    yield f"principles that need new verdicts: {counts}; those of the others stay valid"
+    if "contrast" not in anew:
+        lacking = ", ".join(p.id for p in new.principles if p.contrast is None)
+        yield from _wrapped(f"judge.method: contrast refuses {new.name}: no contrast pair in {lacking}", width, "")
 
 
-def _field(change: Change, field: FieldChange, width: int) -> Iterator[str]:
+def _seen(change: Change) -> str:
+    """Who sees the change; nothing for a principle that nobody is shown any more, or yet."""
+    if change.seen_by:
+        return f"seen by {', '.join(change.seen_by)}"
+    return "seen by no model" if change.kind in ("changed", "renamed") else ""
+
+
+def _field(field: FieldChange, width: int) -> Iterator[str]:
     """The old and the new text of a field that has one."""
     for name, old, new in _texts(field):
         if old != new:

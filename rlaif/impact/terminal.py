@@ -20,8 +20,8 @@ from rlaif.report.text import MISSING, common_decimals, duration, interval, numb
 def rendered(impact: Impact) -> Iterator[RenderableType]:
     """What to print, from the headline to the pairs."""
     whole = impact.groups[0]
-    before, after = impact.before, impact.after
-    yield _text(f"{impact.run}: {before.name} {before.version} -> {after.name} {after.version}", "bold")
+    which = " -> ".join(" ".join(f"{side.name} {side.version}".split()) for side in (impact.before, impact.after))
+    yield _text(f"{impact.run}: {which}", "bold")
     yield _facts(whole, impact.cost)
     yield _principles(impact)
     if impact.groups[1:]:

@@ -38,7 +38,8 @@ def as_table(report: Report) -> RenderableType:
 def _title(report: Report) -> str:
     constitution = report.constitution
     who = "at random" if report.method == "random" else f"by {report.judge} ({report.method})"
-    return visible(f"{constitution.name} {constitution.version}, judged {who}")
+    version = " ".join(constitution.version.split())  # one line, whatever it holds
+    return visible(f"{constitution.name} {version}, judged {who}")
 
 
 def _cells(found: Tally, ordered: bool, unjudged: bool) -> list[str]:

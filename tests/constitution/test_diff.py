@@ -1,11 +1,18 @@
-"""An edit is told by what it means, above all by whether a judge will see any of it."""
+"""An edit is told by what it means, above all by who will see any of it."""
 
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from rlaif.constitution.diff import diff
-from rlaif.records import Constitution, Contrast, Principle, PrincipleTest
+from rlaif.constitution.render import difference_lines
+from rlaif.constitution.shown import SHOWN
+from rlaif.records import Constitution, Contrast, ContrastExample, Message, Principle, PrincipleTest, Prompt
+from rlaif.templates import VARIABLES, load_template
 
-KIND = Principle("be-kind", "Be kind.", tags=("tone",), contrast=Contrast("You are kind.", "You are rude."))
+PAIR = Contrast("You are kind.", "You are rude.")
+KIND = Principle("be-kind", "Be kind.", tags=("tone",), contrast=PAIR)
 BRIEF = Principle("be-brief", "Be brief.", weight=2.0)
 TRUE = Principle("be-true", "Say what is true.")
 
@@ -16,37 +23,69 @@ def rules(*principles: Principle, name: str = "mine") -> Constitution:
 
 def test_the_same_principles_under_another_name_do_not_differ() -> None:
     found = diff(rules(KIND, BRIEF), rules(KIND, BRIEF, name="other"))
-    assert (found.changes, found.reordered, found.principles, found.judged_anew) == ((), False, 2, 0)
+    assert (found.changes, found.reordered, found.principles) == ((), False, 2)
+    assert found.judged_anew == {"pairwise": 0}, "BRIEF has no pair, so contrast refuses it"
 
 
 def test_added_and_dropped() -> None:
     found = diff(rules(KIND, BRIEF), rules(BRIEF, TRUE))
-    assert [(c.id, c.kind, c.judge_sees, c.judged_anew) for c in found.changes] == [
-        ("be-true", "added", True, True),
-        ("be-kind", "dropped", True, False),
+    assert [(c.id, c.kind, c.statement, c.seen_by, c.judged_anew) for c in found.changes] == [
+        ("be-true", "added", "Say what is true.", ("pairwise", "revise"), ("pairwise",)),
+        ("be-kind", "dropped", "Be kind.", (), ()),
     ]
-    assert (found.reordered, found.judged_anew) == (False, 1)
+    assert (found.reordered, found.judged_anew) == (False, {"pairwise": 1})
+    assert diff(rules(BRIEF), rules(KIND)).judged_anew == {"pairwise": 1, "contrast": 1}
+    (change,) = diff(rules(KIND), rules(KIND, replace(TRUE, weight=0.0))).changes
+    assert (change.kind, change.seen_by, change.judged_anew) == ("added", (), ()), "nobody is shown it yet"
 
 
-def test_each_text_a_judge_may_see_is_named_and_means_new_verdicts() -> None:
-    edits = {"statement": "Smile.", "critique": "C", "revision": "R", "comparison": "Q"}
-    edits |= {"contrast": Contrast("You are kind.", "You are cruel.")}  # type: ignore[dict-item]
-    for name, value in edits.items():
-        (change,) = diff(rules(KIND), rules(replace(KIND, **{name: value}))).changes  # type: ignore[arg-type]
-        assert (change.kind, change.judge_sees, change.judged_anew) == ("changed", True, True)
-        assert change.words == f"reworded ({name})"
-        (field,) = change.fields
-        assert (field.name, field.old, field.new, field.seen) == (name, getattr(KIND, name), value, True)
+@pytest.mark.parametrize(
+    ("name", "value", "seen_by"),
+    [
+        ("statement", "Smile.", ("pairwise", "revise")),
+        ("critique", "C", ("revise",)),
+        ("revision", "R", ("revise",)),
+        ("comparison", "Q", ("pairwise",)),
+        ("contrast", Contrast("You are kind.", "You are cruel."), ("contrast", "revise")),
+    ],
+)
+def test_each_text_is_named_with_those_who_see_it(name: str, value: Any, seen_by: tuple[str, ...]) -> None:
+    (change,) = diff(rules(KIND), rules(replace(KIND, **{name: value}))).changes
+    assert (change.kind, change.seen_by) == ("changed", seen_by)
+    assert change.judged_anew == tuple(viewer for viewer in seen_by if viewer != "revise")
+    assert change.words == f"reworded ({name})"
+    (field,) = change.fields
+    assert (field.name, field.old, field.new, field.seen) == (name, getattr(KIND, name), value, True)
+
+
+@pytest.mark.parametrize("viewer", ["pairwise", "critique", "revision"])
+def test_the_shipped_templates_show_what_is_said_here(viewer: str) -> None:
+    """Rendered with every text of a principle changed in turn, a template differs for the texts that it shows."""
+    pair = replace(PAIR, examples=(ContrastExample("p", "f", "v"),))
+    full = replace(KIND, critique="C", revision="R", comparison="Q", contrast=pair)
+    more = replace(pair, examples=(ContrastExample("p", "ff", "vv"),))
+    values = {"statement": "S", "critique": "CC", "revision": "RR", "comparison": "QQ", "contrast": more}
+    answers: dict[str, object] = dict.fromkeys(("response", "response_a", "response_b", "critique"), "text")
+    answers["few_shots"] = 2
+    prompt = Prompt((Message("user", "Hm?"),))
+
+    def rendered(principle: Principle) -> object:
+        given = {"principle": principle, "prompt": prompt, **answers}
+        return load_template(viewer).render(**{name: given[name] for name in VARIABLES[viewer]})
+
+    differ = {name for name, text in values.items() if rendered(replace(full, **{name: text})) != rendered(full)}  # type: ignore[arg-type]
+    assert differ <= set(SHOWN["pairwise" if viewer == "pairwise" else "revise"])
+    assert differ == {"pairwise": {"statement", "comparison"}}.get(viewer, {"statement", viewer, "contrast"})
 
 
 def test_what_no_judge_sees_needs_no_new_verdict() -> None:
     new = replace(KIND, weight=0.5, priority=2, tags=("style",), rationale="Why", tests=(PrincipleTest("p", "a", "b"),))
     found = diff(rules(KIND), rules(new))
     (change,) = found.changes
-    assert (change.judge_sees, change.judged_anew, found.judged_anew) == (False, False, 0)
+    assert (change.seen_by, change.judged_anew, found.judged_anew) == ((), (), {"pairwise": 0, "contrast": 0})
     assert set(change.words.split("; ")) == {
         "reweighted 1 -> 0.5",
-        "moved from tier 1 to 2",
+        "moved from tier 1 to 2 (for readers)",
         "retagged +style -tone",
         "other rationale",
         "other tests (0 -> 1)",
@@ -56,17 +95,17 @@ def test_what_no_judge_sees_needs_no_new_verdict() -> None:
 def test_a_principle_that_had_no_weight_was_never_judged() -> None:
     off, on = rules(KIND, replace(BRIEF, weight=0.0)), rules(KIND, BRIEF)
     (change,) = diff(off, on).changes
-    assert (change.judge_sees, change.judged_anew) == (False, True)
+    assert (change.seen_by, change.judged_anew) == ((), ("pairwise", "contrast"))
     (change,) = diff(on, off).changes
-    assert (change.judge_sees, change.judged_anew) == (False, False)
+    assert (change.seen_by, change.judged_anew) == ((), ())
     (change,) = diff(on, rules(KIND, replace(BRIEF, weight=0.0, statement="Short!"))).changes
-    assert (change.judge_sees, change.judged_anew) == (True, False)
+    assert (change.seen_by, change.judged_anew) == (("pairwise", "revise"), ())
 
 
 def test_another_id_with_the_same_text_is_a_new_name() -> None:
     found = diff(rules(KIND, BRIEF), rules(replace(KIND, id="kindness", weight=3.0), BRIEF))
     (change,) = found.changes
-    assert (change.id, change.was, change.kind, change.judged_anew) == ("kindness", "be-kind", "renamed", False)
+    assert (change.id, change.was, change.kind, change.judged_anew) == ("kindness", "be-kind", "renamed", ())
     assert change.words == "renamed from be-kind; reweighted 1 -> 3"
     assert found.reordered is False
 
@@ -87,3 +126,14 @@ def test_the_json_holds_the_texts() -> None:
     (change,) = data["changes"]
     assert change["fields"][0]["old"] == {"followed": "You are kind.", "violated": "You are rude.", "examples": ()}
     assert change["fields"][0]["new"] is None
+
+
+def test_the_lines_say_which_two_and_what_a_new_tag_can_do() -> None:
+    old, new = rules(KIND), rules(replace(KIND, tags=("a\n+ forged",)), name="other")
+    lines = list(difference_lines(old, new, 100))
+    assert lines[0] == f"mine 1 ({old.hash}) -> other 1 ({new.hash})"
+    assert lines[1:3] == [
+        "~ be-kind  seen by no model  retagged +a + forged -tone",
+        "    slices that choose principles by tag may change",
+    ]
+    assert lines[-1].startswith("principles that need new verdicts: 0 of 1 under pairwise, 0 of 1 under contrast")
