@@ -1,7 +1,8 @@
 """One list of principles out of a constitution file and those it includes; every text knows the line it stands in.
 
-Included principles come first, in the order of `include`. `disable` drops some of them, an entry with `override: true`
-replaces those fields of one that it gives, in its place; each field as a whole. All other entries follow.
+Included principles come first, in the order of `include`; one that comes from the same text in two ways, once.
+`disable` drops some of them, an entry with `override: true` replaces those fields of one that it gives, in its place;
+each field as a whole. All other entries follow.
 """
 
 from __future__ import annotations
@@ -163,8 +164,8 @@ def _merge(
             name = written.entry.id
             if name in file.disable:
                 continue
-            if name in included:
-                text = f"principle {name!r} is in two includes: {included[name].place()} and {written.place()}"
+            if name in included and included[name] != written:
+                text = f"principle {name!r} is in two includes: {_origin(included[name])} and {_origin(written)}"
                 remedy = f"disable: [{name}] drops both, then write it below; or include only one of the two"
                 problems.append(Problem(line_of(lines, ("include", number)), "C004", text, remedy))
             included[name] = written
@@ -172,7 +173,7 @@ def _merge(
     for number, entry in enumerate(file.principles):
         source = Source(path, number, lines)
         if isinstance(entry, PrincipleEntry) and entry.id not in included:
-            own.append(Written(entry, dict.fromkeys(entry.model_fields_set, source)))
+            own.append(Written(entry, dict.fromkeys(_given(entry), source)))
         elif isinstance(entry, OverrideEntry) and entry.id in included:
             included[entry.id] = _overridden(included[entry.id], entry, source)
         else:
@@ -189,10 +190,21 @@ def _merge(
     return principles, problems
 
 
+def _origin(written: Written) -> str:
+    """Where it was defined and, if so, in which files it was changed."""
+    changed = ", ".join(map(str, written.paths[1:]))
+    return f"{written.place()}{f', changed in {changed}' if changed else ''}"
+
+
 def _overridden(written: Written, change: OverrideEntry, source: Source) -> Written:
-    given = change.model_fields_set - {"id", "override"}
+    given = [name for name in _given(change) if name not in ("id", "override")]
     entry = written.entry.model_copy(update={name: getattr(change, name) for name in given})
     return Written(entry, {**written.sources, **dict.fromkeys(given, source)})
+
+
+def _given(entry: PrincipleEntry | OverrideEntry) -> list[str]:
+    """The fields that the file gives, in the order of the format: `model_fields_set` has another in every process."""
+    return [name for name in type(entry).model_fields if name in entry.model_fields_set]
 
 
 def _clash(

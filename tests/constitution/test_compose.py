@@ -149,7 +149,6 @@ def test_a_mistake_in_composing_is_named_with_its_place(folder: Path, text: str,
         ("[mine.yaml]", ["mine.yaml:3", "in a circle: mine.yaml -> mine.yaml"]),
         ('["a\\0.yaml"]', ["mine.yaml:3", "characters that no file name has"]),
         ("[" + "a" * 5000 + ".yaml]", ["mine.yaml:3", "no such file"]),
-        ("[base.yaml, ./base.yaml]", ["mine.yaml:3", "'be-kind' is in two includes", "base.yaml:4", "disable"]),
         ("[]", ["mine.yaml", "principles"]),
         ("base.yaml", ["mine.yaml:3", "include", "list"]),
     ],
@@ -178,6 +177,26 @@ def test_two_includes_with_the_same_id_can_be_told_apart_by_disabling_it(folder:
     assert "'be-kind' is in two includes" in problem(folder, both)
     own = "disable: [be-kind]\nprinciples:\n  - {id: be-kind, statement: Smile.}\n"
     assert ids(mine(folder, both + own)) == ["be-brief", "be-short", "be-kind"]
+
+
+def test_what_comes_by_two_ways_from_one_file_is_there_once(folder: Path) -> None:
+    (folder / "left.yaml").write_text(HEAD + "principles: [{id: left, statement: Keep left.}]\n")
+    (folder / "right.yaml").write_text(
+        HEAD + "disable: [be-brief]\nprinciples: [{id: right, statement: Keep right.}]\n"
+    )
+    both = HEAD.replace("base.yaml", "left.yaml, ./base.yaml, right.yaml")
+    assert ids(mine(folder, both)) == ["be-kind", "be-brief", "left", "right"]
+    (folder / "right.yaml").write_text(HEAD + "principles: [{id: be-kind, override: true, weight: 3}]\n")
+    message = problem(folder, both)
+    assert f"'be-kind' is in two includes: {folder}/base.yaml:4 and {folder}/base.yaml:4, changed in " in message
+    assert "right.yaml" in message
+    assert "be-brief" not in message
+
+
+def test_the_fields_of_an_entry_stand_in_the_order_of_the_format(folder: Path) -> None:
+    text = HEAD + "principles: [{tests: [], contrast: null, id: be-brief, comparison: C, override: true, weight: 1}]\n"
+    brief = compose(mine(folder, text)).principles[1]
+    assert [*brief.sources] == ["id", "statement", "weight", "comparison", "contrast", "tests"]
 
 
 def test_includes_go_only_so_deep(folder: Path) -> None:
