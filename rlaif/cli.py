@@ -66,8 +66,10 @@ def _friendly(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _told(error: RlaifError, *, as_json: bool) -> typer.Exit:
-    """The exit for an error that was printed just now."""
-    print(f"error: {error}", file=sys.stderr)
+    """The exit for an error that was printed just now, with what a file can put into its words written out."""
+    from rlaif.report.text import visible
+
+    print(f"error: {visible(str(error))}", file=sys.stderr)
     if as_json:
         parts = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
         print(json.dumps({"error": parts}))

@@ -59,7 +59,7 @@ def test_list_has_every_shipped_constitution_with_its_counts() -> None:
 def test_show_resolves_what_is_included_and_says_where_it_is_from(mine: Path) -> None:
     text = rlaif("show", mine).stdout
     assert text.startswith("mine, version 2: 8 principles, ")
-    assert "from        harmless-and-kind.yaml, mine.yaml (comparison, weight)" in text
+    assert "from        harmless-and-kind.yaml, mine.yaml (weight, comparison)" in text
     assert "8. cite" in text
     assert "5. privacy" in text, "care, which is the sixth, is disabled"
     assert "care" not in text.split()
@@ -76,6 +76,15 @@ def test_show_writes_control_characters_out(tmp_path: Path) -> None:
     text = rlaif("show", path).stdout
     assert "\x1b" not in text
     assert "U+001B" in text
+
+
+def test_an_error_writes_control_characters_out(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text('name: odd\nversion: "1"\n"\\e]0;title\\a\\e[31mred": 1\nprinciples: [{id: a, statement: x}]\n')
+    result = rlaif("show", path)
+    assert result.exit_code == 3
+    assert not {"\x1b", "\x07"} & set(result.stderr)
+    assert "\u27e6U+001B\u27e7[31mred: unknown key" in result.stderr
 
 
 def test_show_keeps_a_version_and_tags_on_their_line(tmp_path: Path) -> None:
