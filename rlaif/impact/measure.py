@@ -7,11 +7,12 @@ and prompts are what the bootstrap resamples (rlaif.evaluation.statistics).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlaif.evaluation.statistics import Estimate, Keyed, mean
 from rlaif.impact.edits import PrincipleEdit
 from rlaif.impact.relabel import Relabelled, Tally
+from rlaif.judge.principle_tests import wilson
 from rlaif.records import Comparison, Failure, PreferenceLabel, Principle
 
 MIN_PROMPTS = 10
@@ -24,8 +25,10 @@ class Group:
 
     `compared` of the `pairs` have a label on both sides; `flips` of these prefer another response now, one to or
     from exactly 0.5 counted half, as in win rates. `flip_rate`, `shift` (new `prob_a` - old) and `moved` (its
-    absolute value) are means over prompts, None where nothing is compared. `appeared` and `vanished` count labels
-    by why there was, or is, none: "abstained" or "failed". `unlabelled` pairs have no label on either side.
+    absolute value) are means over prompts, None where nothing is compared. Where prompts all have one flip rate (none
+    flips, or all do) a bootstrap has no width, and the interval of `flip_rate` is Wilson's, of prompts. `appeared` and
+    `vanished` count labels by why there was, or is, none: "abstained" or "failed". `unlabelled` pairs have no label on
+    either side.
     """
 
     kind: str
@@ -123,7 +126,15 @@ def _group(kind: str, name: str, pairs: Sequence[Relabelled], seed: int, resampl
     rate, shift, size = (mean(values, seed=seed, resamples=resamples) for values in (flips, shifts, moved))
     prompts = len({pair.before.comparison.prompt.id for pair in pairs})
     number = sum(value for _, value in flips if value is not None)
+    rate = _with_width(rate)
     return Group(kind, name, prompts, len(pairs), len(flips), number, rate, shift, size, appeared, vanished, unlabelled)
+
+
+def _with_width(rate: Estimate | None) -> Estimate | None:
+    if rate is None or rate.low != rate.high:
+        return rate
+    low, high = wilson(rate.mean * rate.prompts, rate.prompts)
+    return replace(rate, low=low, high=high)
 
 
 def _side(prob_a: float) -> float:
@@ -145,16 +156,18 @@ def principle_impacts(edits: Sequence[PrincipleEdit], tallies: dict[str, Tally])
 
 
 def most_changed(pairs: Sequence[Relabelled], edits: Sequence[PrincipleEdit], limit: int) -> list[PairChange]:
-    """The `limit` pairs whose `prob_a` moved the most, those that did not move left out; ties in the order of ids."""
+    """The `limit` pairs to read: those that flipped, then the others, each by how far `prob_a` moved, ties in the order
+    of ids; those that did not move are left out."""
     moved = []
     for pair in pairs:
         old, new = pair.before.prob_a, pair.after.prob_a
         if old is not None and new is not None and old != new:
-            moved.append((-abs(new - old), pair.before.comparison.id, old, new, pair))
-    moved.sort(key=lambda item: item[:2])
+            flipped = _side(old) != _side(new)
+            moved.append((not flipped, -abs(new - old), pair.before.comparison.id, old, new, pair))
+    moved.sort(key=lambda item: item[:3])
     return [
-        PairChange(pair.before.comparison, old, new, _side(old) != _side(new), tuple(_votes(pair, edits)))
-        for _, _, old, new, pair in moved[:limit]
+        PairChange(pair.before.comparison, old, new, not stayed, tuple(_votes(pair, edits)))
+        for stayed, _, _, old, new, pair in moved[:limit]
     ]
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from rlaif.errors import ConfigError
 from rlaif.impact.impact import Impact
 from rlaif.impact.measure import MIN_PROMPTS
-from rlaif.impact.terminal import cost_line, labels_line
+from rlaif.impact.terminal import cost_line, flips_line, labels_line
 from rlaif.report.build import render
+from rlaif.store import RunFolder
 
 
 def page(impact: Impact) -> str:
@@ -20,6 +21,7 @@ def page(impact: Impact) -> str:
             "title": f"{Path(impact.run).resolve().name} under {impact.after.name} {impact.after.version}",
             "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "impact": impact,
+            "flips": flips_line(impact.groups[0]),
             "labels": labels_line(impact.groups[0]),
             "cost": cost_line(impact.cost),
             "min_prompts": MIN_PROMPTS,
@@ -28,10 +30,15 @@ def page(impact: Impact) -> str:
 
 
 def refuse_place(path: Path, suffix: str, option: str, run: Path) -> None:
-    """Raises ConfigError unless the file ends in `suffix` and lies in none of the run's folders: what a stage wrote is
-    never overwritten."""
+    """Raises ConfigError unless the file ends in `suffix`, lies in none of the run's folders and is not the run's
+    report: what a stage or `rlaif report` wrote is never overwritten."""
     if path.suffix.lower() != suffix:
         raise ConfigError(f"{option} {path} does not end in {suffix}", remedy=f"for example {option} impact{suffix}")
+    if path.resolve() == RunFolder(run).report_path.resolve():
+        raise ConfigError(
+            f"{option} {path} is the report of the run",
+            remedy=f"for example {option} {run / f'impact{suffix}'}",
+        )
     if run.resolve() in path.resolve().parent.parents:
         raise ConfigError(
             f"{option} {path} lies in a folder that belongs to a stage of the run",

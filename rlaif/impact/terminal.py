@@ -59,32 +59,32 @@ def _text(text: str, style: str = "") -> Text:
     return Text(visible(text), style=style)
 
 
+def flips_line(group: Group) -> str:
+    """The rate, which is a mean over prompts, and the count, which is over pairs, told apart."""
+    rate = group.flip_rate
+    if rate is None:
+        return "no pair has a label under both constitutions"
+    bounds = percents(rate.low, rate.high)
+    share = f"on average {percent(rate.mean)} of a prompt's labels flip ({bounds})"
+    return f"{share}; {number(group.flips)} of {group.compared:,} pairs"
+
+
 def _facts(whole: Group, cost: Cost) -> Table:
     table = Table.grid(padding=(0, 2))
-    table.add_row("label flips", _rate(whole.flip_rate), _text(f"{number(whole.flips)} of {whole.compared:,} pairs"))
-    table.add_row("shift of P(A)", _shift(whole.shift), _text("new - old; about 0 where A and B are drawn"))
-    table.add_row("size of the shift", _shift(whole.moved), _text("mean of |new - old|"))
-    lines = Table.grid(padding=(0, 2))
-    lines.add_row("labels", _text(labels_line(whole)))
-    lines.add_row("cost", _text(cost_line(cost)))
-    outer = Table.grid()
-    outer.add_row(table)
-    outer.add_row(lines)
-    return outer
+    table.add_row("label flips", _text(flips_line(whole), "bold"))
+    table.add_row("shift of P(A)", _shift(whole.shift, "new - old; about 0 where A and B are drawn"))
+    table.add_row("size of the shift", _shift(whole.moved, "mean of |new - old|"))
+    table.add_row("labels", _text(labels_line(whole)))
+    table.add_row("cost", _text(cost_line(cost)))
+    return table
 
 
-def _rate(found: Estimate | None) -> Text:
-    if found is None:
-        return _text(MISSING)
-    return Text.assemble((percent(found.mean), "bold"), visible(f"  {percents(found.low, found.high)}"))
-
-
-def _shift(found: Estimate | None) -> Text:
+def _shift(found: Estimate | None, note: str) -> Text:
     if found is None:
         return _text(MISSING)
     places = common_decimals(found.mean, found.low, found.high)
     bounds = interval(found.low, found.high, places)
-    return Text.assemble((number(found.mean, places), "bold"), visible(f"  {bounds}"))
+    return Text.assemble((number(found.mean, places), "bold"), visible(f"  {bounds}  {note}"))
 
 
 def _table(*headings: str, numbers: int) -> Table:

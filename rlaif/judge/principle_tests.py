@@ -24,6 +24,9 @@ from rlaif.lm.open import open_judge
 from rlaif.lm.protocol import Usage
 from rlaif.records import Comparison, Constitution, Failure, Message, Principle, PrincipleTest, Prompt, Response
 
+Z95 = 1.959964
+"""The normal quantile of a two-sided 95 % interval."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -170,17 +173,17 @@ def tally(results: Sequence[Result]) -> Tally:
     )
 
 
-def wilson(passed: int, n: int) -> tuple[float | None, float | None]:
+def wilson(passed: float, n: int) -> tuple[float | None, float | None]:
     """The 95 % interval of a share, which stays within 0..1 and has a width at 0 and 1 too; (None, None) for n = 0.
 
     Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
     """
     if n == 0:
         return None, None
-    from scipy.stats import binomtest
-
-    found = binomtest(passed, n).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    share, z2 = passed / n, Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _chosen(constitution: Constitution, only: Sequence[str], where: str) -> tuple[Principle, ...]:

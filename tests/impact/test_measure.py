@@ -67,6 +67,15 @@ def test_rates_are_means_over_prompts_of_each_prompt_s_pairs() -> None:
     assert 0.049 < low < 0.175 < high < 0.301
 
 
+@pytest.mark.parametrize(("after", "rate", "low", "high"), [(0.7, 0, 0.0, 0.27753), (0.3, 1, 0.72247, 1.0)])
+def test_where_prompts_all_agree_the_interval_has_a_width(after: float, rate: int, low: float, high: float) -> None:
+    found = whole(*(pair(prompt(n), 0.6 + m / 100, after) for n in range(10) for m in range(3))).flip_rate
+    assert found is not None
+    # Wilson for 10 prompts, not 30 pairs: z^2 / (n + z^2) = 3.8415 / 13.8415
+    assert found.mean == rate
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
+
+
 @pytest.mark.parametrize(
     ("before", "after", "flips"), [(0.7, 0.5, 0.5), (0.5, 0.2, 0.5), (0.5, 0.5, 0), (0.51, 0.49, 1), (0.9, 0.51, 0)]
 )
@@ -142,6 +151,12 @@ def test_the_pairs_that_moved_the_most_come_first_with_what_changed_their_mind()
         ("new", "added", None, Vote(1.0, None, "refused")),
     ]
     assert len(most_changed(pairs, changed, 1)) == 1
+
+
+def test_a_small_flip_is_shown_before_a_large_move_on_one_side() -> None:
+    pairs = [pair(prompt(1), 0.95, 0.55), pair(prompt(2), 0.51, 0.49), pair(prompt(3), 0.9, 0.6)]
+    found = most_changed(pairs, [], 2)
+    assert [(c.prob_before, c.flipped) for c in found] == [(0.51, True), (0.95, False)]
 
 
 def constitution(*principles: Principle) -> Constitution:

@@ -69,6 +69,7 @@ def test_page_and_terminal_say_what_the_edit_did_and_cost(run: RunFolder) -> Non
     for words in (" ".join(out.getvalue().split()), " ".join(Page(page(found)).words.split())):
         for text in ("reworded (contrast)", "reweighted 2.5 -> 9", "mine 1"):
             assert text in words
+        assert "n average 50.0 % of a prompt's labels flip (9.5 % to 90.5 %); 2 of 4 pairs" in words
         assert "16 verdicts needed, 12 reused, 4 judged (25.0 %): 12 calls, 0 answers from the cache" in words
         assert "too few prompts for a line of their own" in words.lower()
         assert "slice hard (2)" in words
@@ -101,6 +102,7 @@ def test_the_verb_prints_writes_and_leaves_the_run_alone(run: RunFolder, tmp_pat
         (["--run", "RUN", "--to", "exampel"], 3, "did you mean 'example'"),
         (["--run", "RUN", "--to", "none.yaml"], 3, "no such file"),
         (["--run", "RUN", "--to", "example", "--html", "a.yaml"], 2, "does not end in .html"),
+        (["--run", "RUN", "--to", "example", "--html", "RUN/report.html"], 2, "is the report of the run"),
         (["--run", "RUN", "--to", "example", "--out", "RUN/label/stage.json"], 2, "belongs to a stage of the run"),
     ],
 )
