@@ -109,6 +109,12 @@ def test_new_writes_a_file_that_loads_without_a_finding_and_overwrites_nothing(t
     assert path.read_text() == before
 
 
+@pytest.mark.parametrize("stem", ["2024-01-01", "null", "true", "7"])
+def test_new_writes_a_name_that_stays_text(tmp_path: Path, stem: str) -> None:
+    assert rlaif("new", tmp_path / f"{stem}.yaml").exit_code == 0
+    assert load_constitution(tmp_path / f"{stem}.yaml").name == stem
+
+
 def test_what_new_leaves_in_comments_works_when_it_is_put_in(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     assert data("new", path) == {"file": str(path)}

@@ -90,8 +90,8 @@ def _sentence(item: Any, location: Location, data: dict[Any, Any]) -> str:
         return "this field is required"
     if kind == "string_too_short" and location[-1] != "id":
         return "is empty"
-    if kind == "string_type" and isinstance(given, int | float):
-        return f'is a number, write it in quotes: "{given}"'
+    if kind == "string_type" and not isinstance(given, list | dict | set | bytes):
+        return _unquoted(given)
     if kind == "string_pattern_mismatch":
         slug = re.sub(r"[^a-z0-9]+", "-", str(given).lower()).strip("-") or "no-harm"
         return f"{given!r} may only have small letters, digits and single hyphens: {slug}"
@@ -99,6 +99,17 @@ def _sentence(item: Any, location: Location, data: dict[Any, Any]) -> str:
         return f"is true or false (given: {given!r})"
     short = "" if isinstance(given, dict | list) else f" (given: {given!r})"
     return f"{item['msg'][0].lower()}{item['msg'][1:]}{short}"
+
+
+def _unquoted(given: Any) -> str:
+    """A value that YAML takes for something else than text, as it might be written."""
+    if given is None:
+        return 'is empty; if the word is meant, write it in quotes: "null"'
+    if isinstance(given, bool):
+        return f'is true or false to YAML, write it in quotes: "{str(given).lower()}"'
+    if isinstance(given, int | float):
+        return f'is a number, write it in quotes: "{given}"'
+    return f'is a date to YAML, write it in quotes: "{given}"'
 
 
 def _place(location: Location, data: dict[Any, Any]) -> str:

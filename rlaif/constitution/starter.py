@@ -22,7 +22,7 @@ STARTER = """\
 # and take one "#" away from the next line.
 ## yaml-language-server: $schema=constitution.schema.json
 
-name: {name}
+name: "{name}"
 version: "1"               # any text, in quotes; raise it when you change a rule
 description: Write here in a sentence or two what the assistant should be like.
 

@@ -126,7 +126,10 @@ def test_every_text_knows_its_file_and_line(folder: Path) -> None:
             ["mine.yaml:6", "'be-kind'", "already taken in line 5"],
         ),
         ("principles:\n  - {id: be-kind, override: 1}\n", ["mine.yaml:5", "override: is true or false (given: 1)"]),
-        ("principles:\n  - {id: be-kind, override: true, statement: null}\n", ["mine.yaml:5", "statement", "string"]),
+        (
+            "principles:\n  - {id: be-kind, override: true, statement: null}\n",
+            ["mine.yaml:5", "statement", "is empty", 'quotes: "null"'],
+        ),
         ("principles:\n  - {id: be-kind, override: true, wieght: 1}\n", ["mine.yaml:5", "did you mean 'weight'?"]),
         ("disable: [be-kind, be-brief]\n", ["mine.yaml", "every included principle is disabled"]),
         (
