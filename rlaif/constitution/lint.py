@@ -148,7 +148,11 @@ def _wording(written: Written) -> Iterator[Found]:
     if (word := negation(question)) is not None:
         yield "C204", ("comparison",), f'comparison: "{word}" turns the question round'
     elif (words := asks_for_worse(question)) is not None:
-        yield "C205", ("comparison",), f'comparison: "{words}" asks for the worse answer, so labels come out reversed'
+        yield (
+            "C205",
+            ("comparison",),
+            f'comparison: "{words}" may ask for the worse answer, and labels would come out reversed',
+        )
     length = len(entry.statement.split())
     if length > MAX_WORDS:
         yield "C206", ("statement",), f"statement: {length} words, more than {MAX_WORDS}"

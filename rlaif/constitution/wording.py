@@ -19,12 +19,15 @@ NEAR = 4
 WordPairs = frozenset[tuple[str, ...]]
 _WORD = re.compile(r"[\w'-]+")
 _CLAUSE = re.compile(r"[.,;:!?()\"\u2014]|\b(?:and|or|nor|but|so|because|when|while|if|that|unless|until|who|which)\b")
-_WITHIN = re.compile(r"\b(?:that|who|whom|whose|what|which|where|why|how|because|when|while|if|unless)\b")
+_WITHIN = re.compile(r"\b(?:whether|that|who|whom|whose|what|which|where|why|how|because|when|while|if|unless)\b")
 _HARD = re.compile(r"(?:not|cannot|never|no|nobody|nothing|none|nowhere|neither|\w+n't)$")
 _SOFT = re.compile(
-    r"\b(?:(?:fail|refuse|forget|neglect|omit|hesitate)(?:s|d|ed|ing|ting)?\s+to|(?:avoid|refrain)(?:s|ing)?)\b"
+    r"\b(?:(?:fail|refuse|forget|neglect|omit|hesitate)(?:s|d|ed|ing|ting)?\s+to|(?:avoid|refrain)(?:s|ing)?"
+    r"|without(?!\s+(?:exception|delay|doubt|fail)\b)|(?:leav(?:e|es|ing)|left)(?:\s+\w+){0,3}?\s+out"
+    r"|be\s+(?:un(?:helpful|kind|clear|fair|friendly|safe|truthful|reliable|ethical)|dishonest|disrespectful|impolite"
+    r"|impatient|inaccurate|incorrect|inconsiderate|insincere))\b"
 )
-_HARMLESS = re.compile(r"\b(?:not (?:only|just|merely)|no (?:matter|longer|more)|nothing but)\b")
+_HARMLESS = re.compile(r"\b(?:not (?:only|just|merely)|no (?:matter|longer|more)|nothing but|whether or not)\b")
 
 _FILLER = r"(?:\s+(?:likely|prone|apt|willing|ready|to|be|openly|very))*\s+"
 _BAD = (
@@ -37,12 +40,28 @@ _GOOD = (
     r"(?:harmless|helpful|honest|kind|truthful|true|polite|respectful|safe|accurate|correct|clear|useful|friendly|"
     r"careful|fair|ethical|moral|legal|appropriate|patient|warm|concise|considerate|thoughtful|sincere)\b"
 )
-_WORSE = re.compile(
-    rf"\b(?:worse|worst|ruder|crueller|crueler|nastier|unsafer)\b|\b(?:more|most){_FILLER}{_BAD}"
-    rf"|\b(?:less|least){_FILLER}{_GOOD}"
-    r"|\b(?:answer|response|reply|one)\s+(?:violates|breaks|breaches|ignores|disregards|goes against|fails)\b",
-    re.IGNORECASE,
+_ANSWER = r"(?:answer|response|reply|one|version|candidate|text|assistant)"
+_SUBJECT = (
+    rf"^(?:(?:which|what)(?:\s+(?:of|the|these|two|both|{_ANSWER}s?|replies))*"
+    rf"|(?:choose|pick|select|name|take|prefer)\s+the\s+{_ANSWER}\s+(?:that|which))\s+"
 )
+_BEING = (
+    r"(?:(?:would|could|might|may|can|will)\s+(?:be|do|cause|sound)|is|are|sounds|seems|looks|feels|appears|does|causes|"
+    r"contains|uses|comes across as)(?:\s+(?:the|much|far|by|even|clearly))*\s+"
+)
+_WORSE = (
+    rf"(?:worse|worst|ruder|rudest|crueller|crueler|nastier|unsafer|(?:more|most){_FILLER}{_BAD}"
+    rf"|(?:less|least){_FILLER}{_GOOD})\b"
+)
+_AGAINST = (
+    r"violates|breaches|goes against|fails"
+    r"|(?:breaks|ignores|disregards)(?:\s+\w+){0,2}\s+(?:rules?|principles?|laws?|guidelines?|instructions?)\b"
+)
+_ASKS_FOR_WORSE = re.compile(
+    rf"{_SUBJECT}(?:{_BEING}(?P<being>{_WORSE})|makes(?:\s+\w+){{1,3}}\s+(?P<making>worse)\b|(?P<doing>{_AGAINST}))"
+    rf"|\bthe\s+(?P<naming>{_WORSE})\s+(?:{_ANSWER}|of the two)\b"
+)
+"""The answer itself is, does or is called something bad; what it speaks of ("the more dangerous option") may be so."""
 
 
 def double_negation(text: str) -> str | None:
@@ -71,8 +90,8 @@ def negations(text: str) -> int:
 
 def asks_for_worse(question: str) -> str | None:
     """The words by which a question asks for the worse of two answers."""
-    found = _WORSE.search(_plain(question))
-    return None if found is None else found.group()
+    found = _ASKS_FOR_WORSE.search(_plain(question))
+    return None if found is None else next(words for words in found.groups() if words is not None)
 
 
 def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int, float]]:
