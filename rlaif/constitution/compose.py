@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rlaif.constitution.format import ConstitutionFile, OverrideEntry, PrincipleEntry
-from rlaif.constitution.problems import FileProblems, Problem, field_problems, line_of, near
+from rlaif.constitution.problems import MOST_HINTED, FileProblems, Problem, field_problems, line_of, near
 from rlaif.errors import ConstitutionError
 from rlaif.resources import shipped
 from rlaif.yaml_io import Lines, read_yaml
@@ -153,16 +153,18 @@ def _merge(
     problems: list[Problem] = []
     included: dict[str, Written] = {}
     offered = {written.entry.id for part in parts for written in part.principles}
+    disabled = set(file.disable)
     for number, name in enumerate(file.disable):
         if name not in offered:
-            text = f"disable: no include has a principle {name!r}{near(name, offered)}"
+            hint = near(name, offered) if len(problems) < MOST_HINTED else ""
+            text = f"disable: no include has a principle {name!r}{hint}"
             problems.append(
                 Problem(line_of(lines, ("disable", number)), "C004", text, "disable names ids of included ones")
             )
     for number, part in enumerate(parts):
         for written in part.principles:
             name = written.entry.id
-            if name in file.disable:
+            if name in disabled:
                 continue
             if name in included and included[name] != written:
                 text = f"principle {name!r} is in two includes: {_origin(included[name])} and {_origin(written)}"
@@ -177,7 +179,7 @@ def _merge(
         elif isinstance(entry, OverrideEntry) and entry.id in included:
             included[entry.id] = _overridden(included[entry.id], entry, source)
         else:
-            problems.append(_clash(entry, source, included, disabled=entry.id in file.disable))
+            problems.append(_clash(entry, source, included, entry.id in disabled, len(problems) < MOST_HINTED))
     principles = (*included.values(), *own)
     if not principles and not problems:
         what = "every included principle is disabled" if file.include else "this field is required"
@@ -208,14 +210,14 @@ def _given(entry: PrincipleEntry | OverrideEntry) -> list[str]:
 
 
 def _clash(
-    entry: PrincipleEntry | OverrideEntry, source: Source, included: Mapping[str, Written], *, disabled: bool
+    entry: PrincipleEntry | OverrideEntry, source: Source, included: Mapping[str, Written], disabled: bool, hinted: bool
 ) -> Problem:
     """An id that is taken, or an override of something that is not there."""
     if isinstance(entry, PrincipleEntry):
         text = f"principle {entry.id!r}: this id is already taken in {included[entry.id].place()}, which is included"
         remedy = f"add `override: true` to change that one, `disable: [{entry.id}]` to drop it, or choose another id"
         return Problem(source.line("id"), "C003", text, remedy)
-    why = "it is disabled" if disabled else f"no include has it{near(entry.id, included)}"
+    why = "it is disabled" if disabled else f"no include has it{near(entry.id, included) if hinted else ''}"
     remedy = "override an included principle, or leave out `override` and write a whole one"
     return Problem(source.line("id"), "C004", f"principle {entry.id!r} has nothing to override: {why}", remedy)
 

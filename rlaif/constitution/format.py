@@ -45,7 +45,7 @@ class _Fields(Table):
 
     rationale: str = Field("", description="why the rule is there; no model sees it")
     priority: int = Field(1, ge=1, description="tier, 1 is the highest; for readers, without effect on any label")
-    weight: float = Field(1.0, ge=0, description="how often it is drawn and how much it counts; 0 = never")
+    weight: float = Field(1.0, ge=0, le=1e6, description="how often it is drawn and how much it counts; 0 = never")
     tags: list[Text] = Field([], description="names by which a slice of the prompts can choose principles")
     critique: Text | None = Field(None, description="own wording: what to look for in an answer")
     revision: Text | None = Field(None, description="own wording: how to rewrite the answer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +27,8 @@ from rlaif.yaml_io import Lines
 Location = tuple[str | int, ...]
 ProblemCode = Literal["C002", "C003", "C004", "C005"]
 MOST_TOLD = 20
+MOST_HINTED = 5
+"""Problems of a file for which a like name is looked up among all principles: with thousands of both it takes long."""
 
 
 class Problem(NamedTuple):
@@ -124,8 +127,12 @@ def _place(location: Location, data: dict[Any, Any]) -> str:
 
 def _nearest(location: Location, data: dict[Any, Any]) -> str | None:
     """The known key that looks most like the unknown one at the end of `location`."""
-    keys = _table(location, data).model_fields
-    return next(iter(difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.5)), None)
+    return _nearest_key(str(location[-1]), _table(location, data))
+
+
+@lru_cache(maxsize=1000)
+def _nearest_key(name: str, table: type[Table]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, table.model_fields, n=1, cutoff=0.5)), None)
 
 
 def _table(location: Location, data: dict[Any, Any]) -> type[Table]:

@@ -1,5 +1,6 @@
 """A constitution may include others, change and drop their principles; every text knows its file and line."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from rlaif.config import parse
 from rlaif.constitution.compose import MAX_DEPTH, compose
 from rlaif.constitution.load import constitution_text, load_constitution
+from rlaif.constitution.problems import MOST_HINTED, FileProblems
 from rlaif.errors import ConstitutionError
 from rlaif.pipeline import gather
 from rlaif.store import RunFolder, write_atomic
@@ -240,6 +242,20 @@ def test_a_run_is_given_one_file_that_is_the_whole_constitution(folder: Path, tm
 def test_the_text_of_a_file_that_includes_nothing_is_the_file(folder: Path) -> None:
     path = mine(folder, "# mine\n" + BASE)
     assert constitution_text(path) == "# mine\n" + BASE
+
+
+def test_thousands_of_wrong_names_are_told_at_once(folder: Path) -> None:
+    rules = "".join(f"  - {{id: rule-number-{n}, statement: x}}\n" for n in range(400))
+    (folder / "base.yaml").write_text('name: base\nversion: "1"\nprinciples:\n' + rules)
+    wrong = ", ".join(f"rul-number-{n}" for n in range(200))
+    others = "".join(f"  - {{id: rle-number-{n}, override: true}}\n" for n in range(200))
+    path = mine(folder, f"{HEAD}disable: [{wrong}]\nprinciples:\n{others}")
+    start = time.process_time()
+    with pytest.raises(FileProblems) as caught:
+        load_constitution(path)
+    assert time.process_time() - start < 2
+    assert len(caught.value.problems) == 400
+    assert sum("did you mean" in problem.text for problem in caught.value.problems) == MOST_HINTED
 
 
 def test_many_problems_are_counted_and_not_all_told(folder: Path) -> None:

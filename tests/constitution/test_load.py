@@ -69,6 +69,7 @@ def test_jinja_in_a_text_stays_as_it_stands(tmp_path: Path) -> None:
         ("name: mine", "name: true", ["mine.yaml:1", "name", 'write it in quotes: "true"']),
         ("statement: Be kind.", "statement: x\n    weight: -1", ["mine.yaml:6", "'be-kind', weight", "-1"]),
         ("statement: Be kind.", "statement: x\n    weight: .nan", ["mine.yaml:6", "'be-kind', weight", "finite"]),
+        ("statement: Be kind.", "statement: x\n    weight: 1e308", ["mine.yaml:6", "'be-kind', weight", "1000000"]),
         ("statement: Be kind.", "statement: x\n    weight: 0", ["mine.yaml:3", "every weight is 0"]),
         ("statement: Be kind.", "statement: x\n    weight: '1'", ["mine.yaml:6", "'be-kind', weight", "number"]),
         ("statement: Be kind.", "statement: x\n    priority: 0", ["mine.yaml:6", "'be-kind', priority"]),

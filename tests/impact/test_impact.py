@@ -161,7 +161,7 @@ def test_one_principle_per_prompt_is_drawn_again(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", settings(tmp_path / "run", principles="one"))
     found, _ = ask(run, CONSTITUTION)
     assert (found.cost.needed, found.cost.judged) == (PAIRS, 0)
-    heavy, _ = ask(run, edited(kind={"weight": 1e9}))
+    heavy, _ = ask(run, edited(kind={"weight": 1e6}))
     assert {row.id: row.needed for row in heavy.principles} == {"kind": PAIRS, "brief": 0, "honest": 0, "safe": 0}
     assert 0 < heavy.cost.judged < PAIRS
     assert any("draws one principle" in note for note in heavy.notes)
