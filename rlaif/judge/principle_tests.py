@@ -7,7 +7,6 @@ every pass rate: a judge that always takes the shorter answer passes whatever te
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution
+from rlaif.constitution.problems import near
 from rlaif.errors import ConstitutionError
 from rlaif.judge.judge import Judge
 from rlaif.lm.open import open_judge
@@ -138,7 +138,9 @@ def run(
             stack.callback(model.close)
         # A test is of the wording: a principle that has no weight in the label is tested like every other.
         equal = replace(tested, principles=tuple(replace(p, weight=1.0) for p in tested.principles))
-        found = judged(Judge(config.judge, equal, model=model, seed=config.seed))
+        # Whether a label is too undecided to learn from is another question: a test asks which of the two wins.
+        settings = config.judge.model_copy(update={"abstain_below": 0.0})
+        found = judged(Judge(settings, equal, model=model, seed=config.seed))
         name, usage = ("random", Usage()) if model is None else (model.name, model.usage)
     results = {p.id: tuple(r for r in found if r.principle_id == p.id) for p in chosen.principles}
     return Report(constitution, config.judge.method, name, results, usage.calls, usage.cached)
@@ -190,9 +192,8 @@ def _chosen(constitution: Constitution, only: Sequence[str], where: str) -> tupl
     known = [p.id for p in constitution.principles]
     for name in only:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             raise ConstitutionError(
-                f"there is no principle {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+                f"there is no principle {name!r}{near(name, known)}",
                 where=where,
                 remedy=f"there are: {', '.join(known)}",
             )
