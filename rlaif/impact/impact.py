@@ -17,8 +17,8 @@ from rlaif.constitution.diff import Difference, diff
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.errors import DataError, StageError
 from rlaif.impact.edits import edits
-from rlaif.impact.measure import Group, PairChange, PrincipleImpact, groups, most_changed, principle_impacts
-from rlaif.impact.relabel import OnDemand, Relabelled, Tally, relabel
+from rlaif.impact.measure import PairChange, PairGroup, PrincipleImpact, groups, most_changed, principle_impacts
+from rlaif.impact.relabel import OnDemand, Relabelled, VerdictCount, relabel
 from rlaif.judge.judge import Judge
 from rlaif.lm import open as open_model
 from rlaif.lm.protocol import LanguageModel, Usage
@@ -62,7 +62,7 @@ class Impact:
     method: str
     principles: list[PrincipleImpact]
     cost: Cost
-    groups: list[Group]
+    groups: list[PairGroup]
     left_out: list[str]
     notes: list[str]
     examples: list[PairChange]
@@ -162,7 +162,7 @@ def _judge_of_run(config: RunConfig, cache: Path) -> LanguageModel:
     return open_model.open_judge(config.judge, config.model, cache)
 
 
-def _cost(tallies: Mapping[str, Tally], opened: LanguageModel | None, seconds: float) -> Cost:
+def _cost(tallies: Mapping[str, VerdictCount], opened: LanguageModel | None, seconds: float) -> Cost:
     usage = Usage() if opened is None else opened.usage
     return Cost(
         needed=sum(tally.needed for tally in tallies.values()),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from rlaif.evaluation.statistics import Estimate, Keyed, mean
 from rlaif.impact.edits import PrincipleEdit
-from rlaif.impact.relabel import Relabelled, Tally
+from rlaif.impact.relabel import Relabelled, VerdictCount
 from rlaif.judge.principle_tests import wilson
 from rlaif.records import Comparison, Failure, PreferenceLabel, Principle
 
@@ -20,7 +20,7 @@ MIN_PROMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class PairGroup:
     """The pairs of some prompts. `kind` is "all", "slice" or "tag".
 
     `compared` of the `pairs` have a label on both sides; `flips` of these prefer another response now, one to or
@@ -88,7 +88,7 @@ class PairChange:
     votes: tuple[VoteChange, ...]
 
 
-def groups(pairs: Sequence[Relabelled], *, seed: int, resamples: int) -> tuple[list[Group], list[str]]:
+def groups(pairs: Sequence[Relabelled], *, seed: int, resamples: int) -> tuple[list[PairGroup], list[str]]:
     """All pairs, then every slice and tag with at least MIN_PROMPTS prompts; and the slices and tags with fewer."""
     members: dict[tuple[str, str], list[Relabelled]] = {}
     for pair in pairs:
@@ -105,7 +105,7 @@ def groups(pairs: Sequence[Relabelled], *, seed: int, resamples: int) -> tuple[l
     return found, small
 
 
-def _group(kind: str, name: str, pairs: Sequence[Relabelled], seed: int, resamples: int) -> Group:
+def _group(kind: str, name: str, pairs: Sequence[Relabelled], seed: int, resamples: int) -> PairGroup:
     flips: list[Keyed] = []
     shifts: list[Keyed] = []
     appeared, vanished = {"abstained": 0, "failed": 0}, {"abstained": 0, "failed": 0}
@@ -127,7 +127,9 @@ def _group(kind: str, name: str, pairs: Sequence[Relabelled], seed: int, resampl
     prompts = len({pair.before.comparison.prompt.id for pair in pairs})
     number = sum(value for _, value in flips if value is not None)
     rate = _with_width(rate)
-    return Group(kind, name, prompts, len(pairs), len(flips), number, rate, shift, size, appeared, vanished, unlabelled)
+    return PairGroup(
+        kind, name, prompts, len(pairs), len(flips), number, rate, shift, size, appeared, vanished, unlabelled
+    )
 
 
 def _with_width(rate: Estimate | None) -> Estimate | None:
@@ -146,11 +148,11 @@ def _why(failure: Failure | None) -> str:
     return "abstained" if failure is not None and failure.kind == "abstained" else "failed"
 
 
-def principle_impacts(edits: Sequence[PrincipleEdit], tallies: dict[str, Tally]) -> list[PrincipleImpact]:
+def principle_impacts(edits: Sequence[PrincipleEdit], tallies: dict[str, VerdictCount]) -> list[PrincipleImpact]:
     """One line per principle of either side; a dropped one needs no verdict."""
     found = []
     for edit in edits:
-        tally = Tally() if edit.after is None else tallies[edit.id]
+        tally = VerdictCount() if edit.after is None else tallies[edit.id]
         found.append(PrincipleImpact(edit.id, edit.kind, edit.words, tally.needed, tally.reused, tally.judged))
     return found
 

@@ -27,7 +27,7 @@ class Relabelled:
 
 
 @dataclass(slots=True)
-class Tally:
+class VerdictCount:
     """Verdicts of one principle that the new labels need: those that were there, and those judged now."""
 
     reused: int = 0
@@ -53,14 +53,14 @@ class OnDemand:
 
 def relabel(
     labels: Sequence[PreferenceLabel], before: Constitution, judge: Judge, *, batch: int, task: Task
-) -> tuple[list[Relabelled], dict[str, Tally]]:
+) -> tuple[list[Relabelled], dict[str, VerdictCount]]:
     """Every label beside its new one, in order, and per principle id of the new constitution what that took.
 
     The labels were made under `before`, and `judge` judges under the new one; `batch` comparisons are judged together.
     """
     found: list[Relabelled] = []
     after = judge.constitution.principles
-    tallies = {principle.id: Tally() for principle in after}
+    tallies = {principle.id: VerdictCount() for principle in after}
     keys = _keys((*before.principles, *after), judge)
     for start in range(0, len(labels), batch):
         part = labels[start : start + batch]

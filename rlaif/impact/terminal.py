@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group as Stack
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from rlaif.evaluation.statistics import Estimate
 from rlaif.impact.impact import Cost, Impact
-from rlaif.impact.measure import Group, PairChange, Vote, VoteChange
+from rlaif.impact.measure import PairChange, PairGroup, Vote, VoteChange
 from rlaif.report.text import MISSING, common_decimals, duration, interval, number, percent, percents, shown, visible
 
 
@@ -34,7 +33,7 @@ def rendered(impact: Impact) -> Iterator[RenderableType]:
         yield _pair(place, change)
 
 
-def labels_line(group: Group) -> str:
+def labels_line(group: PairGroup) -> str:
     """How many labels appeared and vanished, and why they were, or are, missing."""
     appeared, vanished = (
         ", ".join(f"{n} {kind}" for kind, n in counts.items() if n) for counts in (group.appeared, group.vanished)
@@ -59,7 +58,7 @@ def _text(text: str, style: str = "") -> Text:
     return Text(visible(text), style=style)
 
 
-def flips_line(group: Group) -> str:
+def flips_line(group: PairGroup) -> str:
     """The rate, which is a mean over prompts, and the count, which is over pairs, told apart."""
     rate = group.flip_rate
     if rate is None:
@@ -69,7 +68,7 @@ def flips_line(group: Group) -> str:
     return f"{share}; {number(group.flips)} of {group.compared:,} pairs"
 
 
-def _facts(whole: Group, cost: Cost) -> Table:
+def _facts(whole: PairGroup, cost: Cost) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_row("label flips", _text(flips_line(whole), "bold"))
     table.add_row("shift of P(A)", _shift(whole.shift, "new - old; about 0 where A and B are drawn"))
@@ -103,7 +102,7 @@ def _principles(impact: Impact) -> Table:
     return table
 
 
-def _groups(groups: list[Group]) -> Table:
+def _groups(groups: list[PairGroup]) -> Table:
     table = _table("of", "prompts", "pairs", "flips", "|shift|", "new", "gone", numbers=6)
     for row in groups:
         rate, moved = row.flip_rate, row.moved
@@ -133,7 +132,7 @@ def _pair(place: int, change: PairChange) -> Panel:
     facts = ["flipped" if change.flipped else "", pair.prompt.slice, f"pair {pair.id}"]
     title = ", ".join([title, *(fact for fact in facts if fact)])
     parts = [_text(f"{m.role}: {m.content}", "cyan") for m in pair.prompt.messages]
-    return Panel(Stack(*parts, sides, votes), title=_text(title), title_align="left")
+    return Panel(Group(*parts, sides, votes), title=_text(title), title_align="left")
 
 
 def _weights(vote: VoteChange) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from rlaif.constitution.diff import diff
 from rlaif.impact.edits import PrincipleEdit, edits
-from rlaif.impact.measure import MIN_PROMPTS, Group, Vote, groups, most_changed
+from rlaif.impact.measure import MIN_PROMPTS, PairGroup, Vote, groups, most_changed
 from rlaif.impact.relabel import Relabelled
 from rlaif.records import (
     Comparison,
@@ -48,7 +48,7 @@ def pair(of: Prompt, before: Said, after: Said, votes: Sequence[tuple[Verdict, .
     return Relabelled(label(before, votes[0]), label(after, votes[1]))
 
 
-def whole(*pairs: Relabelled) -> Group:
+def whole(*pairs: Relabelled) -> PairGroup:
     return groups(pairs, seed=0, resamples=200)[0][0]
 
 
