@@ -33,6 +33,7 @@ from rlaif.records import (
 )
 from rlaif.store import JsonlFile
 from tests import stub_stages
+from tests.report.fake_run import write_run
 
 
 def rlaif(*words: str | Path) -> Result:
@@ -219,14 +220,14 @@ def test_ctrl_c_where_nothing_can_be_resumed(monkeypatch: pytest.MonkeyPatch, tm
     assert (result.exit_code, result.stderr) == (130, "interrupted\n")
 
 
-def test_report_verb_builds_from_the_folder_alone(project: Path, tmp_path: Path) -> None:
+def test_report_verb_builds_from_the_folder_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    rlaif("revise", project, "--out", out)
-    project.unlink()
-    (tmp_path / "constitution.yaml").unlink()
+    write_run(out)
     result = rlaif("report", out)
     assert result.exit_code == 0, result.output
     assert "Content-Security-Policy" in (out / "report.html").read_text()
+    assert json.loads(rlaif("report", out, "--json").stdout) == {"report": str(out / "report.html")}
+    assert rlaif("report", tmp_path).exit_code != 0
 
 
 def test_env_says_what_the_machine_has() -> None:
