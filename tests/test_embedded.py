@@ -26,7 +26,9 @@ SMALL = [
     "label.samples=3",
     "label.pairs=3",
     "ppo.steps=2",
-    "ppo.batch_size=4",
+    "ppo.batch_size=8",
+    "ppo.samples_per_prompt=2",
+    "ppo.num_mini_batches=2",
     "ppo.max_new_tokens=16",
     "evaluate.max_new_tokens=16",
 ]
