@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.evaluation.statistics import Estimate, Keyed, mean, paired_difference
+from rlaif.evaluation.statistics import Estimate, Keyed, mean, paired_difference, preferred
 from rlaif.records import PreferenceLabel, Response
 from rlaif.store import JsonlFile, RunFolder, read_json_lines
 
@@ -71,7 +71,7 @@ def _wins(runs: Sequence[Path], part: str) -> Estimate | None:
             pair = label.comparison
             if pair.prompt.slice == part and (kind[pair.a.id], kind[pair.b.id]) == ("ppo", "sft"):
                 p = label.prob_a
-                values.append((pair.prompt.id, None if p is None else float(p > 0.5) + 0.5 * (p == 0.5)))
+                values.append((pair.prompt.id, None if p is None else preferred(p)))
     return mean(values, seed=0, resamples=RESAMPLES)
 
 

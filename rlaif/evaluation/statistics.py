@@ -61,6 +61,11 @@ def paired_difference(
     return _estimate(differences, len(differences), seed, resamples)
 
 
+def preferred(probability: float) -> float:
+    """1 where the first of two is preferred, 0 where the other is, 0.5 on the line."""
+    return float(probability > 0.5) + 0.5 * (probability == 0.5)
+
+
 def win_rate(
     model: str, against: str, slice_name: str, probabilities: Sequence[Keyed], *, seed: int, resamples: int
 ) -> WinRate:
@@ -69,7 +74,7 @@ def win_rate(
     `probabilities`: (prompt id, P(model's response is better)); above 0.5 is a win, exactly 0.5 half a one, so that
     the scale of a judge's soft labels does not shrink the rate. None is counted as unscored, never as a tie.
     """
-    wins = [(prompt, None if p is None else (p > 0.5) + 0.5 * (p == 0.5)) for prompt, p in probabilities]
+    wins = [(prompt, None if p is None else preferred(p)) for prompt, p in probabilities]
     estimate = mean(wins, seed=seed, resamples=resamples)
     if estimate is None:
         return WinRate(model, against, slice_name, None, None, None, 0, len(probabilities))

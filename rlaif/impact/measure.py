@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from rlaif.evaluation.statistics import Estimate, Keyed, mean
+from rlaif.evaluation.statistics import Estimate, Keyed, mean, preferred
 from rlaif.impact.edits import PrincipleEdit
 from rlaif.impact.relabel import Relabelled, VerdictCount
 from rlaif.judge.principle_tests import wilson
@@ -114,7 +114,7 @@ def _group(kind: str, name: str, pairs: Sequence[Relabelled], seed: int, resampl
         old, new = pair.before.prob_a, pair.after.prob_a
         if old is not None and new is not None:
             prompt = pair.before.comparison.prompt.id
-            flips.append((prompt, abs(_side(new) - _side(old))))
+            flips.append((prompt, abs(preferred(new) - preferred(old))))
             shifts.append((prompt, new - old))
         elif old is None and new is None:
             unlabelled += 1
@@ -139,11 +139,6 @@ def _with_width(rate: Estimate | None) -> Estimate | None:
     return replace(rate, low=low, high=high)
 
 
-def _side(prob_a: float) -> float:
-    """1 where A is preferred, 0 where B is, 0.5 on the line."""
-    return (prob_a > 0.5) + 0.5 * (prob_a == 0.5)
-
-
 def _why(failure: Failure | None) -> str:
     return "abstained" if failure is not None and failure.kind == "abstained" else "failed"
 
@@ -164,7 +159,7 @@ def most_changed(pairs: Sequence[Relabelled], edits: Sequence[PrincipleEdit], li
     for pair in pairs:
         old, new = pair.before.prob_a, pair.after.prob_a
         if old is not None and new is not None and old != new:
-            flipped = _side(old) != _side(new)
+            flipped = preferred(old) != preferred(new)
             moved.append((not flipped, -abs(new - old), pair.before.comparison.id, old, new, pair))
     moved.sort(key=lambda item: item[:3])
     return [
