@@ -48,8 +48,8 @@ class CausalLM:
         self.split = self._splits()
         self.shares = self._shares()
         self.attention = model.config.get_text_config()._attn_implementation
-        self.packs = False
-        self.packs = self._packs()
+        self.packs = self.shares and self.attention in ("sdpa", "eager")
+        self.packs = self.packs and self._takes_our_mask()
 
     @torch.no_grad()
     def _splits(self) -> bool:
@@ -69,14 +69,11 @@ class CausalLM:
         return all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.model.config).layers)
 
     @torch.no_grad()
-    def _packs(self) -> bool:
-        """Whether the model takes a mask of our own, so that targets can be packed behind one context; tried out."""
-        if not self.shares or self.attention not in ("sdpa", "eager"):
-            return False
+    def _takes_our_mask(self) -> bool:
+        """Whether targets packed behind one context have the states of separate rows; tried out."""
         vocabulary = self.model.config.get_text_config().vocab_size
         rows = [([1 % vocabulary, 2 % vocabulary], [n % vocabulary, 3 % vocabulary, 4 % vocabulary]) for n in (5, 6)]
-        apart = self.predicting_states(rows).float()
-        self.packs = True
+        apart = self.predicting_states(rows, apart=True).float()
         try:
             together = self.predicting_states(rows).float()
         except (ValueError, TypeError, IndexError, RuntimeError):  # e.g. ALiBi, which is made from a 2-D mask
@@ -90,13 +87,19 @@ class CausalLM:
         return result
 
     def predicting_states(
-        self, rows: Sequence[Row], *, before: int = 0, cache_for: Callable[[int], Any] | None = None
+        self,
+        rows: Sequence[Row],
+        *,
+        before: int = 0,
+        cache_for: Callable[[int], Any] | None = None,
+        apart: bool = False,
     ) -> torch.Tensor:
-        """(N, H or V) states that predict the targets' tokens, row after row; equal contexts are computed once.
+        """(N, H or V) states that predict the targets' tokens, row after row; equal contexts are computed once, unless
+        the rows are to be computed `apart` or the model does not pack.
 
         `cache_for(n)` makes a key-value cache of n sequences that holds the `before` tokens before every context.
         """
-        packed = pack(rows, device=self.model.device, before=before, apart=not self.packs)
+        packed = pack(rows, device=self.model.device, before=before, apart=apart or not self.packs)
         mask = packed.mask
         if mask is not None and self.attention == "eager":
             kind = self.model.dtype
@@ -209,10 +212,10 @@ def sample(
         input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
     )
     length = mask.sum(1)
-    # From here on a row of its own for every prompt, however often it is asked.
-    found = {asked[index]: at for at, index in enumerate(order)}
-    rows = torch.arange(len(prompts), device=device)
-    if len(asked) < len(prompts) or order != sorted(order):
+    rows = torch.tensor(order, device=device)
+    if len(asked) < len(prompts):  # from here on every prompt has a row of its own, however often it is asked
+        found = {asked[index]: at for at, index in enumerate(order)}
+        rows = torch.arange(len(prompts), device=device)
         spread = torch.tensor([found[tuple(prompt)] for prompt in prompts], device=device)
         cache.batch_select_indices(spread)
         state, mask, length = state[spread], mask[spread], length[spread]
