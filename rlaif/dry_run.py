@@ -115,9 +115,9 @@ def _judged(config: RunConfig, responses: int, pairs: int, principles: int, leng
     """(calls, tokens read) to judge `pairs` of `responses`: contrast reads each response twice, pairwise each pair
     in both orders, random nothing; times the principles."""
     times = principles if config.judge.principles == "all" else 1
-    if config.judge.opening_tokens is not None and config.judge.method == "contrast":
-        length = min(length, config.judge.opening_tokens)
     if config.judge.method == "contrast":
+        if config.judge.opening_tokens is not None:
+            length = min(length, config.judge.opening_tokens)
         calls = 2 * responses * times
         return calls, calls * (PROMPT_TOKENS + length)
     if config.judge.method == "pairwise":

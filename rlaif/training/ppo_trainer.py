@@ -338,10 +338,13 @@ class NotFiniteError(Exception):
 
 def _prompt_means(scores: Tensor, prompts: Sequence[Prompt]) -> Tensor:
     """(B,) the mean score of the responses to the same prompt, for each response."""
-    ids = [prompt.id for prompt in prompts]
-    rows = {prompt_id: [i for i, other in enumerate(ids) if other == prompt_id] for prompt_id in dict.fromkeys(ids)}
-    means = {prompt_id: scores[group].mean() for prompt_id, group in rows.items()}
-    return torch.stack([means[prompt_id] for prompt_id in ids])
+    rows: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt.id, []).append(row)
+    means = torch.empty_like(scores)
+    for group in rows.values():
+        means[group] = scores[group].mean()
+    return means
 
 
 def _backward(loss: Tensor) -> None:
