@@ -42,8 +42,21 @@ class JudgeConfig(Table):
     method: Literal["contrast", "pairwise", "random"] = Field(
         "contrast", description="contrast for small models, pairwise for ~3B and up, random as a control"
     )
-    principles: Literal["all", "one"] = Field(
-        "all", description="judge each pair under all principles, or under one per prompt drawn by weight"
+    principles: Literal["all", "one", "subset"] = Field(
+        "all", description="judge a pair under all principles, or under one or subset_size of them, drawn by weight"
+    )
+    subset_size: int = Field(3, ge=1, description="principles: subset: how many are drawn")
+    draw_per: Literal["prompt", "pair"] = Field(
+        "prompt",
+        description="what draws anew: pair as in Constitutional AI, or prompt, where contrast scores each response of "
+        "the prompt only once",
+    )
+    tier_margin: float | None = Field(
+        None,
+        ge=0,
+        lt=0.5,
+        description="null = all principles count by weight, whatever their priority; else a lower tier speaks only "
+        "where the one above it comes within this of 0.5",
     )
     scale: float = Field(
         0.1,

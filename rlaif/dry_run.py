@@ -114,11 +114,15 @@ def _minutes(seconds: float) -> str:
 def _judged(config: RunConfig, responses: int, pairs: int, principles: int, length: int) -> tuple[int, int]:
     """(calls, tokens read) to judge `pairs` of `responses`: contrast reads each response twice, pairwise each pair
     in both orders, random nothing; times the principles."""
-    times = principles if config.judge.principles == "all" else 1
+    drawn = {"all": principles, "one": 1, "subset": min(config.judge.subset_size, principles)}
+    times = drawn[config.judge.principles]
     if config.judge.method == "contrast":
         if config.judge.opening_tokens is not None:
             length = min(length, config.judge.opening_tokens)
-        calls = 2 * responses * times
+        reads = responses * times
+        if config.judge.draw_per == "pair":  # another draw may show a response under another principle
+            reads = min(2 * pairs * times, responses * principles)
+        calls = 2 * reads
         return calls, calls * (PROMPT_TOKENS + length)
     if config.judge.method == "pairwise":
         calls = 2 * pairs * times

@@ -92,7 +92,7 @@ def test_show_keeps_a_version_and_tags_on_their_line(tmp_path: Path) -> None:
     path.write_text('name: odd\nversion: "1\\nforged"\nprinciples: [{id: a, statement: x, tags: ["b\\n\\nforged"]}]\n')
     text = rlaif("show", path).stdout
     assert text.startswith("odd, version 1 forged: 1 principles")
-    assert "1. a   tier 1 (for readers)   weight 1 (100%)   tags b forged   0 tests" in text.splitlines()
+    assert "1. a   tier 1   weight 1 (100%)   tags b forged   0 tests" in text.splitlines()
 
 
 def test_new_writes_a_file_that_loads_without_a_finding_and_overwrites_nothing(tmp_path: Path) -> None:

@@ -143,6 +143,26 @@ def test_principles_are_drawn_by_weight() -> None:
     assert rules.draw(5).id == rules.draw(5).id
 
 
+def test_a_subset_has_different_principles_with_a_weight_in_their_order() -> None:
+    rules = constitution(1.0, 0.0, 3.0, 1.0)
+    drawn = [[p.id for p in rules.draw_subset(seed, 2)] for seed in range(2000)]
+    assert {tuple(ids) for ids in drawn} == {("p0", "p2"), ("p0", "p3"), ("p2", "p3")}
+    # without replacement: p0 and p3 together when p2 is drawn last, 1/5 * 1/4 * 2 = 0.1 of the time
+    assert 160 < drawn.count(["p0", "p3"]) < 240  # 200 expected, standard deviation 13
+    assert [p.id for p in rules.draw_subset(7, 9)] == ["p0", "p2", "p3"]
+
+
+def test_a_draw_is_disturbed_only_where_an_edit_wins_it() -> None:
+    old = constitution(1.0, 1.0, 1.0)
+    new = Principle("new", "Be new.", weight=1.0)
+    reworded = replace(old.principles[0], statement="Other words.")
+    added = replace(old, principles=(new, old.principles[2], old.principles[1], reworded))
+    pairs = [(old.draw(seed).id, added.draw(seed).id) for seed in range(2000)]
+    changed = [after for before, after in pairs if before != after]
+    assert set(changed) == {"new"}
+    assert 440 < len(changed) < 560  # a quarter: 500 expected, standard deviation 19
+
+
 def test_hashes_change_with_what_a_judge_may_see() -> None:
     principle = Principle("p", "Be kind.")
     for same in (replace(principle, tags=("x",)), replace(principle, rationale="why"), replace(principle, id="q")):
@@ -156,9 +176,9 @@ def test_hashes_change_with_what_a_judge_may_see() -> None:
     assert constitution(1.0, 1.0).hash != constitution(1.0, 2.0).hash
 
 
-def test_a_constitution_changes_with_its_tags_which_slices_choose_by_but_not_with_priorities() -> None:
+def test_a_constitution_changes_with_its_tags_which_slices_choose_by_and_with_priorities() -> None:
     def tagged(*tags: str, priority: int = 1) -> Constitution:
         return Constitution("c", "1", "", (Principle("kind", "Be kind.", tags=tags, priority=priority),))
 
-    assert tagged("a", "b").hash == tagged("b", "a").hash == tagged("a", "b", priority=2).hash
+    assert tagged("a", "b").hash == tagged("b", "a").hash != tagged("a", "b", priority=2).hash
     assert tagged("a").hash != tagged("a", "b").hash

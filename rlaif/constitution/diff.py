@@ -49,7 +49,7 @@ class Change:
             if field.name == "weight":
                 parts.append(f"reweighted {field.old:g} -> {field.new:g}")
             elif field.name == "priority":
-                parts.append(f"moved from tier {field.old} to {field.new} (for readers)")
+                parts.append(f"moved from tier {field.old} to {field.new}")
             elif field.name == "tags":
                 tags = [f"+{tag}" for tag in field.new if tag not in field.old]
                 tags += [f"-{tag}" for tag in field.old if tag not in field.new]

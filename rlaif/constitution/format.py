@@ -44,7 +44,7 @@ class _Fields(Table):
     """What every principle may have and an override may change."""
 
     rationale: str = Field("", description="why the rule is there; no model sees it")
-    priority: int = Field(1, ge=1, description="tier, 1 is the highest; for readers, without effect on any label")
+    priority: int = Field(1, ge=1, description="tier, 1 is the highest; acts on labels where judge.tier_margin is set")
     weight: float = Field(1.0, ge=0, le=1e6, description="how often it is drawn and how much it counts; 0 = never")
     tags: list[Text] = Field([], description="names by which a slice of the prompts can choose principles")
     critique: Text | None = Field(None, description="own wording: what to look for in an answer")

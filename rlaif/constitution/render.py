@@ -28,7 +28,7 @@ def constitution_lines(composed: Composed, width: int) -> Iterator[str]:
 
 def _principle(number: int, written: Written, share: float, width: int) -> Iterator[str]:
     entry = written.entry
-    facts = [f"{number}. {entry.id}", f"tier {entry.priority} (for readers)", f"weight {entry.weight:g} ({share:.0%})"]
+    facts = [f"{number}. {entry.id}", f"tier {entry.priority}", f"weight {entry.weight:g} ({share:.0%})"]
     facts += [f"tags {_line(', '.join(entry.tags))}"] if entry.tags else []
     yield "   ".join([*facts, f"{len(entry.tests)} tests"])
     yield from _wrapped(entry.statement, width, "   ")

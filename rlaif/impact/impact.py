@@ -181,13 +181,17 @@ def _side(constitution: Constitution) -> Side:
 def _notes(config: RunConfig, difference: Difference, pairs: Sequence[Relabelled], cost: Cost) -> list[str]:
     """What a reader would otherwise take the numbers for."""
     notes = []
-    if config.judge.principles == "one":
+    if config.judge.principles != "all":
         notes.append(
-            "judge.principles is one: each prompt draws one principle by weight, so any edit of weights, order or "
-            "number of principles changes what is drawn, and the verdicts with it"
+            f"judge.principles is {config.judge.principles}: each {config.judge.draw_per} draws by weight, so another "
+            "weight, id or number of principles changes some draws, and the verdicts with them"
         )
-    elif difference.reordered:
-        notes.append("the principles stand in another order; with judge.principles: all that changes no label")
+    if difference.reordered:
+        notes.append("the principles stand in another order; that changes no label")
+    if config.judge.tier_margin is None and any(
+        field.name == "priority" for change in difference.changes for field in change.fields
+    ):
+        notes.append("priorities changed, and without judge.tier_margin they change no label")
     if cost.judged and not cost.calls and config.judge.method != "random":
         notes.append("every answer of the judge was in the run's cache: the same texts were judged before")
     failed = sum(verdict.prob_a is None for pair in pairs for verdict in pair.after.verdicts)

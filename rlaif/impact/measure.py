@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from rlaif.evaluation.statistics import Estimate, Keyed, mean, preferred
 from rlaif.impact.edits import PrincipleEdit
 from rlaif.impact.relabel import Relabelled, VerdictCount
+from rlaif.judge.aggregate import votes
 from rlaif.judge.principle_tests import wilson
 from rlaif.records import Comparison, Failure, PreferenceLabel, Principle
 
@@ -179,7 +180,5 @@ def _vote(label: PreferenceLabel, principle: Principle | None) -> Vote | None:
     verdicts = [] if principle is None else [v for v in label.verdicts if v.principle_id == principle.id]
     if principle is None or not verdicts:
         return None
-    known = [prob for prob in (verdict.prob_a for verdict in verdicts) if prob is not None]
-    if len(known) == len(verdicts):
-        return Vote(principle.weight, sum(known) / len(known), None)
-    return Vote(principle.weight, None, next((v.failure.kind for v in verdicts if v.failure is not None), "backend"))
+    (found,) = votes(verdicts, [principle])
+    return Vote(principle.weight, found.prob_a, None if found.failure is None else found.failure.kind)

@@ -90,7 +90,7 @@ def relabel(
 class _Plan:
     """The principles that apply to a comparison now, and by id the stored verdicts of those that have any."""
 
-    principles: list[Principle]
+    principles: tuple[Principle, ...]
     stored: dict[str, list[Verdict]]
 
     @property
@@ -99,17 +99,15 @@ class _Plan:
 
 
 def _plan(label: PreferenceLabel, judge: Judge, keys: Mapping[tuple[str, str], str]) -> _Plan:
-    """What is needed and what is there. Principles with stored verdicts come first, in the order of these, so that
-    principles which only changed places add up to the same sum to the last bit."""
+    """What is needed and what is there."""
     groups: dict[str, list[Verdict]] = {}
     for verdict in label.verdicts:
         groups.setdefault(verdict.principle_id, []).append(verdict)
     key_of = {name: keys.get((name, group[0].principle_hash)) for name, group in groups.items()}
     known = {key: name for name, key in key_of.items()}
-    order = {name: index for index, name in enumerate(groups)}
-    placed: list[tuple[int, Principle]] = []
+    principles = judge.principles(label.comparison)
     stored: dict[str, list[Verdict]] = {}
-    for principle in judge.principles(label.comparison):
+    for principle in principles:
         key = keys[principle.id, principle.hash]
         name = principle.id if key_of.get(principle.id) == key else known.get(key)
         if name is not None:
@@ -117,8 +115,7 @@ def _plan(label: PreferenceLabel, judge: Judge, keys: Mapping[tuple[str, str], s
                 replace(verdict, principle_id=principle.id, principle_hash=principle.hash, id="")
                 for verdict in groups[name]
             ]
-        placed.append((len(order) if name is None else order[name], principle))
-    return _Plan([principle for _, principle in sorted(placed, key=lambda item: item[0])], stored)
+    return _Plan(principles, stored)
 
 
 def _keys(principles: Sequence[Principle], judge: Judge) -> dict[tuple[str, str], str]:

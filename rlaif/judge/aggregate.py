@@ -1,11 +1,12 @@
-"""From verdicts to one label: pure functions, so that an edit of weights needs no judge call."""
+"""From verdicts to one label: pure functions, so that an edit of weights or tiers needs no judge call."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rlaif.records import Failure, Verdict
+from rlaif.records import Failure, Principle, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,34 +18,82 @@ class Aggregate:
     failure: Failure | None
 
 
-def aggregate(verdicts: Sequence[Verdict], weights: Mapping[str, float], *, abstain_below: float = 0.0) -> Aggregate:
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What one principle says of a pair: P(A is better) or None with the `failure`; `gap` between the two orders, if
+    there are two."""
+
+    principle: Principle
+    prob_a: float | None
+    gap: float | None
+    failure: Failure | None
+
+
+def votes(verdicts: Sequence[Verdict], principles: Iterable[Principle]) -> list[Vote]:
+    """The vote of each principle that has verdicts, the mean over the orders; principles in their order.
+
+    A failed verdict in either order silences the principle: with one order alone, the judge's preference for a slot
+    would stand as a preference for a response.
+    """
+    groups: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault(verdict.principle_id, []).append(verdict)
+    return [_vote(principle, groups[principle.id]) for principle in principles if principle.id in groups]
+
+
+def _vote(principle: Principle, verdicts: Sequence[Verdict]) -> Vote:
+    found = [p for p in (verdict.prob_a for verdict in verdicts) if p is not None]
+    if len(found) < len(verdicts):
+        failure = next((v.failure for v in verdicts if v.failure is not None), None)
+        return Vote(principle, None, None, failure or Failure("backend", "no probability and no reason"))
+    gap = abs(found[0] - found[1]) if len(found) == 2 else None
+    return Vote(principle, math.fsum(found) / len(found), gap, None)
+
+
+def aggregate(
+    verdicts: Sequence[Verdict],
+    principles: Iterable[Principle],
+    *,
+    tier_margin: float | None = None,
+    abstain_below: float = 0.0,
+) -> Aggregate:
     """The label of one comparison: per principle the mean over the orders, over principles the weighted mean.
 
-    `weights` maps principle id to weight. A principle with a failed verdict in either order says nothing: with one
-    order alone, the judge's preference for a slot would stand as a preference for a response. If no principle is
-    left the label is None with the first failure; |prob_a - 0.5| < `abstain_below` is None and "abstained".
+    With `tier_margin` the principles of the highest tier (the smallest `priority`) decide, and a lower tier speaks
+    only where all above it come within the margin of 0.5; the last tier that is there always speaks. A principle with
+    a failed verdict says nothing. If none that counts is left, or none in a tier that would have to speak, the label
+    is None with the first failure: a lower tier is no substitute for a higher one that could not be judged.
+    |prob_a - 0.5| < `abstain_below` is None and "abstained".
     """
-    by_principle: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
-        by_principle.setdefault(verdict.principle_id, []).append(verdict)
-    total = weight_sum = gap = 0.0
-    compared = 0
-    for principle_id, group in by_principle.items():
-        found = [p for p in (verdict.prob_a for verdict in group) if p is not None]
-        weight = weights.get(principle_id, 0.0)
-        if len(found) < len(group) or weight == 0:
-            continue
-        total += weight * sum(found) / len(found)
-        weight_sum += weight
-        if len(found) == 2:
-            gap += abs(found[0] - found[1])
-            compared += 1
-    consistency = 1.0 - gap / compared if compared else None
-    if weight_sum == 0:
-        first = next((v.failure for v in verdicts if v.failure is not None), None)
-        return Aggregate(None, consistency, first or Failure("empty", "no principle has a weight above 0"))
-    prob_a = total / weight_sum
+    counted = [vote for vote in votes(verdicts, principles) if vote.principle.weight > 0]
+    gaps = [vote.gap for vote in counted if vote.gap is not None]
+    consistency = 1.0 - math.fsum(gaps) / len(gaps) if gaps else None
+    prob_a: float | None = None
+    for tier in _tiers(counted, tier_margin):
+        prob_a = _weighted_mean(tier)
+        if prob_a is None:
+            failure = next(vote.failure for vote in tier if vote.failure is not None)
+            return Aggregate(None, consistency, failure)
+        if tier_margin is None or abs(prob_a - 0.5) > tier_margin:
+            break
+    if prob_a is None:
+        return Aggregate(None, consistency, Failure("empty", "no principle has a weight above 0"))
     if abs(prob_a - 0.5) < abstain_below:
         reason = f"prob_a {prob_a:.3f} is nearer to 0.5 than judge.abstain_below = {abstain_below}"
         return Aggregate(None, consistency, Failure("abstained", reason))
     return Aggregate(prob_a, consistency, None)
+
+
+def _tiers(counted: Sequence[Vote], tier_margin: float | None) -> list[list[Vote]]:
+    """The votes of each tier, the highest first; all in one where tiers do not count. No empty list."""
+    groups: dict[int, list[Vote]] = {}
+    for vote in counted:
+        groups.setdefault(0 if tier_margin is None else vote.principle.priority, []).append(vote)
+    return [groups[tier] for tier in sorted(groups)]
+
+
+def _weighted_mean(tier: Sequence[Vote]) -> float | None:
+    known = [(vote.principle.weight, vote.prob_a) for vote in tier if vote.prob_a is not None]
+    if not known:
+        return None
+    return math.fsum(weight * prob for weight, prob in known) / math.fsum(weight for weight, _ in known)

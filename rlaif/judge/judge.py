@@ -38,7 +38,6 @@ class Judge:
         self.config, self.constitution, self.model, self.seed = config, constitution, model, seed
         self.template = None if config.method == "random" else load_template(config.method, templates)
         self.scopes = by_slice(constitution, prompts or {})
-        self.weights = {p.id: p.weight for p in constitution.principles}
 
     @classmethod
     def of_run(cls, context: StageContext) -> Judge:
@@ -74,8 +73,13 @@ class Judge:
         return labels
 
     def settle(self, comparison: Comparison, verdicts: tuple[Verdict, ...]) -> PreferenceLabel:
-        """The label that these verdicts make under the constitution's weights; asks no model."""
-        result = aggregate(verdicts, self.weights, abstain_below=self.config.abstain_below)
+        """The label that these verdicts make under the constitution's weights and tiers; asks no model."""
+        result = aggregate(
+            verdicts,
+            self.constitution.principles,
+            tier_margin=self.config.tier_margin,
+            abstain_below=self.config.abstain_below,
+        )
         return PreferenceLabel(
             comparison=comparison,
             prob_a=result.prob_a,
@@ -86,16 +90,20 @@ class Judge:
         )
 
     def principles(self, comparison: Comparison) -> tuple[Principle, ...]:
-        """The principles a comparison is judged under: of those that apply to its slice all with a weight, or one
-        drawn by weight and seed.
+        """The principles a comparison is judged under: of those that apply to its slice all with a weight, or one or
+        some of them drawn by weight and seed.
 
-        The draw is per prompt: all pairs of a prompt share it, so a method that scores one response at a time scores
-        each response once.
+        A draw per prompt is shared by all pairs of the prompt, so that a method which scores one response at a time
+        scores each response once. A draw per pair is the same for the swapped pair.
         """
         part = self.scopes.get(comparison.prompt.slice, self.constitution)
-        if self.config.principles == "one":
-            return (part.draw(record_seed(self.seed, "judge", comparison.prompt.id)),)
-        return tuple(p for p in part.principles if p.weight > 0)
+        if self.config.principles == "all":
+            return tuple(p for p in part.principles if p.weight > 0)
+        drawn_for = [comparison.prompt.id]
+        if self.config.draw_per == "pair":
+            drawn_for += sorted((comparison.a.id, comparison.b.id))
+        size = 1 if self.config.principles == "one" else self.config.subset_size
+        return part.draw_subset(record_seed(self.seed, "judge", *drawn_for), size)
 
     def _ask(self, asks: Sequence[Ask]) -> list[list[Verdict]]:
         if self.config.method == "random":

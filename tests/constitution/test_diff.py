@@ -85,7 +85,7 @@ def test_what_no_judge_sees_needs_no_new_verdict() -> None:
     assert (change.seen_by, change.judged_anew, found.judged_anew) == ((), (), {"pairwise": 0, "contrast": 0})
     assert set(change.words.split("; ")) == {
         "reweighted 1 -> 0.5",
-        "moved from tier 1 to 2 (for readers)",
+        "moved from tier 1 to 2",
         "retagged +style -tone",
         "other rationale",
         "other tests (0 -> 1)",

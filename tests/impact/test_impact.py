@@ -164,7 +164,7 @@ def test_one_principle_per_prompt_is_drawn_again(tmp_path: Path) -> None:
     heavy, _ = ask(run, edited(kind={"weight": 1e6}))
     assert {row.id: row.needed for row in heavy.principles} == {"kind": PAIRS, "brief": 0, "honest": 0, "safe": 0}
     assert 0 < heavy.cost.judged < PAIRS
-    assert any("draws one principle" in note for note in heavy.notes)
+    assert any("draws by weight" in note for note in heavy.notes)
 
 
 def test_a_tag_decides_where_a_principle_applies(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,36 @@ def test_one_principle_is_drawn_by_weight_the_same_for_all_pairs_of_a_prompt() -
     assert [again.principles(comparison("a", "b", f"Question {n}?")) for n in range(2000)] == drawn
     other = judge(ScriptedModel(), principles="one", seed=5)
     assert [other.principles(comparison(question=f"Question {n}?")) for n in range(2000)] != drawn
+
+
+def test_a_draw_per_pair_differs_between_the_pairs_of_a_prompt_but_not_when_they_are_swapped() -> None:
+    pairs = [comparison("first", f"other {n}") for n in range(200)]
+    per_prompt, per_pair = (judge(ScriptedModel(), principles="one", draw_per=per) for per in ("prompt", "pair"))
+    assert len({per_prompt.principles(pair) for pair in pairs}) == 1
+    assert {chosen[0].id for chosen in map(per_pair.principles, pairs)} == {"kind", "short"}
+    assert [per_pair.principles(pair.swap()) for pair in pairs] == [per_pair.principles(pair) for pair in pairs]
+
+
+def test_a_subset_of_the_principles_is_judged() -> None:
+    four = Constitution("four", "1", "", tuple(Principle(f"p{n}", f"Be {n}.") for n in range(4)))
+    used = judge(ScriptedModel(), four, principles="subset", subset_size=2, method="pairwise")
+    labels = used.label([comparison(question=f"Question {n}?") for n in range(40)])
+    sets = {tuple(dict.fromkeys(v.principle_id for v in label.verdicts)) for label in labels}
+    assert {len(chosen) for chosen in sets} == {2}
+    assert len(sets) == 6
+    three = judge(ScriptedModel(), four, principles="subset", subset_size=3, method="pairwise")
+    assert len(three.label([comparison()])[0].verdicts) == 2 * 3
+
+
+def test_tiers_decide_where_the_config_says_so() -> None:
+    helpful_first = Constitution("tiers", "1", "", (replace(SHORT, priority=2), KIND))
+    by_weight, by_tier, undecided = (
+        judge(Recorder(TABLE), helpful_first, scale=1.0, tier_margin=margin).label([comparison()])[0].prob_a
+        for margin in (None, 0.05, 0.4)
+    )
+    assert by_weight == pytest.approx((logistic(0.35) + 3 * logistic(-0.4)) / 4)
+    assert by_tier == pytest.approx(logistic(0.35))  # 0.587 is clear
+    assert undecided == pytest.approx(logistic(-0.4))  # within 0.4: the second tier speaks
 
 
 def test_label_under_judges_each_pair_under_its_own_principles() -> None:
