@@ -157,7 +157,8 @@ def _read_text(path: Path) -> Iterator[Row]:
             yield (Message("user", line.strip()),), ()
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of every line of a JSONL file; DataError for one that cannot be read."""
     try:
         yield from read_json_lines(path)
     except OSError as problem:
@@ -165,7 +166,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
-    for number, row in _json_lines(path):
+    for number, row in json_lines(path):
         where = f"{path}:{number}"
         if ("prompt" in row) == ("messages" in row):
             raise DataError(
@@ -174,27 +175,37 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
                 remedy='write {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}',
             )
         if "prompt" in row:
-            messages: tuple[Message, ...] = (Message("user", _text(row["prompt"], f"{where}: prompt")),)
+            messages: tuple[Message, ...] = (
+                Message("user", filled_text(row["prompt"], f"{where}: prompt", "a prompt")),
+            )
         else:
-            messages = _messages(row["messages"], f"{where}: messages")
-        tags = row.get("tags", row.get("intents", []))
-        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-            raise DataError("must be a list of texts", where=f"{where}: tags", remedy='for example "tags": ["cooking"]')
-        yield messages, tuple(tags)
+            messages = read_conversation(row["messages"], f"{where}: messages")
+        yield messages, read_tags(row.get("tags", row.get("intents", [])), f"{where}: tags")
 
 
-def _text(value: Any, where: str) -> str:
+def read_tags(value: Any, where: str) -> tuple[str, ...]:
+    """The tags in a field of a JSON line; DataError, pointing at `where`, if they are no list of texts."""
+    if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
+        raise DataError("must be a list of texts", where=where, remedy='for example "tags": ["cooking"]')
+    return tuple(value)
+
+
+def filled_text(value: Any, where: str, kind: str) -> str:
+    """The text in a field of a JSON line; DataError, pointing at `where`, if it is none, blank or broken Unicode.
+
+    `kind` says in words what belongs there, such as "a prompt".
+    """
     if not isinstance(value, str):
         raise DataError(f"must be text, not {type(value).__name__}", where=where, remedy="put it in quotes")
     if not value.strip():
-        raise DataError("is blank", where=where, remedy="write a prompt or remove the line")
+        raise DataError("is blank", where=where, remedy=f"write {kind} or remove the line")
     if not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value):
         raise DataError("holds half of a surrogate pair", where=where, remedy="remove the broken \\ud... escape")
     return value
 
 
-def _messages(value: Any, where: str) -> tuple[Message, ...]:
-    """A conversation: an optional system message, then user and assistant in turn, the user last."""
+def read_messages(value: Any, where: str) -> tuple[Message, ...]:
+    """The messages in a field of a JSON line, whoever they are by; DataError where one is no message."""
     if not isinstance(value, list) or not value:
         raise DataError("must be a list of messages", where=where, remedy='[{"role": "user", "content": "..."}]')
     messages = []
@@ -206,7 +217,13 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
             raise DataError(
                 f"role must be one of {', '.join(_ROLES)} (given: {item.get('role')!r})", where=f"{at}.role"
             )
-        messages.append(Message(item["role"], _text(item.get("content"), f"{at}.content")))
+        messages.append(Message(item["role"], filled_text(item.get("content"), f"{at}.content", "a message")))
+    return tuple(messages)
+
+
+def read_conversation(value: Any, where: str) -> tuple[Message, ...]:
+    """The messages of a prompt: an optional system message, then user and assistant in turn, the user last."""
+    messages = read_messages(value, where)
     if messages[-1].role != "user":
         raise DataError(
             f"the last message is by the {messages[-1].role}, not by the user",
@@ -221,4 +238,4 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
                 where=where,
                 remedy="after an optional first system message, user and assistant take turns",
             )
-    return tuple(messages)
+    return messages

@@ -29,6 +29,7 @@ LAYERS = {
     "constitution": 3,
     "templates": 3,
     "prompt_sets": 3,
+    "comparison_files": 3,
     "resources": 3,
     "provenance": 3,
     "lm": 4,

@@ -1,0 +1,265 @@
+"""Files of comparisons: our own labels, and the shapes in which others keep pairs of answers.
+
+Each line of the JSONL file has one of these shapes, and `read_comparisons` finds out which:
+
+    {"comparison": {...}, "prob_a": 0.8, "verdicts": [...]}       a label of ours, as in label/labels.jsonl
+    {"prompt": {...}, "a": {...}, "b": {...}}                     a Comparison of ours, not judged
+    {"prompt": ..., "chosen": ..., "rejected": ...}               TRL's preference format
+    {"prompt": ..., "response_a": "...", "response_b": "...", "prob_a": 0.8}      or "label": "a" | "b" | "tie"
+
+`prompt` is a text or a list of messages; `chosen` and `rejected` are texts or lists of messages, which may repeat the
+conversation before the answer, and then `prompt` may be left out. The last two shapes take an optional `slice` and
+`tags`; other keys are ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import DataError
+from rlaif.prompt_sets import filled_text, json_lines, read_conversation, read_messages, read_tags
+from rlaif.records import (
+    Comparison,
+    Failure,
+    Message,
+    PreferenceLabel,
+    Prompt,
+    Response,
+    Verdict,
+    content_id,
+    from_json,
+)
+
+MOST_TOLD = 20
+"""Problems and repeated lines that are named; of more only the number is told."""
+LABELS = {"a": 1.0, "b": 0.0, "tie": 0.5}
+_SHAPES = "write prompt, chosen and rejected; or prompt, response_a and response_b with prob_a or label"
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPair:
+    """One line of the file. `prob_a` is what the file says, None if it says nothing (for a label of ours that failed,
+    with the `failure`); `verdicts` and `constitution_hash` come with labels of ours. `line` counts from 1."""
+
+    comparison: Comparison
+    prob_a: float | None
+    line: int
+    verdicts: tuple[Verdict, ...] = ()
+    failure: Failure | None = None
+    constitution_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A line that was left out: its pair, in either order, stands in the line `first` too. `agrees` says whether it
+    has the same label."""
+
+    line: int
+    first: int
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonFile:
+    """The pairs of a file, in file order, each once, and the lines that repeat one."""
+
+    path: Path
+    pairs: tuple[GivenPair, ...]
+    repeated: tuple[Repeated, ...]
+
+    def notes(self) -> list[str]:
+        """What a reader should be told before any number: that lines were left out, and which."""
+        if not self.repeated:
+            return []
+        told = [f"{r.line} (as in {r.first})" for r in self.repeated[:MOST_TOLD]]
+        told += [f"and {len(self.repeated) - MOST_TOLD} more"] if len(self.repeated) > MOST_TOLD else []
+        other = sum(not r.agrees for r in self.repeated)
+        against = f"; {other} of them have another label than the first" if other else ""
+        return [f"left out lines that repeat a pair: {', '.join(told)}{against}"]
+
+
+def read_comparisons(path: Path) -> ComparisonFile:
+    """The pairs of a JSONL file in any of the shapes above, ids by content.
+
+    Of `chosen` and `rejected`, which one stands as A is drawn by a hash of the two texts. A pair that stands twice is
+    kept as the first line has it. Raises DataError that names every wrong line (up to 20) with its field.
+    """
+    pairs: list[GivenPair] = []
+    problems: list[tuple[int, DataError]] = []
+    try:
+        for number, row in json_lines(path):
+            try:
+                pairs.append(_pair(row, number))
+            except DataError as problem:
+                problems.append((number, problem))
+    except DataError as broken:  # no line of JSON: nothing after it can be read
+        if not problems:
+            raise
+        place = (broken.where or "").removeprefix(f"{path}:")
+        problems.append((int(place) if place.isdigit() else 0, DataError(broken.what, remedy=broken.remedy)))
+    if problems:
+        raise _all_of(path, problems)
+    if not pairs:
+        raise DataError("holds no comparison", where=str(path), remedy=_SHAPES)
+    return ComparisonFile(path, *_without_repeated(pairs))
+
+
+def _pair(row: dict[str, Any], line: int) -> GivenPair:
+    if "comparison" in row:
+        label = _record(PreferenceLabel, row)
+        return GivenPair(
+            label.comparison, _probability(label.prob_a), line, label.verdicts, label.failure, label.constitution_hash
+        )
+    if "a" in row and "b" in row:
+        return GivenPair(_record(Comparison, row), None, line)
+    if "chosen" in row and "rejected" in row:
+        return _preference(row, line)
+    if "response_a" in row and "response_b" in row:
+        texts = [filled_text(row[key], key, "an answer") for key in ("response_a", "response_b")]
+        return GivenPair(_comparison(_prompt(row), texts, row), _given_probability(row), line)
+    known = {"prompt", "chosen", "rejected", "response_a", "response_b", "comparison"}
+    found = ", ".join(sorted(known & row.keys()))
+    raise DataError(f"is no comparison{f', it has only {found}' if found else ''}", remedy=_SHAPES)
+
+
+def _preference(row: dict[str, Any], line: int) -> GivenPair:
+    """A line with `chosen` and `rejected`; the hash of the two, whichever is chosen, says which one stands as A."""
+    if "prompt" in row:
+        prompt = _prompt(row)
+        chosen, rejected = (_answer(row[key], key, prompt) for key in ("chosen", "rejected"))
+    else:
+        prompt, chosen, rejected = _implicit(row)
+    first, second = sorted((chosen, rejected))
+    swapped = int(content_id("places", prompt, first, second), 16) % 2 == 1
+    texts = [second, first] if swapped else [first, second]
+    return GivenPair(_comparison(prompt, texts, row), float(texts[0] == chosen), line)
+
+
+def _implicit(row: dict[str, Any]) -> tuple[tuple[Message, ...], str, str]:
+    """The conversation that `chosen` and `rejected` share and their last messages, for a line without a prompt."""
+    sides = []
+    for key in ("chosen", "rejected"):
+        if not isinstance(row[key], list):
+            raise DataError(
+                "there is no prompt, and only lists of messages can bring it along",
+                where=key,
+                remedy="add the prompt; of texts that repeat it, keep the answer alone",
+            )
+        messages = read_messages(row[key], key)
+        if messages[-1].role != "assistant":
+            raise DataError("does not end with the assistant's answer", where=key, remedy="add the answer")
+        sides.append(messages)
+    chosen, rejected = sides
+    if chosen[:-1] != rejected[:-1]:
+        raise DataError(
+            "chosen and rejected do not share the conversation before their last message",
+            remedy="compare answers to the same conversation; what differs must be the last message alone",
+        )
+    prompt = read_conversation([{"role": m.role, "content": m.content} for m in chosen[:-1]], "chosen")
+    return prompt, chosen[-1].content, rejected[-1].content
+
+
+def _prompt(row: dict[str, Any]) -> tuple[Message, ...]:
+    if "prompt" not in row:
+        raise DataError("this field is required", where="prompt", remedy="a text, or a list of messages")
+    if isinstance(row["prompt"], list):
+        return read_conversation(row["prompt"], "prompt")
+    return (Message("user", filled_text(row["prompt"], "prompt", "a prompt")),)
+
+
+def _answer(value: Any, key: str, prompt: tuple[Message, ...]) -> str:
+    """The text of an answer that is a text, or the one message behind the prompt, which may be repeated."""
+    if not isinstance(value, list):
+        return filled_text(value, key, "an answer")
+    messages = read_messages(value, key)
+    if messages[: len(prompt)] == prompt:
+        messages = messages[len(prompt) :]
+    if len(messages) != 1 or messages[0].role != "assistant":
+        raise DataError(
+            "must be one message by the assistant, behind the messages of the prompt or alone "
+            f"(given: {', '.join(m.role for m in messages) or 'the prompt alone'})",
+            where=key,
+            remedy="what comes before the answer belongs into the prompt, word for word",
+        )
+    return messages[0].content
+
+
+def _comparison(messages: tuple[Message, ...], texts: list[str], row: dict[str, Any]) -> Comparison:
+    if texts[0] == texts[1]:
+        raise DataError("both answers are the same text", remedy="remove the line")
+    part = row.get("slice", "")
+    if not isinstance(part, str):
+        raise DataError(f"must be text, not {type(part).__name__}", where="slice", remedy="put it in quotes")
+    prompt = Prompt(messages, slice=part, tags=read_tags(row.get("tags", []), "tags"))
+    a, b = (Response(prompt.id, text, "given", 0, 0.0, "stop", 0) for text in texts)
+    return Comparison(prompt, a, b)
+
+
+def _given_probability(row: dict[str, Any]) -> float | None:
+    """What `prob_a` or `label` says; None where neither stands or the one that does is null."""
+    label, probability = row.get("label"), row.get("prob_a")
+    if label is not None and probability is not None:
+        raise DataError("stands beside prob_a", where="label", remedy="keep one of the two")
+    if label is None:
+        return _probability(probability)
+    if not isinstance(label, str) or label.lower() not in LABELS:
+        raise DataError(f"must be one of {', '.join(LABELS)} (given: {label!r})", where="label")
+    return LABELS[label.lower()]
+
+
+def _probability(value: Any) -> float | None:
+    if value is None:
+        return None
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
+    if not fits:
+        raise DataError(
+            f"must be a number from 0 to 1 (given: {str(value)[:60]!r})",
+            where="prob_a",
+            remedy="the probability that answer A is the better one; null for none",
+        )
+    return float(value)
+
+
+def _record(kind: type[Any], row: dict[str, Any]) -> Any:
+    """The record of ours in `row`; DataError naming the first field that is wrong."""
+    from pydantic import ValidationError
+
+    try:
+        return from_json(kind, row)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        raise DataError(
+            f"is not a {kind.__name__} of rlaif: {first['msg'].lower()}",
+            where=".".join(map(str, first["loc"])) or None,
+            remedy="mend the line, or write prompt, response_a, response_b and prob_a instead",
+        ) from None
+
+
+def _without_repeated(pairs: Iterable[GivenPair]) -> tuple[tuple[GivenPair, ...], tuple[Repeated, ...]]:
+    """The first of equal pairs, in either order, and what was left out."""
+    kept: dict[tuple[str, str, str], GivenPair] = {}
+    repeated = []
+    for pair in pairs:
+        comparison = pair.comparison
+        low, high = sorted((comparison.a.id, comparison.b.id))
+        first = kept.setdefault((comparison.prompt.id, low, high), pair)
+        if first is not pair:
+            turned = first.comparison.a.id != comparison.a.id and pair.prob_a is not None
+            told = 1 - pair.prob_a if turned and pair.prob_a is not None else pair.prob_a
+            repeated.append(Repeated(pair.line, first.line, told == first.prob_a))
+    return tuple(kept.values()), tuple(repeated)
+
+
+def _all_of(path: Path, problems: list[tuple[int, DataError]]) -> DataError:
+    """One error that names every line, pointing at the first."""
+    told: list[str] = []
+    for number, problem in problems[:MOST_TOLD]:
+        text = f"{problem.where}: {problem.what}" if problem.where else problem.what
+        told.append(f"line {number}: {text}" if told else text)
+    told += [f"and {len(problems) - MOST_TOLD} more"] if len(problems) > MOST_TOLD else []
+    first, problem = problems[0]
+    return DataError("; ".join(told), where=f"{path}:{first}", remedy=problem.remedy)
