@@ -15,7 +15,8 @@ import typer
 
 from rlaif import __version__
 from rlaif.cli_constitution import constitution_app
-from rlaif.errors import ConfigError, DiskError, RlaifError, RunFolderError
+from rlaif.cli_impact import impact
+from rlaif.errors import ConfigError, DiskError, RlaifError
 
 if TYPE_CHECKING:
     from rlaif.config import RunConfig, StageName
@@ -172,49 +173,13 @@ def show(
     from rich.console import Console
 
     from rlaif.show import show as show_run
+    from rlaif.store import refuse_no_run
 
-    _existing_run(run)
+    refuse_no_run(run)
     show_run(run, what, n=n, failed=failed, console=Console())
 
 
-@app.command()
-@_friendly
-def impact(
-    run: Annotated[Path, typer.Option("--run", metavar="RUN", help="a run whose label stage is finished")],
-    to: Annotated[str, typer.Option("--to", metavar="NEW", help="the edited constitution, a file or a shipped one")],
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")] = None,
-    examples: Annotated[int, typer.Option("--examples", min=0, help="most changed pairs to show")] = 5,
-    as_json: JsonOption = False,
-) -> None:
-    """Say what an edited constitution would change in a run's labels; judges only what the edit touches."""
-    from rich.console import Console
-
-    from rlaif.impact.impact import impact as impact_of
-    from rlaif.impact.page import page, refuse_place
-    from rlaif.impact.terminal import rendered
-    from rlaif.progress import choose
-    from rlaif.store import RunFolder, write_atomic
-
-    _existing_run(run)
-    for path, suffix, option in ((html, ".html", "--html"), (out, ".json", "--out")):
-        if path is not None:
-            refuse_place(path, suffix, option, run)
-    found = impact_of(RunFolder(run), to, examples=examples, progress=choose(quiet=as_json))
-    text = json.dumps(found.as_json())
-    if html is not None:
-        write_atomic(html, page(found))
-    if out is not None:
-        write_atomic(out, text + "\n")
-    if as_json:
-        print(text)
-        return
-    console = Console()
-    for part in rendered(found):
-        console.print(part)
-    for path in (html, out):
-        if path is not None:
-            print(f"wrote {path}")
+app.command("impact")(_friendly(impact))
 
 
 @app.command()
@@ -315,16 +280,12 @@ def _run_folder(config_path: Path | None, out: Path | None) -> Path:
     return Path("runs") / config_path.stem
 
 
-def _existing_run(folder: Path) -> None:
-    if not (folder / "config.yaml").is_file():
-        raise RunFolderError("is not a run of rlaif", where=str(folder), remedy="give the folder that --out named")
-
-
 def _load(config_path: Path | None, folder: Path, overrides: list[str] | None) -> RunConfig:
     from rlaif.config import load
+    from rlaif.store import refuse_no_run
 
     if config_path is None:
-        _existing_run(folder)
+        refuse_no_run(folder)
     return load(folder / "config.yaml" if config_path is None else config_path, overrides or ())
 
 

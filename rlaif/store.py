@@ -264,3 +264,9 @@ class RunFolder:
             yield
         finally:
             handle.close()
+
+
+def refuse_no_run(folder: Path) -> None:
+    """Raises RunFolderError unless the folder is a run."""
+    if not (folder / "config.yaml").is_file():
+        raise RunFolderError("is not a run of rlaif", where=str(folder), remedy="give the folder that --out named")

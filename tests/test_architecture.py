@@ -51,6 +51,7 @@ LAYERS = {
     "impact": 8,
     "cli": 9,
     "cli_constitution": 9,
+    "cli_impact": 9,
     "__main__": 9,
 }
 """Room (module or package directly under rlaif) -> layer. A module imports its own layer or lower ones."""
@@ -72,7 +73,7 @@ ROOMS = {
     "vaderSentiment": {"evaluation"},
     "jinja2": {"templates", "report"},
     "ruamel": {"yaml_io"},
-    "typer": {"cli", "cli_constitution"},
+    "typer": {"cli", "cli_constitution", "cli_impact"},
     "gguf": {"models"},
 }
 LIGHT = [

@@ -6,10 +6,10 @@ and prompts are what the bootstrap resamples (rlaif.evaluation.statistics).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rlaif.evaluation.statistics import Estimate, Keyed, mean, preferred
+from rlaif.evaluation.statistics import Estimate, Keyed, mean, paired_difference, preferred
 from rlaif.impact.edits import PrincipleEdit
 from rlaif.impact.relabel import Relabelled, VerdictCount
 from rlaif.judge.aggregate import votes
@@ -44,6 +44,18 @@ class PairGroup:
     appeared: dict[str, int]
     vanished: dict[str, int]
     unlabelled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How often the judge prefers what the file's own labels prefer, under each constitution, and the paired
+    difference (new - old), all means over prompts. Of `pairs` with a preference in the file and a label on both sides;
+    a label of exactly 0.5 agrees by half."""
+
+    pairs: int
+    before: Estimate
+    after: Estimate
+    difference: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +143,24 @@ def _group(kind: str, name: str, pairs: Sequence[Relabelled], seed: int, resampl
     return PairGroup(
         kind, name, prompts, len(pairs), len(flips), number, rate, shift, size, appeared, vanished, unlabelled
     )
+
+
+def agreement(
+    pairs: Sequence[Relabelled], given: Mapping[str, float], *, seed: int, resamples: int
+) -> Agreement | None:
+    """The agreement with labels that are `given` by comparison id; None where no pair can be compared."""
+    old: list[Keyed] = []
+    new: list[Keyed] = []
+    for pair in pairs:
+        comparison, truth = pair.before.comparison, given.get(pair.before.comparison.id, 0.5)
+        if truth != 0.5 and pair.before.prob_a is not None and pair.after.prob_a is not None:
+            for values, prob in ((old, pair.before.prob_a), (new, pair.after.prob_a)):
+                values.append((comparison.prompt.id, 1 - abs(preferred(prob) - preferred(truth))))
+    before, after = (mean(values, seed=seed, resamples=resamples) for values in (old, new))
+    difference = paired_difference(new, old, seed=seed, resamples=resamples)
+    if before is None or after is None or difference is None:
+        return None
+    return Agreement(len(old), before, after, difference)
 
 
 def _with_width(rate: Estimate | None) -> Estimate | None:

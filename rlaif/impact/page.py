@@ -8,7 +8,7 @@ from pathlib import Path
 from rlaif.errors import ConfigError
 from rlaif.impact.impact import Impact
 from rlaif.impact.measure import MIN_PROMPTS
-from rlaif.impact.terminal import cost_line, flips_line, labels_line
+from rlaif.impact.terminal import agreement_line, cost_line, flips_line, labels_line
 from rlaif.report.build import render
 from rlaif.store import RunFolder
 
@@ -18,22 +18,25 @@ def page(impact: Impact) -> str:
     return render(
         "impact.html.jinja",
         {
-            "title": f"{Path(impact.run).resolve().name} under {impact.after.name} {impact.after.version}",
+            "title": f"{Path(impact.source).resolve().name} under {impact.after.name} {impact.after.version}",
             "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "impact": impact,
             "flips": flips_line(impact.groups[0]),
             "labels": labels_line(impact.groups[0]),
+            "agreement": None if impact.agreement is None else agreement_line(impact.agreement),
             "cost": cost_line(impact.cost),
             "min_prompts": MIN_PROMPTS,
         },
     )
 
 
-def refuse_place(path: Path, suffix: str, option: str, run: Path) -> None:
+def refuse_place(path: Path, suffix: str, option: str, run: Path | None) -> None:
     """Raises ConfigError unless the file ends in `suffix`, lies in none of the run's folders and is not the run's
     report: what a stage or `rlaif report` wrote is never overwritten."""
     if path.suffix.lower() != suffix:
         raise ConfigError(f"{option} {path} does not end in {suffix}", remedy=f"for example {option} impact{suffix}")
+    if run is None:
+        return
     if path.resolve() == RunFolder(run).report_path.resolve():
         raise ConfigError(
             f"{option} {path} is the report of the run",

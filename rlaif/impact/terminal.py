@@ -12,16 +12,15 @@ from rich.text import Text
 
 from rlaif.evaluation.statistics import Estimate
 from rlaif.impact.impact import Cost, Impact
-from rlaif.impact.measure import PairChange, PairGroup, Vote, VoteChange
+from rlaif.impact.measure import Agreement, PairChange, PairGroup, Vote, VoteChange
 from rlaif.report.text import MISSING, common_decimals, duration, interval, number, percent, percents, shown, visible
 
 
 def rendered(impact: Impact) -> Iterator[RenderableType]:
     """What to print, from the headline to the pairs."""
-    whole = impact.groups[0]
     which = " -> ".join(" ".join(f"{side.name} {side.version}".split()) for side in (impact.before, impact.after))
-    yield _text(f"{impact.run}: {which}", "bold")
-    yield _facts(whole, impact.cost)
+    yield _text(f"{impact.source}: {which}", "bold")
+    yield _facts(impact)
     yield _principles(impact)
     if impact.groups[1:]:
         yield _groups(impact.groups)
@@ -54,6 +53,21 @@ def cost_line(cost: Cost) -> str:
     )
 
 
+def agreement_line(found: Agreement) -> str:
+    """Agreement with the file's own labels before and now, and the paired difference."""
+    before, after = (f"{percent(side.mean)} ({percents(side.low, side.high)})" for side in (found.before, found.after))
+    change = found.difference
+    bounds = "" if change.low is None or change.high is None else f" ({_points(change.low)} to {_points(change.high)})"
+    return (
+        f"with the file's own labels on {found.pairs:,} pairs: {before} before, {after} now; "
+        f"{_points(change.mean)} points{bounds}"
+    )
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "\u2212")
+
+
 def _text(text: str, style: str = "") -> Text:
     return Text(visible(text), style=style)
 
@@ -68,13 +82,16 @@ def flips_line(group: PairGroup) -> str:
     return f"{share}; {number(group.flips)} of {group.compared:,} pairs"
 
 
-def _facts(whole: PairGroup, cost: Cost) -> Table:
+def _facts(impact: Impact) -> Table:
+    whole = impact.groups[0]
     table = Table.grid(padding=(0, 2))
     table.add_row("label flips", _text(flips_line(whole), "bold"))
     table.add_row("shift of P(A)", _shift(whole.shift, "new - old; about 0 where A and B are drawn"))
     table.add_row("size of the shift", _shift(whole.moved, "mean of |new - old|"))
     table.add_row("labels", _text(labels_line(whole)))
-    table.add_row("cost", _text(cost_line(cost)))
+    if impact.agreement is not None:
+        table.add_row("agreement", _text(agreement_line(impact.agreement)))
+    table.add_row("cost", _text(cost_line(impact.cost)))
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from rlaif import pipeline, stages
 from rlaif.config import RunConfig, parse
 from rlaif.impact.impact import Impact, impact
+from rlaif.impact.subject import of_run
 from rlaif.judge.judge import Judge
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, LanguageModel, ResponseLogprobs, ScoreRequest
@@ -152,5 +154,5 @@ def ask(run: RunFolder, to: Constitution, *, examples: int = 3) -> tuple[Impact,
         model.opened = True
         return CachedModel(model, cache / "judge.sqlite")
 
-    found = impact(run, str(path), examples=examples, progress=Silent(), open_judge=open_judge)
-    return found, model
+    with closing(of_run(run, open_judge)) as subject:
+        return impact(subject, str(path), examples=examples, progress=Silent()), model

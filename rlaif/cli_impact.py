@@ -1,0 +1,103 @@
+"""`rlaif impact`: the options of the verb, which of them go together, and where its answers go."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlaif.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlaif.impact.subject import Subject
+    from rlaif.progress import Progress
+
+
+def impact(
+    to: Annotated[str, typer.Option("--to", metavar="NEW", help="the edited constitution, a file or a shipped one")],
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="RUN", help="a run whose label stage is finished")
+    ] = None,
+    comparisons: Annotated[
+        Path | None,
+        typer.Option("--comparisons", metavar="FILE", help="instead of a run: JSONL with prompt, chosen, rejected ..."),
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option("--from", metavar="OLD", help="with --comparisons: the constitution before the edit")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="with --comparisons: run config with the judge (default: defaults)")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="with --comparisons: override a config field")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")] = None,
+    examples: Annotated[int, typer.Option("--examples", min=0, help="most changed pairs to show")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
+) -> None:
+    """Say what an edited constitution would change in the labels; judges only what the edit touches."""
+    from rich.console import Console
+
+    from rlaif.impact.impact import impact as impact_of
+    from rlaif.impact.page import page, refuse_place
+    from rlaif.impact.terminal import rendered
+    from rlaif.progress import choose
+    from rlaif.store import write_atomic
+
+    for path, suffix, option in ((html, ".html", "--html"), (out, ".json", "--out")):
+        if path is not None:
+            refuse_place(path, suffix, option, run)
+    progress = choose(quiet=as_json)
+    with closing(_subject(run, comparisons, before, config, overrides, progress)) as subject:
+        found = impact_of(subject, to, examples=examples, progress=progress)
+    text = json.dumps(found.as_json())
+    if html is not None:
+        write_atomic(html, page(found))
+    if out is not None:
+        write_atomic(out, text + "\n")
+    if as_json:
+        print(text)
+        return
+    console = Console()
+    for part in rendered(found):
+        console.print(part)
+    for path in (html, out):
+        if path is not None:
+            print(f"wrote {path}")
+
+
+def _subject(
+    run: Path | None,
+    comparisons: Path | None,
+    before: str | None,
+    config: Path | None,
+    overrides: list[str] | None,
+    progress: Progress,
+) -> Subject:
+    from rlaif.config import default_config, load
+    from rlaif.impact.subject import of_file, of_run
+    from rlaif.resources import cache_folder
+    from rlaif.store import RunFolder, refuse_no_run
+
+    if (run is None) == (comparisons is None):
+        raise ConfigError("which pairs?", remedy="give either --run RUN, or --comparisons FILE with --from OLD")
+    if run is not None:
+        used = [("--from", before), ("--config", config), ("--set", overrides)]
+        for option, value in used:
+            if value:
+                raise ConfigError(
+                    f"{option} goes with --comparisons", remedy="a run has its own constitution and config"
+                )
+        refuse_no_run(run)
+        return of_run(RunFolder(run))
+    assert comparisons is not None
+    if before is None:
+        raise ConfigError(
+            "--comparisons needs --from OLD", remedy="the constitution before the edit, a file or a shipped name"
+        )
+    settings = default_config(overrides or ()) if config is None else load(config, overrides or ())
+    return of_file(comparisons, before, settings, cache=cache_folder(), progress=progress)
