@@ -12,6 +12,7 @@ import typer
 from rlaif.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rlaif.impact.impact import Part
     from rlaif.impact.subject import Subject
     from rlaif.progress import Progress
 
@@ -34,12 +35,22 @@ def impact(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="with --comparisons: override a config field")
     ] = None,
+    revisions: Annotated[bool, typer.Option("--revisions", help="with --run: revise again and compare")] = False,
+    reward: Annotated[
+        bool, typer.Option("--reward", help="with --run: train a reward model on the new labels and compare")
+    ] = False,
+    policy: Annotated[
+        bool, typer.Option("--policy", help="with --run: train the policy under NEW, evaluate and compare")
+    ] = False,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")] = None,
     examples: Annotated[int, typer.Option("--examples", min=0, help="most changed pairs to show")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
 ) -> None:
-    """Say what an edited constitution would change in the labels; judges only what the edit touches."""
+    """Say what an edited constitution would change in the labels; judges only what the edit touches.
+
+    --revisions, --reward and --policy do the stages behind them again under the new constitution, in RUN/impact.
+    """
     from rich.console import Console
 
     from rlaif.impact.impact import impact as impact_of
@@ -51,9 +62,13 @@ def impact(
     for path, suffix, option in ((html, ".html", "--html"), (out, ".json", "--out")):
         if path is not None:
             refuse_place(path, suffix, option, run)
+    asked: dict[Part, bool] = {"revisions": revisions, "reward": reward, "policy": policy}
+    beyond = [part for part, wanted in asked.items() if wanted]
+    if beyond and run is None:
+        raise ConfigError(f"--{beyond[0]} goes with --run", remedy="a file of comparisons has no stages")
     progress = choose(quiet=as_json)
     with closing(_subject(run, comparisons, before, config, overrides, progress)) as subject:
-        found = impact_of(subject, to, examples=examples, progress=progress)
+        found = impact_of(subject, to, examples=examples, progress=progress, beyond=beyond)
     text = json.dumps(found.as_json())
     if html is not None:
         write_atomic(html, page(found))

@@ -6,13 +6,17 @@ Only verdicts that the edit touches are judged, through the cache; all others ar
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-from rlaif.config import RunConfig
+from rlaif.config import RunConfig, StageName
 from rlaif.constitution.diff import Difference, diff
 from rlaif.constitution.load import check_constitution, load_constitution
+from rlaif.errors import ConfigError
+from rlaif.impact import downstream
+from rlaif.impact import fork as fork_stages
+from rlaif.impact.downstream import PolicyImpact, RevisionImpact, RewardImpact
 from rlaif.impact.edits import edits
 from rlaif.impact.measure import (
     Agreement,
@@ -26,9 +30,14 @@ from rlaif.impact.measure import (
 )
 from rlaif.impact.relabel import Relabelled, VerdictCount, relabel
 from rlaif.impact.subject import Subject
+from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import Usage
 from rlaif.progress import Progress
-from rlaif.records import Constitution, record_seed, to_json
+from rlaif.records import Constitution, PreferenceLabel, StageRecord, record_seed, to_json
+from rlaif.store import RunFolder
+
+Part = Literal["revisions", "reward", "policy"]
+"""What can be done again beyond the labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,8 @@ class Cost:
 @dataclass(frozen=True, slots=True)
 class Impact:
     """The whole answer; `source` is the run or the file, `groups` begins with all pairs, `left_out` names slices and
-    tags with too few prompts, `agreement` is None where the file has no labels of its own."""
+    tags with too few prompts, `agreement` is None where the file has no labels of its own; the last three are None
+    where they were not asked for."""
 
     source: str
     before: Side
@@ -69,18 +79,24 @@ class Impact:
     agreement: Agreement | None
     notes: list[str]
     examples: list[PairChange]
+    revisions: RevisionImpact | None = None
+    reward: RewardImpact | None = None
+    policy: PolicyImpact | None = None
 
     def as_json(self) -> dict[str, Any]:
         return to_json(self)
 
 
-def impact(subject: Subject, to: str, *, examples: int, progress: Progress) -> Impact:
-    """What the constitution `to` (a file or a shipped name) changes in the labels, `examples` pairs to read.
+def impact(subject: Subject, to: str, *, examples: int, progress: Progress, beyond: Collection[Part] = ()) -> Impact:
+    """What the constitution `to` (a file or a shipped name) changes in the labels, and `beyond` them; `examples` pairs
+    to read of each kind.
 
-    Raises ConstitutionError and ConfigError where the judge or the slices cannot work with the new constitution.
+    Raises ConstitutionError and ConfigError where the judge or the slices cannot work with the new constitution, and
+    StageError where the run has not the stages that `beyond` compares with.
     """
-    # 1. What is to be judged under.
+    # 1. What is to be judged under, and what is to be compared with.
     config, before = subject.config, subject.before
+    _refuse_missing(subject, beyond)
     after = load_constitution(to)
     check_constitution(after, method=config.judge.method, where=to)
 
@@ -97,6 +113,7 @@ def impact(subject: Subject, to: str, *, examples: int, progress: Progress) -> I
     changed = edits(before, after, difference)
     draw, resamples = record_seed(config.seed, "impact", "bootstrap"), config.evaluate.bootstrap
     found, left_out = groups(pairs, seed=draw, resamples=resamples)
+    further = _Beyond(subject, after, to, [pair.after for pair in pairs], examples, progress)
     return Impact(
         source=subject.source,
         before=_side(before),
@@ -109,7 +126,72 @@ def impact(subject: Subject, to: str, *, examples: int, progress: Progress) -> I
         agreement=agreement(pairs, subject.given, seed=draw, resamples=resamples),
         notes=[*subject.notes, *_notes(config, difference, pairs, cost)],
         examples=most_changed(pairs, changed, examples),
+        revisions=further.revisions() if "revisions" in beyond else None,
+        reward=further.reward() if "reward" in beyond else None,
+        policy=further.policy() if "policy" in beyond else None,
     )
+
+
+def _refuse_missing(subject: Subject, beyond: Collection[Part]) -> None:
+    """Raises before anything is judged where `beyond` has nothing to compare with."""
+    if beyond and subject.run is None:
+        raise ConfigError("a file of comparisons has no revisions and no training", remedy="give a run with --run")
+    needed: dict[Part, tuple[StageName, ...]] = {
+        "revisions": ("revise",),
+        "reward": ("reward",),
+        "policy": ("ppo", "evaluate"),
+    }
+    for part in beyond:
+        for stage in needed[part]:
+            if subject.run is not None:
+                fork_stages.finished(subject.run, stage)
+
+
+@dataclass(frozen=True, slots=True)
+class _Beyond:
+    """The stages of the run done again under the new constitution, and what came of them."""
+
+    subject: Subject
+    after: Constitution
+    to: str
+    labels: list[PreferenceLabel]
+    examples: int
+    progress: Progress
+
+    def revisions(self) -> RevisionImpact:
+        run = self._run()
+        fork, record = fork_stages.revised(run, self.subject.config, self.after, self.to, self.progress)
+        return downstream.revision_impact(
+            run, fork, self._judges(), downstream.work_of(fork, [record]), self._draw(), self.examples
+        )
+
+    def reward(self) -> RewardImpact:
+        fork, records = self._retrained(("reward",))
+        work = downstream.work_of(fork, records)
+        return downstream.reward_impact(self.subject.config, self._run(), fork, work, self._draw(), self.examples)
+
+    def policy(self) -> PolicyImpact:
+        learnt: tuple[StageName, ...] = ("reward",) if self.subject.config.ppo.reward == "model" else ()
+        fork, records = self._retrained((*learnt, "ppo", "evaluate"))
+        work = downstream.work_of(fork, records)
+        return downstream.policy_impact(self._run(), fork, self._judges(), work, self._draw())
+
+    def _retrained(self, names: tuple[StageName, ...]) -> tuple[RunFolder, list[StageRecord]]:
+        return fork_stages.retrained(
+            self._run(), self.subject.config, self.after, self.to, self.labels, names, self.progress
+        )
+
+    def _run(self) -> RunFolder:
+        self.subject.close()  # a stage needs the memory that the judge takes
+        assert self.subject.run is not None
+        return self.subject.run
+
+    def _judges(self) -> dict[str, Judge]:
+        return {"new": self.subject.judge(self.after), "old": self.subject.judge(self.subject.before)}
+
+    def _draw(self) -> dict[str, int]:
+        config = self.subject.config
+        return {"seed": record_seed(config.seed, "impact", "bootstrap"), "resamples": config.evaluate.bootstrap}
 
 
 def _cost(tallies: Mapping[str, VerdictCount], paid: Usage, usage: Usage, seconds: float) -> Cost:

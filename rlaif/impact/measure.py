@@ -139,7 +139,7 @@ def _group(kind: str, name: str, pairs: Sequence[Relabelled], seed: int, resampl
     rate, shift, size = (mean(values, seed=seed, resamples=resamples) for values in (flips, shifts, moved))
     prompts = len({pair.before.comparison.prompt.id for pair in pairs})
     number = sum(value for _, value in flips if value is not None)
-    rate = _with_width(rate)
+    rate = with_width(rate)
     return PairGroup(
         kind, name, prompts, len(pairs), len(flips), number, rate, shift, size, appeared, vanished, unlabelled
     )
@@ -163,7 +163,8 @@ def agreement(
     return Agreement(len(old), before, after, difference)
 
 
-def _with_width(rate: Estimate | None) -> Estimate | None:
+def with_width(rate: Estimate | None) -> Estimate | None:
+    """A share of prompts whose interval has a width: Wilson's where all prompts have one value."""
     if rate is None or rate.low != rate.high:
         return rate
     low, high = wilson(rate.mean * rate.prompts, rate.prompts)

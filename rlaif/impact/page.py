@@ -8,7 +8,16 @@ from pathlib import Path
 from rlaif.errors import ConfigError
 from rlaif.impact.impact import Impact
 from rlaif.impact.measure import MIN_PROMPTS
-from rlaif.impact.terminal import agreement_line, cost_line, flips_line, labels_line
+from rlaif.impact.wording import (
+    agreement_line,
+    cost_line,
+    flips_line,
+    labels_line,
+    measure_cells,
+    policy_rows,
+    revision_rows,
+    reward_rows,
+)
 from rlaif.report.build import render
 from rlaif.store import RunFolder
 
@@ -25,6 +34,10 @@ def page(impact: Impact) -> str:
             "labels": labels_line(impact.groups[0]),
             "agreement": None if impact.agreement is None else agreement_line(impact.agreement),
             "cost": cost_line(impact.cost),
+            "revisions": [] if impact.revisions is None else revision_rows(impact.revisions),
+            "reward": [] if impact.reward is None else reward_rows(impact.reward),
+            "policy": [] if impact.policy is None else policy_rows(impact.policy),
+            "measures": [] if impact.policy is None else [measure_cells(m) for m in impact.policy.measures],
             "min_prompts": MIN_PROMPTS,
         },
     )

@@ -45,6 +45,12 @@ class OnDemand:
         self._open_model = open_model
         self.opened: LanguageModel | None = None
 
+    def close(self) -> None:
+        """Frees the model; the next use opens it again."""
+        if self.opened is not None:
+            self.opened.close()
+            self.opened = None
+
     def __getattr__(self, name: str) -> Any:
         if self.opened is None:
             self.opened = self._open_model()

@@ -53,8 +53,7 @@ class Subject:
         return Usage() if self.model.opened is None else self.model.opened.usage
 
     def close(self) -> None:
-        if self.model.opened is not None:
-            self.model.opened.close()
+        self.model.close()
 
 
 def judge_of_config(config: RunConfig, cache: Path) -> LanguageModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -11,9 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from rlaif.evaluation.statistics import Estimate
-from rlaif.impact.impact import Cost, Impact
-from rlaif.impact.measure import Agreement, PairChange, PairGroup, Vote, VoteChange
-from rlaif.report.text import MISSING, common_decimals, duration, interval, number, percent, percents, shown, visible
+from rlaif.impact.downstream import PolicyImpact, RevisionChange, ScoreChange
+from rlaif.impact.impact import Impact
+from rlaif.impact.measure import PairChange, PairGroup, Vote, VoteChange
+from rlaif.impact.wording import (
+    agreement_line,
+    cost_line,
+    flips_line,
+    labels_line,
+    measure_cells,
+    policy_rows,
+    revision_rows,
+    reward_rows,
+)
+from rlaif.records import Prompt
+from rlaif.report.text import MISSING, common_decimals, interval, number, percent, percents, shown, visible
 
 
 def rendered(impact: Impact) -> Iterator[RenderableType]:
@@ -30,56 +42,21 @@ def rendered(impact: Impact) -> Iterator[RenderableType]:
         yield _text(f"note: {note}", "yellow")
     for place, change in enumerate(impact.examples, start=1):
         yield _pair(place, change)
-
-
-def labels_line(group: PairGroup) -> str:
-    """How many labels appeared and vanished, and why they were, or are, missing."""
-    appeared, vanished = (
-        ", ".join(f"{n} {kind}" for kind, n in counts.items() if n) for counts in (group.appeared, group.vanished)
-    )
-    return (
-        f"appeared {sum(group.appeared.values())}{f' (before: {appeared})' if appeared else ''}, "
-        f"vanished {sum(group.vanished.values())}{f' (now: {vanished})' if vanished else ''}, "
-        f"none on either side {group.unlabelled}"
-    )
-
-
-def cost_line(cost: Cost) -> str:
-    """Verdicts needed, reused and judged, and what the judging took."""
-    share = f" ({percent(cost.judged / cost.needed)})" if cost.needed else ""
-    return (
-        f"{cost.needed:,} verdicts needed, {cost.reused:,} reused, {cost.judged:,} judged{share}: "
-        f"{cost.calls:,} calls, {cost.cached:,} answers from the cache, {duration(cost.seconds)}"
-    )
-
-
-def agreement_line(found: Agreement) -> str:
-    """Agreement with the file's own labels before and now, and the paired difference."""
-    before, after = (f"{percent(side.mean)} ({percents(side.low, side.high)})" for side in (found.before, found.after))
-    change = found.difference
-    bounds = "" if change.low is None or change.high is None else f" ({_points(change.low)} to {_points(change.high)})"
-    return (
-        f"with the file's own labels on {found.pairs:,} pairs: {before} before, {after} now; "
-        f"{_points(change.mean)} points{bounds}"
-    )
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "\u2212")
+    if impact.revisions is not None:
+        yield from _part("Revisions", revision_rows(impact.revisions))
+        for place, revision in enumerate(impact.revisions.examples, start=1):
+            yield _revision(place, revision)
+    if impact.reward is not None:
+        yield from _part("Reward model", reward_rows(impact.reward))
+        for place, score in enumerate(impact.reward.examples, start=1):
+            yield _score(place, score)
+    if impact.policy is not None:
+        yield from _part("Policy", policy_rows(impact.policy))
+        yield _measures(impact.policy)
 
 
 def _text(text: str, style: str = "") -> Text:
     return Text(visible(text), style=style)
-
-
-def flips_line(group: PairGroup) -> str:
-    """The rate, which is a mean over prompts, and the count, which is over pairs, told apart."""
-    rate = group.flip_rate
-    if rate is None:
-        return "no pair has a label under both constitutions"
-    bounds = percents(rate.low, rate.high)
-    share = f"on average {percent(rate.mean)} of a prompt's labels flip ({bounds})"
-    return f"{share}; {number(group.flips)} of {group.compared:,} pairs"
 
 
 def _facts(impact: Impact) -> Table:
@@ -138,18 +115,55 @@ def _unbroken(bounds: str) -> str:
 
 def _pair(place: int, change: PairChange) -> Panel:
     pair = change.comparison
-    sides = Table(box=None, pad_edge=False, expand=True, show_header=True)
-    for name in ("A", "B"):
-        sides.add_column(name, ratio=1)
-    sides.add_row(*(_text(shown(side.text)) for side in (pair.a, pair.b)))
     votes = _table("principle", "edit", "weight", "P(A), was", "now", numbers=3)
     for vote in change.votes:
         votes.add_row(_text(vote.principle), _text(vote.edit), _weights(vote), _said(vote.before), _said(vote.after))
     title = f"{place}. P(A) {number(change.prob_before, 3)} -> {number(change.prob_after, 3)}"
     facts = ["flipped" if change.flipped else "", pair.prompt.slice, f"pair {pair.id}"]
     title = ", ".join([title, *(fact for fact in facts if fact)])
-    parts = [_text(f"{m.role}: {m.content}", "cyan") for m in pair.prompt.messages]
-    return Panel(Group(*parts, sides, votes), title=_text(title), title_align="left")
+    return _panel(pair.prompt, [_sides(("A", pair.a.text), ("B", pair.b.text)), votes], title)
+
+
+def _part(title: str, rows: list[tuple[str, str]]) -> Iterator[RenderableType]:
+    yield _text(f"\n{title}", "bold")
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(name, _text(value))
+    yield table
+
+
+def _revision(place: int, change: RevisionChange) -> Panel:
+    sides = _sides(("before", change.before), ("now", change.after))
+    drawn = " -> ".join(
+        dict.fromkeys(", ".join(p) or "none" for p in (change.principles_before, change.principles_after))
+    )
+    return _panel(change.prompt, [sides], f"{place}. final answer, principle {drawn}")
+
+
+def _score(place: int, change: ScoreChange) -> Panel:
+    title = f"{place}. score {number(change.before, 2)} -> {number(change.after, 2)}"
+    return _panel(change.prompt, [_text(shown(change.response))], title)
+
+
+def _measures(policy: PolicyImpact) -> Table:
+    table = _table("of", "measure", "before", "now", "now - before", numbers=3)
+    for change in policy.measures:
+        table.add_row(*(_text(cell) for cell in measure_cells(change)))
+    return table
+
+
+def _panel(prompt: Prompt, parts: Sequence[RenderableType], title: str) -> Panel:
+    asked = [_text(f"{m.role}: {m.content}", "cyan") for m in prompt.messages]
+    return Panel(Group(*asked, *parts), title=_text(title), title_align="left")
+
+
+def _sides(*texts: tuple[str, str]) -> Table:
+    """Texts side by side under their names."""
+    sides = Table(box=None, pad_edge=False, expand=True, show_header=True)
+    for name, _ in texts:
+        sides.add_column(name, ratio=1)
+    sides.add_row(*(_text(shown(text)) for _, text in texts))
+    return sides
 
 
 def _weights(vote: VoteChange) -> str:
