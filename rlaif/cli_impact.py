@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,17 +50,13 @@ def impact(
 
     --revisions, --reward and --policy do the stages behind them again under the new constitution, in RUN/impact.
     """
-    from rich.console import Console
-
     from rlaif.impact.impact import impact as impact_of
-    from rlaif.impact.page import page, refuse_place
+    from rlaif.impact.page import page
     from rlaif.impact.terminal import rendered
     from rlaif.progress import choose
-    from rlaif.store import write_atomic
+    from rlaif.report.deliver import deliver, refuse_places
 
-    for path, suffix, option in ((html, ".html", "--html"), (out, ".json", "--out")):
-        if path is not None:
-            refuse_place(path, suffix, option, run)
+    refuse_places(html, out, run, "impact")
     asked: dict[Part, bool] = {"revisions": revisions, "reward": reward, "policy": policy}
     beyond = [part for part, wanted in asked.items() if wanted]
     if beyond and run is None:
@@ -69,20 +64,7 @@ def impact(
     progress = choose(quiet=as_json)
     with closing(_subject(run, comparisons, before, config, overrides, progress)) as subject:
         found = impact_of(subject, to, examples=examples, progress=progress, beyond=beyond)
-    text = json.dumps(found.as_json())
-    if html is not None:
-        write_atomic(html, page(found))
-    if out is not None:
-        write_atomic(out, text + "\n")
-    if as_json:
-        print(text)
-        return
-    console = Console()
-    for part in rendered(found):
-        console.print(part)
-    for path in (html, out):
-        if path is not None:
-            print(f"wrote {path}")
+    deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)
 
 
 def _subject(

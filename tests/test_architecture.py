@@ -49,6 +49,7 @@ LAYERS = {
     "check": 8,
     "show": 8,
     "impact": 8,
+    "judged_run": 8,
     "cli": 9,
     "cli_constitution": 9,
     "cli_impact": 9,

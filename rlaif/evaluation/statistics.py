@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rlaif.judge.principle_tests import wilson
 from rlaif.records import WinRate
 
 Keyed = tuple[str, float | None]
@@ -47,6 +48,16 @@ def mean(values: Sequence[Keyed], *, seed: int, resamples: int) -> Estimate | No
     """The mean over prompts of each prompt's mean, with interval; None where nothing was measured."""
     measured = sum(value is not None for _, value in values)
     return _estimate(by_prompt(values), measured, seed, resamples)
+
+
+def mean_share(values: Sequence[Keyed], *, seed: int, resamples: int) -> Estimate | None:
+    """As `mean`, of values from 0 to 1. Where all prompts have one share, a bootstrap has no width, and the interval
+    is Wilson's, of prompts."""
+    found = mean(values, seed=seed, resamples=resamples)
+    if found is None or found.low != found.high:
+        return found
+    low, high = wilson(found.mean * found.prompts, found.prompts)
+    return replace(found, low=low, high=high)
 
 
 def paired_difference(

@@ -13,8 +13,7 @@ from typing import Any
 
 from rlaif.config import RunConfig
 from rlaif.errors import DataError
-from rlaif.evaluation.statistics import Estimate, Keyed, mean, paired_difference, preferred, win_rate
-from rlaif.impact.measure import with_width
+from rlaif.evaluation.statistics import Estimate, Keyed, mean, mean_share, paired_difference, preferred, win_rate
 from rlaif.judge.judge import Judge
 from rlaif.records import Comparison, PreferenceLabel, Prompt, Response, RevisionTrace, StageRecord, WinRate
 from rlaif.store import JsonlFile, RunFolder, read_json_lines
@@ -146,7 +145,7 @@ def revision_impact(
         redrawn=sum(_drawn(a) != _drawn(b) for a, b in both),
         replaced_before=sum(a.revised for a, _ in both),
         replaced_after=sum(b.revised for _, b in both),
-        changed=with_width(mean([(a.prompt.id, a.final.text != b.final.text) for a, b in both], **draw)),
+        changed=mean_share([(a.prompt.id, a.final.text != b.final.text) for a, b in both], **draw),
         wins=_wins(comparisons, judges, [""], draw),
         words=paired_difference(
             [(b.prompt.id, len(b.final.text.split())) for _, b in both],
@@ -204,7 +203,7 @@ def reward_impact(
     return RewardImpact(
         responses=len(responses),
         pairs=len(comparisons),
-        flips=with_width(mean(flips, **draw)),
+        flips=mean_share(flips, **draw),
         correlation=_spearman(old, new),
         moved=mean(moved, **draw),
         accuracy_before=_held_out_accuracy(before),

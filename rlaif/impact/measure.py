@@ -7,13 +7,12 @@ and prompts are what the bootstrap resamples (rlaif.evaluation.statistics).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from rlaif.evaluation.statistics import Estimate, Keyed, mean, paired_difference, preferred
+from rlaif.evaluation.statistics import Estimate, Keyed, mean, mean_share, paired_difference, preferred
 from rlaif.impact.edits import PrincipleEdit
 from rlaif.impact.relabel import Relabelled, VerdictCount
 from rlaif.judge.aggregate import votes
-from rlaif.judge.principle_tests import wilson
 from rlaif.records import Comparison, Failure, PreferenceLabel, Principle
 
 MIN_PROMPTS = 10
@@ -136,10 +135,10 @@ def _group(kind: str, name: str, pairs: Sequence[Relabelled], seed: int, resampl
         else:
             vanished[_why(pair.after.failure)] += 1
     moved = [(prompt, None if shift is None else abs(shift)) for prompt, shift in shifts]
-    rate, shift, size = (mean(values, seed=seed, resamples=resamples) for values in (flips, shifts, moved))
+    rate = mean_share(flips, seed=seed, resamples=resamples)
+    shift, size = (mean(values, seed=seed, resamples=resamples) for values in (shifts, moved))
     prompts = len({pair.before.comparison.prompt.id for pair in pairs})
     number = sum(value for _, value in flips if value is not None)
-    rate = with_width(rate)
     return PairGroup(
         kind, name, prompts, len(pairs), len(flips), number, rate, shift, size, appeared, vanished, unlabelled
     )
@@ -156,19 +155,11 @@ def agreement(
         if truth != 0.5 and pair.before.prob_a is not None and pair.after.prob_a is not None:
             for values, prob in ((old, pair.before.prob_a), (new, pair.after.prob_a)):
                 values.append((comparison.prompt.id, 1 - abs(preferred(prob) - preferred(truth))))
-    before, after = (mean(values, seed=seed, resamples=resamples) for values in (old, new))
+    before, after = (mean_share(values, seed=seed, resamples=resamples) for values in (old, new))
     difference = paired_difference(new, old, seed=seed, resamples=resamples)
     if before is None or after is None or difference is None:
         return None
     return Agreement(len(old), before, after, difference)
-
-
-def with_width(rate: Estimate | None) -> Estimate | None:
-    """A share of prompts whose interval has a width: Wilson's where all prompts have one value."""
-    if rate is None or rate.low != rate.high:
-        return rate
-    low, high = wilson(rate.mean * rate.prompts, rate.prompts)
-    return replace(rate, low=low, high=high)
 
 
 def _why(failure: Failure | None) -> str:

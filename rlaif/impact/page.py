@@ -1,11 +1,10 @@
-"""The impact of an edit as one self-contained HTML page, and where such a file may be written."""
+"""The impact of an edit as one self-contained HTML page."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rlaif.errors import ConfigError
 from rlaif.impact.impact import Impact
 from rlaif.impact.measure import MIN_PROMPTS
 from rlaif.impact.wording import (
@@ -19,7 +18,6 @@ from rlaif.impact.wording import (
     reward_rows,
 )
 from rlaif.report.build import render
-from rlaif.store import RunFolder
 
 
 def page(impact: Impact) -> str:
@@ -41,22 +39,3 @@ def page(impact: Impact) -> str:
             "min_prompts": MIN_PROMPTS,
         },
     )
-
-
-def refuse_place(path: Path, suffix: str, option: str, run: Path | None) -> None:
-    """Raises ConfigError unless the file ends in `suffix`, lies in none of the run's folders and is not the run's
-    report: what a stage or `rlaif report` wrote is never overwritten."""
-    if path.suffix.lower() != suffix:
-        raise ConfigError(f"{option} {path} does not end in {suffix}", remedy=f"for example {option} impact{suffix}")
-    if run is None:
-        return
-    if path.resolve() == RunFolder(run).report_path.resolve():
-        raise ConfigError(
-            f"{option} {path} is the report of the run",
-            remedy=f"for example {option} {run / f'impact{suffix}'}",
-        )
-    if run.resolve() in path.resolve().parent.parents:
-        raise ConfigError(
-            f"{option} {path} lies in a folder that belongs to a stage of the run",
-            remedy=f"for example {option} {run / f'impact{suffix}'}",
-        )

@@ -6,13 +6,11 @@ One that failed holds too: asking again would mix the luck of a second try into 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rlaif.constitution.shown import shown_fields, shown_hash
 from rlaif.judge.judge import Judge
-from rlaif.lm.protocol import LanguageModel
 from rlaif.progress import Task
 from rlaif.records import Constitution, PreferenceLabel, Principle, Verdict
 from rlaif.templates import load_template
@@ -36,25 +34,6 @@ class VerdictCount:
     @property
     def needed(self) -> int:
         return self.reused + self.judged
-
-
-class OnDemand:
-    """A language model that is opened at its first use, so that an edit which asks nothing loads nothing."""
-
-    def __init__(self, open_model: Callable[[], LanguageModel]) -> None:
-        self._open_model = open_model
-        self.opened: LanguageModel | None = None
-
-    def close(self) -> None:
-        """Frees the model; the next use opens it again."""
-        if self.opened is not None:
-            self.opened.close()
-            self.opened = None
-
-    def __getattr__(self, name: str) -> Any:
-        if self.opened is None:
-            self.opened = self._open_model()
-        return getattr(self.opened, name)
 
 
 def relabel(

@@ -5,25 +5,19 @@ Nothing here changes a run; its cache alone grows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlaif import ledger, pipeline, stages
 from rlaif.comparison_files import read_comparisons
-from rlaif.config import RunConfig, load
+from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution, load_constitution
-from rlaif.errors import DataError, StageError
-from rlaif.impact.relabel import OnDemand
 from rlaif.judge.judge import Judge
-from rlaif.lm import open as open_model
-from rlaif.lm.protocol import LanguageModel, Usage
+from rlaif.judged_run import OnDemand, OpenJudge, judge_of_config, judge_on_demand, read_judged_run
+from rlaif.lm.protocol import Usage
 from rlaif.progress import Progress
-from rlaif.records import Constitution, PreferenceLabel, content_id
-from rlaif.store import JsonlFile, RunFolder
-
-OpenJudge = Callable[[RunConfig, Path], LanguageModel]
-"""Opens the judge of a config with a cache folder."""
+from rlaif.records import Constitution, PreferenceLabel
+from rlaif.store import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +50,6 @@ class Subject:
         self.model.close()
 
 
-def judge_of_config(config: RunConfig, cache: Path) -> LanguageModel:
-    """The judge of the config, behind the cache."""
-    return open_model.open_judge(config.judge, config.model, cache)
-
-
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
@@ -70,54 +59,15 @@ def of_run(run: RunFolder, open_judge: OpenJudge = judge_of_config) -> Subject:
     Raises StageError where that is not finished, RunFolderError or DataError where its labels were made in another way
     than the run's config says.
     """
-    config = load(run.config_path)
-    before = _constitution_of_labels(run, config)
+    judged = read_judged_run(run, "impact")
     return Subject(
         source=str(run.root),
-        config=config,
-        before=before,
-        labels=_labels(run, config),
-        model=OnDemand(lambda: _open(run, config, open_judge)),
+        config=judged.config,
+        before=judged.constitution,
+        labels=judged.labels,
+        model=judge_on_demand(judged, open_judge),
         run=run,
     )
-
-
-def _constitution_of_labels(run: RunFolder, config: RunConfig) -> Constitution:
-    """The run's constitution, after the check that the labels were made under it and under this config."""
-    record = run.record("label")
-    if record is None:
-        raise StageError(
-            "impact needs what the label stage writes, and that is not finished",
-            where=str(run.root),
-            remedy=f"run it first: rlaif label --run {run.root}",
-        )
-    given = pipeline.gather_kept(config, run)
-    settings = stages.settings(config, "label", record.config.get("limit"))
-    inputs = {"constitution": given.constitution.hash, "templates": content_id(given.templates)}
-    ledger.refuse_changed(run, "label", settings, inputs)
-    return given.constitution
-
-
-def _labels(run: RunFolder, config: RunConfig) -> list[PreferenceLabel]:
-    file = JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel)
-    labels = file.read()
-    other = {verdict.method for label in labels for verdict in label.verdicts} - {config.judge.method}
-    if not labels:
-        problem = "holds no label"
-    elif other:
-        problem = (
-            f"holds verdicts of the method {', '.join(sorted(other))}, and the run judges by {config.judge.method}"
-        )
-    else:
-        return labels
-    remedy = f"make the labels again: rlaif label --run {run.root} --force"
-    raise DataError(problem, where=str(file.path), remedy=remedy)
-
-
-def _open(run: RunFolder, config: RunConfig, open_judge: OpenJudge) -> LanguageModel:
-    """The judge, after the check that it still is the one that made the labels."""
-    ledger.refuse_changed(run, "label", None, {"judge model": pipeline.judge_model_hash(config)})
-    return open_judge(config, run.cache_path)
 
 
 # --- a file of comparisons --------------------------------------------------------------------------------------------

@@ -65,23 +65,34 @@ def aggregate(
     is None with the first failure: a lower tier is no substitute for a higher one that could not be judged.
     |prob_a - 0.5| < `abstain_below` is None and "abstained".
     """
-    counted = [vote for vote in votes(verdicts, principles) if vote.principle.weight > 0]
+    return settled(votes(verdicts, principles), tier_margin=tier_margin, abstain_below=abstain_below)
+
+
+def settled(given: Sequence[Vote], *, tier_margin: float | None = None, abstain_below: float = 0.0) -> Aggregate:
+    """What `aggregate` makes of the votes of one comparison."""
+    counted = [vote for vote in given if vote.principle.weight > 0]
     gaps = [vote.gap for vote in counted if vote.gap is not None]
     consistency = 1.0 - math.fsum(gaps) / len(gaps) if gaps else None
-    prob_a: float | None = None
-    for tier in _tiers(counted, tier_margin):
-        prob_a = _weighted_mean(tier)
-        if prob_a is None:
-            failure = next(vote.failure for vote in tier if vote.failure is not None)
-            return Aggregate(None, consistency, failure)
-        if tier_margin is None or abs(prob_a - 0.5) > tier_margin:
-            break
-    if prob_a is None:
+    tier = speaking(counted, tier_margin)
+    if not tier:
         return Aggregate(None, consistency, Failure("empty", "no principle has a weight above 0"))
+    prob_a = _weighted_mean(tier)
+    if prob_a is None:
+        return Aggregate(None, consistency, next(vote.failure for vote in tier if vote.failure is not None))
     if abs(prob_a - 0.5) < abstain_below:
         reason = f"prob_a {prob_a:.3f} is nearer to 0.5 than judge.abstain_below = {abstain_below}"
         return Aggregate(None, consistency, Failure("abstained", reason))
     return Aggregate(prob_a, consistency, None)
+
+
+def speaking(given: Sequence[Vote], tier_margin: float | None) -> list[Vote]:
+    """The votes with a weight of the tier that makes the label: all without `tier_margin`; none where none counts."""
+    tier: list[Vote] = []
+    for tier in _tiers([vote for vote in given if vote.principle.weight > 0], tier_margin):
+        prob_a = _weighted_mean(tier)
+        if prob_a is None or tier_margin is None or abs(prob_a - 0.5) > tier_margin:
+            break
+    return tier
 
 
 def _tiers(counted: Sequence[Vote], tier_margin: float | None) -> list[list[Vote]]:
