@@ -154,8 +154,8 @@ def run_tests(
 
     constitution = load_constitution(name)
     settings = default_config(overrides or ()) if config is None else load(config, overrides or ())
-    choose(quiet=as_json).say(f"judging the tests of {constitution.name} by {settings.judge.method} ...")
-    report = run(constitution, settings, cache=cache_folder(), only=only or (), where=name)
+    progress = choose(quiet=as_json)
+    report = run(constitution, settings, cache=cache_folder(), only=only or (), where=name, progress=progress)
     if as_json:
         print(json.dumps(report.as_json()))
     else:

@@ -22,8 +22,21 @@ from rlaif.errors import ConstitutionError
 from rlaif.judge.judge import Judge
 from rlaif.lm.open import open_judge
 from rlaif.lm.protocol import Usage
-from rlaif.records import Comparison, Constitution, Failure, Message, Principle, PrincipleTest, Prompt, Response
+from rlaif.progress import Progress
+from rlaif.records import (
+    Comparison,
+    Constitution,
+    Failure,
+    Message,
+    PreferenceLabel,
+    Principle,
+    PrincipleTest,
+    Prompt,
+    Response,
+)
 
+ASKED_TOGETHER = 16
+"""Tests in one question to the model: enough to fill its batches, few enough to show progress and keep it."""
 Z95 = 1.959964
 """The normal quantile of a two-sided 95 % interval."""
 
@@ -115,7 +128,13 @@ class Report:
 
 
 def run(
-    constitution: Constitution, config: RunConfig, *, cache: Path, only: Sequence[str] = (), where: str = ""
+    constitution: Constitution,
+    config: RunConfig,
+    *,
+    cache: Path,
+    only: Sequence[str] = (),
+    where: str = "",
+    progress: Progress,
 ) -> Report:
     """The report of all tests of the principles (of those in `only`, if any is named) by the judge of `config`.
 
@@ -140,16 +159,21 @@ def run(
         equal = replace(tested, principles=tuple(replace(p, weight=1.0) for p in tested.principles))
         # Whether a label is too undecided to learn from is another question: a test asks which of the two wins.
         settings = config.judge.model_copy(update={"abstain_below": 0.0})
-        found = judged(Judge(settings, equal, model=model, seed=config.seed))
+        found = judged(Judge(settings, equal, model=model, seed=config.seed), progress)
         name, usage = ("random", Usage()) if model is None else (model.name, model.usage)
     results = {p.id: tuple(r for r in found if r.principle_id == p.id) for p in chosen.principles}
     return Report(constitution, config.judge.method, name, results, usage.calls, usage.cached)
 
 
-def judged(judge: Judge) -> list[Result]:
-    """One result per test of the judge's constitution, in order, all asked in one call so that they share batches."""
+def judged(judge: Judge, progress: Progress) -> list[Result]:
+    """One result per test of the judge's constitution, in order, asked ASKED_TOGETHER at a time."""
     cases = [(p, n, test) for p in judge.constitution.principles for n, test in enumerate(p.tests, start=1)]
-    labels = judge.label_under([_comparison(test) for _, _, test in cases], [(p,) for p, _, _ in cases])
+    labels: list[PreferenceLabel] = []
+    with progress.task("judging tests", len(cases), "tests") as task:
+        for start in range(0, len(cases), ASKED_TOGETHER):
+            part = cases[start : start + ASKED_TOGETHER]
+            labels += judge.label_under([_comparison(test) for _, _, test in part], [(p,) for p, _, _ in part])
+            task.advance(len(part))
     return [
         Result(p.id, n, test, label.prob_a, label.consistency, label.failure)
         for (p, n, test), label in zip(cases, labels, strict=True)

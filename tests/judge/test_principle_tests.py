@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 from rlaif.config import JudgeConfig, RunConfig, default_config
 from rlaif.errors import ConstitutionError
 from rlaif.judge.judge import Judge
-from rlaif.judge.principle_tests import Result, Tally, judged, run, tally, wilson
+from rlaif.judge.principle_tests import ASKED_TOGETHER, Result, Tally, judged, run, tally, wilson
 from rlaif.lm.protocol import ResponseLogprobs, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
+from rlaif.progress import Silent, Task
 from rlaif.records import Constitution, Contrast, Failure, Message, Principle, PrincipleTest
 from tests.judge.cases import Recorder
 
@@ -125,7 +127,7 @@ TABLE = {
 
 def test_every_test_is_judged_under_its_own_principle_all_in_one_call() -> None:
     model = Counting(TABLE)
-    first, lost, calm = judged(judge(model, KIND, replace(CALM, weight=1.0), scale=0.5))
+    first, lost, calm = judged(judge(model, KIND, replace(CALM, weight=1.0), scale=0.5), Silent())
     assert (first.principle_id, first.number, first.test) == ("kind", 1, KIND.tests[0])
     assert first.prob_better == pytest.approx(1 / (1 + math.exp(-0.35 / 0.5)))
     assert (lost.number, lost.prob_better, lost.passed) == (2, None, None)
@@ -139,7 +141,7 @@ def test_every_test_is_judged_under_its_own_principle_all_in_one_call() -> None:
 
 def test_a_judge_that_loves_the_first_slot_passes_nothing_and_is_seen_through() -> None:
     slots = Recorder(letters=[("", (-0.1, -2.1))])
-    found = tally(judged(judge(slots, KIND, method="pairwise")))
+    found = tally(judged(judge(slots, KIND, method="pairwise"), Silent()))
     p = 1 / (1 + math.exp(-2.0))
     assert found.margin == pytest.approx(0.0)
     assert found.consistency == pytest.approx(1 - (p - (1 - p)))
@@ -151,7 +153,7 @@ def likes_long_texts(messages: Sequence[Message], text: str) -> float:
 
 
 def test_a_judge_of_length_passes_what_the_baseline_of_length_passes() -> None:
-    found = tally(judged(judge(ScriptedModel(score=likes_long_texts), KIND)))
+    found = tally(judged(judge(ScriptedModel(score=likes_long_texts), KIND), Silent()))
     assert (found.passed, found.rate, found.longer_wins, found.shorter_wins) == (1, 0.5, 0.5, 0.5)
 
 
@@ -161,7 +163,7 @@ SCRIPTED = ("judge.backend=scripted",)
 
 
 def test_a_report_has_every_principle_even_without_weight_or_tests(tmp_path: Path) -> None:
-    found = run(CONSTITUTION, settings(*SCRIPTED), cache=tmp_path)
+    found = run(CONSTITUTION, settings(*SCRIPTED), cache=tmp_path, progress=Silent())
     assert {name: len(results) for name, results in found.principles.items()} == {"kind": 2, "calm": 1, "bare": 0}
     assert all(r.prob_better is not None for r in found.results)  # weight 0 is no reason to fail a test
     assert (found.judge, found.method) == ("scripted", "contrast")
@@ -175,34 +177,39 @@ def test_a_report_has_every_principle_even_without_weight_or_tests(tmp_path: Pat
 
 
 def test_an_edit_asks_only_what_it_touches(tmp_path: Path) -> None:
-    first = run(CONSTITUTION, settings(*SCRIPTED), cache=tmp_path)
+    first = run(CONSTITUTION, settings(*SCRIPTED), cache=tmp_path, progress=Silent())
     assert (first.calls, first.cached) == (3 * 2 * 2, 0)  # tests x responses x followed, violated
-    again = run(CONSTITUTION, settings(*SCRIPTED), cache=tmp_path)
+    again = run(CONSTITUTION, settings(*SCRIPTED), cache=tmp_path, progress=Silent())
     assert (again.calls, again.cached, again.results) == (0, 12, first.results)
     edited = replace(CALM, contrast=Contrast("You are very calm.", "You shout."))
-    after = run(Constitution("test", "2", "", (KIND, edited)), settings(*SCRIPTED), cache=tmp_path)
+    after = run(Constitution("test", "2", "", (KIND, edited)), settings(*SCRIPTED), cache=tmp_path, progress=Silent())
     assert (after.calls, after.cached) == (2, 10)
     assert after.principles["kind"] == first.principles["kind"]
     assert after.principles["calm"] != first.principles["calm"]
 
 
 def test_an_undecided_test_is_no_missing_one(tmp_path: Path) -> None:
-    found = run(CONSTITUTION, settings(*SCRIPTED), cache=tmp_path)
-    careful = run(CONSTITUTION, settings(*SCRIPTED, "judge.abstain_below=0.49"), cache=tmp_path)
+    found = run(CONSTITUTION, settings(*SCRIPTED), cache=tmp_path, progress=Silent())
+    careful = run(CONSTITUTION, settings(*SCRIPTED, "judge.abstain_below=0.49"), cache=tmp_path, progress=Silent())
     assert careful.results == found.results
     assert tally(careful.results).failures == {}
 
 
 def test_a_random_judge_opens_no_model(tmp_path: Path) -> None:
-    found = run(CONSTITUTION, settings("judge.method=random", "model.source=./nowhere"), cache=tmp_path / "none")
+    found = run(
+        CONSTITUTION,
+        settings("judge.method=random", "model.source=./nowhere"),
+        cache=tmp_path / "none",
+        progress=Silent(),
+    )
     assert (found.judge, found.calls, len(found.results)) == ("random", 0, 3)
     assert not (tmp_path / "none").exists()
-    other = run(CONSTITUTION, settings("judge.method=random", "seed=1"), cache=tmp_path)
+    other = run(CONSTITUTION, settings("judge.method=random", "seed=1"), cache=tmp_path, progress=Silent())
     assert [r.prob_better for r in found.results] != [r.prob_better for r in other.results]
 
 
 def test_only_some_principles(tmp_path: Path) -> None:
-    found = run(CONSTITUTION, settings(*SCRIPTED), cache=tmp_path, only=["calm"])
+    found = run(CONSTITUTION, settings(*SCRIPTED), cache=tmp_path, only=["calm"], progress=Silent())
     assert list(found.principles) == ["calm"]
     assert found.calls == 4
 
@@ -214,7 +221,7 @@ def test_what_cannot_be_tested_says_why(tmp_path: Path, only: list[str], message
     plain = Principle("plain", "Be plain.", tests=KIND.tests)
     more = Constitution("test", "1", "", (*CONSTITUTION.principles, plain))
     with pytest.raises(ConstitutionError, match=message) as raised:
-        run(more, settings(*SCRIPTED), cache=tmp_path, only=only, where="my.yaml")
+        run(more, settings(*SCRIPTED), cache=tmp_path, only=only, where="my.yaml", progress=Silent())
     assert raised.value.where == "my.yaml"
     assert raised.value.remedy
 
@@ -224,7 +231,7 @@ def test_a_real_model_sees_no_place_of_the_better_answer(tmp_path: Path, tiny_mo
     config = settings(f"model.source={tiny_model}", f"judge.method={method}")
     turned = replace(KIND, tests=tuple(PrincipleTest(t.prompt, t.worse, t.better) for t in KIND.tests))
     found, other = (
-        run(Constitution("test", "1", "", (p,)), config, cache=tmp_path / place).results
+        run(Constitution("test", "1", "", (p,)), config, cache=tmp_path / place, progress=Silent()).results
         for place, p in (("one", KIND), ("other", turned))
     )
     for one, two in zip(found, other, strict=True):
@@ -233,3 +240,31 @@ def test_a_real_model_sees_no_place_of_the_better_answer(tmp_path: Path, tiny_mo
         assert one.prob_better != 0.5
         assert one.prob_better + two.prob_better == pytest.approx(1, abs=1e-5)
         assert (one.consistency is None) == (method == "contrast")
+
+
+class Counted(Silent):
+    """Keeps the total of the bar and how far it went at each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.total = 0.0
+
+    @contextmanager
+    def task(self, title: str, total: float, unit: str = "") -> Iterator[Task]:
+        self.total = total
+        steps = self.steps
+
+        class Kept:
+            def advance(self, n: float = 1, note: str = "") -> None:
+                steps.append(n)
+
+        yield Kept()
+
+
+def test_many_tests_are_asked_in_parts_that_show_progress() -> None:
+    test = KIND.tests[0]
+    many = replace(KIND, tests=tuple(replace(test, prompt=f"{test.prompt} {n}") for n in range(ASKED_TOGETHER + 3)))
+    bar = Counted()
+    found = judged(judge(ScriptedModel(), many), bar)
+    assert [result.number for result in found] == list(range(1, ASKED_TOGETHER + 4))
+    assert (bar.total, bar.steps) == (ASKED_TOGETHER + 3, [ASKED_TOGETHER, 3])
