@@ -1,4 +1,4 @@
-"""`rlaif constitution VERB`: list, read, write, check and compare constitutions. Heavy imports stand in the verbs."""
+"""`rlaif constitution VERB`: list, read, write, edit, check and compare them. Heavy imports stand in the verbs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
 Command = Callable[..., None]
+FORMAT_NAMES = "anthropic, anthropic-comparisons, handbook, icai, markdown or json"
 
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME-or-FILE", help="a shipped constitution, or a YAML file")]
@@ -71,6 +72,68 @@ def new(
 
     write_starter(file)
     print(json.dumps({"file": str(file)}) if as_json else f"wrote {file}\nnext: rlaif constitution check {file}")
+
+
+def set_fields(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="the constitution to edit")],
+    changes: Annotated[
+        list[str],
+        typer.Argument(metavar="PRINCIPLE.FIELD=VALUE...", help="such as no-crime.weight=2; null removes the field"),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Set fields of a constitution file; its comments and all other lines stay as they are."""
+    from rlaif.constitution import diff as differences
+    from rlaif.constitution.edit import edit_file, parse_change, with_changes
+    from rlaif.constitution.render import difference_lines
+
+    wanted = [parse_change(change) for change in changes]
+    old, new = edit_file(file, lambda text, path: with_changes(text, path, wanted))
+    if as_json:
+        print(json.dumps(differences.diff(old, new).as_json()))
+    else:
+        _print_lines(difference_lines(old, new, _width()))
+
+
+def import_constitution(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="what to import")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="where to write it, such as mine.yaml")],
+    format: Annotated[
+        str | None, typer.Option("--from", metavar="FORMAT", help=f"{FORMAT_NAMES}; default: by the file's shape")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="its name; default: the file's own")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a constitution of a file of another format; overwrites nothing, says what was left out."""
+    from rlaif.constitution.exchange.formats import import_file
+    from rlaif.constitution.exchange.told import imported_lines
+
+    found = import_file(file, out, name=name, format=format)
+    if not as_json:
+        _print_lines(imported_lines(found, _width()))
+        return
+    ids = [principle.id for principle in found.constitution.principles]
+    told = {"file": found.file, "source": found.source, "format": found.format, "principles": ids}
+    more = {"left_out": found.left_out, "notes": found.notes, "renamed": dict(found.renamed)}
+    print(json.dumps({**told, **more, "methods": found.methods}))
+
+
+def export(
+    name: NameArgument,
+    format: Annotated[str, typer.Option("--to", metavar="FORMAT", help=FORMAT_NAMES)],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="where to write it")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write a constitution in another format; overwrites nothing, says what the format cannot hold."""
+    from rlaif.constitution.exchange.formats import export_file
+    from rlaif.constitution.load import load_constitution
+
+    lost = export_file(load_constitution(name), out, format)
+    if as_json:
+        print(json.dumps({"file": str(out), "format": format, "lost": lost}))
+        return
+    told = ", ".join(f"{count} x {what}" for what, count in lost.items()) or "nothing"
+    _print_lines([f"wrote {out}", *textwrap.wrap(f"the format {format} cannot hold: {told}", _width())])
 
 
 def check(
@@ -175,6 +238,9 @@ VERBS: dict[str, Command] = {
     "list": list_shipped,
     "show": show,
     "new": new,
+    "set": set_fields,
+    "import": import_constitution,
+    "export": export,
     "check": check,
     "test": run_tests,
     "diff": diff,
@@ -185,7 +251,7 @@ VERBS: dict[str, Command] = {
 
 def constitution_app(friendly: Callable[[Command], Command]) -> typer.Typer:
     """The sub-app with every verb; `friendly` is what the command line wraps around a command to print its errors."""
-    app = typer.Typer(help="List, read, write, check and compare constitutions.", no_args_is_help=True)
+    app = typer.Typer(help="List, read, write, edit, check and compare constitutions.", no_args_is_help=True)
     for verb, command in VERBS.items():
         app.command(verb)(friendly(command))
     return app

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlaif.errors import RlaifError
 
 MAX_BYTES = 4_000_000
-Lines = dict[tuple[str | int, ...], int]
+Keys = tuple[str | int, ...]
+Lines = dict[Keys, int]
 # what ruamel raises for a value that does not fit its tag (`!!float ""`, a time out of range) or is nested too deep
 _UNFIT = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, RecursionError)
 
@@ -79,6 +82,46 @@ def parse_yaml(text: str, where: str, error: type[RlaifError]) -> tuple[Any, Lin
         raise error(f"is not YAML: {what}", where=where, remedy=_remedy(what)) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a value stands in a text, as offsets of characters: `key` and `key_end` of its key (of the value itself in
+    a list), `start` and `end` of the value without what follows it. `flow`: it is written in braces or brackets."""
+
+    key: int
+    key_end: int
+    start: int
+    end: int
+    flow: bool
+
+
+def spans(text: str) -> dict[Keys, Span]:
+    """Where every value of a YAML text stands, by the path of its keys, in the order of the text; () is the whole. The
+    text is one that `parse_yaml` takes."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+    found: dict[Keys, Span] = {}
+
+    def visit(node: Any, path: Keys, key: Any) -> int:
+        start: int = node.start_mark.index
+        end: int = node.end_mark.index
+        flow = not isinstance(node, ScalarNode) and bool(node.flow_style)
+        first = node if key is None else key
+        found[path] = Span(first.start_mark.index, first.end_mark.index, start, end, flow)
+        children = []
+        if isinstance(node, MappingNode):
+            children = [visit(value, (*path, name.value), name) for name, value in node.value]
+        elif isinstance(node, SequenceNode):
+            children = [visit(value, (*path, number), None) for number, value in enumerate(node.value)]
+        if not flow:  # a block ends where the next token begins, behind comments that are not its own
+            end = max(children, default=start + len(text[start:end].rstrip()))
+        found[path] = Span(first.start_mark.index, first.end_mark.index, start, end, flow)
+        return end
+
+    visit(YAML(typ="safe", pure=True).compose(text), (), None)
+    return found
+
+
 def parse_scalar(text: str) -> Any:
     """The value of one YAML scalar or flow list, as after `--set name=`; text that is no plain YAML stays text: one
     that does not parse, that has an alias, or whose value does not fit its tag (`2024-13-45`, `!!int z`)."""
@@ -94,7 +137,7 @@ def parse_scalar(text: str) -> Any:
         return text
 
 
-def dump_yaml(data: Any) -> str:
+def dump_yaml(data: Any, *, width: int = 110) -> str:
     """`data` as block-style YAML text."""
     from io import StringIO
 
@@ -102,10 +145,26 @@ def dump_yaml(data: Any) -> str:
 
     writer = YAML()
     writer.default_flow_style = False
-    writer.width = 110
+    writer.width = width
     out = StringIO()
     writer.dump(data, out)
     return out.getvalue()
+
+
+def one_line(value: Any) -> str:
+    """A plain value as YAML on one line that may stand anywhere, also in braces: texts in double quotes where they are
+    not one simple word."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{one_line(key)}: {one_line(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(one_line, value)) + "]"
+    if value is None:
+        return "null"
+    simple = not isinstance(value, str) or (re.fullmatch(r"[A-Za-z][\w-]*", value) and parse_scalar(value) == value)
+    scalar = value if simple else DoubleQuotedScalarString(value)
+    return dump_yaml({"k": scalar}, width=1 << 30).removeprefix("k:").strip()
 
 
 def _remedy(what: str) -> str:

@@ -18,7 +18,7 @@ from rlaif.constitution.format import ConstitutionFile, OverrideEntry, Principle
 from rlaif.constitution.problems import MOST_HINTED, FileProblems, Problem, field_problems, line_of, near
 from rlaif.errors import ConstitutionError
 from rlaif.resources import shipped
-from rlaif.yaml_io import Lines, read_yaml
+from rlaif.yaml_io import MAX_BYTES, Lines, parse_yaml, read_yaml
 
 MAX_DEPTH = 16
 
@@ -73,6 +73,13 @@ def compose(name_or_path: str | Path) -> Composed:
     return _compose(find(name_or_path), (), {})
 
 
+def compose_text(text: str, path: Path) -> Composed:
+    """The composed constitution that the file at `path` would be with this text; same errors as `compose`."""
+    if (size := len(text.encode("utf-8", "replace"))) > MAX_BYTES:
+        raise ConstitutionError(f"{size:,} bytes is more than {MAX_BYTES:,}", where=str(path), remedy="split the file")
+    return _compose(path, (), {}, text)
+
+
 def find(name_or_path: str | Path, folder: Path | None = None) -> Path:
     """The file meant by a name of a shipped constitution or by a path, which may be relative to `folder`."""
     name = str(name_or_path)
@@ -89,9 +96,10 @@ def find(name_or_path: str | Path, folder: Path | None = None) -> Path:
     )
 
 
-def _compose(path: Path, above: tuple[Path, ...], done: dict[str, Composed]) -> Composed:
-    """`above`: the files whose includes lead here, outermost first. `done`: what was composed already."""
-    file, lines = _read(path)
+def _compose(path: Path, above: tuple[Path, ...], done: dict[str, Composed], text: str | None = None) -> Composed:
+    """`above`: the files whose includes lead here, outermost first. `done`: what was composed already. `text`: what to
+    take in place of what stands in the file."""
+    file, lines = _read(path, text)
     problems = list(_contradictions(file, lines))
     parts: list[Composed] = []
     for number, name in enumerate(file.include):
@@ -110,8 +118,9 @@ def _compose(path: Path, above: tuple[Path, ...], done: dict[str, Composed]) -> 
     return composed
 
 
-def _read(path: Path) -> tuple[ConstitutionFile, Lines]:
-    data, lines = read_yaml(path, ConstitutionError)
+def _read(path: Path, text: str | None) -> tuple[ConstitutionFile, Lines]:
+    read = read_yaml(path, ConstitutionError) if text is None else parse_yaml(text, str(path), ConstitutionError)
+    data, lines = read
     if not isinstance(data, dict):
         raise ConstitutionError(
             "a constitution is a mapping with name, version and principles",

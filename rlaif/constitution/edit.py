@@ -1,0 +1,332 @@
+"""Edits of a constitution's text by program: what is not edited stays as it is, byte for byte.
+
+A YAML library that writes a file anew loses something of its layout. Here the places of the values are looked up, the
+text is changed there and nowhere else, and read again: if it does not mean exactly what was asked, nothing is done.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rlaif.constitution.compose import compose, compose_text, find
+from rlaif.constitution.format import ConstitutionFile, PrincipleEntry
+from rlaif.constitution.layout import behind_colon, entry_lines, field_lines
+from rlaif.constitution.load import as_record
+from rlaif.constitution.problems import near
+from rlaif.errors import ConstitutionError
+from rlaif.records import Constitution
+from rlaif.store import write_atomic
+from rlaif.yaml_io import Keys, Span, one_line, parse_scalar, parse_yaml, spans
+
+_TEXTS = "id statement rationale critique revision comparison followed violated prompt better worse"
+TEXTS = frozenset([*_TEXTS.split(), "name", "version", "description"])
+"""Fields that hold one text: what stands behind "=" is taken as it is."""
+EMPTIED = frozenset({"critique", "revision", "comparison", "contrast"})
+"""Fields in which an override may say null: the included principle's own is taken away."""
+_FIRST = ("id", "override", "statement")
+ORDER = (*_FIRST, *(name for name in PrincipleEntry.model_fields if name not in _FIRST))
+"""In which a principle's fields stand, for one that is put in."""
+REMOVED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One field set: `keys` within the principle, or within the file if `principle` is None; None removes it."""
+
+    principle: str | None
+    keys: Keys
+    value: Any
+
+    @property
+    def name(self) -> str:
+        return ".".join(map(str, self.keys if self.principle is None else (self.principle, *self.keys)))
+
+
+def parse_change(text: str) -> Change:
+    """The change in "no-crime.weight=2" or "version=2". Texts are taken literally, but may be in YAML's quotes; other
+    values are YAML; null removes the field."""
+    name, equals, value = text.partition("=")
+    keys = [int(key) if key.isdecimal() and key.isascii() else key for key in name.strip().split(".")]
+    whole = len(keys) == 1 and keys[0] in ConstitutionFile.model_fields and keys[0] != "principles"
+    if not equals or not all(re.fullmatch(r"[\w-]+", str(key)) for key in keys) or (len(keys) < 2 and not whole):
+        raise ConstitutionError(
+            f"{text!r} is not PRINCIPLE.FIELD=VALUE", remedy='for example no-crime.weight=2, or version="2"'
+        )
+    parsed: Any = parse_scalar(value)
+    if keys[-1] in TEXTS and parsed is not None and not (isinstance(parsed, str) and value.strip()[:1] in ('"', "'")):
+        parsed = value.strip()
+    return Change(None, tuple(keys), parsed) if whole else Change(str(keys[0]), tuple(keys[1:]), parsed)
+
+
+def edit_file(path: Path, edit: Callable[[str, Path], str]) -> tuple[Constitution, Constitution]:
+    """The constitution before and after `edit`, a function of the file's text and path, has changed its text.
+
+    The file is written in one step, and only if what comes out of it loads; the errors are those of `compose`.
+    """
+    if find(path) != path or path.suffix not in (".yaml", ".yml"):
+        raise ConstitutionError(
+            "is not a constitution file of yours", where=str(path), remedy="give a file that ends in .yaml"
+        )
+    old = as_record(compose(path))
+    raw = path.read_bytes().decode("utf-8")
+    windows = raw.count("\r\n") == raw.count("\n") > 0
+    text = raw.replace("\r\n", "\n") if windows else raw
+    start = "\ufeff" if text.startswith("\ufeff") else ""
+    changed = edit(text.removeprefix(start), path)
+    new = as_record(compose_text(changed, path))
+    if changed != text.removeprefix(start):
+        write_atomic(path, start + (changed.replace("\n", "\r\n") if windows else changed))
+    return old, new
+
+
+def with_changes(text: str, path: Path, changes: Iterable[Change]) -> str:
+    """The text with every change made, in their order. A principle that the file only includes gets an entry with
+    `override: true`. Whether the result loads is not looked at."""
+
+    @cache
+    def composed(before: str = text) -> dict[str, PrincipleEntry]:
+        return {written.entry.id: written.entry for written in compose_text(before, path).principles}
+
+    for change in changes:
+        text = _with_change(text, path, change, composed)
+    return text
+
+
+def with_principle(text: str, path: Path, entry: Mapping[str, Any]) -> str:
+    """The text with one more principle, the last of its list."""
+    data = _data(text, path)
+    wanted = {**data, "principles": [*(data.get("principles") or []), dict(entry)]}
+    return _checked(_appended(text, entry), wanted, path, f"principle {entry.get('id')!r}")
+
+
+def without_principle(text: str, path: Path, id: str) -> str:
+    """The text without that principle of the file's own. Comments above it stay; they may be about more than it."""
+    data = _data(text, path)
+    number = _number(data, id)
+    if number is None:
+        own = [entry["id"] for entry in data.get("principles") or []]
+        raise ConstitutionError(
+            f"there is no principle {id!r} in this file{near(id, own)}",
+            where=str(path),
+            remedy=f"an included one is left out by disable: [{id}]",
+        )
+    rest = [entry for entry in data["principles"] if entry["id"] != id]
+    places = spans(text)
+    if not rest:
+        found = places[("principles",)]
+        text = f"{text[: found.key_end]}: []{text[found.end :]}"
+    elif places[("principles",)].flow:
+        text = _cut_flow(text, places, ("principles",), ("principles", number))
+    else:
+        at = places[("principles", number)]
+        start, end = _line_start(text, _dash(text, at.start)), _line_end(text, at.end)
+        before = text[:start]
+        text = (before[:-1] if before.endswith("\n\n") else before) + text[end + 1 :]
+    return _checked(text, {**data, "principles": rest}, path, f"principle {id!r}")
+
+
+def _with_change(text: str, path: Path, change: Change, composed: Callable[[], Mapping[str, PrincipleEntry]]) -> str:
+    """`composed`: the principles of the file and those that it includes, as they were at first."""
+    data = _data(text, path)
+    keys, value = change.keys, change.value
+    if change.principle is None:
+        order: Sequence[str] = tuple(ConstitutionFile.model_fields)
+        return _set(text, data, path, (), keys, REMOVED if value is None else value, order)
+    number = _number(data, change.principle)
+    if number is None and change.principle not in composed():
+        hint = near(change.principle, composed())
+        raise ConstitutionError(f"there is no principle {change.principle!r}{hint}", where=str(path))
+    entry = {} if number is None else data["principles"][number]
+    override = number is None or entry.get("override") is True
+    if override and value is None and keys[0] not in entry and keys[0] not in EMPTIED:
+        what = f"{change.name} is not given in this file, so there is nothing to remove"
+        raise ConstitutionError(what, where=str(path), remedy="give the value that it should have here")
+    if override and keys[0] not in entry:  # as a whole, because an override replaces each field as a whole
+        base = composed()[change.principle].model_dump(exclude_defaults=True)
+        value = _changed({str(keys[0]): base.get(str(keys[0]))}, keys, value, path)[keys[0]]
+        keys = keys[:1]
+    if number is None:
+        return with_principle(text, path, {"id": change.principle, "override": True, str(keys[0]): value})
+    removed = value is None and not (override and keys[-1] in EMPTIED)
+    return _set(text, data, path, ("principles", number), keys, REMOVED if removed else value, ORDER)
+
+
+def _set(text: str, data: Any, path: Path, at: Keys, keys: Keys, value: Any, order: Sequence[str]) -> str:
+    """The text with a value under `keys` within `at` set, put in or removed."""
+    wanted = _changed(data, (*at, *keys), value, path)
+    if _form(wanted) == _form(data):
+        return text
+    places = spans(text)
+    whole = (*at, *keys)
+    while len(whole) > len(at) + 1 and not _inside(places, whole[:-1]):  # the table around it is not there yet
+        value, whole = {whole[-1]: value}, whole[:-1]
+    if value is REMOVED:
+        changed = _removed(text, places, whole)
+    elif whole in places:
+        changed = _replaced(text, places, whole, value)
+    else:
+        changed = _inserted(text, places, whole, value, order if whole[:-1] == at else ())
+    return _checked(changed, wanted, path, ".".join(map(str, keys)))
+
+
+# --- the data ---------------------------------------------------------------------------------------------------------
+
+
+def _data(text: str, path: Path) -> Any:
+    return parse_yaml(text, str(path), ConstitutionError)[0]
+
+
+def _number(data: Any, id: str) -> int | None:
+    return next((n for n, entry in enumerate(data.get("principles") or ()) if entry.get("id") == id), None)
+
+
+def _changed(data: Any, keys: Sequence[Any], value: Any, path: Path) -> Any:
+    """A copy of the data with the value at `keys`, or without it for REMOVED."""
+    data = deepcopy(data)
+    table: Any = data
+    for depth, key in enumerate(keys):
+        if isinstance(table, list) and not (isinstance(key, int) and key < len(table)):
+            name = ".".join(map(str, keys[:depth]))
+            raise ConstitutionError(
+                f"{name} has {len(table)} parts and no number {key}", where=str(path), remedy="they count from 0"
+            )
+        if not isinstance(table, dict | list):
+            name = ".".join(map(str, keys[:depth]))
+            raise ConstitutionError(f"{name} is a value, it has no field {key!r}", where=str(path))
+        if depth < len(keys) - 1:
+            if isinstance(table, dict) and table.get(str(key)) is None:
+                table[str(key)] = {}
+            table = table[key]
+        elif value is REMOVED:
+            table.pop(key) if isinstance(table, list) else table.pop(key, None)
+        else:
+            table[key] = value
+    return data
+
+
+def _checked(text: str, wanted: Any, path: Path, name: str) -> str:
+    """The text if it means what was wanted."""
+    try:
+        good = _form(_data(text, path)) == _form(wanted)
+    except ConstitutionError:
+        good = False
+    if good:
+        return text
+    raise ConstitutionError(
+        f"{name}: the file is laid out in a way in which this cannot be changed by program",
+        where=str(path),
+        remedy="change it by hand; the file is as it was",
+    )
+
+
+def _form(data: Any) -> str:
+    """Equal for data that mean the same; 1, 1.0 and true do not."""
+    return json.dumps(data, sort_keys=True, default=repr)
+
+
+# --- the text ---------------------------------------------------------------------------------------------------------
+
+
+def _replaced(text: str, places: Mapping[Keys, Span], keys: Keys, value: Any) -> str:
+    at = places[keys]
+    if isinstance(keys[-1], int) or _in_flow(places, keys):
+        gap = " " if at.start == at.end else ""
+        return f"{text[: at.start]}{gap}{one_line(value)}{text[at.end :]}"
+    colon = text.index(":", at.key_end)
+    gap = text[colon + 1 : at.start]
+    head = gap.partition("\n")[0] if "\n" in gap else ""
+    block = re.match(r"[|>][-+0-9]*([ \t]+#[^\n]*)", text[at.start : at.end])
+    line_end = _line_end(text, at.end)
+    comment = (block[1] if block else head.rstrip()) + text[at.end : line_end]
+    column = at.key - _line_start(text, at.key)
+    first, rest = behind_colon(value, column, at.key_end - at.key + 2)
+    gap = gap if first and gap.strip(" ") == "" and gap else " " if first else ""
+    return "\n".join([f"{text[: colon + 1]}{gap}{first}{comment}", *rest]) + text[line_end:]
+
+
+def _inserted(text: str, places: Mapping[Keys, Span], keys: Keys, value: Any, order: Sequence[str]) -> str:
+    """The text with a new field, behind the last of those that come before it in `order`."""
+    table, name = keys[:-1], str(keys[-1])
+    present = _inside(places, table)
+    before = order[: order.index(name)] if name in order else ()
+    after = [path for path in present if path[-1] in before] or present
+    if places[table].flow:
+        end = places[after[-1]].end if after else places[table].start + 1
+        return f"{text[:end]}{', ' if after else ''}{name}: {one_line(value)}{text[end:]}"
+    column = places[present[0]].key - _line_start(text, places[present[0]].key)
+    end = _line_end(text, max(places[path].end for path in after))
+    return f"{text[:end]}\n" + "\n".join(field_lines(name, value, column)) + text[end:]
+
+
+def _removed(text: str, places: Mapping[Keys, Span], keys: Keys) -> str:
+    if _in_flow(places, keys):
+        return _cut_flow(text, places, keys[:-1], keys)
+    at = places[keys]
+    start = _line_start(text, at.key)
+    following = [places[path] for path in _inside(places, keys[:-1]) if places[path].key > at.end]
+    if text[start : at.key].strip() and not isinstance(keys[-1], int):  # behind the dash of its entry
+        end = min(span.key for span in following) if following else at.end
+        return text[: at.key] + text[end:]
+    return text[:start] + text[_line_end(text, at.end) + 1 :]
+
+
+def _cut_flow(text: str, places: Mapping[Keys, Span], table: Keys, keys: Keys) -> str:
+    siblings = [places[path] for path in _inside(places, table)]
+    number = siblings.index(places[keys])
+    if number:
+        return text[: siblings[number - 1].end] + text[places[keys].end :]
+    end = siblings[1].key if len(siblings) > 1 else places[keys].end
+    return text[: places[keys].key] + text[end:]
+
+
+def _appended(text: str, entry: Mapping[str, Any]) -> str:
+    """The text with one more entry in `principles`, laid out like those that are there."""
+    places = spans(text)
+    found = places.get(("principles",))
+    entries = [places[path] for path in _inside(places, ("principles",))]
+    if found is not None and (found.flow or places[()].flow) and entries:
+        return f"{text[: entries[-1].end]}, {one_line(dict(entry))}{text[entries[-1].end :]}"
+    dash, space, gap = 2, 1, "\n"
+    if entries:
+        at = _dash(text, entries[-1].start)
+        dash = at - _line_start(text, at)
+        space = entries[-1].start - at - 1 if "\n" not in text[at : entries[-1].start] else 1
+        gap = "\n" if len(entries) > 1 and text[: _line_start(text, at)].endswith("\n\n") else ""
+    lines = entry_lines(entry, dash, space)
+    if entries:
+        end = _line_end(text, entries[-1].end)
+        return f"{text[:end]}\n{gap}" + "\n".join(lines) + text[end:]
+    if found is not None:  # principles: [], or nothing behind the colon
+        end = _line_end(text, found.end)
+        return f"{text[: found.key_end]}:{text[found.end : end]}\n" + "\n".join(lines) + text[end:]
+    return text.rstrip("\n") + "\n\nprinciples:\n" + "\n".join(lines) + "\n"
+
+
+def _inside(places: Mapping[Keys, Span], table: Keys) -> list[Keys]:
+    """The paths of what stands directly in a table or list."""
+    return [path for path in places if len(path) == len(table) + 1 and path[:-1] == table]
+
+
+def _in_flow(places: Mapping[Keys, Span], keys: Keys) -> bool:
+    return any(places[keys[:depth]].flow for depth in range(len(keys)))
+
+
+def _line_start(text: str, at: int) -> int:
+    return text.rfind("\n", 0, at) + 1
+
+
+def _line_end(text: str, at: int) -> int:
+    end = text.find("\n", at)
+    return len(text) if end < 0 else end
+
+
+def _dash(text: str, at: int) -> int:
+    """Where the dash of the list entry that begins at `at` stands."""
+    return max(match.start(1) for match in re.finditer(r"^ *(-)(?=\s)", text[:at], re.MULTILINE))

@@ -1,0 +1,106 @@
+"""Anthropic's files of 2022 (arXiv 2212.08073): requests for critique and revision, and questions for comparison.
+
+`{"harmful0": {"prompt": ["\\n\\nCritiqueRequest: ...\\n\\nCritique:"], "edit_request": "\\n\\nRevisionRequest: ...
+\\n\\nRevision:"}, ...}` and `["\\n... Options:", ...]`. The frames around the wordings are taken off and put on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from rlaif.constitution.exchange.draft import Draft, topic
+from rlaif.constitution.exchange.source import Source, refuse, shown
+from rlaif.records import Constitution
+
+CRITIQUES = '{"id": {"prompt": ["... a request for critique"], "edit_request": "... for revision"}, ...}'
+COMPARISONS = '["Choose the response that ... Options:", ...]'
+_FRAMES = {
+    "critique": (re.compile(r"\s*Critique ?Request:\s*", re.IGNORECASE), re.compile(r"\s*\bCritique:\s*$")),
+    "revision": (re.compile(r"\s*Revision ?Request:\s*", re.IGNORECASE), re.compile(r"\s*\bRevision:\s*$")),
+    "comparison": (re.compile(r"\s*"), re.compile(r"\s*\bOptions:\s*$")),
+}
+_TURNS = re.compile(r"^\s*\n\nHuman:|\n\nAssistant:\s*$")
+
+
+def has_critiques(data: Any) -> bool:
+    entries = list(data.values()) if isinstance(data, dict) else []
+    return bool(entries) and all(isinstance(entry, dict) and "edit_request" in entry for entry in entries)
+
+
+def has_comparisons(data: Any) -> bool:
+    """Sure only where "Options:" ends the texts: other programs write lists of texts too."""
+    texts = data if isinstance(data, list) else []
+    return bool(texts) and all(isinstance(text, str) and text.rstrip().endswith("Options:") for text in texts)
+
+
+def read(source: Source, draft: Draft) -> None:
+    """Either of the two kinds of file, told apart by its shape."""
+    data = source.json()
+    if isinstance(data, list):
+        _read_comparisons(source, data, draft)
+    else:
+        _read_critiques(source, data, draft)
+
+
+def _read_critiques(source: Source, data: Any, draft: Draft) -> None:
+    problems = [] if isinstance(data, dict) and data else ["is no object with entries"]
+    more = 0
+    for key, entry in data.items() if isinstance(data, dict) else ():
+        given = entry if isinstance(entry, dict) else {}
+        requests = given.get("prompt")
+        requests = [requests] if isinstance(requests, str) else requests if isinstance(requests, list) else []
+        critiques = [_bare("critique", text) for text in requests]
+        revision = _bare("revision", given.get("edit_request"))
+        if not critiques or None in critiques or revision is None:
+            problems.append(f"{shown(key)!r} lacks a text in prompt or edit_request")
+            continue
+        more += len(critiques) - 1
+        draft.left_out.update(f"{shown(name)} of an entry" for name in given.keys() - {"prompt", "edit_request"})
+        for critique in critiques:
+            draft.add(key, statement=revision, critique=critique, revision=revision)
+    refuse(source, problems, CRITIQUES)
+    if more:
+        draft.notes.append(f"{more} entries had another request for critique; each became a principle of its own")
+    draft.notes.append("the file has no rules: each statement is a copy of the request for revision")
+
+
+def _read_comparisons(source: Source, data: list[Any], draft: Draft) -> None:
+    problems = [] if data else ["the list is empty"]
+    for number, text in enumerate(data):
+        comparison = _bare("comparison", text)
+        if comparison is None:
+            problems.append(f"number {number + 1} of the list is no text")
+        else:
+            draft.add(topic(comparison), statement=comparison, comparison=comparison)
+    refuse(source, problems, COMPARISONS)
+    draft.notes.append("the file has no rules: each statement is a copy of the question for comparison")
+    draft.notes.append("the file has no ids: they are made of the words")
+
+
+def _bare(kind: str, text: Any) -> str | None:
+    """The wording without the frame around it, each part of the frame once; None if there is none."""
+    if not isinstance(text, str):
+        return None
+    start, end = _FRAMES[kind]
+    text = _TURNS.sub("", text)
+    match = start.match(text)
+    return end.sub("", text[match.end() :] if match else text, count=1).strip() or None
+
+
+def write_critiques(constitution: Constitution, wordings: list[tuple[str, str]]) -> str:
+    """The JSON with `wordings`, a critique and a revision for each principle."""
+    entries = {
+        principle.id: {
+            "prompt": [f"\n\nCritiqueRequest: {critique}\n\nCritique:"],
+            "edit_request": f"\n\nRevisionRequest: {revision}\n\nRevision:",
+        }
+        for principle, (critique, revision) in zip(constitution.principles, wordings, strict=True)
+    }
+    return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_comparisons(questions: list[str]) -> str:
+    """The JSON list of the questions, each with its frame."""
+    return json.dumps([f"\n{question} Options:" for question in questions], indent=2, ensure_ascii=False) + "\n"

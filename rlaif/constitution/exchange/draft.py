@@ -1,0 +1,113 @@
+"""What an importer makes of a file: principles in its order, what had no place, what was done; and the YAML of it."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlaif.constitution.exchange.source import Source, shown
+from rlaif.constitution.layout import WIDTH, entry_lines, field_lines
+
+MAX_ID = 64
+ID_WORDS = 4
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_SAY_LITTLE = """
+    a all also an and any anything are as assistant assistants at be been best better by can choose compare
+    content could critique discuss do does for from give has have how human humans identify if in into is it its
+    less look make making more most name new not of on one or out please prefer preceding provide read remove
+    request response responses reply answer revise revision rewrite said say says select should so specific
+    something that than the their them these they this those to version was way ways what whether which while
+    who with would write you your"""
+_PLAIN = frozenset(_SAY_LITTLE.split())
+"""Words that tell nothing about what a wording asks for; ids are made of the others."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """Collects what an importer finds. `left_out`: what -> how many; `notes`: sentences for the reader."""
+
+    format: str
+    name: str | None = None
+    version: str = "1"
+    description: str = ""
+    principles: list[dict[str, Any]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    _taken: Counter[str] = field(default_factory=Counter)
+    _ids: set[str] = field(default_factory=set)
+
+    def add(self, wanted: str, **fields: Any) -> None:
+        """One more principle. Its id is `wanted` as far as that is one, else what comes next to it and is free."""
+        id = self._free(slug(wanted) or "principle")
+        if id != wanted:
+            self.renamed.append((wanted, id))
+        self.principles.append(
+            {"id": id, **{name: part for name, part in fields.items() if part not in ("", [], None)}}
+        )
+
+    def _free(self, wanted: str) -> str:
+        id = wanted
+        while id in self._ids:
+            self._taken[wanted] += 1
+            ending = f"-{self._taken[wanted] + 1}"
+            id = wanted[: MAX_ID - len(ending)].strip("-") + ending
+        self._ids.add(id)
+        return id
+
+    def note_duplicates(self) -> None:
+        """A note with how many principles have the very statement of an earlier one; they are kept."""
+        counts = Counter(entry["statement"] for entry in self.principles)
+        more = sum(count - 1 for count in counts.values())
+        if more:
+            self.notes.append(f"{more} of the statements stand more than once; all are kept, with ids of their own")
+
+    def text(self, source: Source) -> str:
+        """The YAML of the constitution: where it is from and what was left out, as comments, then its principles."""
+        lines = [f"Imported by rlaif from {shown(source.path.name)}: format {self.format}, SHA-256 {source.hash}."]
+        lines += [f"Left out: {count} x {what}." for what, count in self.left_out.items()]
+        lines += [f"{note[0].upper()}{note[1:]}." for note in self.notes]
+        comments = [f"# {part}" for line in lines for part in textwrap.wrap(line, WIDTH - 2)]
+        head = {"name": self.name, "version": self.version, "description": self.description}
+        fields = [line for name, part in mended(head).items() if part for line in field_lines(name, part, 0)]
+        entries = ["\n".join(entry_lines(mended(entry), 2)) for entry in self.principles]
+        return "\n".join([*comments, "", *fields, "", "principles:", ""]) + "\n" + "\n\n".join(entries) + "\n"
+
+
+def slug(text: str) -> str:
+    """The text as an id: small ASCII letters and digits, hyphens between, at most MAX_ID long; maybe empty."""
+    words = _words(text)
+    id = "-".join(words)
+    if len(id) <= MAX_ID:
+        return id
+    return id[:MAX_ID].rpartition("-")[0] or id[:MAX_ID]
+
+
+def topic(text: str) -> str:
+    """An id of the first words of a wording that say what it is about."""
+    words = _words(text)
+    telling = [word for word in words if word not in _PLAIN] or words
+    return slug(" ".join(telling[:ID_WORDS]))
+
+
+def mended(data: Any) -> Any:
+    """The data with every half of a surrogate pair, which no file can hold, replaced by U+FFFD."""
+    if isinstance(data, str):
+        return _SURROGATE.sub("\ufffd", data)
+    if isinstance(data, list):
+        return [mended(part) for part in data]
+    return {key: mended(part) for key, part in data.items()} if isinstance(data, dict) else data
+
+
+def broken_characters(text: str) -> int:
+    """How many halves of surrogate pairs stand in the text."""
+    return len(_SURROGATE.findall(text))
+
+
+def _words(text: str) -> list[str]:
+    plain = unicodedata.normalize("NFKD", re.sub("['\u2019]", "", text)).encode("ascii", "ignore").decode()
+    return re.findall(r"[a-z0-9]+", plain.lower())
