@@ -16,6 +16,7 @@ import typer
 from rlaif import __version__
 from rlaif.cli_constitution import constitution_app
 from rlaif.cli_impact import impact
+from rlaif.cli_principles import principles
 from rlaif.errors import ConfigError, DiskError, RlaifError
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path()) -> Non
     print(f"next: rlaif check {start}, then rlaif run {start}")
 
 
+app.command()(_friendly(principles))
 app.add_typer(constitution_app(_friendly), name="constitution")
 
 

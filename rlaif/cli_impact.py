@@ -78,7 +78,7 @@ def _subject(
     from rlaif.config import default_config, load
     from rlaif.impact.subject import of_file, of_run
     from rlaif.resources import cache_folder
-    from rlaif.store import RunFolder, refuse_no_run
+    from rlaif.store import RunFolder
 
     if (run is None) == (comparisons is None):
         raise ConfigError("which pairs?", remedy="give either --run RUN, or --comparisons FILE with --from OLD")
@@ -89,7 +89,6 @@ def _subject(
                 raise ConfigError(
                     f"{option} goes with --comparisons", remedy="a run has its own constitution and config"
                 )
-        refuse_no_run(run)
         return of_run(RunFolder(run))
     assert comparisons is not None
     if before is None:

@@ -16,7 +16,7 @@ from rlaif.errors import DataError, StageError
 from rlaif.lm import open as open_model
 from rlaif.lm.protocol import LanguageModel
 from rlaif.records import Constitution, PreferenceLabel, content_id
-from rlaif.store import JsonlFile, RunFolder
+from rlaif.store import JsonlFile, RunFolder, refuse_no_run
 
 OpenJudge = Callable[[RunConfig, Path], LanguageModel]
 """Opens the judge of a config with a cache folder."""
@@ -57,6 +57,7 @@ def read_judged_run(run: RunFolder, command: str) -> JudgedRun:
     Raises StageError where the label stage is not finished, RunFolderError or DataError where its labels were made
     in another way than the run's config says.
     """
+    refuse_no_run(run.root)
     config = load(run.config_path)
     constitution = _constitution_of_labels(run, config, command)
     return JudgedRun(run, config, constitution, _labels(run, config))

@@ -49,10 +49,12 @@ LAYERS = {
     "check": 8,
     "show": 8,
     "impact": 8,
+    "attribution": 8,
     "judged_run": 8,
     "cli": 9,
     "cli_constitution": 9,
     "cli_impact": 9,
+    "cli_principles": 9,
     "__main__": 9,
 }
 """Room (module or package directly under rlaif) -> layer. A module imports its own layer or lower ones."""
@@ -74,11 +76,12 @@ ROOMS = {
     "vaderSentiment": {"evaluation"},
     "jinja2": {"templates", "report"},
     "ruamel": {"yaml_io"},
-    "typer": {"cli", "cli_constitution", "cli_impact"},
+    "typer": {"cli", "cli_constitution", "cli_impact", "cli_principles"},
     "gguf": {"models"},
 }
 LIGHT = [
     "cli", "feedback", "report", "judge", "constitution", "config", "records", "store", "pipeline", "show", "impact",
+    "attribution",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "sklearn"}
 

@@ -83,7 +83,8 @@ class Point:
 
 
 @contextmanager
-def _figure(width: float = 3.9, height: float = 2.5) -> Iterator[tuple[Figure, Any]]:
+def drawing(width: float = 3.9, height: float = 2.5) -> Iterator[tuple[Figure, Any]]:
+    """A figure in the report's dress, of that size in inches, and its axes."""
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(width, height), layout="constrained")
         figure.patch.set_alpha(0.0)
@@ -92,7 +93,7 @@ def _figure(width: float = 3.9, height: float = 2.5) -> Iterator[tuple[Figure, A
         yield figure, axes
 
 
-def _svg(figure: Figure, name: str, title: str) -> Markup:
+def as_svg(figure: Figure, name: str, title: str) -> Markup:
     """The figure as one <svg> element without prologue, metadata or addresses."""
     out = io.StringIO()
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
@@ -122,7 +123,7 @@ def curve(
     lines = [line for line in series if line.measured]
     if not lines:
         return None
-    with _figure() as (figure, axes):
+    with drawing() as (figure, axes):
         for index, line in enumerate(lines, start=1 if len(lines) == 1 else 0):
             y = [value if is_known(value) else math.nan for value in line.y]
             few = len(y) <= 30
@@ -143,7 +144,7 @@ def curve(
             axes.set_ylim(bottom if min(values) < 0 else 0, highest * 1.08 or 1)
         if len(lines) > 1 or is_known(target):
             axes.legend(loc="best")
-        return _svg(figure, name, title)
+        return as_svg(figure, name, title)
 
 
 def _band(axes: Any, line: Series, color: str) -> None:
@@ -159,7 +160,7 @@ def stacked(name: str, title: str, x: Sequence[float], layers: Mapping[str, Sequ
     known = {label: [v if is_known(v) else 0.0 for v in values] for label, values in layers.items() if any(values)}
     if not known:
         return None
-    with _figure() as (figure, axes):
+    with drawing() as (figure, axes):
         floor = [0.0] * len(x)
         for index, (label, values) in enumerate(known.items()):
             hatch = ("", "///", "...", "xx")[index % 4]
@@ -174,14 +175,14 @@ def stacked(name: str, title: str, x: Sequence[float], layers: Mapping[str, Sequ
         axes.grid(axis="x", visible=False)
         axes.set_ylim(0, max(floor) * 1.3)
         axes.legend(loc="upper center", ncols=3, columnspacing=1.0, handlelength=1.2)
-        return _svg(figure, name, title)
+        return as_svg(figure, name, title)
 
 
 def histogram(name: str, title: str, counts: Sequence[int], xlabel: str) -> Markup | None:
     """Counts of equal bins over 0..1; None when all are 0."""
     if not any(counts):
         return None
-    with _figure() as (figure, axes):
+    with drawing() as (figure, axes):
         width = 1 / len(counts)
         axes.bar([(i + 0.5) * width for i in range(len(counts))], counts, width=width * 0.88, color=SERIES[1])
         axes.axvline(0.5, color=MUTED, linestyle=":", linewidth=1.2)
@@ -190,7 +191,7 @@ def histogram(name: str, title: str, counts: Sequence[int], xlabel: str) -> Mark
         axes.set_xlabel(visible(xlabel))
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="x", visible=False)
-        return _svg(figure, name, title)
+        return as_svg(figure, name, title)
 
 
 def reliability(name: str, title: str, bins: Sequence[tuple[float, float, int]]) -> Markup | None:
@@ -199,7 +200,7 @@ def reliability(name: str, title: str, bins: Sequence[tuple[float, float, int]])
     if not rows:
         return None
     largest = max(n for _, _, n in rows)
-    with _figure(3.9, 3.3) as (figure, axes):
+    with drawing(3.9, 3.3) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1.2, label="calibrated")
         axes.plot([p for p, _, _ in rows], [y for _, y, _ in rows], color=SERIES[1], linewidth=1.0)
         axes.scatter(
@@ -212,7 +213,7 @@ def reliability(name: str, title: str, bins: Sequence[tuple[float, float, int]])
         axes.set_xlabel("P(A better), reward model")
         axes.set_ylabel("P(A better), labels")
         axes.legend(loc="upper left", markerscale=0.6)
-        return _svg(figure, name, title)
+        return as_svg(figure, name, title)
 
 
 def dots(
@@ -222,7 +223,7 @@ def dots(
     if not any(is_known(point.mean) for _, points in groups for point in points):
         return None
     rows = sum(len(points) + 1 for _, points in groups)
-    with _figure(3.9, 0.75 + 0.235 * rows) as (figure, axes):
+    with drawing(3.9, 0.75 + 0.235 * rows) as (figure, axes):
         ticks: list[float] = []
         labels: list[str] = []
         y = 0.0
@@ -247,7 +248,7 @@ def dots(
         axes.margins(x=0.08)
         axes.set_title(visible(title))
         axes.set_xlabel(visible(xlabel))
-        return _svg(figure, name, title)
+        return as_svg(figure, name, title)
 
 
 def _dot(axes: Any, point: Point, y: float) -> None:

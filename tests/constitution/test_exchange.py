@@ -482,7 +482,31 @@ def test_any_json_imports_or_is_an_error(tmp_path: Path, data: Any, format: str 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
-        st.sampled_from(["# ", "- ", "1. ", "a", "b", "\n", "\n\n", "```", "  ", "---", "===", "<!--", "-->", "*", "\\", "{#x}", "**", ": ", "title: x", "\t", "\u2028"])
+        st.sampled_from(
+            [
+                "# ",
+                "- ",
+                "1. ",
+                "a",
+                "b",
+                "\n",
+                "\n\n",
+                "```",
+                "  ",
+                "---",
+                "===",
+                "<!--",
+                "-->",
+                "*",
+                "\\",
+                "{#x}",
+                "**",
+                ": ",
+                "title: x",
+                "\t",
+                "\u2028",
+            ]
+        )
     )
 )
 def test_any_marks_of_markdown_import_or_are_an_error(tmp_path: Path, marks: list[str]) -> None:

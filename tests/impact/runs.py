@@ -106,8 +106,9 @@ def make_run(
     config: RunConfig | None = None,
     pairs: Sequence[Comparison] | None = None,
     constitution: Constitution = CONSTITUTION,
+    scripted: ScriptedModel | None = None,
 ) -> RunFolder:
-    """The finished run; its judge is the scripted model of the config, its cache the run's own."""
+    """The finished run; its judge is the scripted model of the config or the one given, its cache the run's own."""
     run = RunFolder(root)
     config = settings(root) if config is None else config
     pairs = comparisons() if pairs is None else pairs
@@ -116,7 +117,7 @@ def make_run(
     run.config_path.write_text(dump_yaml(config.model_dump(mode="json", exclude_defaults=True)), encoding="utf-8")
     JsonlFile(run.file("prompts", "train.jsonl"), Prompt).append(dict.fromkeys(pair.prompt for pair in pairs))
     run.file("prompts", "held_out.jsonl").touch()
-    model = CachedModel(Counting(), run.cache_path / "judge.sqlite")
+    model = CachedModel(scripted or Counting(), run.cache_path / "judge.sqlite")
     labels = judge_for(config, constitution, model).label(pairs)
     model.close()
     JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel).append(labels)

@@ -1,0 +1,37 @@
+"""`rlaif principles`: what each principle does to a run's labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def principles(
+    run: Annotated[Path, typer.Option("--run", metavar="RUN", help="a run whose label stage is finished")],
+    pairs: Annotated[
+        int,
+        typer.Option("--pairs", min=0, help="draw N pairs and judge them under all principles; 0 = stored verdicts"),
+    ] = 0,
+    negate: Annotated[
+        int, typer.Option("--negate", min=0, help="turn each principle round on N pairs: does the judge notice?")
+    ] = 0,
+    gold: Annotated[
+        str | None, typer.Option("--gold", metavar="FILE", help='preferences to compare with (JSONL), or "harm"')
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
+) -> None:
+    """Say what each principle does to a run's labels: who decides, who repeats whom, who is never heard."""
+    from rlaif.attribution.attribution import attribution
+    from rlaif.attribution.page import page
+    from rlaif.attribution.terminal import rendered
+    from rlaif.progress import choose
+    from rlaif.report.deliver import deliver, refuse_places
+    from rlaif.store import RunFolder
+
+    refuse_places(html, out, run, "principles")
+    found = attribution(RunFolder(run), pairs=pairs, negate=negate, gold=gold, progress=choose(quiet=as_json))
+    deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)
