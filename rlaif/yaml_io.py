@@ -71,7 +71,7 @@ def parse_yaml(text: str, where: str, error: type[RlaifError]) -> tuple[Any, Lin
                     lines.setdefault((*path, key.value), key.start_mark.line + 1)
             elif isinstance(node, SequenceNode):
                 stack.extend((value, (*path, index)) for index, value in enumerate(node.value))
-        return YAML(typ="safe", pure=True).load(text), lines
+        return None if root is None else reader.constructor.construct_document(root), lines
     except MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
         line = mark.line + 1 if mark is not None else 1
