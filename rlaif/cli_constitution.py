@@ -13,6 +13,8 @@ from typing import Annotated
 
 import typer
 
+from rlaif.cli_recover import recover
+
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
 Command = Callable[..., None]
 FORMAT_NAMES = "anthropic, anthropic-comparisons, handbook, icai, markdown or json"
@@ -245,6 +247,7 @@ VERBS: dict[str, Command] = {
     "test": run_tests,
     "diff": diff,
     "schema": schema,
+    "recover": recover,
 }
 """Verb -> the function that does it; its docstring is the help."""
 

@@ -28,7 +28,7 @@ from rlaif.prompt_sets import split_prompts
 from rlaif.records import Constitution, Prompt, StageRecord, content_id, to_json
 from rlaif.stage import StageContext
 from rlaif.store import JsonlFile, RunFolder, disk_errors, file_hash, write_atomic
-from rlaif.templates import VARIABLES, load_template
+from rlaif.templates import RUN_TEMPLATES, load_template
 from rlaif.yaml_io import dump_yaml
 
 Mode = Literal["new", "resume", "force"]
@@ -82,7 +82,7 @@ def gather(config: RunConfig, run: RunFolder) -> Materials:
 
 def _templates(run: RunFolder) -> dict[str, str]:
     """Name -> text of the run's own templates, which may have been edited, or of the shipped ones."""
-    return {name: load_template(name, run.templates_path).text for name in VARIABLES}
+    return {name: load_template(name, run.templates_path).text for name in RUN_TEMPLATES}
 
 
 def gather_kept(config: RunConfig, run: RunFolder) -> Materials:

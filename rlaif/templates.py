@@ -37,8 +37,11 @@ VARIABLES: dict[str, dict[str, type]] = {
     "revision": {"principle": Principle, "prompt": Prompt, "response": str, "critique": str, "few_shots": int},
     "pairwise": {"principle": Principle, "prompt": Prompt, "response_a": str, "response_b": str},
     "contrast": {"system": str, "examples": tuple, "conversation": tuple},
+    "propose": {"pairs": tuple, "number": int},
 }
 """What each template may use: name of the template -> its variables and their types."""
+RUN_TEMPLATES = ("critique", "revision", "pairwise", "contrast")
+"""Those that the stages of a run use: a run has its own copies, and their text decides what has to be made anew."""
 
 _SINK = "messages so far"  # key of the list being filled; not an identifier, so no template can name it
 _ROLES: tuple[str, ...] = get_args(Role)
@@ -105,7 +108,7 @@ def load_template(name: str, folder: Path | None = None) -> Template:
     if name not in VARIABLES:
         raise _unknown(name, None)
     for file in sorted(folder.glob("*.jinja")) if folder is not None else []:
-        if file.stem not in VARIABLES:
+        if file.stem not in RUN_TEMPLATES:
             raise _unknown(file.stem, str(file))
     own = None if folder is None else folder / f"{name}.jinja"
     if own is not None and own.exists():
@@ -250,7 +253,7 @@ def _samples(name: str) -> Iterator[dict[str, Any]]:
     ):
         values: dict[str, Any] = {
             "principle": principle, "prompt": Prompt(turns), "conversation": turns, "few_shots": few_shots,
-            "examples": turns[:-1],
+            "examples": turns[:-1], "pairs": ((Prompt(turns), "preferred", "other"),), "number": 3,
         }  # fmt: skip
         yield {variable: values.get(variable, "text") for variable in VARIABLES[name]}
 
@@ -260,8 +263,8 @@ def _offer(name: str) -> str:
 
 
 def _unknown(name: str, where: str | None) -> TemplateError:
-    near = difflib.get_close_matches(name, VARIABLES, n=1)
+    near = difflib.get_close_matches(name, RUN_TEMPLATES, n=1)
     hint = f", did you mean {near[0]!r}?" if near else ""
     return TemplateError(
-        f"no stage uses a template {name!r}{hint}", where=where, remedy=f"there are: {', '.join(VARIABLES)}"
+        f"no stage uses a template {name!r}{hint}", where=where, remedy=f"there are: {', '.join(RUN_TEMPLATES)}"
     )

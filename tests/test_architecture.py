@@ -50,11 +50,13 @@ LAYERS = {
     "show": 8,
     "impact": 8,
     "attribution": 8,
+    "recover": 8,
     "judged_run": 8,
     "cli": 9,
     "cli_constitution": 9,
     "cli_impact": 9,
     "cli_principles": 9,
+    "cli_recover": 9,
     "__main__": 9,
 }
 """Room (module or package directly under rlaif) -> layer. A module imports its own layer or lower ones."""
@@ -76,12 +78,12 @@ ROOMS = {
     "vaderSentiment": {"evaluation"},
     "jinja2": {"templates", "report"},
     "ruamel": {"yaml_io"},
-    "typer": {"cli", "cli_constitution", "cli_impact", "cli_principles"},
+    "typer": {"cli", "cli_constitution", "cli_impact", "cli_principles", "cli_recover"},
     "gguf": {"models"},
 }
 LIGHT = [
     "cli", "feedback", "report", "judge", "constitution", "config", "records", "store", "pipeline", "show", "impact",
-    "attribution",
+    "attribution", "recover",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "sklearn"}
 

@@ -94,6 +94,11 @@ def asks_for_worse(question: str) -> str | None:
     return None if found is None else next(words for words in found.groups() if words is not None)
 
 
+def likeness(one: str, other: str) -> float:
+    """Jaccard likeness, 0 to 1, of the word pairs of two texts; from ALIKE on they count as near-duplicates."""
+    return _jaccard(_word_pairs(one), _word_pairs(other))
+
+
 def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int, float]]:
     """(later, earlier, Jaccard likeness of their word pairs) for each text that is like an earlier one; only the
     first such pair of each.
@@ -123,11 +128,15 @@ def _first_alike(members: WordPairs, sets: Sequence[WordPairs], candidates: Iter
         if other in seen:
             continue
         seen.add(other)
-        shared = len(members & sets[other])
-        likeness = shared / (len(members) + len(sets[other]) - shared)
-        if likeness >= ALIKE:
-            return other, likeness
+        found = _jaccard(members, sets[other])
+        if found >= ALIKE:
+            return other, found
     return None
+
+
+def _jaccard(one: WordPairs, other: WordPairs) -> float:
+    shared = len(one & other)
+    return shared / (len(one) + len(other) - shared)
 
 
 def _plain(text: str) -> str:

@@ -1,0 +1,125 @@
+"""How well labels are reconstructed, and how near recovered principles come to those of another constitution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rlaif.comparison_files import GivenPair
+from rlaif.constitution.wording import ALIKE, likeness
+from rlaif.evaluation.statistics import Estimate, Keyed, by_prompt, mean, preferred
+from rlaif.judge.principle_tests import wilson
+from rlaif.records import Comparison
+from rlaif.recover.evidence import Evidence
+
+COVERED = 0.9
+"""Share of pairs on which a recovered principle prefers the same answer as another from which on it covers that one."""
+
+Predicted = Sequence[float | None]
+"""P(A is better) of each pair, None = not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Accuracy of one way to predict labels, on training and on held-out prompts; None = not measured."""
+
+    name: str
+    training: Estimate | None
+    held_out: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """A principle of the other constitution, and how near it is, 0 to 1."""
+
+    id: str
+    likeness: float
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The nearest principles to `id`, by wording (Jaccard of word pairs) and by behaviour (share of held-out pairs on
+    which both prefer the same answer); None where nothing can be compared."""
+
+    id: str
+    wording: Nearest | None
+    behaviour: Nearest | None
+
+    @property
+    def near(self) -> bool:
+        """Whether either is near enough to call the two principles the same."""
+        by_wording = self.wording is not None and self.wording.likeness >= ALIKE
+        return by_wording or (self.behaviour is not None and self.behaviour.likeness >= COVERED)
+
+
+def accuracy(predicted: Predicted, pairs: Sequence[GivenPair], *, seed: int, resamples: int) -> Estimate | None:
+    """Share of pairs where the prediction prefers the same answer as the label (one half: half a one), over prompts.
+
+    Pairs without a prediction are left out. The interval is a bootstrap over prompts, Wilson's where all prompts are
+    alike; None where nothing is predicted.
+    """
+    found = mean(_right(predicted, pairs), seed=seed, resamples=resamples)
+    if found is None or found.low != found.high:
+        return found
+    low, high = wilson(found.mean * found.prompts, found.prompts)
+    return replace(found, low=low, high=high)
+
+
+def share(predicted: Predicted, pairs: Sequence[GivenPair]) -> float | None:
+    """The same without an interval."""
+    prompts = by_prompt(_right(predicted, pairs))
+    return math.fsum(prompts.values()) / len(prompts) if prompts else None
+
+
+def _right(predicted: Predicted, pairs: Sequence[GivenPair]) -> list[Keyed]:
+    """(prompt, 1 where the prediction prefers what the label does, 0 where the other answer) of each pair."""
+    return [
+        (pair.comparison.prompt.id, None if p is None else 1 - abs(preferred(p) - preferred(pair.prob_a)))
+        for pair, p in zip(pairs, predicted, strict=True)
+        if pair.prob_a is not None
+    ]
+
+
+def by_length(pairs: Sequence[GivenPair], *, shorter: bool) -> list[float | None]:
+    """What somebody says of each pair who sees the number of characters alone."""
+
+    def prefers_a(pair: Comparison) -> float:
+        more = preferred(0.5 + len(pair.a.text) - len(pair.b.text))
+        return 1 - more if shorter else more
+
+    return [prefers_a(pair.comparison) for pair in pairs]
+
+
+def predictions(row: np.ndarray) -> list[float | None]:
+    """The row of an Evidence as plain numbers."""
+    return [None if np.isnan(value) else float(value) for value in row]
+
+
+def matches(ours: Evidence, theirs: Evidence) -> list[Match]:
+    """For each principle of `ours` the nearest ones of `theirs`; both were heard on the same pairs."""
+    found = []
+    for principle in ours.principles:
+        row, statement = ours.row(principle.id), principle.statement
+        by_wording = _nearest(theirs, lambda p, s=statement: likeness(s, p.statement))
+        by_behaviour = _nearest(theirs, lambda p, r=row: agreement(r, theirs.row(p.id)))
+        found.append(Match(principle.id, by_wording, by_behaviour))
+    return found
+
+
+def agreement(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Share of pairs with a verdict in both on which both prefer the same answer, one half being half a one."""
+    values = [
+        1 - abs(preferred(p) - preferred(q))
+        for p, q in zip(predictions(one), predictions(other), strict=True)
+        if p is not None and q is not None
+    ]
+    return sum(values) / len(values) if values else None
+
+
+def _nearest(theirs: Evidence, near: Callable[..., float | None]) -> Nearest | None:
+    found = [(principle.id, near(principle)) for principle in theirs.principles]
+    known = [Nearest(name, value) for name, value in found if value is not None]
+    return max(known, key=lambda item: item.likeness, default=None)

@@ -1,0 +1,87 @@
+"""The labels to explain, in two halves by prompt: one to choose principles on, one to test the choice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlaif.comparison_files import ComparisonFile, GivenPair
+from rlaif.constitution.problems import near
+from rlaif.errors import DataError
+from rlaif.records import content_id
+
+MIN_PROMPTS = 2
+"""Of each half, or no interval could be given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The labels that are used, by halves of the prompts. `unlabelled` pairs have no label, `undecided` exactly 0.5."""
+
+    training: tuple[GivenPair, ...]
+    held_out: tuple[GivenPair, ...]
+    labelled: int
+    unlabelled: int
+    undecided: int
+
+    def counts(self) -> dict[str, int]:
+        """How many pairs and prompts each half has, and how many pairs are in neither and why."""
+        training, held_out = (len({p.comparison.prompt.id for p in part}) for part in (self.training, self.held_out))
+        return {
+            "training": len(self.training),
+            "training_prompts": training,
+            "held_out": len(self.held_out),
+            "held_out_prompts": held_out,
+            "not_used": self.labelled - len(self.training) - len(self.held_out),
+            "unlabelled": self.unlabelled,
+            "undecided": self.undecided,
+        }
+
+
+def split_labels(file: ComparisonFile, most: int, part: str | None = None) -> Split:
+    """The decided labels by halves of their prompts, at most `most` pairs in each; a hash of the prompt says which.
+
+    With `part` only the pairs of that slice, each in the half in which it is without. Where a half has more pairs than
+    `most`, every prompt gives its first before any gives its second. Raises DataError for a slice that the file does
+    not have, and where a half has fewer than MIN_PROMPTS prompts.
+    """
+    slices = {pair.comparison.prompt.slice for pair in file.pairs}
+    if part is not None and part not in slices:
+        raise DataError(
+            f"has no pair of a slice {part!r}{near(part, slices)}",
+            where=str(file.path),
+            remedy=f"there are: {', '.join(sorted(slices - {''})) or 'none with a slice'}",
+        )
+    decided = [pair for pair in file.pairs if pair.prob_a is not None and pair.prob_a != 0.5]
+    prompts = sorted({p.comparison.prompt.id for p in decided}, key=lambda name: content_id("recover", name))
+    first = set(prompts[: (len(prompts) + 1) // 2])
+    used = [pair for pair in file.pairs if part is None or pair.comparison.prompt.slice == part]
+    halves: tuple[list[GivenPair], list[GivenPair]] = ([], [])
+    for pair in decided:
+        if part is None or pair.comparison.prompt.slice == part:
+            halves[pair.comparison.prompt.id not in first].append(pair)
+    for half in halves:
+        number = len({pair.comparison.prompt.id for pair in half})
+        if number < MIN_PROMPTS:
+            raise DataError(
+                f"leaves {number} prompts with a label that prefers an answer to one of the halves to choose and to "
+                f"test on, and it takes {MIN_PROMPTS}",
+                where=str(file.path),
+                remedy="give more labels; better some hundreds, of at least fifty prompts",
+            )
+    unlabelled, labelled = sum(pair.prob_a is None for pair in used), sum(len(half) for half in halves)
+    training, held_out = (_at_most(half, most) for half in halves)
+    return Split(training, held_out, labelled, unlabelled, len(used) - unlabelled - labelled)
+
+
+def _at_most(pairs: Sequence[GivenPair], most: int) -> tuple[GivenPair, ...]:
+    """The first pair of every prompt, then the second ..., up to `most`; then in file order, so that prompts stay
+    together and a batch shares what it has read of them."""
+    turns: Counter[str] = Counter()
+    ranked = []
+    for place, pair in enumerate(pairs):
+        name = pair.comparison.prompt.id
+        ranked.append((turns[name], content_id("recover pair", pair.comparison.id), place))
+        turns[name] += 1
+    return tuple(pairs[place] for place in sorted(place for _, _, place in sorted(ranked)[:most]))

@@ -1,0 +1,96 @@
+"""Recovered principles as a constitution file, with comments that say how each one fared."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rlaif.constitution.compose import find
+from rlaif.errors import ConstitutionError, RunFolderError
+from rlaif.evaluation.statistics import Estimate
+from rlaif.records import Principle
+from rlaif.recover.recover import Kept, Recovery
+from rlaif.report.text import percent, percents, visible
+from rlaif.store import write_atomic
+from rlaif.yaml_io import dump_yaml
+
+
+def refuse_place(path: Path) -> None:
+    """Raises an error for a file that exists, or that does not end in .yaml."""
+    find(path)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConstitutionError(
+            "the file of a constitution ends in .yaml", where=str(path), remedy=f"write {path}.yaml instead"
+        )
+    if path.exists():
+        raise RunFolderError("exists and is not overwritten", where=str(path), remedy="choose another name")
+
+
+def write(path: Path, recovery: Recovery) -> None:
+    """Writes the kept principles, which must be some, in the order of their choice."""
+    refuse_place(path)
+    write_atomic(path, constitution_file(recovery, _name(path)))
+
+
+def constitution_file(recovery: Recovery, name: str) -> str:
+    """The text of the file."""
+    head = [
+        f"Recovered from {recovery.labels} by rlaif constitution recover, judged by {recovery.judge} "
+        f"({recovery.method}).",
+        f"Together they prefer the same answer as the labels on {_share(recovery.rows[0].held_out)} of the held-out",
+        f"prompts' pairs ({_share(recovery.rows[0].training)} of those that they were chosen on).",
+        "They predict the labels; that does not show that they made them.",
+    ]
+    about = {
+        "name": name,
+        "version": "1",
+        "description": f"Principles that explain the labels in {Path(recovery.labels).name}.",
+    }
+    parts = [_comments(head, ""), dump_yaml(about), "principles:"]
+    for kept in recovery.kept:
+        entry = "".join(f"  {line}\n" for line in dump_yaml([_entry(kept.candidate.principle)]).splitlines())
+        parts.append(f"{_comments(_fate(kept), '  ')}{entry}")
+    return "\n".join(parts)
+
+
+def _fate(kept: Kept) -> list[str]:
+    row, origin = kept.alone, kept.candidate.origin
+    lines = [
+        f"{'Written by the model' if origin == 'proposed' else f'From {origin}'}. Alone it agrees with the labels on "
+        f"{_share(row.held_out)} of the held-out pairs",
+        f"and {_share(row.training)} of the training pairs; it gained {kept.step.gain:.3f} nats a pair.",
+    ]
+    if kept.candidate.contrast_made:
+        lines.append(
+            "The contrast pair was made from the statement: name the behaviour, and give two to four examples."
+        )
+    return lines
+
+
+def _share(found: Estimate | None) -> str:
+    if found is None:
+        return "an unknown share"
+    return f"{percent(found.mean)} ({percents(found.low, found.high)})".replace("\u00a0", " ")
+
+
+def _comments(lines: list[str], indent: str) -> str:
+    return "".join(f"{indent}# {' '.join(visible(line).split())}\n" for line in lines)
+
+
+def _entry(principle: Principle) -> dict[str, Any]:
+    """The principle as it stands in a file: what it does not have is left out."""
+    fields = asdict(principle)
+    del fields["weight"], fields["priority"]
+    return {name: _plain(value) for name, value in fields.items() if value}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items() if part}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _name(path: Path) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64].strip("-") or "recovered"

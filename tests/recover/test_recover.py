@@ -1,0 +1,180 @@
+"""Principles that made labels are found again among many; labels that nobody made for a reason are left unexplained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rlaif.comparison_files import read_comparisons
+from rlaif.errors import ConfigError, ConstitutionError, DataError
+from rlaif.lm.scripted import ScriptedModel
+from rlaif.records import Comparison, Principle, content_id
+from rlaif.recover.recover import Asked, Recovery
+from rlaif.recover.split import split_labels
+from tests.recover.cases import POOL, TRAITS, comparisons, constitution, labels, recovered, score, strength
+
+
+def by(*traits: str) -> Callable[[Comparison], float]:
+    """P(A is better) as the judge at scale 1 has it under these principles, each counting the same."""
+
+    def prob_a(pair: Comparison) -> float:
+        odds = [strength(t, pair.a.text) - strength(t, pair.b.text) for t in traits]
+        return sum(1 / (1 + math.exp(-x)) for x in odds) / len(odds)
+
+    return prob_a
+
+
+def coin(pair: Comparison) -> float:
+    return int(content_id("coin", pair.id)[:8], 16) / 0xFFFFFFFF
+
+
+def ids(found: Recovery) -> list[str]:
+    return [kept.candidate.principle.id for kept in found.kept]
+
+
+@pytest.mark.parametrize("made_by", [("trait-3", "trait-8"), ("trait-0",), ("trait-1", "trait-5", "trait-11")])
+def test_the_principles_that_made_the_labels_are_recovered_exactly(tmp_path: Path, made_by: tuple[str, ...]) -> None:
+    file = labels(tmp_path / "labels.jsonl", by(*made_by))
+    pool = constitution(tmp_path / "pool.yaml")
+    truth = constitution(tmp_path / "truth.yaml", [p for p in POOL if p.id in made_by], "truth")
+    found = recovered(file, Asked((pool,), against=truth))
+    assert sorted(ids(found)) == sorted(made_by)
+    first = found.rows[0]
+    assert first.training is not None
+    assert first.held_out is not None
+    assert (first.training.mean, first.held_out.mean, first.held_out.n) == (1.0, 1.0, 60)
+    assert first.held_out.low is not None
+    assert first.held_out.low == pytest.approx(20 / (20 + 1.959964**2))  # Wilson for 20 of 20 prompts
+    assert [row.held_out.mean for row in found.rows if row.name.startswith("all of") and row.held_out] == [1.0]
+    assert found.against is not None
+    assert found.against.uncovered == ()
+    assert all(
+        m.wording is not None and (m.wording.id, m.wording.likeness) == (m.id, 1.0) for m in found.against.matches
+    )
+
+
+def test_a_coin_is_not_explained(tmp_path: Path) -> None:
+    found = recovered(labels(tmp_path / "labels.jsonl", coin), Asked((constitution(tmp_path / "pool.yaml"),)))
+    assert ids(found) == []
+    assert found.refused is not None
+    assert found.refused.gain <= found.refused.needed
+    best = found.rows[0]
+    assert best.name == f"best single candidate ({found.refused.id})"
+    assert best.held_out is not None
+    assert best.held_out.low is not None
+    assert best.held_out.high is not None
+    assert best.held_out.low < 0.5 < best.held_out.high
+
+
+def test_labels_that_go_against_a_principle_say_so(tmp_path: Path) -> None:
+    against = by("trait-4")
+    file = labels(tmp_path / "labels.jsonl", lambda pair: 1 - against(pair))
+    found = recovered(file, Asked((constitution(tmp_path / "pool.yaml"),)))
+    assert ids(found) == []
+    assert list(found.inverted) == ["trait-4"]
+    (right,) = [t.accuracy for t in found.tried if t.candidate.principle.id == "trait-4"]
+    assert right is not None
+    assert right < 0.01
+
+
+def test_what_the_truth_lacks_is_not_covered(tmp_path: Path) -> None:
+    file = labels(tmp_path / "labels.jsonl", by("trait-2"))
+    found = recovered(file, Asked((constitution(tmp_path / "pool.yaml"),), against=str(tmp_path / "pool.yaml")))
+    assert found.against is not None
+    assert [match.id for match in found.against.uncovered] == [name for name in TRAITS if name != "trait-2"]
+
+
+def test_near_duplicates_are_judged_once_and_twins_in_behaviour_kept_once(tmp_path: Path) -> None:
+    reworded = replace(POOL[3], id="again", statement=POOL[3].statement.replace("first", "at first"))
+    twin = replace(POOL[3], id="twin", statement="Something else altogether, in other words.")
+    pool = constitution(tmp_path / "pool.yaml", [reworded, *POOL, twin])
+    model = ScriptedModel(score=score)
+    found = recovered(labels(tmp_path / "labels.jsonl", by("trait-3")), Asked((pool,)), model=model)
+    assert ids(found) == ["again"]
+    assert {(c.kept, c.dropped, c.alike) for c in found.clusters} == {
+        ("again", ("trait-3",), "wording"),
+        ("again", ("twin",), "behaviour"),
+    }
+    assert model.usage.calls == 13 * 60 * 4 + 60 * 4  # 13 candidates in training, one held out; 2 answers, 2 contexts
+
+
+def test_keep_ends_the_search(tmp_path: Path) -> None:
+    file = labels(tmp_path / "labels.jsonl", by("trait-3", "trait-8"))
+    found = recovered(file, Asked((constitution(tmp_path / "pool.yaml"),), keep=1))
+    assert len(ids(found)) == 1
+    assert found.refused is None
+
+
+def test_a_statement_without_a_contrast_pair_gets_one_and_says_so(tmp_path: Path) -> None:
+    bare = constitution(tmp_path / "bare.yaml", [Principle("bare", "Say hello to the dog.")], "bare")
+    found = recovered(labels(tmp_path / "labels.jsonl", coin), Asked((bare,)))
+    (tried,) = found.tried
+    assert tried.candidate.contrast_made
+    assert tried.candidate.principle.contrast is not None
+    assert "Say hello to the dog." in tried.candidate.principle.contrast.followed
+    pairwise = recovered(labels(tmp_path / "labels.jsonl", coin), Asked((bare,)), "judge.method=pairwise")
+    assert not pairwise.tried[0].candidate.contrast_made
+
+
+def test_halves_share_no_prompt_and_do_not_depend_on_the_order_of_lines(tmp_path: Path) -> None:
+    pairs = comparisons(10, 3)
+    for name, order in (("one", pairs), ("two", pairs[::-1])):
+        labels(tmp_path / f"{name}.jsonl", lambda pair: 0.9, order)
+    one, two = (split_labels(read_comparisons(tmp_path / f"{name}.jsonl"), 100) for name in ("one", "two"))
+    halves = [{p.comparison.prompt.id for p in part} for part in (one.training, one.held_out)]
+    assert [len(half) for half in halves] == [5, 5]
+    assert not halves[0] & halves[1]
+    assert {p.comparison.prompt.id for p in two.training} == halves[0]
+
+
+def test_a_limit_takes_a_pair_of_every_prompt_before_a_second(tmp_path: Path) -> None:
+    split = split_labels(read_comparisons(labels(tmp_path / "l.jsonl", lambda pair: 0.9, comparisons(10, 3))), 7)
+    prompts = [p.comparison.prompt.id for p in split.training]
+    assert len(prompts) == 7
+    assert len(set(prompts)) == 5
+    assert split.counts()["not_used"] == 16
+
+
+def test_a_slice_is_explained_by_its_own_principle(tmp_path: Path) -> None:
+    """trait-1 made the labels of one slice, and its opposite those of the other: together neither explains them."""
+    pairs = [
+        Comparison(replace(p.prompt, slice="even" if n % 6 < 3 else "odd", id=""), p.a, p.b)
+        for n, p in enumerate(comparisons())
+    ]
+    made = by("trait-1")
+    file = labels(tmp_path / "l.jsonl", lambda p: made(p) if p.prompt.slice == "even" else 1 - made(p), pairs)
+    pool = (constitution(tmp_path / "pool.yaml"),)
+    whole, even, odd = (recovered(file, Asked(pool, part=part)) for part in (None, "even", "odd"))
+    assert (ids(whole), ids(even), ids(odd)) == ([], ["trait-1"], [])
+    assert list(odd.inverted) == ["trait-1"]
+    assert any("2 slices (even, odd)" in note for note in whole.notes)
+    assert even.notes == ()
+    assert even.pairs["training"] + odd.pairs["training"] == whole.pairs["training"]
+    with pytest.raises(DataError, match="no pair of a slice 'evn', did you mean 'even'"):
+        recovered(file, Asked(pool, part="evn"))
+
+
+def test_undecided_pairs_are_left_out_and_told(tmp_path: Path) -> None:
+    said = {0: None, 1: 0.5}
+    places = {pair.id: n for n, pair in enumerate(comparisons())}
+    file = labels(tmp_path / "l.jsonl", lambda pair: said.get(places[pair.id] % 3, 0.8))
+    found = recovered(file, Asked((constitution(tmp_path / "pool.yaml"),)))
+    assert (found.pairs["unlabelled"], found.pairs["undecided"], found.pairs["training"]) == (40, 40, 20)
+    assert any("40 pairs without a label and 40 with exactly 0.5" in note for note in found.notes)
+
+
+def test_mistakes_are_told_before_anything_is_paid(tmp_path: Path) -> None:
+    file = labels(tmp_path / "labels.jsonl", coin)
+    with pytest.raises(ConfigError, match="no candidate"):
+        recovered(file, Asked())
+    with pytest.raises(ConfigError, match="random judge"):
+        recovered(file, Asked(propose=3), "judge.method=random")
+    with pytest.raises(ConstitutionError, match="no shipped constitution"):
+        recovered(file, Asked(("nowhere",)))
+    few = labels(tmp_path / "few.jsonl", coin, comparisons(3, 2))
+    with pytest.raises(DataError, match="leaves 1 prompts"):
+        recovered(few, Asked(("example",)))
