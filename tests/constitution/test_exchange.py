@@ -105,7 +105,7 @@ def test_anthropics_critiques_without_their_frames(tmp_path: Path) -> None:
 
 def test_a_frame_is_taken_off_once_and_only_at_the_ends(tmp_path: Path) -> None:
     text = "\n\nCritiqueRequest: Is a CritiqueRequest: or a Critique: named?\n\nCritique:"
-    entry = {"prompt": [text, "Bare."], "edit_request": "Revision: stays.", "note": 1}
+    entry = {"prompt": [text, "\n\nHuman: Bare.\n\nAssistant:"], "edit_request": "Revision: stays.", "note": 1}
     found = imported(tmp_path, "a.json", {"Odd Key!": entry})
     first, second = found.constitution.principles
     assert first.critique == "Is a CritiqueRequest: or a Critique: named?"
@@ -226,11 +226,21 @@ def test_plain_documents(tmp_path: Path, text: str, expected: list[str]) -> None
 
 def test_ids_are_short_unique_and_never_empty() -> None:
     draft = Draft("markdown")
-    for text in ["Be kind!", "be kind", "be-kind-2", "x" * 100, "x" * 100, "\u4e0d", "\u4e0d", "caf\u00e9 d'or"]:
+    for text in [
+        "Be kind!",
+        "be kind",
+        "be-kind-2",
+        "be kind",
+        "x" * 100,
+        "x" * 100,
+        "\u4e0d",
+        "\u4e0d",
+        "caf\u00e9 d'or",
+    ]:
         draft.add(text, statement="s")
     ids = [p["id"] for p in draft.principles]
-    assert ids[:3] == ["be-kind", "be-kind-2", "be-kind-2-2"]
-    assert ids[5:] == ["principle", "principle-2", "cafe-dor"]
+    assert ids[:4] == ["be-kind", "be-kind-2", "be-kind-2-2", "be-kind-3"]
+    assert ids[6:] == ["principle", "principle-2", "cafe-dor"]
     assert len(set(ids)) == len(ids)
     assert max(map(len, ids)) == MAX_ID
     assert len(slug("word " * 40)) <= MAX_ID

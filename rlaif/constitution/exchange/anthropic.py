@@ -17,11 +17,10 @@ from rlaif.records import Constitution
 CRITIQUES = '{"id": {"prompt": ["... a request for critique"], "edit_request": "... for revision"}, ...}'
 COMPARISONS = '["Choose the response that ... Options:", ...]'
 _FRAMES = {
-    "critique": (re.compile(r"\s*Critique ?Request:\s*", re.IGNORECASE), re.compile(r"\s*\bCritique:\s*$")),
-    "revision": (re.compile(r"\s*Revision ?Request:\s*", re.IGNORECASE), re.compile(r"\s*\bRevision:\s*$")),
-    "comparison": (re.compile(r"\s*"), re.compile(r"\s*\bOptions:\s*$")),
+    "critique": (re.compile(r"Critique ?Request:", re.IGNORECASE), "Critique:"),
+    "revision": (re.compile(r"Revision ?Request:", re.IGNORECASE), "Revision:"),
+    "comparison": (re.compile(""), "Options:"),
 }
-_TURNS = re.compile(r"^\s*\n\nHuman:|\n\nAssistant:\s*$")
 
 
 def has_critiques(data: Any) -> bool:
@@ -84,9 +83,11 @@ def _bare(kind: str, text: Any) -> str | None:
     if not isinstance(text, str):
         return None
     start, end = _FRAMES[kind]
-    text = _TURNS.sub("", text)
+    text = text.removeprefix("\n\nHuman:").strip().removesuffix("\n\nAssistant:").rstrip()
     match = start.match(text)
-    return end.sub("", text[match.end() :] if match else text, count=1).strip() or None
+    inner = text[match.end() :] if match else text
+    bare = inner.removesuffix(end)
+    return (bare if bare == "" or bare[-1:].isspace() or bare == inner else inner).strip() or None
 
 
 def write_critiques(constitution: Constitution, wordings: list[tuple[str, str]]) -> str:

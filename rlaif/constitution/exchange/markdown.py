@@ -20,11 +20,11 @@ from rlaif.yaml_io import dump_yaml, parse_yaml
 
 EXPECTED = "headings with a paragraph below each, or a list with one principle an item"
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*$\n?", re.MULTILINE | re.DOTALL)
-_COMMENT = re.compile(r"(?<!\\)<!--.*?-->", re.DOTALL)
 _TAG = re.compile(r"(?<!\\)</?[a-zA-Z][^<>\n]*>")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _FENCED = re.compile(r"^( {0,3}(`{3,}|~{3,}).*?(?:^ {0,3}\2[`~]*[ \t]*$|\Z))", re.MULTILINE | re.DOTALL)
-_HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
+_HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*))?$")
+_CLOSING = re.compile(r"(?:^|[ \t])#+$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _BREAK = re.compile(r" {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$")
 _ITEM = re.compile(r"( *)([-*+]|\d{1,9}[.)])(?:[ \t]+(.*)|)$")
@@ -65,15 +65,30 @@ def read(source: Source, draft: Draft) -> None:
     body = _without_front(source, draft)
     parts = _FENCED.split(body)  # text, fenced block, its fence, text, ...
     texts, fenced = parts[::3], parts[1::3]
-    comments = sum(len(_COMMENT.findall(text)) for text in texts)
+    counted = [_without_comments(text) for text in texts]
+    comments = sum(count for _, count in counted)
     draft.left_out.update({"HTML comment": comments} if comments else {})
-    tags = sum(len(_TAG.findall(_COMMENT.sub("", text))) for text in texts)
+    tags = sum(len(_TAG.findall(text)) for text, _ in counted)
     if tags:
         draft.notes.append(f"{tags} HTML tags stand in the texts as they were")
-    pieces = [_COMMENT.sub("", text) + block for text, block in zip(texts, [*fenced, ""], strict=True)]
+    pieces = [text + block for (text, _), block in zip(counted, [*fenced, ""], strict=True)]
     sections = list(_sections("".join(pieces).split("\n")))
     _principles(_titled(sections, draft), draft)
     refuse(source, [] if draft.principles else ["has no heading with text below it and no list"], EXPECTED)
+
+
+def _without_comments(text: str) -> tuple[str, int]:
+    """The text without its HTML comments, and how many they were."""
+    kept: list[str] = []
+    at = 0
+    while (start := text.find("<!--", at)) >= 0:
+        end = text.find("-->", start)
+        if end < 0:
+            break
+        escaped = text[start - 1 : start] == "\\"
+        kept.append(text[at : start + 4] if escaped else text[at:start])
+        at = start + 4 if escaped else end + 3
+    return "".join([*kept, text[at:]]), sum(not part.endswith("\\<!--") for part in kept)
 
 
 def _without_front(source: Source, draft: Draft) -> str:
@@ -157,7 +172,8 @@ def _sections(lines: list[str]) -> Iterator[_Section]:
         heading = _HEADING.match(line)
         if heading is not None:
             yield section
-            section, at = _Section(len(heading[1]), _plain([heading[2] or ""])), at + 1
+            title = _CLOSING.sub("", (heading[2] or "").rstrip())
+            section, at = _Section(len(heading[1]), _plain([title])), at + 1
         elif (fence := _FENCE.match(line)) is not None:
             end = next((n for n in range(at + 1, len(lines)) if lines[n].strip().startswith(fence[1])), len(lines))
             section.blocks.append(_Block("\n".join(lines[at : end + 1])))
