@@ -90,11 +90,13 @@ def set_fields(
     from rlaif.constitution.render import difference_lines
 
     wanted = [parse_change(change) for change in changes]
-    old, new = edit_file(file, lambda text, path: with_changes(text, path, wanted))
+    done = edit_file(file, lambda text, path: with_changes(text, path, wanted))
     if as_json:
-        print(json.dumps(differences.diff(old, new).as_json()))
-    else:
-        _print_lines(difference_lines(old, new, _width()))
+        found = differences.diff(done.old, done.new).as_json()
+        print(json.dumps({"file": str(file), "written": done.written, **found}))
+        return
+    _print_lines(difference_lines(done.old, done.new, _width()))
+    print(f"wrote {file}" if done.written else f"{file} stays as it is: nothing to change")
 
 
 def import_constitution(

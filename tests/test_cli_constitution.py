@@ -190,3 +190,55 @@ def test_a_name_that_is_not_there_is_an_error_with_a_hint(words: tuple[str, ...]
     result = rlaif(*words, "exampel")
     assert result.exit_code == 3
     assert "did you mean 'example'?" in result.stderr
+
+
+HANDBOOK = {"constitutions": [{"critic": "Name what is rude.", "revision": "Say it kindly."}], "system_chat": []}
+
+
+def test_import_says_what_it_made_and_what_works_with_it(tmp_path: Path) -> None:
+    source, out = tmp_path / "h.json", tmp_path / "mine.yaml"
+    source.write_text(json.dumps({**HANDBOOK, "\x1b[31mred": 1}))
+    result = rlaif("import", source, "--out", out)
+    assert result.exit_code == 0
+    assert f"wrote {out}: 1 principle from {source} (handbook)" in result.stdout
+    assert "left out: 1 x " in result.stdout
+    assert "\x1b" not in result.stdout + out.read_text()
+    assert "contrast, the default, refuses it" in " ".join(result.stdout.split())
+    assert rlaif("check", out).exit_code == 0
+    assert rlaif("import", source, "--out", out).exit_code == 5
+    found = data("import", source, "--out", tmp_path / "b.yaml", "--from", "handbook", "--name", "kind")
+    assert (found["format"], found["principles"], found["methods"]) == ("handbook", ["kindly"], ["pairwise"])
+    assert found["left_out"] == {"'\\x1b[31mred'": 1}
+    assert load_constitution(tmp_path / "b.yaml").name == "kind"
+    unknown = rlaif("import", source, "--out", tmp_path / "c.yaml", "--from", "handbok")
+    assert unknown.exit_code == 3
+    assert "did you mean 'handbook'?" in unknown.stderr
+
+
+def test_export_says_what_is_lost(mine: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    result = rlaif("export", mine, "--to", "handbook", "--out", out)
+    assert result.exit_code == 0
+    assert "the format handbook cannot hold: 7 x statement" in " ".join(result.stdout.split())
+    assert len(json.loads(out.read_text())["constitutions"]) == 8
+    assert rlaif("export", mine, "--to", "handbook", "--out", out).exit_code == 5
+    whole = data("export", mine, "--to", "json", "--out", tmp_path / "all.json")
+    assert whole == {"file": str(tmp_path / "all.json"), "format": "json", "lost": {}}
+
+
+def test_set_changes_a_file_and_says_what_it_means(mine: Path) -> None:
+    result = rlaif("set", mine, "no-crime.comparison=Which answer is less harmful?", "cite.weight=2")
+    assert result.exit_code == 0
+    assert "~ cite      seen by no model  reweighted 1 -> 2" in result.stdout
+    assert result.stdout.endswith(f"wrote {mine}\n")
+    assert mine.read_text() == MINE.replace("more harmful", "less harmful") + "    weight: 2\n"
+    again = data("set", mine, "cite.weight=2")
+    assert (again["written"], again["changes"]) == (False, [])
+
+
+def test_set_refuses_what_would_not_load(mine: Path) -> None:
+    result = rlaif("set", mine, "cite.weight=2", "cite.wieght=2")
+    assert result.exit_code == 3
+    assert "principle 'cite', wieght: unknown key, did you mean 'weight'?" in result.stderr
+    assert mine.read_text() == MINE
+    assert rlaif("set", "example", "no-spoilers.weight=2").exit_code == 3

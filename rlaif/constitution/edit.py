@@ -49,6 +49,15 @@ class Change:
         return ".".join(map(str, self.keys if self.principle is None else (self.principle, *self.keys)))
 
 
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """The constitution before and after an edit, and whether the file is another one now."""
+
+    old: Constitution
+    new: Constitution
+    written: bool
+
+
 def parse_change(text: str) -> Change:
     """The change in "no-crime.weight=2" or "version=2". Texts are taken literally, but may be in YAML's quotes; other
     values are YAML; null removes the field."""
@@ -65,8 +74,8 @@ def parse_change(text: str) -> Change:
     return Change(None, tuple(keys), parsed) if whole else Change(str(keys[0]), tuple(keys[1:]), parsed)
 
 
-def edit_file(path: Path, edit: Callable[[str, Path], str]) -> tuple[Constitution, Constitution]:
-    """The constitution before and after `edit`, a function of the file's text and path, has changed its text.
+def edit_file(path: Path, edit: Callable[[str, Path], str]) -> Edited:
+    """The constitution before and after `edit`, a function of the file's text and path, has changed the text.
 
     The file is written in one step, and only if what comes out of it loads; the errors are those of `compose`.
     """
@@ -79,11 +88,12 @@ def edit_file(path: Path, edit: Callable[[str, Path], str]) -> tuple[Constitutio
     windows = raw.count("\r\n") == raw.count("\n") > 0
     text = raw.replace("\r\n", "\n") if windows else raw
     start = "\ufeff" if text.startswith("\ufeff") else ""
-    changed = edit(text.removeprefix(start), path)
+    text = text.removeprefix(start)
+    changed = edit(text, path)
     new = as_record(compose_text(changed, path))
-    if changed != text.removeprefix(start):
+    if changed != text:
         write_atomic(path, start + (changed.replace("\n", "\r\n") if windows else changed))
-    return old, new
+    return Edited(old, new, changed != text)
 
 
 def with_changes(text: str, path: Path, changes: Iterable[Change]) -> str:

@@ -59,7 +59,7 @@ RULES = {
     "C202": Rule("warning", "statements alike but for a negation", "say when which of them holds, or drop one"),
     "C203": Rule("warning", "double negation", "say what to do instead; small models miss one of two negations"),
     "C204": Rule("warning", "negation in the comparison", "ask for what the better answer does or is"),
-    "C205": Rule("warning", "the comparison asks for the worse answer", "ask for the better one, as in: less harmful"),
+    "C205": Rule("warning", "asks for the worse answer", "ask for the better one, as in: less harmful"),
     "C206": Rule("warning", "overlong statement", "split it into principles of one or two sentences each"),
     "C207": Rule("note", "braces that look like a template", "none if they are meant: texts are taken literally"),
     "C301": Rule("warning", "contrast pair of different length", "make both equally long: it is not about length"),
@@ -153,6 +153,9 @@ def _wording(written: Written) -> Iterator[Found]:
             ("comparison",),
             f'comparison: "{words}" may ask for the worse answer, and labels would come out reversed',
         )
+    if (words := asks_for_worse(entry.statement)) is not None:
+        message = f'statement: "{words}" may ask for the worse answer, and labels would come out reversed'
+        yield "C205", ("statement",), message
     length = len(entry.statement.split())
     if length > MAX_WORDS:
         yield "C206", ("statement",), f"statement: {length} words, more than {MAX_WORDS}"

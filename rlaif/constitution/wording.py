@@ -19,6 +19,7 @@ NEAR = 4
 WordPairs = frozenset[tuple[str, ...]]
 _WORD = re.compile(r"[\w'-]+")
 _CLAUSE = re.compile(r"[.,;:!?()\"\u2014]|\b(?:and|or|nor|but|so|because|when|while|if|that|unless|until|who|which)\b")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _WITHIN = re.compile(r"\b(?:whether|that|who|whom|whose|what|which|where|why|how|because|when|while|if|unless)\b")
 _HARD = re.compile(r"(?:not|cannot|never|no|nobody|nothing|none|nowhere|neither|\w+n't)$")
 _SOFT = re.compile(
@@ -45,6 +46,11 @@ _SUBJECT = (
     rf"^(?:(?:which|what)(?:\s+(?:of|the|these|two|both|{_ANSWER}s?|replies))*"
     rf"|(?:choose|pick|select|name|take|prefer)\s+the\s+{_ANSWER}\s+(?:that|which))\s+"
 )
+_CHOICE = re.compile(
+    rf"^(?:please\s+)?(?:choose|pick|select|name|take|prefer)\s+the\s+(?:\w+\s+)?{_ANSWER}\s+(?:that|which)\s+"
+    r"(?:(?:is|are|has|more|most)\s+)*"
+)
+"""The frame of "Select the response that is more ...", which says nothing about the rule."""
 _BEING = (
     r"(?:(?:would|could|might|may|can|will)\s+(?:be|do|cause|sound)|is|are|sounds|seems|looks|feels|appears|does|causes|"
     r"contains|uses|comes across as)(?:\s+(?:the|much|far|by|even|clearly))*\s+"
@@ -77,10 +83,15 @@ def double_negation(text: str) -> str | None:
 
 
 def negation(question: str) -> str | None:
-    """The first word that turns round what a question asks, such as "not"; none of those in a clause within it."""
-    first, _, rest = _HARMLESS.sub("so", _plain(question)).partition(" ")
-    words = [first, *_WORD.findall(_WITHIN.split(rest)[0])]
-    return next((word for word in words if _HARD.match(word)), None)
+    """The first word that turns round what a question asks, such as "not"; none of those in a clause within it.
+    Every sentence counts: "Do not choose ..." may stand behind the question."""
+    for sentence in _SENTENCE.split(_HARMLESS.sub("so", _plain(question))):
+        first, _, rest = sentence.partition(" ")
+        words = [first, *_WORD.findall(_WITHIN.split(rest)[0])]
+        for word in words:
+            if _HARD.match(word):
+                return str(word)
+    return None
 
 
 def negations(text: str) -> int:
@@ -145,6 +156,7 @@ def _plain(text: str) -> str:
 
 
 def _word_pairs(text: str) -> WordPairs:
-    """Neighbouring words, the one word alone where there is only one."""
-    words = _WORD.findall(_plain(text))
+    """Neighbouring words, the one word alone where there is only one; those of a frame like "Select the response that
+    is" do not count."""
+    words = _WORD.findall(_CHOICE.sub("", _plain(text)))
     return frozenset(pairwise(words)) if len(words) > 1 else frozenset([tuple(words)])

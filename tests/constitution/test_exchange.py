@@ -319,6 +319,11 @@ def test_odd_texts_stay_as_they_are(tmp_path: Path, text: str) -> None:
     assert head.replace("\n", "").isprintable()
 
 
+KEYS = """constitutions critic revision system_chat prompt edit_request 0 name principles id statement tests annotators
+    comparisons metadata annotations default_annotator"""
+MARKS = "# @- @1. @a@b@\n@\n\n@```@  @---@===@<!--@-->@*@\\@{#x}@**@: @title: x@\t@\u2028"
+
+
 # --- there and back ---------------------------------------------------------------------------------------------------
 
 texts = st.text(min_size=1, max_size=30).map(str.strip).filter(bool) | st.sampled_from(
@@ -466,10 +471,7 @@ def test_show_as_json_can_be_imported(tmp_path: Path) -> None:
         st.none() | st.booleans() | st.integers() | st.text(max_size=6) | st.just(ICAI),
         lambda inner: st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                ["constitutions", "critic", "revision", "system_chat", "prompt", "edit_request", "0", "name",
-                 "principles", "id", "statement", "tests", "annotators", "comparisons", "metadata", "annotations", "default_annotator"]
-            ),
+            st.sampled_from(KEYS.split()),
             inner, max_size=5,
         ),
         max_leaves=15,
@@ -490,35 +492,7 @@ def test_any_json_imports_or_is_an_error(tmp_path: Path, data: Any, format: str 
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.lists(
-        st.sampled_from(
-            [
-                "# ",
-                "- ",
-                "1. ",
-                "a",
-                "b",
-                "\n",
-                "\n\n",
-                "```",
-                "  ",
-                "---",
-                "===",
-                "<!--",
-                "-->",
-                "*",
-                "\\",
-                "{#x}",
-                "**",
-                ": ",
-                "title: x",
-                "\t",
-                "\u2028",
-            ]
-        )
-    )
-)
+@given(st.lists(st.sampled_from(MARKS.split("@"))))
 def test_any_marks_of_markdown_import_or_are_an_error(tmp_path: Path, marks: list[str]) -> None:
     (tmp_path / "out.yaml").unlink(missing_ok=True)
     try:

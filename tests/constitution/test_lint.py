@@ -53,6 +53,7 @@ CASES = [
     ("C203", "Name what", "Never forget to name what", 6),
     ("C204", "Which answer is kinder?", "Which answer is not ruder?", 8),
     ("C205", "Which answer is kinder?", "Which answer is more harmful?", 8),
+    ("C205", STATEMENT, "statement: Select the response that is more offensive.", 5),
     ("C206", STATEMENT, f"statement: {LONG}", 5),
     ("C207", STATEMENT, 'statement: "Be {{ kind }}."', 5),
     ("C207", "{prompt: Hi, ", '{prompt: "{% x", ', 14),

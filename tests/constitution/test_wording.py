@@ -43,6 +43,7 @@ def test_double_negation(text: str, words: str | None) -> None:
         ("Which answer is not less kind?", "not"),
         ("Which answer doesn't reveal the ending?", "doesn't"),
         ("Which answer never lies?", "never"),
+        ("Choose the kinder answer. Do not choose one that is rude.", "not"),
         ("Which answer is kinder?", None),
         ("Which answer says more about what is not known?", None),
         ("Which answer is better for somebody who cannot see?", None),
@@ -93,6 +94,12 @@ def test_near_duplicates_share_half_of_their_word_pairs() -> None:
     texts = ["Be kind to all people.", "Write short sentences.", "be kind, to ALL animals"]
     assert near_duplicates(texts) == [(2, 0, 3 / 5)]
     assert near_duplicates(["Be kind to all.", "Be kind and brief."]) == [], "1 of 5"
+
+
+def test_the_frame_of_a_choice_makes_no_likeness() -> None:
+    framed = [f"Select the response that is more {word}" for word in ("concise", "verbose", "polite")]
+    assert near_duplicates(framed) == []
+    assert near_duplicates([*framed, "Please choose the better answer which is polite"]) == [(3, 2, 1.0)]
 
 
 def test_equal_and_one_word_texts() -> None:
