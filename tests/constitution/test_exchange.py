@@ -242,6 +242,10 @@ def test_ids_are_short_unique_and_never_empty() -> None:
     assert ids[:4] == ["be-kind", "be-kind-2", "be-kind-2-2", "be-kind-3"]
     assert ids[6:] == ["principle", "principle-2", "cafe-dor"]
     assert len(set(ids)) == len(ids)
+    taken = Draft("markdown")
+    for text in ["a-2", "a", "a"]:
+        taken.add(text, statement="s")
+    assert [p["id"] for p in taken.principles] == ["a-2", "a", "a-3"]
     assert max(map(len, ids)) == MAX_ID
     assert len(slug("word " * 40)) <= MAX_ID
     assert topic("Please choose the response that is more honest.") == "honest"
