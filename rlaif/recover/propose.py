@@ -106,7 +106,7 @@ def _sentences(text: str) -> str | None:
 
 
 def _groups(pairs: Sequence[GivenPair], number: int) -> list[list[GivenPair]]:
-    """At most `number` groups of pairs with clear labels, each pair of another prompt within its group.
+    """At most `number` groups of pairs with clear labels, of different prompts as far as there are enough.
 
     Each prompt gives its clearest pair first, and its other ones only when every prompt had its turn.
     """

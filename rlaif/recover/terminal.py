@@ -67,12 +67,17 @@ def _table(*headings: str, numbers: int = 0) -> Table:
 
 def _headline(found: Recovery) -> str:
     counts = found.pairs
-    left = f"; {counts['not_used']:,} more pairs are not used" if counts["not_used"] else ""
+    left = f"; {_count(counts['not_used'], 'pair')} more not used" if counts["not_used"] else ""
     who = "at random" if found.method == "random" else f"by {found.judge} ({found.method})"
-    return (
-        f"{found.labels}: {counts['training']:,} pairs of {counts['training_prompts']:,} prompts to choose on, "
-        f"{counts['held_out']:,} of {counts['held_out_prompts']:,} held out{left}; judged {who}"
+    chosen, held = (
+        f"{_count(counts[half], 'pair')} of {_count(counts[f'{half}_prompts'], 'prompt')}"
+        for half in ("training", "held_out")
     )
+    return f"{found.labels}: {chosen} to choose on, {held} held out{left}; judged {who}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _kept(found: Recovery) -> Iterator[RenderableType]:
@@ -137,9 +142,9 @@ def _figures(tried: Tried) -> tuple[str, str, str]:
 def _proposed(proposals: Proposals) -> str:
     failed = Counter(failure.kind for failure in proposals.failures)
     lines = ", ".join(f"{n} {kind}" for kind, n in failed.items())
-    return f"proposed: {len(proposals.statements)} distinct statements from {proposals.asked} questions" + (
-        f"; unusable: {lines}, the first because {proposals.failures[0].reason}" if lines else ""
-    )
+    unusable = f"; unusable lines: {lines}, the first because {proposals.failures[0].reason}" if lines else ""
+    head = f"{_count(len(proposals.statements), 'statement')} from {_count(proposals.asked, 'question')}{unusable}"
+    return "\n".join([f"proposed: {head}", *(f"  + {statement}" for statement in proposals.statements)])
 
 
 def _against(against: Against) -> Iterator[RenderableType]:

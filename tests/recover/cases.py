@@ -41,7 +41,12 @@ def score(messages: tuple[Message, ...], text: str) -> float:
     return -strength(words[2], text) if words[:2] == ["You", "lack"] else 0.0
 
 
-def comparisons(prompts: int = 40, pairs: int = 3) -> list[Comparison]:
+def coin(pair: Comparison) -> float:
+    """P(A is better) for no reason."""
+    return int(content_id("coin", pair.id)[:8], 16) / 0xFFFFFFFF
+
+
+def comparisons(prompts: int = 40, pairs: int = 2) -> list[Comparison]:
     found = []
     for n in range(prompts):
         prompt = Prompt((Message("user", f"Question {n}?"),))

@@ -11,12 +11,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from rlaif.cli import app
+from rlaif.comparison_files import read_comparisons
 from rlaif.constitution.load import load_constitution
 from rlaif.judge.judge import Judge
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.records import Contrast, Principle
 from rlaif.recover.candidates import equal_constitution, of_statements, ready
-from tests.recover.cases import POOL, comparisons, constitution, labels, settings
+from rlaif.recover.split import split_labels
+from tests.recover.cases import POOL, coin, comparisons, constitution, labels, settings
 
 BOLD = Principle("bold", "Be [bold]bold[/bold] \x1b[31mand loud.", contrast=Contrast("You are bold.", "You are shy."))
 SCRIPTED = ("--set", "judge.backend=scripted", "--set", "judge.scale=1.0", "--set", "evaluate.bootstrap=200")
@@ -59,8 +61,9 @@ def test_the_table_and_the_json_tell_the_same_and_the_second_time_is_free(folder
     single = next(row for row in found["rows"] if row["name"] == "shorter wins")
     share = f"{single['held_out']['mean']:.1%}".replace("%", "\u00a0%")
     assert next(row for row in rows if row[0] == "shorter wins")[2] == share
-    assert "24 pairs of 12 prompts to choose on, 24 of 12 held out; judged by scripted (contrast)" in " ".join(
-        shown.split()
+    assert (
+        "24 pairs of 12 prompts to choose on, 24 pairs of 12 prompts held out; judged by scripted (contrast)"
+        in " ".join(shown.split())
     )
     assert "0 calls of the judge's model" in shown
 
@@ -70,6 +73,26 @@ def test_texts_are_shown_as_they_are(folder: Path) -> None:
     assert "[bold]bold[/bold]" in " ".join(shown.split())
     assert "\x1b" not in shown
     assert "U+001B" in shown
+
+
+def test_what_the_model_proposed_can_be_read(folder: Path) -> None:
+    (folder / "rules.jsonl").write_text('{"match": "Preferred", "reply": "is [red]brief[/red] and kind.\\n2. Ok"}\n')
+    result = rlaif(folder, "--propose", "3", "--set", f"judge.source={folder / 'rules.jsonl'}")
+    assert "proposed: 1 statement from 1 question; unusable lines: 1 parse, the first because" in result.stdout
+    assert "  + A good answer is [red]brief[/red] and kind.\n" in result.stdout
+
+
+def test_chance_that_was_kept_is_called_chance(folder: Path) -> None:
+    """The training labels are those of trait-0, the held-out ones their opposite."""
+    pairs = comparisons(24, 2)
+    judge = Judge(settings().judge, equal_constitution(POOL[:1]), model=ScriptedModel(), seed=0)
+    said = {label.comparison.id: label.prob_a for label in judge.label(pairs)}
+    labels(folder / "labels.jsonl", lambda pair: said[pair.id], pairs)
+    training = {p.comparison.id for p in split_labels(read_comparisons(folder / "labels.jsonl"), 99).training}
+    labels(folder / "labels.jsonl", lambda p: said[p.id] if p.id in training else 1 - (said[p.id] or 0.0), pairs)
+    shown = " ".join(rlaif(folder).stdout.split())
+    assert "recovered principles 100.0" in shown
+    assert "the recovered principles are no better than a coin" in shown
 
 
 def test_the_file_that_is_written_loads_and_says_how_each_principle_fared(folder: Path) -> None:
@@ -89,7 +112,7 @@ def test_the_file_that_is_written_loads_and_says_how_each_principle_fared(folder
 
 
 def test_nothing_kept_writes_nothing(folder: Path) -> None:
-    labels(folder / "labels.jsonl", lambda pair: 0.6 + 0.3 * (len(pair.id) % 2), comparisons(24, 2))
+    labels(folder / "labels.jsonl", coin, comparisons(24, 2))
     result = rlaif(folder, "--out", folder / "mine.yaml")
     assert result.exit_code == 0, result.output
     assert "No candidate explains the labels better than chance" in result.stdout

@@ -79,7 +79,7 @@ class Seen(ScriptedModel):
 
 
 def given_pairs(tmp_path: Path, texts: tuple[str, str] = ("yes please", "no")) -> tuple[GivenPair, ...]:
-    rows = [{"prompt": f"Question {n}?", "chosen": texts[0], "rejected": texts[1]} for n in range(7)]
+    rows = [{"prompt": f"Question {n}?", "chosen": texts[0], "rejected": texts[1]} for n in range(12)]
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return read_comparisons(file).pairs
@@ -89,14 +89,14 @@ def test_the_preferred_answer_is_shown_as_such_whatever_its_place(tmp_path: Path
     pairs = given_pairs(tmp_path)
     assert {pair.prob_a for pair in pairs} == {0.0, 1.0}
     model = Seen("is polite to people.")
-    found = propose(pairs, 6, model, load_template("propose"), seed=0)
-    assert (found.asked, found.statements, found.failures) == (2, ("A good answer is polite to people.",), ())
+    found = propose(pairs, 12, model, load_template("propose"), seed=0)
+    assert (found.asked, found.statements, found.failures) == (4, ("A good answer is polite to people.",), ())
     for request in model.requests:
         text = request.messages[-1].content
         assert text.count("Preferred answer:\n> yes please\n") == 3
         assert text.count("Other answer:\n> no\n") == 3
     shown = [line for r in model.requests for line in r.messages[-1].content.splitlines() if "Question" in line]
-    assert len(set(shown)) == 6  # each of another prompt
+    assert len(set(shown)) == 12  # each of another prompt
 
 
 def test_a_pair_cannot_forge_the_question(tmp_path: Path) -> None:

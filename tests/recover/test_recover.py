@@ -12,10 +12,10 @@ import pytest
 from rlaif.comparison_files import read_comparisons
 from rlaif.errors import ConfigError, ConstitutionError, DataError
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.records import Comparison, Principle, content_id
+from rlaif.records import Comparison, Principle
 from rlaif.recover.recover import Asked, Recovery
 from rlaif.recover.split import split_labels
-from tests.recover.cases import POOL, TRAITS, comparisons, constitution, labels, recovered, score, strength
+from tests.recover.cases import POOL, TRAITS, coin, comparisons, constitution, labels, recovered, score, strength
 
 
 def by(*traits: str) -> Callable[[Comparison], float]:
@@ -26,10 +26,6 @@ def by(*traits: str) -> Callable[[Comparison], float]:
         return sum(1 / (1 + math.exp(-x)) for x in odds) / len(odds)
 
     return prob_a
-
-
-def coin(pair: Comparison) -> float:
-    return int(content_id("coin", pair.id)[:8], 16) / 0xFFFFFFFF
 
 
 def ids(found: Recovery) -> list[str]:
@@ -46,7 +42,7 @@ def test_the_principles_that_made_the_labels_are_recovered_exactly(tmp_path: Pat
     first = found.rows[0]
     assert first.training is not None
     assert first.held_out is not None
-    assert (first.training.mean, first.held_out.mean, first.held_out.n) == (1.0, 1.0, 60)
+    assert (first.training.mean, first.held_out.mean, first.held_out.n) == (1.0, 1.0, 40)
     assert first.held_out.low is not None
     assert first.held_out.low == pytest.approx(20 / (20 + 1.959964**2))  # Wilson for 20 of 20 prompts
     assert [row.held_out.mean for row in found.rows if row.name.startswith("all of") and row.held_out] == [1.0]
@@ -58,7 +54,9 @@ def test_the_principles_that_made_the_labels_are_recovered_exactly(tmp_path: Pat
 
 
 def test_a_coin_is_not_explained(tmp_path: Path) -> None:
-    found = recovered(labels(tmp_path / "labels.jsonl", coin), Asked((constitution(tmp_path / "pool.yaml"),)))
+    """One coin in twenty is, by design (tests/recover/test_select.py); this one is not."""
+    file = labels(tmp_path / "labels.jsonl", coin, comparisons(40, 3))
+    found = recovered(file, Asked((constitution(tmp_path / "pool.yaml"),)))
     assert ids(found) == []
     assert found.refused is not None
     assert found.refused.gain <= found.refused.needed
@@ -78,7 +76,7 @@ def test_labels_that_go_against_a_principle_say_so(tmp_path: Path) -> None:
     assert list(found.inverted) == ["trait-4"]
     (right,) = [t.accuracy for t in found.tried if t.candidate.principle.id == "trait-4"]
     assert right is not None
-    assert right < 0.01
+    assert right < 0.02
 
 
 def test_what_the_truth_lacks_is_not_covered(tmp_path: Path) -> None:
@@ -99,7 +97,7 @@ def test_near_duplicates_are_judged_once_and_twins_in_behaviour_kept_once(tmp_pa
         ("again", ("trait-3",), "wording"),
         ("again", ("twin",), "behaviour"),
     }
-    assert model.usage.calls == 13 * 60 * 4 + 60 * 4  # 13 candidates in training, one held out; 2 answers, 2 contexts
+    assert model.usage.calls == 13 * 40 * 4 + 40 * 4  # 13 candidates in training, one held out; 2 answers, 2 contexts
 
 
 def test_keep_ends_the_search(tmp_path: Path) -> None:
@@ -142,7 +140,7 @@ def test_a_limit_takes_a_pair_of_every_prompt_before_a_second(tmp_path: Path) ->
 def test_a_slice_is_explained_by_its_own_principle(tmp_path: Path) -> None:
     """trait-1 made the labels of one slice, and its opposite those of the other: together neither explains them."""
     pairs = [
-        Comparison(replace(p.prompt, slice="even" if n % 6 < 3 else "odd", id=""), p.a, p.b)
+        Comparison(replace(p.prompt, slice="even" if n % 4 < 2 else "odd", id=""), p.a, p.b)
         for n, p in enumerate(comparisons())
     ]
     made = by("trait-1")
@@ -163,8 +161,8 @@ def test_undecided_pairs_are_left_out_and_told(tmp_path: Path) -> None:
     places = {pair.id: n for n, pair in enumerate(comparisons())}
     file = labels(tmp_path / "l.jsonl", lambda pair: said.get(places[pair.id] % 3, 0.8))
     found = recovered(file, Asked((constitution(tmp_path / "pool.yaml"),)))
-    assert (found.pairs["unlabelled"], found.pairs["undecided"], found.pairs["training"]) == (40, 40, 20)
-    assert any("40 pairs without a label and 40 with exactly 0.5" in note for note in found.notes)
+    assert (found.pairs["unlabelled"], found.pairs["undecided"], found.pairs["training"]) == (27, 27, 13)
+    assert any("27 pairs without a label and 27 with exactly 0.5" in note for note in found.notes)
 
 
 def test_mistakes_are_told_before_anything_is_paid(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""Accuracies and likenesses on numbers worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlaif.comparison_files import GivenPair
+from rlaif.recover.measure import Match, Nearest, accuracy, agreement, by_length, share
+from tests.recover.cases import comparisons
+
+PAIRS = [GivenPair(pair, 0.9 if n % 2 == 0 else 0.2, n) for n, pair in enumerate(comparisons(3, 2))]
+"""Three prompts of two pairs; the labels prefer A and B in turn."""
+
+
+def test_accuracy_is_the_mean_over_prompts_of_pairs_that_prefer_the_same_answer() -> None:
+    predicted = [0.6, 0.4, 0.6, 0.6, 0.5, None]  # both right; one of two; a tie, and one not known
+    assert share(predicted, PAIRS) == pytest.approx((1.0 + 0.5 + 0.5) / 3)
+    found = accuracy(predicted, PAIRS, seed=0, resamples=100)
+    assert found is not None
+    assert found.mean == pytest.approx(2 / 3)
+    assert (found.n, found.prompts) == (5, 3)
+    assert accuracy([None] * 6, PAIRS, seed=0, resamples=100) is None
+
+
+def test_an_interval_has_a_width_where_all_prompts_are_alike() -> None:
+    found = accuracy([0.6, 0.4] * 3, PAIRS, seed=0, resamples=100)
+    assert found is not None
+    assert found.low == pytest.approx(3 / (3 + 1.959964**2))  # Wilson for 3 of 3
+    assert found.high == pytest.approx(1.0)
+
+
+def test_agreement_counts_ties_half_and_leaves_silence_out() -> None:
+    one, other = np.array([0.9, 0.1, 0.8, np.nan, 0.7]), np.array([0.6, 0.7, 0.5, 0.2, np.nan])
+    assert agreement(one, other) == pytest.approx((1 + 0 + 0.5) / 3)
+    assert agreement(one, np.full(5, np.nan)) is None
+
+
+def test_length_says_which_answer_is_the_shorter() -> None:
+    pair = PAIRS[0].comparison
+    texts = [("ab", "abc"), ("abc", "ab"), ("ab", "cd")]
+    pairs = [
+        GivenPair(replace(pair, a=replace(pair.a, text=a), b=replace(pair.b, text=b)), 0.9, n)
+        for n, (a, b) in enumerate(texts)
+    ]
+    assert by_length(pairs, shorter=True) == [1.0, 0.0, 0.5]
+    assert by_length(pairs, shorter=False) == [0.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("wording", "behaviour", "near"), [(0.5, 0.2, True), (0.1, 0.9, True), (0.49, 0.89, False), (0.1, None, False)]
+)
+def test_likeness_in_wording_or_behaviour_is_enough(wording: float, behaviour: float | None, near: bool) -> None:
+    said = None if behaviour is None else Nearest("y", behaviour)
+    assert Match("x", Nearest("y", wording), said).near is near
