@@ -131,14 +131,8 @@ def recover(
         if model is not None:
             stack.callback(model.close)
         bench = Bench(config.judge, model, config.seed)
-        proposals = None
-        if asked.propose and model is not None:
-            progress.say(f"asking {model.name} for principles ...")
-            template = load_template("propose")
-            proposals = propose(split.training, asked.propose, model, template, seed=config.seed)
-            pool += of_statements(proposals.statements)
-        if not pool:
-            raise DataError("the model wrote no principle that can be used", where=str(labels), remedy="--candidates")
+        proposals = _proposals(split, asked, config, model, labels, progress)
+        pool += of_statements(() if proposals is None else proposals.statements)
 
         # 2. One of those that are alike, each judged alone, and the few that explain the labels together.
         distinct, alike = by_wording(ready(pool, config.judge.method))
@@ -184,6 +178,24 @@ def _refuse_nothing(pool: Sequence[Candidate], asked: Asked, config: RunConfig) 
             remedy="name constitutions with --candidates (rlaif constitution list), or have the judge's model write "
             "some with --propose 12",
         )
+
+
+def _proposals(
+    split: Split, asked: Asked, config: RunConfig, model: LanguageModel | None, labels: Path, progress: Progress
+) -> Proposals | None:
+    """What the judge's model proposes, None if it was not asked; DataError if that leaves no candidate at all."""
+    if not asked.propose or model is None:
+        return None
+    progress.say(f"asking {model.name} for principles ...")
+    found = propose(split.training, asked.propose, model, load_template("propose"), seed=config.seed)
+    if not found.statements and not asked.candidates:
+        why = found.failures[0].reason if found.failures else "it said nothing"
+        raise DataError(
+            f"{model.name} proposed no principle that can be used for these labels: {why}",
+            where=str(labels),
+            remedy="name candidates with --candidates, ask for more with --propose, or take a larger judge",
+        )
+    return found
 
 
 def _judge_of(config: RunConfig, cache: Path) -> LanguageModel:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.comparison_files import GivenPair, read_comparisons
+from rlaif.errors import DataError
 from rlaif.lm.protocol import GenerateRequest, Generation
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.recover.propose import MAX_QUOTED, MAX_WORDS, propose, statements_of
@@ -131,3 +132,9 @@ def test_a_proposed_principle_is_tried_like_any_other(tmp_path: Path) -> None:
     assert tried.candidate.principle.statement == "A good answer shows some warmth."
     assert found.proposals is not None
     assert Counter(failure.kind for failure in found.proposals.failures) == {"parse": 2}
+
+
+def test_no_usable_proposal_and_no_other_candidate_is_an_error(tmp_path: Path) -> None:
+    file = labels(tmp_path / "labels.jsonl", lambda pair: 0.8, comparisons(4, 1))
+    with pytest.raises(DataError, match=r"proposed no principle that can be used.*no rule of 4 to 40 words"):
+        recovered(file, Asked(propose=3), model=ScriptedModel([("Preferred", "is:")], score=score))
