@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from rlaif.attribution.measure import Draw
 from rlaif.evaluation.statistics import Estimate, Keyed, preferred
@@ -65,9 +66,10 @@ def negations(labels: Sequence[PreferenceLabel], judge: Judge, size: int, draw: 
     and under its inverse. What was judged before comes from the judge's cache."""
     found = []
     for principle in judge.constitution.principles:
-        applies = [label.comparison for label in labels if principle in judge.principles(label.comparison)]
-        if applies:
-            found.append(_negation(principle, applies[:size], judge, draw))
+        applies = (label.comparison for label in labels if principle in judge.principles(label.comparison))
+        pairs = list(islice(applies, size))
+        if pairs:
+            found.append(_negation(principle, pairs, judge, draw))
         task.advance()
     return found
 
@@ -93,6 +95,7 @@ def _negation(principle: Principle, pairs: Sequence[Comparison], judge: Judge, d
             turned.append((pair.prompt.id, abs(preferred(here.prob_a) - preferred(there.prob_a))))
             stayed.append((pair.prompt.id, side * (here.prob_a + there.prob_a - 1)))
     share = draw.share(turned)
+    nothing = bool(ties) and ties == len(pairs)
     empty = method == "contrast" and principle.contrast is not None and not principle.contrast.examples
     return Negation(
         id=principle.id,
@@ -103,13 +106,11 @@ def _negation(principle: Principle, pairs: Sequence[Comparison], judge: Judge, d
         turned=share,
         stayed=draw.mean(stayed),
         by_construction=empty,
-        verdict="one half on every pair: nothing to turn"
-        if ties and ties == len(pairs)
-        else _verdict(share, method, by_construction=empty),
+        verdict="one half on every pair: nothing to turn" if nothing else _verdict(share, method, empty),
     )
 
 
-def _verdict(turned: Estimate | None, method: str, *, by_construction: bool) -> str:
+def _verdict(turned: Estimate | None, method: str, by_construction: bool) -> str:
     """What the interval allows to say."""
     if by_construction:
         return "no examples: turns by construction, tests nothing"
@@ -119,4 +120,4 @@ def _verdict(turned: Estimate | None, method: str, *, by_construction: bool) -> 
         return "turns: the words outweigh the examples" if method == "contrast" else "turns: the judge notices"
     if turned.high < 0.5:
         return "stays: the examples decide" if method == "contrast" else "stays: the judge does not notice"
-    return "not clear with so few pairs"
+    return "not clear"

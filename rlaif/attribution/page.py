@@ -19,6 +19,7 @@ def page(found: Attribution) -> str:
         heat_map("agreement", "Agreement: share of pairs", table.ids, table.agreement, middle=True),
         heat_map("conflict", "Conflict: both clear, and opposed", table.ids, table.conflict, middle=False),
     ]
+    mind = dict(facts_of(found))["all of one mind"]
     return render(
         "principles.html.jinja",
         {
@@ -26,6 +27,7 @@ def page(found: Attribution) -> str:
             "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "found": found,
             "bounds": bounds,
+            "headline": f"all of one mind {mind}" if found.overview.several else mind,
             "facts": facts_of(found),
             "findings": findings(found),
             "pictures": [picture for picture in pictures if picture is not None],

@@ -17,6 +17,8 @@ from rlaif.report.text import is_known, visible
 
 MOST_NUMBERS = 20
 """With more rows than this cells hold no number."""
+LONGEST_NAME = 32
+"""Characters; longer ids are cut."""
 STEPS = 20
 """Colours from one end of the scale to the other, less one."""
 ORANGE, PALE, BLUE = (179, 88, 6), (247, 246, 243), (33, 102, 172)
@@ -28,13 +30,14 @@ def heat_map(
 ) -> Markup | None:
     """`cells` (shares 0..1, None = not measured) as a square, the diagonal left out; None for fewer than two rows.
 
-    With `middle` one half is pale, less is orange and more is blue; without it 0 is pale and 1 is orange.
+    With `middle` one half is pale, less is orange and more is blue; without it 0 is pale, and one half or more orange.
     """
     size = len(ids)
     if size < 2:
         return None
     side = max(2.2, size * (0.46 if size <= MOST_NUMBERS else 0.15))
-    longest = max(map(len, map(visible, ids)))
+    names = [_short(visible(name)) for name in ids]
+    longest = max(map(len, names))
     font = 9.0 if size <= MOST_NUMBERS else 6.5
     margin = 0.3 + longest * font * 0.0085
     with drawing(side + margin, side + margin + 0.55) as (figure, axes):
@@ -54,7 +57,6 @@ def heat_map(
         axes.set_xlim(-0.5, size - 0.5)
         axes.set_ylim(size - 0.5, -0.5)
         axes.set_aspect("equal")
-        names = [visible(name) for name in ids]
         axes.set_xticks(range(size), names, rotation=90, fontsize=font)
         axes.set_yticks(range(size), names, fontsize=font)
         axes.tick_params(length=0)
@@ -62,8 +64,10 @@ def heat_map(
         for spine in axes.spines.values():
             spine.set_visible(False)
         axes.set_title(visible(title))
-        shown = (0.0, 0.25, 0.5, 0.75, 1.0)
+        shown = (0.0, 0.25, 0.5, 0.75, 1.0) if middle else (0.0, 0.1, 0.2, 0.3, 0.5)
         keys = [Patch(facecolor=_colour(value, middle=middle), edgecolor=LINE, label=f"{value:.0%}") for value in shown]
+        if not middle:
+            keys[-1].set_label("50% or more")
         figure.legend(
             handles=keys, loc="outside lower center", ncols=5, fontsize=8, labelcolor=INK, handlelength=1.0,
             columnspacing=0.9, handletextpad=0.4,
@@ -88,11 +92,20 @@ def _squares(places: Sequence[tuple[int, int]]) -> Path:
 def _colour(value: float, *, middle: bool) -> str:
     """The colour of a share: between PALE and ORANGE or BLUE."""
     end = BLUE if middle and value > 0.5 else ORANGE
-    strength = abs(2 * value - 1) if middle else value
+    strength = _strength(value, middle=middle)
     parts = (round(pale + (full - pale) * strength) for pale, full in zip(PALE, end, strict=True))
     return "#" + "".join(f"{part:02x}" for part in parts)
 
 
 def _ink(value: float, *, middle: bool) -> str:
     """Black or white, whichever is read better on the cell's colour."""
-    return LIGHT if (abs(2 * value - 1) if middle else value) > 0.62 else DARK
+    return LIGHT if _strength(value, middle=middle) > 0.85 else DARK
+
+
+def _strength(value: float, *, middle: bool) -> float:
+    """How far the colour is from PALE, 0..1."""
+    return abs(2 * value - 1) if middle else min(1.0, 2 * value)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"

@@ -14,6 +14,7 @@ from rlaif.attribution.negation import inverse
 from rlaif.attribution.pairs import spread
 from rlaif.config import load
 from rlaif.errors import ConfigError, RunFolderError, StageError
+from rlaif.judge.methods import sigmoid
 from rlaif.records import Constitution, PreferenceLabel
 from rlaif.store import JsonlFile, RunFolder
 from rlaif.yaml_io import dump_yaml
@@ -68,8 +69,7 @@ def test_a_sample_is_judged_under_all_and_kept(run: RunFolder) -> None:
 def test_it_finds_the_copy_the_opposite_and_the_one_that_never_decides(run: RunFolder) -> None:
     found, _ = ask(run, pairs=999)
     rows = {row.id: row for row in found.principles}
-    assert [group.ids for group in found.clusters if len(group.ids) == 2] != []
-    assert {"yes", "yes-again"} == set(found.clusters[0].ids)
+    assert [set(group.ids) for group in found.clusters] == [{"yes", "yes-again"}]
     conflict = {frozenset((row.first, row.second)): row.conflict for row in found.opposed}
     # of the six pairs of a prompt: "well" against two with a no; "yes of course" against "no never at all"
     assert conflict == {
@@ -98,7 +98,7 @@ def test_labels_of_the_sample_are_those_of_a_run_under_all(tmp_path: Path) -> No
     everything = words_run(tmp_path / "all", principles="all", tier_margin=0.05, abstain_below=0.02)
     some = words_run(tmp_path / "one", tier_margin=0.05, abstain_below=0.02)
     one, other = ask(some, pairs=72)[0], ask(everything)[0]
-    assert [replace(row) for row in one.principles] == other.principles
+    assert one.principles == other.principles
 
 
 def test_a_draw_is_spread_over_the_prompts_and_a_larger_one_contains_it(run: RunFolder) -> None:
@@ -135,8 +135,9 @@ def test_a_judge_that_reads_turns_with_the_rule(tmp_path: Path, score: Any, verd
     assert row.turned is not None
     assert row.stayed is not None
     assert row.turned.mean == turned
-    assert (abs(row.stayed.mean) < 1e-9) is (score is reader)
-    assert row.stayed.mean > -1e-9
+    # the letter lover gives 3.2 nats to the liked answer shown first and 2.8 to the other one, whatever the rule
+    expected = 0 if score is reader else sigmoid(3.2) - sigmoid(2.8)
+    assert row.stayed.mean == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

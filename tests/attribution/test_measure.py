@@ -69,13 +69,13 @@ def test_all_together_by_hand() -> None:
 def test_only_the_tier_that_speaks_decides() -> None:
     tiers = rules("first", "second", "third", tiers=(1, 2, 2))
     pairs = [
-        pair(0, tiers, (0.8, 0.1, 0.1), margin=0.1),  # the first tier speaks
+        pair(0, tiers, (0.8, 0.95, 0.0), margin=0.1),  # the first tier speaks, the push of second does not count
         pair(1, tiers, (0.55, 0.1, 0.3), margin=0.1),  # it comes too near: the second tier speaks, 0.2
         pair(2, tiers, (0.55, 0.9, 0.3), margin=0.1),  # 0.6, third against it
     ]
     rows = influence(pairs, tiers)
     assert [row.decided_pairs for row in rows.values()] == [1.0, 2.0, 0.0]
-    # without first: 0.1, 0.2, 0.6; without second: 0.8, 0.3, 0.3; without third: 0.8, 0.1, 0.9
+    # without first: 0.475, 0.2, 0.6; without second: 0.8, 0.3, 0.3; without third: 0.8, 0.1, 0.9
     assert [row.flips for row in rows.values()] == [1.0, 1.0, 0.0]
     assert value(rows["third"].shift) == pytest.approx((0 + 0.1 + 0.3) / 3)
     flat = [replace(each, tier_margin=None) for each in pairs]
@@ -140,6 +140,12 @@ def test_copies_are_a_cluster_and_opposites_a_conflict() -> None:
     }
     assert all(row.correlation == pytest.approx(-1) and row.agreement == 0 for row in opposed)
     assert abs(found.ids.index("copy") - found.ids.index("same")) == 1
+
+
+def test_few_pairs_make_no_cluster() -> None:
+    two = rules("kind", "safe")
+    same = [pair(n, two, (0.9, 0.8)) for n in range(20)]
+    assert [len(clusters(matrix(same[:n]))) for n in (19, 20)] == [0, 1]
 
 
 def test_principles_that_share_no_pair_have_no_cell() -> None:
