@@ -213,7 +213,11 @@ def _side(constitution: Constitution) -> Side:
 def _notes(config: RunConfig, difference: Difference, pairs: Sequence[Relabelled], cost: Cost) -> list[str]:
     """What a reader would otherwise take the numbers for."""
     notes = []
-    if config.judge.principles != "all":
+    redrawn = any(
+        change.kind != "changed" or any(field.name == "weight" for field in change.fields)
+        for change in difference.changes
+    )
+    if config.judge.principles != "all" and redrawn:
         notes.append(
             f"judge.principles is {config.judge.principles}: each {config.judge.draw_per} draws by weight, so another "
             "weight, id or number of principles changes some draws, and the verdicts with them"

@@ -24,9 +24,9 @@ class PairGroup:
     """The pairs of some prompts. `kind` is "all", "slice" or "tag".
 
     `compared` of the `pairs` have a label on both sides; `flips` of these prefer another response now, one to or
-    from exactly 0.5 counted half, as in win rates. `flip_rate`, `shift` (new `prob_a` - old) and `moved` (its
-    absolute value) are means over prompts, None where nothing is compared. Where prompts all have one flip rate (none
-    flips, or all do) a bootstrap has no width, and the interval of `flip_rate` is Wilson's, of prompts. `appeared` and
+    from exactly 0.5 counted half, as in win rates. `flip_rate`, `shift` (new `prob_a` - old) and `moved` (its absolute
+    value) are means over prompts, None where nothing is compared. Where prompts all have one flip rate a bootstrap has
+    no width, and the interval of `flip_rate` is Wilson's, of prompts; where no label moved it has none. `appeared` and
     `vanished` count labels by why there was, or is, none: "abstained" or "failed". `unlabelled` pairs have no label on
     either side.
     """
@@ -135,7 +135,9 @@ def _group(kind: str, name: str, pairs: Sequence[Relabelled], seed: int, resampl
         else:
             vanished[_why(pair.after.failure)] += 1
     moved = [(prompt, None if shift is None else abs(shift)) for prompt, shift in shifts]
-    rate = mean_share(flips, seed=seed, resamples=resamples)
+    # Where no label moved at all there is nothing to estimate: the edit does not reach these pairs.
+    share = mean_share if any(value for _, value in shifts) else mean
+    rate = share(flips, seed=seed, resamples=resamples)
     shift, size = (mean(values, seed=seed, resamples=resamples) for values in (shifts, moved))
     prompts = len({pair.before.comparison.prompt.id for pair in pairs})
     number = sum(value for _, value in flips if value is not None)

@@ -27,6 +27,9 @@ from rlaif.impact.wording import (
 from rlaif.records import Prompt
 from rlaif.report.text import MISSING, common_decimals, interval, number, percent, percents, shown, visible
 
+MOST_NAMED = 8
+"""Slices and tags without a line of their own that are named; the page and the JSON object have all."""
+
 
 def rendered(impact: Impact) -> Iterator[RenderableType]:
     """What to print, from the headline to the pairs."""
@@ -37,7 +40,9 @@ def rendered(impact: Impact) -> Iterator[RenderableType]:
     if impact.groups[1:]:
         yield _groups(impact.groups)
     if impact.left_out:
-        yield _text(f"too few prompts for a line of their own: {', '.join(impact.left_out)}", "dim")
+        named, rest = impact.left_out[:MOST_NAMED], impact.left_out[MOST_NAMED:]
+        more = f" and {len(rest)} more" if rest else ""
+        yield _text(f"too few prompts for a line of their own: {', '.join(named)}{more}", "dim")
     for note in impact.notes:
         yield _text(f"note: {note}", "yellow")
     for place, change in enumerate(impact.examples, start=1):

@@ -52,6 +52,16 @@ def whole(*pairs: Relabelled) -> PairGroup:
     return groups(pairs, seed=0, resamples=200)[0][0]
 
 
+def test_pairs_that_an_edit_does_not_reach_have_no_flips_for_certain() -> None:
+    unmoved = whole(*(pair(prompt(n), 0.6, 0.6) for n in range(10))).flip_rate
+    assert unmoved is not None
+    assert (unmoved.mean, unmoved.low, unmoved.high) == (0, 0, 0)
+    moved = whole(*(pair(prompt(n), 0.6, 0.6 + (n == 0) / 10) for n in range(10))).flip_rate
+    assert moved is not None
+    assert moved.high is not None
+    assert (moved.mean, moved.low) == (0, 0) < (moved.high, 1)
+
+
 def test_rates_are_means_over_prompts_of_each_prompt_s_pairs() -> None:
     found = whole(pair(prompt(1), 0.8, 0.3), pair(prompt(1), 0.6, 0.7), pair(prompt(2), 0.4, 0.45))
     assert (found.prompts, found.pairs, found.compared, found.flips) == (2, 3, 3, 1)
