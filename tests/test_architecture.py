@@ -53,10 +53,6 @@ LAYERS = {
     "recover": 8,
     "judged_run": 8,
     "cli": 9,
-    "cli_constitution": 9,
-    "cli_impact": 9,
-    "cli_principles": 9,
-    "cli_recover": 9,
     "__main__": 9,
 }
 """Room (module or package directly under rlaif) -> layer. A module imports its own layer or lower ones."""
@@ -78,7 +74,7 @@ ROOMS = {
     "vaderSentiment": {"evaluation"},
     "jinja2": {"templates", "report"},
     "ruamel": {"yaml_io"},
-    "typer": {"cli", "cli_constitution", "cli_impact", "cli_principles", "cli_recover"},
+    "typer": {"cli"},
     "gguf": {"models"},
 }
 LIGHT = [

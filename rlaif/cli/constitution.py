@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from rlaif.cli_recover import recover
+from rlaif.cli.recover import recover
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
 Command = Callable[..., None]

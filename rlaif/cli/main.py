@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlaif import __version__
-from rlaif.cli_constitution import constitution_app
-from rlaif.cli_impact import impact
-from rlaif.cli_principles import principles
+from rlaif.cli.constitution import constitution_app
+from rlaif.cli.impact import impact
+from rlaif.cli.principles import principles
 from rlaif.errors import ConfigError, DiskError, RlaifError
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ def show(
 
 
 app.command("impact")(_friendly(impact))
+app.command()(_friendly(principles))
 
 
 @app.command()
@@ -229,7 +230,6 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path()) -> Non
     print(f"next: rlaif check {start}, then rlaif run {start}")
 
 
-app.command()(_friendly(principles))
 app.add_typer(constitution_app(_friendly), name="constitution")
 
 
