@@ -23,10 +23,12 @@ from rlaif.impact.measure import (
     PairChange,
     PairGroup,
     PrincipleImpact,
+    PromptMove,
     agreement,
     groups,
     most_changed,
     principle_impacts,
+    prompt_moves,
 )
 from rlaif.impact.relabel import Relabelled, VerdictCount, relabel
 from rlaif.impact.subject import Subject
@@ -77,6 +79,7 @@ class Impact:
     groups: list[PairGroup]
     left_out: list[str]
     agreement: Agreement | None
+    prompts: list[PromptMove]
     notes: list[str]
     examples: list[PairChange]
     revisions: RevisionImpact | None = None
@@ -124,6 +127,7 @@ def impact(subject: Subject, to: str, *, examples: int, progress: Progress, beyo
         groups=found,
         left_out=left_out,
         agreement=agreement(pairs, subject.given, seed=draw, resamples=resamples),
+        prompts=prompt_moves(pairs),
         notes=[*subject.notes, *_notes(config, difference, pairs, cost)],
         examples=most_changed(pairs, changed, examples),
         revisions=further.revisions() if "revisions" in beyond else None,

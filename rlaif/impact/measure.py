@@ -13,7 +13,7 @@ from rlaif.evaluation.statistics import Estimate, Keyed, mean, mean_share, paire
 from rlaif.impact.edits import PrincipleEdit
 from rlaif.impact.relabel import Relabelled, VerdictCount
 from rlaif.judge.aggregate import votes
-from rlaif.records import Comparison, Failure, PreferenceLabel, Principle
+from rlaif.records import Comparison, Failure, PreferenceLabel, Principle, Prompt
 
 MIN_PROMPTS = 10
 """A slice or tag with fewer prompts gets no line: its interval would say nothing."""
@@ -43,6 +43,17 @@ class PairGroup:
     appeared: dict[str, int]
     vanished: dict[str, int]
     unlabelled: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptMove:
+    """A prompt whose labels moved: of its `compared` pairs, `flips` prefer another response (a half for to or from
+    exactly 0.5), and `moved` is the mean of |new - old|."""
+
+    prompt: Prompt
+    compared: int
+    flips: float
+    moved: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +186,22 @@ def principle_impacts(edits: Sequence[PrincipleEdit], tallies: dict[str, Verdict
         tally = VerdictCount() if edit.after is None else tallies[edit.id]
         found.append(PrincipleImpact(edit.id, edit.kind, edit.words, tally.needed, tally.reused, tally.judged))
     return found
+
+
+def prompt_moves(pairs: Sequence[Relabelled]) -> list[PromptMove]:
+    """The prompts whose labels moved, those with the largest share of flips first, then by how far they moved."""
+    members: dict[str, list[tuple[Prompt, float, float]]] = {}
+    for pair in pairs:
+        old, new, prompt = pair.before.prob_a, pair.after.prob_a, pair.before.comparison.prompt
+        if old is not None and new is not None:
+            flip = abs(preferred(new) - preferred(old))
+            members.setdefault(prompt.id, []).append((prompt, flip, abs(new - old)))
+    found = [
+        PromptMove(part[0][0], len(part), sum(flip for _, flip, _ in part), sum(size for *_, size in part) / len(part))
+        for part in members.values()
+        if any(size for *_, size in part)
+    ]
+    return sorted(found, key=lambda move: (-move.flips / move.compared, -move.moved, move.prompt.id))
 
 
 def most_changed(pairs: Sequence[Relabelled], edits: Sequence[PrincipleEdit], limit: int) -> list[PairChange]:

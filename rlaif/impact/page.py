@@ -19,6 +19,9 @@ from rlaif.impact.wording import (
 )
 from rlaif.report.build import render
 
+MOST_PROMPTS = 30
+"""Prompts in the page's table; the JSON object has all."""
+
 
 def page(impact: Impact) -> str:
     """The page, in the dress of the run's report."""
@@ -36,6 +39,7 @@ def page(impact: Impact) -> str:
             "reward": [] if impact.reward is None else reward_rows(impact.reward),
             "policy": [] if impact.policy is None else policy_rows(impact.policy),
             "measures": [] if impact.policy is None else [measure_cells(m) for m in impact.policy.measures],
+            "most_prompts": MOST_PROMPTS,
             "min_prompts": MIN_PROMPTS,
         },
     )

@@ -13,7 +13,7 @@ from rich.text import Text
 from rlaif.evaluation.statistics import Estimate
 from rlaif.impact.downstream import PolicyImpact, RevisionChange, ScoreChange
 from rlaif.impact.impact import Impact
-from rlaif.impact.measure import PairChange, PairGroup, Vote, VoteChange
+from rlaif.impact.measure import PairChange, PairGroup, PromptMove, Vote, VoteChange
 from rlaif.impact.wording import (
     agreement_line,
     cost_line,
@@ -25,7 +25,7 @@ from rlaif.impact.wording import (
     reward_rows,
 )
 from rlaif.records import Prompt
-from rlaif.report.text import MISSING, common_decimals, interval, number, percent, percents, shown, visible
+from rlaif.report.text import MISSING, beginning, common_decimals, interval, number, percent, percents, shown, visible
 
 MOST_NAMED = 8
 """Slices and tags without a line of their own that are named; the page and the JSON object have all."""
@@ -43,6 +43,8 @@ def rendered(impact: Impact) -> Iterator[RenderableType]:
         named, rest = impact.left_out[:MOST_NAMED], impact.left_out[MOST_NAMED:]
         more = f" and {len(rest)} more" if rest else ""
         yield _text(f"too few prompts for a line of their own: {', '.join(named)}{more}", "dim")
+    if impact.prompts:
+        yield _prompts(impact.prompts)
     for note in impact.notes:
         yield _text(f"note: {note}", "yellow")
     for place, change in enumerate(impact.examples, start=1):
@@ -110,6 +112,17 @@ def _groups(groups: list[PairGroup]) -> Table:
         shift = MISSING if moved is None else f"{number(moved.mean)}\n{_unbroken(interval(moved.low, moved.high))}"
         counts = (f"{sum(row.appeared.values()):,}", f"{sum(row.vanished.values()):,}")
         table.add_row(_text(name), f"{row.prompts:,}", f"{row.compared:,}", _text(flips), _text(shift), *counts)
+    return table
+
+
+def _prompts(moves: list[PromptMove]) -> Table:
+    flipped = sum(move.flips > 0 for move in moves)
+    table = _table(
+        f"{len(moves):,} prompts moved, {flipped:,} with a flip", "slice", "pairs", "flips", "|shift|", numbers=3
+    )
+    for move in moves[:MOST_NAMED]:
+        cells = (f"{move.compared:,}", f"{move.flips:g}", number(move.moved, 3))
+        table.add_row(_text(beginning(move.prompt.text)), _text(move.prompt.slice), *cells)
     return table
 
 

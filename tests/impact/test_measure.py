@@ -9,7 +9,7 @@ import pytest
 
 from rlaif.constitution.diff import diff
 from rlaif.impact.edits import PrincipleEdit, edits
-from rlaif.impact.measure import MIN_PROMPTS, PairGroup, Vote, groups, most_changed
+from rlaif.impact.measure import MIN_PROMPTS, PairGroup, Vote, groups, most_changed, prompt_moves
 from rlaif.impact.relabel import Relabelled
 from rlaif.records import (
     Comparison,
@@ -186,3 +186,17 @@ def test_every_principle_has_both_its_sides() -> None:
         PrincipleEdit("gentle", "renamed", "renamed from kind; reweighted 1 -> 2", KIND, gentle),
         PrincipleEdit("mute", "dropped", "dropped", MUTE, None),
     ]
+
+
+def test_the_prompts_that_moved_come_by_their_flips() -> None:
+    pairs = [
+        pair(prompt(1), 0.6, 0.6),  # did not move
+        pair(prompt(2), 0.6, 0.7),
+        pair(prompt(3), 0.6, 0.4),
+        pair(prompt(3), 0.6, 0.6),
+        pair(prompt(4), 0.6, 0.5),
+        pair(prompt(5), 0.6, "abstained"),  # nothing to compare
+    ]
+    found = [(move.prompt.id, move.compared, move.flips, round(move.moved, 9)) for move in prompt_moves(pairs)]
+    assert sorted(found[:2]) == sorted([(prompt(3).id, 2, 1, 0.1), (prompt(4).id, 1, 0.5, 0.1)])
+    assert found[2:] == [(prompt(2).id, 1, 0, 0.1)]
