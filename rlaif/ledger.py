@@ -125,6 +125,7 @@ def clear(run: RunFolder, names: Sequence[StageName]) -> None:
     """Removes what the stages wrote, last first: a crash in between never leaves a stage on a removed one."""
     for stage in reversed(names):
         # Markers first: files without them are known to be of no use.
-        run.file(stage, "stage.json").unlink(missing_ok=True)
-        begun_path(run, stage).unlink(missing_ok=True)
+        if not (run.root / stage).is_symlink():
+            run.file(stage, "stage.json").unlink(missing_ok=True)
+            begun_path(run, stage).unlink(missing_ok=True)
         run.clear(stage)

@@ -243,8 +243,12 @@ class RunFolder:
 
     def clear(self, stage: str) -> None:
         """Removes everything the stage wrote (its marker first, so that a crash in between leaves it unfinished)."""
-        (self.root / stage / "stage.json").unlink(missing_ok=True)
-        shutil.rmtree(self.root / stage, ignore_errors=True)
+        folder = self.root / stage
+        if folder.is_symlink():  # what it leads to is not ours
+            folder.unlink()
+            return
+        (folder / "stage.json").unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

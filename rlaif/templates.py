@@ -49,6 +49,24 @@ _SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
 
 
 @dataclass(frozen=True, slots=True)
+class ShownPrinciple:
+    """What a template may show of a principle: the fields that `Principle.hash` knows, since a verdict is kept while
+    these are the same. Anything else is undefined there."""
+
+    statement: str
+    critique: str | None
+    revision: str | None
+    comparison: str | None
+    contrast: Contrast | None
+
+
+def _shown(principle: Principle) -> ShownPrinciple:
+    return ShownPrinciple(
+        principle.statement, principle.critique, principle.revision, principle.comparison, principle.contrast
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """The messages of a request and what the assistant's turn begins with ("" = nothing)."""
 
@@ -79,7 +97,8 @@ class Template:
             raise TypeError(f"template {self.name}: {', '.join(sorted(wrong))} missing, unknown or of the wrong type")
         collected: list[Message] = []
         try:
-            outside = self._compiled.render({_SINK: collected, **values})
+            shown = {n: _shown(v) if isinstance(v, Principle) else v for n, v in values.items()}
+            outside = self._compiled.render({_SINK: collected, **shown})
         except Exception as problem:  # a template is a user's program: whatever it raises is a mistake in it
             line = _line_of(problem, self._where)
             where = self._where if line is None else f"{self._where}:{line}"

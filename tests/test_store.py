@@ -172,3 +172,15 @@ def test_the_lock_holds_against_another_process_and_dies_with_it(tmp_path: Path)
 def test_file_hash_is_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert file_hash(tmp_path / "a") == "ba7816bf8f01cfea"  # SHA-256 of "abc", FIPS 180-2
+
+
+def test_clearing_a_stage_never_follows_a_link(tmp_path: Path) -> None:
+    kept = tmp_path / "other" / "sft"
+    kept.mkdir(parents=True)
+    (kept / "stage.json").write_text("{}")
+    run = RunFolder(tmp_path / "run")
+    run.root.mkdir()
+    (run.root / "sft").symlink_to(kept, target_is_directory=True)
+    run.clear("sft")
+    assert (kept / "stage.json").exists()
+    assert not (run.root / "sft").exists()

@@ -223,3 +223,10 @@ def test_pairwise_ends_where_a_letter_follows() -> None:
     assert rendered.prefix == "The better answer is ("
     content = rendered.messages[-1].content
     assert content.index("Answer (A):\n> first") < content.index("Answer (B):\n> second") < content.index("Kinder?")
+
+
+@pytest.mark.parametrize("field", ["rationale", "tags", "id", "tests"])
+def test_a_template_sees_only_what_the_hash_of_a_principle_knows(field: str) -> None:
+    text = '{% message "user" %}{{ principle.statement }} {{ principle.' + field + " }}{% endmessage %}"
+    with pytest.raises(TemplateError, match=field):
+        Template("pairwise", text)

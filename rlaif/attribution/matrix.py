@@ -30,9 +30,9 @@ class Matrix:
     """Square tables over `ids`, which stand in the order of a clustering: alike ones beside each other.
 
     `pairs` counts the pairs that two principles both voted on; the other cells are None where there is none.
-    `agreement`: share of these on which both prefer the same answer, a tie of one of them half. `matched_agreement`:
-    the same on pairs of answers of about the same length. `conflict`: share on which both are clear and opposed.
-    `correlation` is None also where one of the two is one half on all of them.
+    `agreement`: share of these on which both prefer the same answer, a tie of one of them half, of both left out.
+    `matched_agreement`: the same on pairs of answers of about the same length. `conflict`: share on which both are
+    clear and opposed. `correlation` is None also where one of the two is one half on all of them.
     """
 
     ids: list[str]
@@ -145,11 +145,12 @@ def _pushes(pairs: Sequence[VotedPair], ids: Sequence[str]) -> np.ndarray:
 
 
 def _agreement(sides: np.ndarray) -> np.ndarray:
-    """Mean of `measure.agree` over the pairs that both voted on, (principles, principles); `sides` is -0.5, 0 or 0.5
-    for the answer preferred, (pairs, principles)."""
+    """Mean of `measure.agree` over the pairs that both voted on and one of them prefers an answer of, (principles,
+    principles); `sides` is -0.5, 0 or 0.5 for the answer preferred, (pairs, principles)."""
     rows = []
     for column in sides.T:
         apart = np.abs(sides - column[:, None])
+        apart[(sides == 0) & (column[:, None] == 0)] = np.nan
         rows.append(_ratio(np.nansum(1 - apart, axis=0), (~np.isnan(apart)).sum(axis=0)))
     return np.array(rows).reshape(sides.shape[1], sides.shape[1])
 

@@ -216,5 +216,6 @@ def _agreements(pairs: Sequence[VotedPair]) -> list[Keyed]:
     found: list[Keyed] = []
     for pair in pairs:
         given = [vote.prob_a for vote in pair.votes if _counts(vote) and vote.prob_a is not None]
-        found += [(pair.prompt_id, agree(one, other)) for one, other in combinations(given, 2)]
+        twos = ((one, other) for one, other in combinations(given, 2) if not one == other == 0.5)
+        found += [(pair.prompt_id, agree(one, other)) for one, other in twos]
     return found

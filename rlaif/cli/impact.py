@@ -56,7 +56,7 @@ def impact(
     from rlaif.progress import choose
     from rlaif.report.deliver import deliver, refuse_places
 
-    refuse_places(html, out, run, "impact")
+    refuse_places(html, out, run, "impact", inputs=(comparisons, to, before, config))
     asked: dict[Part, bool] = {"revisions": revisions, "reward": reward, "policy": policy}
     beyond = [part for part, wanted in asked.items() if wanted]
     if beyond and run is None:

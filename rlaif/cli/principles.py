@@ -32,6 +32,6 @@ def principles(
     from rlaif.report.deliver import deliver, refuse_places
     from rlaif.store import RunFolder
 
-    refuse_places(html, out, run, "principles")
+    refuse_places(html, out, run, "principles", inputs=(gold,))
     found = attribution(RunFolder(run), pairs=pairs, negate=negate, gold=gold, progress=choose(quiet=as_json))
     deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)

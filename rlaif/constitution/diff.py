@@ -67,7 +67,7 @@ class Difference:
 
     changes: tuple[Change, ...]
     reordered: bool
-    """Principles that are in both stand in another order, so that a seed draws others where one is drawn per prompt."""
+    """Principles that are in both stand in another order."""
     principles: int
     """Of the new constitution."""
     judged_anew: dict[Viewer, int]

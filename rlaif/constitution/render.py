@@ -85,7 +85,7 @@ def difference_lines(old: Constitution, new: Constitution, width: int) -> Iterat
         if any(field.name == "tags" for field in change.fields):
             yield "    slices that choose principles by tag may change"
     if difference.reordered:
-        yield "the principles stand in another order: where one is drawn for each prompt, others are drawn"
+        yield "the principles stand in another order, which changes no label and no draw"
     yield ""
     anew = difference.judged_anew
     counts = ", ".join(f"{count} of {difference.principles} under {method}" for method, count in anew.items())

@@ -86,7 +86,7 @@ def win_rate(
     the scale of a judge's soft labels does not shrink the rate. None is counted as unscored, never as a tie.
     """
     wins = [(prompt, None if p is None else preferred(p)) for prompt, p in probabilities]
-    estimate = mean(wins, seed=seed, resamples=resamples)
+    estimate = mean_share(wins, seed=seed, resamples=resamples)
     if estimate is None:
         return WinRate(model, against, slice_name, None, None, None, 0, len(probabilities))
     unscored = len(probabilities) - estimate.n

@@ -34,21 +34,29 @@ def run(context: StageContext) -> dict[str, float]:
         )
     labels = _judge(context, comparisons)
     failures = Counter(answer.failure.kind for answer in answers if isinstance(answer, FailedAnswer))
-    missing = [label.failure.kind for label in labels if label.failure is not None]
-    failures.update(kind for kind in missing if kind != "abstained")
-    probabilities = [label.prob_a for label in labels if label.prob_a is not None]
-    consistencies = [label.consistency for label in labels if label.consistency is not None]
-    counts: dict[str, float] = {
+    failures.update(label.failure.kind for label in labels if label.failure is not None)
+    del failures["abstained"]
+    return {
         "prompts": len(prompts),
         "responses": len(responses),
         "responses_failed": len(answers) - len(responses),
         "responses_finished": sum(r.finish == "stop" for r in responses),
+        **label_counts(labels),
+        "failed": sum(failures.values()),
+        **{f"failed_{kind}": number for kind, number in sorted(failures.items())},
+    }
+
+
+def label_counts(labels: Sequence[PreferenceLabel]) -> dict[str, float]:
+    """What labels come to: pairs, labelled ones, abstentions, failures, mean confidence and consistency."""
+    missing = [label.failure.kind for label in labels if label.failure is not None]
+    probabilities = [label.prob_a for label in labels if label.prob_a is not None]
+    consistencies = [label.consistency for label in labels if label.consistency is not None]
+    counts: dict[str, float] = {
         "pairs": len(labels),
         "labelled": len(probabilities),
         "abstained": missing.count("abstained"),
         "pairs_failed": len(missing) - missing.count("abstained"),
-        "failed": sum(failures.values()),
-        **{f"failed_{kind}": number for kind, number in sorted(failures.items())},
     }
     if probabilities:
         counts["mean_confidence"] = sum(abs(p - 0.5) for p in probabilities) / len(probabilities) + 0.5

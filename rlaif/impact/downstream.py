@@ -111,7 +111,7 @@ class MeasureChange:
 @dataclass(frozen=True, slots=True)
 class PolicyImpact:
     """The run's PPO policy against one trained under the new constitution from the same SFT policy, on the held-out
-    prompts; equal answers are half a win."""
+    prompts, sample by sample; equal answers are half a win, or unscored where the judge abstains."""
 
     prompts: int
     wins: tuple[Wins, ...]
@@ -199,7 +199,8 @@ def reward_impact(
         (c.prompt.id, abs(_order(now[c.a.id] - now[c.b.id]) - _order(was[c.a.id] - was[c.b.id]))) for c in comparisons
     ]
     moved: list[Keyed] = [(prompt.id, abs(now[name] - was[name])) for name, (prompt, _) in responses.items()]
-    most = sorted(responses, key=lambda name: (-abs(now[name] - was[name]), name))[:examples]
+    moving = [name for name in responses if now[name] != was[name]]
+    most = sorted(moving, key=lambda name: (-abs(now[name] - was[name]), name))[:examples]
     return RewardImpact(
         responses=len(responses),
         pairs=len(comparisons),
@@ -267,7 +268,8 @@ def policy_impact(
         Comparison(prompts[name], b, a)
         for name, given in new.items()
         if name in prompts
-        for b, a in zip(given, old.get(name, ()), strict=False)
+        for seed, b in given.items()
+        if (a := old.get(name, {}).get(seed)) is not None
     ]
     slices = list(dict.fromkeys(comparison.prompt.slice for comparison in comparisons))
     slices = ["", *slices] if len(slices) > 1 else [""]
@@ -276,12 +278,12 @@ def policy_impact(
     return PolicyImpact(len(new.keys() & old.keys()), _wins(comparisons, judges, slices, draw), tuple(measures), work)
 
 
-def _answers(run: RunFolder) -> dict[str, list[Response]]:
-    """Prompt id -> the PPO policy's answers, in their order."""
-    found: dict[str, list[Response]] = {}
+def _answers(run: RunFolder) -> dict[str, dict[int, Response]]:
+    """Prompt id -> seed of the sample -> the PPO policy's answer; both policies sample with the same seeds."""
+    found: dict[str, dict[int, Response]] = {}
     for response in JsonlFile(run.file("evaluate", "responses.jsonl"), Response):
         if response.model == "ppo":
-            found.setdefault(response.prompt_id, []).append(response)
+            found.setdefault(response.prompt_id, {})[response.seed] = response
     return found
 
 

@@ -10,14 +10,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from rlaif.config import RunConfig, StageName
+from rlaif.config import STAGES, RunConfig, StageName
 from rlaif.constitution.diff import Difference, diff
-from rlaif.constitution.load import check_constitution, load_constitution
+from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
 from rlaif.errors import ConfigError
 from rlaif.impact import downstream
-from rlaif.impact import fork as fork_stages
-from rlaif.impact.downstream import PolicyImpact, RevisionImpact, RewardImpact
+from rlaif.impact.downstream import PolicyImpact, RevisionImpact, RewardImpact, Work
 from rlaif.impact.edits import edits
+from rlaif.impact.fork import Edit, refuse_changed, retrained, revised
 from rlaif.impact.measure import (
     Agreement,
     PairChange,
@@ -35,7 +35,7 @@ from rlaif.impact.subject import Subject
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import Usage
 from rlaif.progress import Progress
-from rlaif.records import Constitution, PreferenceLabel, StageRecord, record_seed, to_json
+from rlaif.records import Constitution, PreferenceLabel, record_seed, to_json
 from rlaif.store import RunFolder
 
 Part = Literal["revisions", "reward", "policy"]
@@ -99,9 +99,10 @@ def impact(subject: Subject, to: str, *, examples: int, progress: Progress, beyo
     """
     # 1. What is to be judged under, and what is to be compared with.
     config, before = subject.config, subject.before
-    _refuse_missing(subject, beyond)
-    after = load_constitution(to)
+    after, text = load_constitution(to), constitution_text(to)
     check_constitution(after, method=config.judge.method, where=to)
+    edit = None if subject.run is None else Edit(subject.run, config, after, text)
+    _refuse_incomparable(edit, beyond)
 
     # 2. The labels under the new constitution.
     judge = subject.judge(after)
@@ -116,7 +117,7 @@ def impact(subject: Subject, to: str, *, examples: int, progress: Progress, beyo
     changed = edits(before, after, difference)
     draw, resamples = record_seed(config.seed, "impact", "bootstrap"), config.evaluate.bootstrap
     found, left_out = groups(pairs, seed=draw, resamples=resamples)
-    further = _Beyond(subject, after, to, [pair.after for pair in pairs], examples, progress)
+    further = None if edit is None else _Beyond(subject, edit, [pair.after for pair in pairs], examples, progress)
     return Impact(
         source=subject.source,
         before=_side(before),
@@ -130,25 +131,36 @@ def impact(subject: Subject, to: str, *, examples: int, progress: Progress, beyo
         prompts=prompt_moves(pairs),
         notes=[*subject.notes, *_notes(config, difference, pairs, cost)],
         examples=most_changed(pairs, changed, examples),
-        revisions=further.revisions() if "revisions" in beyond else None,
-        reward=further.reward() if "reward" in beyond else None,
-        policy=further.policy() if "policy" in beyond else None,
+        revisions=further.revisions() if further is not None and "revisions" in beyond else None,
+        reward=further.reward() if further is not None and "reward" in beyond else None,
+        policy=further.policy() if further is not None and "policy" in beyond else None,
     )
 
 
-def _refuse_missing(subject: Subject, beyond: Collection[Part]) -> None:
-    """Raises before anything is judged where `beyond` has nothing to compare with."""
-    if beyond and subject.run is None:
+NEEDED: dict[Part, tuple[StageName, ...]] = {
+    "revisions": ("revise",),
+    "reward": ("sft", "reward"),
+    "policy": ("sft", "ppo", "evaluate"),
+}
+"""The stages of the run that each part is compared with."""
+
+
+def _refuse_incomparable(edit: Edit | None, beyond: Collection[Part]) -> None:
+    """Raises before anything is judged where `beyond` has nothing to compare with, or nothing to find out."""
+    if beyond and edit is None:
         raise ConfigError("a file of comparisons has no revisions and no training", remedy="give a run with --run")
-    needed: dict[Part, tuple[StageName, ...]] = {
-        "revisions": ("revise",),
-        "reward": ("reward",),
-        "policy": ("ppo", "evaluate"),
-    }
-    for part in beyond:
-        for stage in needed[part]:
-            if subject.run is not None:
-                fork_stages.finished(subject.run, stage)
+    if edit is None:
+        return
+    if "policy" in beyond and ":" in edit.config.ppo.reward:
+        raise ConfigError(
+            f"ppo.reward is the function {edit.config.ppo.reward}: no constitution reaches the policy",
+            where=str(edit.run.config_path),
+            remedy="leave --policy out",
+        )
+    names = {stage for part in beyond for stage in NEEDED[part]}
+    if "policy" in beyond and edit.config.ppo.reward == "model":
+        names.add("reward")
+    refuse_changed(edit, [stage for stage in STAGES if stage in names])
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,45 +168,36 @@ class _Beyond:
     """The stages of the run done again under the new constitution, and what came of them."""
 
     subject: Subject
-    after: Constitution
-    to: str
+    edit: Edit
     labels: list[PreferenceLabel]
     examples: int
     progress: Progress
 
     def revisions(self) -> RevisionImpact:
-        run = self._run()
-        fork, record = fork_stages.revised(run, self.subject.config, self.after, self.to, self.progress)
-        return downstream.revision_impact(
-            run, fork, self._judges(), downstream.work_of(fork, [record]), self._draw(), self.examples
-        )
+        self.subject.close()  # a stage needs the memory that the judge takes
+        fork, record = revised(self.edit, self.progress)
+        work = downstream.work_of(fork, [record])
+        return downstream.revision_impact(self.edit.run, fork, self._judges(), work, self._draw(), self.examples)
 
     def reward(self) -> RewardImpact:
-        fork, records = self._retrained(("reward",))
-        work = downstream.work_of(fork, records)
-        return downstream.reward_impact(self.subject.config, self._run(), fork, work, self._draw(), self.examples)
+        fork, work = self._retrained(("reward",))
+        return downstream.reward_impact(self.edit.config, self.edit.run, fork, work, self._draw(), self.examples)
 
     def policy(self) -> PolicyImpact:
-        learnt: tuple[StageName, ...] = ("reward",) if self.subject.config.ppo.reward == "model" else ()
-        fork, records = self._retrained((*learnt, "ppo", "evaluate"))
-        work = downstream.work_of(fork, records)
-        return downstream.policy_impact(self._run(), fork, self._judges(), work, self._draw())
+        learnt: tuple[StageName, ...] = ("reward",) if self.edit.config.ppo.reward == "model" else ()
+        fork, work = self._retrained((*learnt, "ppo", "evaluate"))
+        return downstream.policy_impact(self.edit.run, fork, self._judges(), work, self._draw())
 
-    def _retrained(self, names: tuple[StageName, ...]) -> tuple[RunFolder, list[StageRecord]]:
-        return fork_stages.retrained(
-            self._run(), self.subject.config, self.after, self.to, self.labels, names, self.progress
-        )
-
-    def _run(self) -> RunFolder:
-        self.subject.close()  # a stage needs the memory that the judge takes
-        assert self.subject.run is not None
-        return self.subject.run
+    def _retrained(self, names: tuple[StageName, ...]) -> tuple[RunFolder, Work]:
+        self.subject.close()
+        fork, records = retrained(self.edit, self.labels, names, self.progress)
+        return fork, downstream.work_of(fork, records)
 
     def _judges(self) -> dict[str, Judge]:
-        return {"new": self.subject.judge(self.after), "old": self.subject.judge(self.subject.before)}
+        return {"new": self.subject.judge(self.edit.after), "old": self.subject.judge(self.subject.before)}
 
     def _draw(self) -> dict[str, int]:
-        config = self.subject.config
+        config = self.edit.config
         return {"seed": record_seed(config.seed, "impact", "bootstrap"), "resamples": config.evaluate.bootstrap}
 
 

@@ -116,7 +116,8 @@ def groups(pairs: Sequence[Relabelled], *, seed: int, resamples: int) -> tuple[l
     members: dict[tuple[str, str], list[Relabelled]] = {}
     for pair in pairs:
         prompt = pair.before.comparison.prompt
-        for key in (("slice", prompt.slice), *(("tag", tag) for tag in dict.fromkeys(prompt.tags))):
+        parts = [("slice", prompt.slice)] if prompt.slice else []
+        for key in (*parts, *(("tag", tag) for tag in dict.fromkeys(prompt.tags))):
             members.setdefault(key, []).append(pair)
     found, small = [_group("all", "all pairs", pairs, seed, resamples)], []
     for (kind, name), part in sorted(members.items()):

@@ -47,9 +47,10 @@ def relabel(
     after = judge.constitution.principles
     tallies = {principle.id: VerdictCount() for principle in after}
     keys = _keys((*before.principles, *after), judge)
+    wanted = {principle.id: _Wanted(principle.hash, keys[principle.id, principle.hash]) for principle in after}
     for start in range(0, len(labels), batch):
         part = labels[start : start + batch]
-        plans = [_plan(label, judge, keys) for label in part]
+        plans = [_plan(label, judge, keys, wanted) for label in part]
         asked = [(label.comparison, plan.missing) for label, plan in zip(part, plans, strict=True) if plan.missing]
         judged: list[PreferenceLabel] = []
         if asked:  # even an empty question would open the model
@@ -83,7 +84,17 @@ class _Plan:
         return [principle for principle in self.principles if principle.id not in self.stored]
 
 
-def _plan(label: PreferenceLabel, judge: Judge, keys: Mapping[tuple[str, str], str]) -> _Plan:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a principle of the new constitution is known by: its hash, and what its verdicts are found by."""
+
+    hash: str
+    key: str
+
+
+def _plan(
+    label: PreferenceLabel, judge: Judge, keys: Mapping[tuple[str, str], str], wanted: Mapping[str, _Wanted]
+) -> _Plan:
     """What is needed and what is there."""
     groups: dict[str, list[Verdict]] = {}
     for verdict in label.verdicts:
@@ -93,14 +104,18 @@ def _plan(label: PreferenceLabel, judge: Judge, keys: Mapping[tuple[str, str], s
     principles = judge.principles(label.comparison)
     stored: dict[str, list[Verdict]] = {}
     for principle in principles:
-        key = keys[principle.id, principle.hash]
-        name = principle.id if key_of.get(principle.id) == key else known.get(key)
+        want = wanted[principle.id]
+        name = principle.id if key_of.get(principle.id) == want.key else known.get(want.key)
         if name is not None:
-            stored[principle.id] = [
-                replace(verdict, principle_id=principle.id, principle_hash=principle.hash, id="")
-                for verdict in groups[name]
-            ]
+            stored[principle.id] = [_under(principle.id, want.hash, verdict) for verdict in groups[name]]
     return _Plan(principles, stored)
+
+
+def _under(id: str, hash: str, verdict: Verdict) -> Verdict:
+    """The verdict as that of the principle of this id and hash; itself if it is that already."""
+    if (verdict.principle_id, verdict.principle_hash) == (id, hash):
+        return verdict
+    return replace(verdict, principle_id=id, principle_hash=hash, id="")
 
 
 def _keys(principles: Sequence[Principle], judge: Judge) -> dict[tuple[str, str], str]:

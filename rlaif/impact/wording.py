@@ -46,7 +46,9 @@ def flips_line(group: PairGroup) -> str:
 def agreement_line(found: Agreement) -> str:
     """Agreement with the file's own labels before and now, and the paired difference."""
     change = found.difference
-    bounds = "" if change.low is None or change.high is None else f" ({_points(change.low)} to {_points(change.high)})"
+    bounds = ""
+    if change.low is not None and change.high is not None and change.low != change.high:
+        bounds = f" ({_points(change.low)} to {_points(change.high)})"  # none where no prompt differs from another
     return (
         f"with the file's own labels on {found.pairs:,} pairs: {_share(found.before)} before, "
         f"{_share(found.after)} now; {_points(change.mean)} points{bounds}"

@@ -37,6 +37,7 @@ class Judge:
             raise ConfigError(f"method {config.method!r} needs a model", where="judge", remedy="set judge.backend")
         self.config, self.constitution, self.model, self.seed = config, constitution, model, seed
         self.template = None if config.method == "random" else load_template(config.method, templates)
+        self.constitution_hash = constitution.hash
         self.scopes = by_slice(constitution, prompts or {})
 
     @classmethod
@@ -86,7 +87,7 @@ class Judge:
             verdicts=verdicts,
             consistency=result.consistency,
             failure=result.failure,
-            constitution_hash=self.constitution.hash,
+            constitution_hash=self.constitution_hash,
         )
 
     def principles(self, comparison: Comparison) -> tuple[Principle, ...]:

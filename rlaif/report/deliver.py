@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,16 @@ def deliver(
             print(f"wrote {path}")
 
 
-def refuse_places(html: Path | None, out: Path | None, run: Path | None, name: str) -> None:
+def refuse_places(
+    html: Path | None, out: Path | None, run: Path | None, name: str, *, inputs: Sequence[Path | str | None] = ()
+) -> None:
     """Raises ConfigError unless `html` ends in .html and `out` in .json and neither lies in a folder of the run's
-    stages or is the run's report: what a stage or `rlaif report` wrote is never overwritten. `name` is for the
-    example in the remedy."""
+    stages or is the run's report, and neither is one of the `inputs`: what a stage or `rlaif report` wrote, or what the
+    answer is made from, is never overwritten. `name` is for the example in the remedy."""
+    given = {Path(path).resolve() for path in inputs if path is not None}
     for path, suffix, option in ((html, ".html", "--html"), (out, ".json", "--out")):
+        if path is not None and path.resolve() in given:
+            raise ConfigError(f"{option} {path} is what the answer is made from", remedy="choose another name")
         if path is not None:
             _refuse_place(path, suffix, option, run, name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -13,14 +14,16 @@ import pytest
 from rlaif import pipeline
 from rlaif.config import STAGES, load
 from rlaif.constitution.load import load_constitution
-from rlaif.errors import StageError
+from rlaif.errors import RlaifError, StageError
+from rlaif.impact.fork import Edit, retrained
 from rlaif.impact.impact import Impact, Part, impact
 from rlaif.impact.page import page
 from rlaif.impact.subject import of_run
 from rlaif.init_project import init_project
 from rlaif.progress import Silent
-from rlaif.records import Constitution, Contrast
-from rlaif.store import RunFolder
+from rlaif.records import Constitution, Contrast, PreferenceLabel
+from rlaif.store import JsonlFile, RunFolder
+from rlaif.yaml_io import dump_yaml
 from tests import tiny
 from tests.impact.runs import write_constitution
 from tests.impact.test_output import rlaif
@@ -169,3 +172,50 @@ def test_what_is_missing_is_told_before_anything_is_judged(run: RunFolder, tmp_p
             ask(run, doubled(), tmp_path, "reward")
     finally:
         (tmp_path / "kept").rename(run.root / "reward" / "stage.json")
+
+
+def test_nothing_done_in_a_fork_reaches_the_run(run: RunFolder, tmp_path: Path) -> None:
+    found = ask(run, turned(), tmp_path, "reward").reward
+    assert found is not None
+    before = files(run)
+    fork = RunFolder(Path(found.work.folder))
+    assert not (fork.root / "sft").is_symlink()
+    for stage in STAGES:
+        fork.clear(stage)
+    assert files(run) == before
+    shutil.rmtree(fork.root)
+
+
+def test_other_labels_make_another_fork(run: RunFolder) -> None:
+    config = load(run.config_path)
+    edit = Edit(run, config, turned(), dump_yaml({}))
+    kept = JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel).read()
+    lost = [replace(label, prob_a=None, id="") for label in kept]
+    first, second, again = (retrained(edit, labels, (), Silent())[0] for labels in (kept, lost, kept))
+    assert first.root == again.root != second.root
+    labels = JsonlFile(second.file("label", "labels.jsonl"), PreferenceLabel).read()
+    assert [label.prob_a for label in labels] == [None] * len(kept)
+    record = second.record("label")
+    assert record is not None
+    assert (record.counts["labelled"], record.counts["pairs"]) == (0, len(kept))
+
+
+@pytest.mark.parametrize(
+    ("setting", "part", "told"),
+    [
+        ("reward.epochs=3", "reward", "reward.epochs"),
+        ("revise.few_shots=1", "revisions", "revise.few_shots"),
+        ("evaluate.samples=2", "policy", "evaluate.samples"),
+        ("ppo.reward=rlaif.evaluation.controls:length_reward", "policy", "no constitution reaches the policy"),
+    ],
+)
+def test_a_config_that_changed_since_is_no_effect_of_a_constitution(
+    run: RunFolder, tmp_path: Path, setting: str, part: Part, told: str
+) -> None:
+    copy = RunFolder(
+        shutil.copytree(run.root, tmp_path / "run", ignore=shutil.ignore_patterns("impact"), symlinks=True)
+    )
+    config = load(run.config_path, [setting])
+    copy.config_path.write_text(dump_yaml(config.model_dump(mode="json")), encoding="utf-8")
+    with pytest.raises(RlaifError, match=told):
+        ask(copy, doubled(), tmp_path, part)

@@ -137,3 +137,13 @@ def test_options_that_do_not_go_together_are_told(words: tuple[str, ...], told: 
     result = rlaif("impact", "--to", "harmless-and-kind", *words)
     assert result.exit_code != 0
     assert told in result.output
+
+
+def test_what_the_answer_is_made_from_is_not_overwritten(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs.json")
+    before = pairs.read_bytes()
+    words = ("impact", "--comparisons", pairs, "--from", "harmless-and-kind", "--to", "harmless-and-kind")
+    result = rlaif(*words, "--out", pairs)
+    assert result.exit_code == 2, result.output
+    assert "is what the answer is made from" in result.output
+    assert pairs.read_bytes() == before
