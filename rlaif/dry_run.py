@@ -126,8 +126,7 @@ def _judged(config: RunConfig, responses: int, pairs: int, principles: int, leng
     judge = config.judge
     times = {"all": principles, "one": 1, "subset": min(judge.subset_size, principles)}[judge.principles]
     reads, sides = responses * times, 2 * pairs * times
-    if judge.draw_per == "pair" and judge.principles != "all":
-        # another draw may show a response under another principle
+    if judge.draw_per == "pair":  # another draw may show a response under another principle
         reads = min(sides, responses * principles)
     shown = PROMPT_TOKENS + 2 * length
     match judge.method:

@@ -200,7 +200,7 @@ def test_ratings_are_read_from_the_likeliest_tokens_and_too_few_are_a_failure(st
     most = [*few, ("10", math.log(0.049)), ("6", math.log(0.0003)), ("7", math.log(0.0003))]  # 8 has 0.0003 at most
 
     def behaviour(body: dict[str, Any], _: int) -> Answer:
-        listed = most if "> Of course" in last(body) else few
+        listed = most if "> Of course" in body["messages"][1]["content"] else few
         return chat("5", positions=[("5", math.log(0.25), listed)])
 
     server, model = start(behaviour)
@@ -208,8 +208,9 @@ def test_ratings_are_read_from_the_likeliest_tokens_and_too_few_are_a_failure(st
         [comparison("Of course.", "Of course, friend."), comparison("Of course.", "No.")]
     )
     expected = (0.05 * (1 + 4 + 9 + 16 + 25) + 1.8 + 0.0003 * (6 + 7 + 8)) / (0.75 + 0.2 + 0.0009)
+    assert good.failure is None, "what 8 may hold is too little to matter"
     assert good.verdicts[0].raw == f"ratings {expected:.2f} and {expected:.2f}"
-    assert (good.prob_a, len(server.seen)) == (0.5, 4)
+    assert (good.prob_a, len(server.seen)) == (0.5, 3)
     assert bad.failure is not None
     assert (bad.failure.kind, bad.prob_a) == ("missing_logprobs", None)
     assert "ratings 6, 7, 8" in bad.failure.reason
