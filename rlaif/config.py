@@ -39,8 +39,10 @@ class JudgeConfig(Table):
         "local", description="local = transformers, openai = any OpenAI-compatible server, scripted = rules, for trials"
     )
     source: str | None = Field(None, description="model of the judge; null = the model of the run (local backend)")
-    method: Literal["contrast", "pairwise", "random"] = Field(
-        "contrast", description="contrast for small models, pairwise for ~3B and up, random as a control"
+    method: Literal["contrast", "pairwise", "cot", "rating", "random"] = Field(
+        "contrast",
+        description="contrast for small models; pairwise, cot (a rationale first) and rating (one answer at a time) "
+        "for ~3B and up; random as a control (docs/judging.md)",
     )
     principles: Literal["all", "one", "subset"] = Field(
         "all", description="judge a pair under all principles, or under one or subset_size of them, drawn by weight"
@@ -69,6 +71,19 @@ class JudgeConfig(Table):
         description="contrast: tokens at the beginning of a response that are judged, null = all; a very small model "
         "tells a refusal from consent by its opening, and the rest adds noise (docs/demo.md)",
     )
+    rating_scale: float = Field(
+        1.0,
+        gt=0,
+        description="rating: difference of two mean ratings (points, of 1 to 9) that makes one unit of log-odds; 1 = "
+        "one step of the scale the judge is given is won 73 % of the time",
+    )
+    rationale_tokens: int = Field(128, ge=1, description="cot: longest rationale, in tokens; a longer one is cut")
+    clamp: tuple[float, float] | None = Field(
+        (0.4, 0.6),
+        description="cot alone: bounds of the probability under each order, alike on both sides of 0.5, null = none; a "
+        "rationale mostly names its winner, so the letters after it are near 0 or 1 and say nothing of how sure the "
+        "judge is (Constitutional AI clamps to 40-60 %)",
+    )
     abstain_below: float = Field(
         0.0, ge=0, lt=0.5, description="|prob_a - 0.5| below this is no label but a counted abstention"
     )
@@ -86,8 +101,26 @@ class JudgeConfig(Table):
         if self.backend == "openai" and self.api == "chat" and self.method == "contrast":
             raise ValueError(
                 "judge.method: contrast needs the log-probs of given text, which chat servers do not return; "
-                "use method: pairwise, backend: local, or api: completions with a server that echoes (vLLM)"
+                "use method: pairwise, cot or rating, backend: local, or api: completions with a server that echoes "
+                "(vLLM)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _clamp_leaves_room(self) -> JudgeConfig:
+        if self.clamp is None:
+            return self
+        low, high = self.clamp
+        if not (0 <= low < 0.5 and abs(low + high - 1) < 1e-9):
+            raise ValueError(
+                f"judge.clamp {list(self.clamp)} is not alike on both sides of 0.5: write for example [0.4, 0.6]"
+            )
+        for name, value in (("abstain_below", self.abstain_below), ("tier_margin", self.tier_margin)):
+            if self.method == "cot" and value is not None and value >= high - 0.5:
+                raise ValueError(
+                    f"judge.{name} {value:g} is out of reach: judge.clamp keeps cot within {high - 0.5:g} of 0.5; "
+                    "widen judge.clamp or set it to null"
+                )
         return self
 
 
@@ -244,6 +277,16 @@ class RunConfig(Table):
     ppo: PpoConfig = PpoConfig()  # type: ignore[call-arg]
     evaluate: EvaluateConfig = EvaluateConfig()  # type: ignore[call-arg]
     report: ReportConfig = ReportConfig()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _gate_can_be_passed(self) -> RunConfig:
+        clamp = self.judge.clamp if self.judge.method == "cot" else None
+        if clamp is not None and self.revise.gate >= clamp[1]:
+            raise ValueError(
+                f"no revision can pass revise.gate {self.revise.gate:g}: judge.clamp keeps cot at {clamp[1]:g} or "
+                "below; lower the gate, widen judge.clamp or set it to null"
+            )
+        return self
 
     def table(self, stage: StageName) -> Table:
         """The table of one stage."""

@@ -111,23 +111,35 @@ def _minutes(seconds: float) -> str:
     return f"~{seconds / 60:,.0f} min" if seconds >= 60 else f"~{seconds:.0f} s"
 
 
-def _judged(config: RunConfig, responses: int, pairs: int, principles: int, length: int) -> tuple[int, int]:
-    """(calls, tokens read) to judge `pairs` of `responses`: contrast reads each response twice, pairwise each pair
-    in both orders, random nothing; times the principles."""
-    drawn = {"all": principles, "one": 1, "subset": min(config.judge.subset_size, principles)}
-    times = drawn[config.judge.principles]
-    if config.judge.method == "contrast":
-        if config.judge.opening_tokens is not None:
-            length = min(length, config.judge.opening_tokens)
-        reads = responses * times
-        if config.judge.draw_per == "pair":  # another draw may show a response under another principle
-            reads = min(2 * pairs * times, responses * principles)
-        calls = 2 * reads
-        return calls, calls * (PROMPT_TOKENS + length)
-    if config.judge.method == "pairwise":
-        calls = 2 * pairs * times
-        return calls, calls * (PROMPT_TOKENS + 2 * length)
-    return 0, 0
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """What judging takes: calls to the judge's model, tokens it writes and tokens it reads, at most."""
+
+    calls: int = 0
+    generated: int = 0
+    scored: int = 0
+
+
+def _judged(config: RunConfig, responses: int, pairs: int, principles: int, length: int) -> Judging:
+    """What it takes to judge `pairs` of `responses`: contrast reads each response twice, rating once; pairwise reads
+    each pair in both orders, cot twice so with a rationale written in between; random nothing; times the principles."""
+    judge = config.judge
+    times = {"all": principles, "one": 1, "subset": min(judge.subset_size, principles)}[judge.principles]
+    reads, sides = responses * times, 2 * pairs * times
+    if judge.draw_per == "pair":  # another draw may show a response under another principle
+        reads = min(sides, responses * principles)
+    shown = PROMPT_TOKENS + 2 * length
+    match judge.method:
+        case "contrast":
+            length = length if judge.opening_tokens is None else min(length, judge.opening_tokens)
+            return Judging(2 * reads, 0, 2 * reads * (PROMPT_TOKENS + length))
+        case "rating":
+            return Judging(reads, 0, reads * (PROMPT_TOKENS + length))
+        case "pairwise":
+            return Judging(sides, 0, sides * shown)
+        case "cot":
+            return Judging(2 * sides, sides * judge.rationale_tokens, sides * (2 * shown + judge.rationale_tokens))
+    return Judging()
 
 
 def _revise(config: RunConfig, train: Sequence[Prompt], principles: int) -> StageWork:
@@ -135,16 +147,17 @@ def _revise(config: RunConfig, train: Sequence[Prompt], principles: int) -> Stag
     chains = sum(config.prompts[prompt.slice].revise for prompt in train)
     rounds = chains * table.rounds
     candidates = rounds * table.candidates
-    calls, scored = 0, 0
+    judging = Judging()
     if table.gate > 0:
-        calls, scored = _judged(config, rounds + candidates, candidates, principles, table.max_new_tokens)
+        judging = _judged(config, rounds + candidates, candidates, principles, table.max_new_tokens)
+    written = (len(train) + candidates) * table.max_new_tokens + rounds * table.critique_tokens
     return StageWork(
         "revise",
         len(train),
         generations=len(train) + rounds + candidates,
-        judge_calls=calls,
-        generated_tokens=(len(train) + candidates) * table.max_new_tokens + rounds * table.critique_tokens,
-        scored_tokens=scored,
+        judge_calls=judging.calls,
+        generated_tokens=written + judging.generated,
+        scored_tokens=judging.scored,
     )
 
 
@@ -159,14 +172,14 @@ def _label(config: RunConfig, prompts: int, principles: int) -> StageWork:
     table = config.label
     responses = prompts * table.samples
     pairs = prompts * min(table.pairs, table.samples * (table.samples - 1) // 2)
-    calls, scored = _judged(config, responses, pairs, principles, table.max_new_tokens)
+    judging = _judged(config, responses, pairs, principles, table.max_new_tokens)
     return StageWork(
         "label",
         prompts,
         generations=responses,
-        judge_calls=calls,
-        generated_tokens=responses * table.max_new_tokens,
-        scored_tokens=scored,
+        judge_calls=judging.calls,
+        generated_tokens=responses * table.max_new_tokens + judging.generated,
+        scored_tokens=judging.scored,
     )
 
 
@@ -183,11 +196,11 @@ def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
     rollouts = table.steps * table.batch_size
     # The samples of a prompt stand behind one copy of it.
     read = rollouts * table.max_new_tokens + rollouts // table.samples_per_prompt * PROMPT_TOKENS
-    calls, judged, rewards = 0, 0, int(table.reward == "model")
+    judging, rewards = Judging(), int(table.reward == "model")
     if table.reward == "judge":
         # Against every answer that `label` sampled for the prompt; what the judge made of those is in the cache.
         pairs = rollouts * config.label.samples
-        calls, judged = _judged(config, rollouts, pairs, principles, table.max_new_tokens)
+        judging = _judged(config, rollouts, pairs, principles, table.max_new_tokens)
     # Each rollout is read by the reference, by the reward model if there is one, and by policy and critic once before
     # they are trained on it; a critic with an adapter of its own is a second pass with gradients.
     critics = 2 if table.value == "adapter" else 1
@@ -195,9 +208,9 @@ def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
         "ppo",
         prompts,
         generations=rollouts,
-        judge_calls=calls,
-        generated_tokens=rollouts * table.max_new_tokens,
-        scored_tokens=read * (1 + rewards + critics) + judged,
+        judge_calls=judging.calls,
+        generated_tokens=rollouts * table.max_new_tokens + judging.generated,
+        scored_tokens=read * (1 + rewards + critics) + judging.scored,
         trained_tokens=read * table.num_ppo_epochs * critics,
     )
 
@@ -205,12 +218,12 @@ def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
 def _evaluate(config: RunConfig, prompts: int, principles: int) -> StageWork:
     table = config.evaluate
     each = prompts * table.samples
-    calls, scored = _judged(config, 3 * each, 2 * each, principles, table.max_new_tokens)
+    judging = _judged(config, 3 * each, 2 * each, principles, table.max_new_tokens)
     return StageWork(
         "evaluate",
         prompts,
         generations=3 * each,
-        judge_calls=calls,
-        generated_tokens=3 * each * table.max_new_tokens,
-        scored_tokens=scored + 2 * 3 * each * (PROMPT_TOKENS + table.max_new_tokens),
+        judge_calls=judging.calls,
+        generated_tokens=3 * each * table.max_new_tokens + judging.generated,
+        scored_tokens=judging.scored + 2 * 3 * each * (PROMPT_TOKENS + table.max_new_tokens),
     )

@@ -79,7 +79,7 @@ def _field(name: str, info: FieldInfo, *, indent: int, value: Any = None) -> str
     """One line `name: default  # description`."""
     shown = info.get_default(call_default_factory=True) if value is None else value
     text = dump_yaml({name: shown}).rstrip("\n")
-    if isinstance(shown, list):
+    if isinstance(shown, list | tuple):
         text = f"{name}: [{', '.join(map(str, shown))}]"
     if shown is None:
         text = f"{name}: null"

@@ -245,8 +245,9 @@ class Verdict(_Record):
     """One judge call on one comparison under one principle.
 
     `prob_first` is P(the response shown first is better), 0..1, or None with a `failure`. With order "none" the
-    first is A. `margin` is the judge's raw evidence for the one shown first in nats (a log-odds for letters, a
-    difference of mean token log-ratios for `contrast`), before any scale, so that it can be calibrated later.
+    first is A. `margin` is the judge's raw evidence for the one shown first (for letters a log-odds and for `contrast`
+    a difference of mean token log-ratios, both in nats; for `rating` a difference of mean ratings in points), before
+    any scale or clamp, so that it can be calibrated later.
     """
 
     comparison_id: str
@@ -273,8 +274,8 @@ class Verdict(_Record):
 
 @dataclass(frozen=True, slots=True)
 class PreferenceLabel(_Record):
-    """A judged comparison: soft `prob_a`, or None with the reason. `consistency` is 1 - |p(ab) - p(ba)| averaged
-    over principles, None for methods that see one response at a time."""
+    """A judged comparison: soft `prob_a`, or None with the reason. `consistency` is 1 - |p(ab) - p(ba)|, before any
+    clamp, averaged over principles, None for methods that see one response at a time."""
 
     comparison: Comparison
     prob_a: float | None

@@ -206,6 +206,7 @@ def _label(label: PreferenceLabel) -> RenderableType:
         parts.append(_failure(label.failure))
     if label.verdicts:
         parts.append(_verdicts(label.verdicts))
+        parts += _said(label.verdicts)
     return _panel(f"label {label.id}  prompt {pair.prompt.id}  {pair.prompt.slice}", parts)
 
 
@@ -224,6 +225,16 @@ def _verdicts(verdicts: Sequence[Verdict]) -> Table:
         numbers = (number(verdict.prob_a), number(verdict.margin))
         table.add_row(*(Text(visible(cell)) for cell in (*cells, *numbers, failure)))
     return table
+
+
+def _said(verdicts: Sequence[Verdict]) -> list[RenderableType]:
+    """What the judge wrote for each verdict, where it wrote anything."""
+    return [
+        _line(f"{verdict.principle_id}, {verdict.order}", text)
+        for verdict in verdicts
+        for text in (verdict.rationale, verdict.raw)
+        if text
+    ]
 
 
 def _rollout(row: dict[str, Any]) -> RenderableType:

@@ -36,11 +36,13 @@ VARIABLES: dict[str, dict[str, type]] = {
     "critique": {"principle": Principle, "prompt": Prompt, "response": str, "few_shots": int},
     "revision": {"principle": Principle, "prompt": Prompt, "response": str, "critique": str, "few_shots": int},
     "pairwise": {"principle": Principle, "prompt": Prompt, "response_a": str, "response_b": str},
+    "cot": {"principle": Principle, "prompt": Prompt, "response_a": str, "response_b": str, "rationale": str},
+    "rating": {"principle": Principle, "prompt": Prompt, "response": str},
     "contrast": {"system": str, "examples": tuple, "conversation": tuple},
     "propose": {"pairs": tuple, "number": int},
 }
 """What each template may use: name of the template -> its variables and their types."""
-RUN_TEMPLATES = ("critique", "revision", "pairwise", "contrast")
+RUN_TEMPLATES = ("critique", "revision", "pairwise", "cot", "rating", "contrast")
 """Those that the stages of a run use: a run has its own copies, and their text decides what has to be made anew."""
 
 _SINK = "messages so far"  # key of the list being filled; not an identifier, so no template can name it
@@ -273,6 +275,7 @@ def _samples(name: str) -> Iterator[dict[str, Any]]:
         values: dict[str, Any] = {
             "principle": principle, "prompt": Prompt(turns), "conversation": turns, "few_shots": few_shots,
             "examples": turns[:-1], "pairs": ((Prompt(turns), "preferred", "other"),), "number": 3,
+            "rationale": "rationale" if few_shots else "",  # "" is how it is asked for
         }  # fmt: skip
         yield {variable: values.get(variable, "text") for variable in VARIABLES[name]}
 

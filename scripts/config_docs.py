@@ -83,6 +83,8 @@ def _allowed(info: FieldInfo) -> str:
         return ", ".join(f"`{value}`" for value in named)
     if bool in kinds:
         return "`true`, `false`"
+    if tuple[float, float] in kinds:
+        return "two numbers"
     if list[str] in kinds:
         return "list of texts"
     whole = "whole, " if int in kinds else ""

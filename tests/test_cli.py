@@ -70,7 +70,8 @@ def test_init_writes_every_field_with_its_default(project: Path) -> None:
     tables = [name for name, info in RunConfig.model_fields.items() if name != "prompts"]
     assert all(f"\n{name}:" in text for name in tables)
     assert "kl_target: null" in text
-    assert "contrast | pairwise | random" in text
+    assert "clamp: [0.4, 0.6]" in text
+    assert "contrast | pairwise | cot | rating | random" in text
 
 
 def test_init_overwrites_nothing(project: Path) -> None:
@@ -271,6 +272,14 @@ def test_dry_run_of_other_judges(project: Path) -> None:
     words = ["run", project, "--dry-run", "--json", "--set"]
     pairwise = json.loads(rlaif(*words, "judge.method=pairwise").stdout)
     assert pairwise["stages"][2]["judge_calls"] == 18 * 6 * 2 * 8
+    cot = json.loads(rlaif(*words, "judge.method=cot", "--set", "judge.rationale_tokens=50").stdout)["stages"][2]
+    sides = 18 * 6 * 2 * 8  # for each a rationale and then a letter
+    assert cot["judge_calls"] == 2 * sides
+    assert cot["generated_tokens"] == pairwise["stages"][2]["generated_tokens"] + sides * 50
+    assert cot["scored_tokens"] == 2 * pairwise["stages"][2]["scored_tokens"] + sides * 50
+    rating = json.loads(rlaif(*words, "judge.method=rating").stdout)["stages"][2]
+    assert rating["judge_calls"] == 18 * 4 * 8
+    assert rating["scored_tokens"] == 18 * 4 * 8 * (120 + 80)
     assert "assumed" in pairwise["basis"]
     assert json.loads(rlaif(*words, "judge.method=random").stdout)["stages"][2]["judge_calls"] == 0
     assert not (Path("runs") / "rlaif").exists()
@@ -302,7 +311,8 @@ def filled_run(project: Path, tmp_path: Path) -> Path:
     def label(text: str, failure: Failure | None) -> PreferenceLabel:
         pair = Comparison(prompt, answer(text), answer("other"))
         prob = None if failure is not None else 0.625
-        seen = Verdict(pair.id, "kind", "h", "contrast", "none", "judge", prob, failure=failure)
+        said = {"rationale": "A is [bold]warm[/bold]\x1b[31m", "raw": "it was cut"}
+        seen = Verdict(pair.id, "kind", "h", "cot", "ab", "judge", prob, failure=failure, **said)
         return PreferenceLabel(pair, prob, (seen,), failure=failure)
 
     failure = Failure("parse", "no letter")
@@ -318,6 +328,13 @@ def test_show_renders_text_literally(filled_run: Path) -> None:
     assert "[red]not red[/red]" in result.stdout
     assert "\x1b[31m" not in result.stdout
     assert "revised good" in result.stdout
+
+
+def test_show_has_what_the_judge_wrote(filled_run: Path) -> None:
+    shown = rlaif("show", filled_run, "label").stdout
+    assert "kind, ab: A is [bold]warm[/bold]" in shown
+    assert "kind, ab: it was cut" in shown
+    assert "\x1b[31m" not in shown
 
 
 def test_show_can_be_narrowed(filled_run: Path) -> None:

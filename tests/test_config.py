@@ -49,6 +49,15 @@ def test_a_minimal_file_takes_defaults_and_writes_back(file: Path) -> None:
         ("ppo: [1\n", "run.yaml:"),
         ("judge:\n  backend: openai\n  method: pairwise\n", "needs judge.source"),
         ("judge:\n  backend: openai\n  source: m\n", "contrast needs the log-probs"),
+        ("judge:\n  backend: openai\n  source: m\n", "use method: pairwise, cot or rating"),
+        ("judge:\n  clamp: [0.3, 0.6]\n", "[0.3, 0.6] is not alike on both sides of 0.5"),
+        ("judge:\n  clamp: [0.6, 0.4]\n", "is not alike"),
+        ("judge:\n  clamp: [-0.1, 1.1]\n", "is not alike"),
+        ("judge:\n  clamp: 0.4\n", "line 6: judge.clamp"),
+        ("judge:\n  rating_scale: 0\n", "line 6: judge.rating_scale"),
+        ("judge:\n  method: cot\n  abstain_below: 0.1\n", "judge.abstain_below 0.1 is out of reach"),
+        ("judge:\n  method: cot\n  tier_margin: 0.2\n", "judge.tier_margin 0.2 is out of reach"),
+        ("judge:\n  method: cot\nrevise:\n  gate: 0.6\n", "no revision can pass revise.gate 0.6"),
         ("? [a, b]\n: 2\n", "run.yaml:5: a key must be"),
         ("seed: 4294967296\n", "line 5: seed"),
         ("ppo:\n  kl_coef: .nan\n", "line 6: ppo.kl_coef: Input should be a finite number"),
@@ -118,6 +127,14 @@ def test_a_server_that_completes_may_judge_by_contrast(file: Path) -> None:
     table = "judge: {backend: openai, source: m, api: completions, method: contrast}\n"
     file.write_text(MINIMAL + table)
     assert load(file).judge.method == "contrast"
+
+
+@pytest.mark.parametrize("more", ["method: rating", "method: cot, clamp: null", "method: cot, clamp: [0.1, 0.9]"])
+def test_without_a_narrow_clamp_a_label_may_be_far_from_one_half(file: Path, more: str) -> None:
+    file.write_text(MINIMAL + f"judge: {{abstain_below: 0.2, {more}}}\nrevise: {{gate: 0.7}}\n")
+    config = load(file)
+    file.write_text(dump_yaml(config.model_dump(mode="json")))
+    assert load(file) == config
 
 
 def test_the_rules_of_a_scripted_judge_are_found_beside_the_config(tmp_path: Path, file: Path) -> None:

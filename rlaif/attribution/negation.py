@@ -1,6 +1,7 @@
 """The negation test: turn a principle into its opposite and see whether the judge notices.
 
-`pairwise`  the rule and the question are turned round by a fixed wording. A judge that reads them prefers the other
+`pairwise`, `cot`, `rating`
+            the rule and the question are turned round by a fixed wording. A judge that reads them prefers the other
             answer.
 `contrast`  followed and violated swapped as a whole would give 1 - P by arithmetic and test nothing. So only the two
             system prompts are swapped, and the examples stay: whether the preference turns says which of the two

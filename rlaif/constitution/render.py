@@ -88,8 +88,8 @@ def difference_lines(old: Constitution, new: Constitution, width: int) -> Iterat
         yield "the principles stand in another order, which changes no label and no draw"
     yield ""
     anew = difference.judged_anew
-    counts = ", ".join(f"{count} of {difference.principles} under {method}" for method, count in anew.items())
-    yield f"principles that need new verdicts: {counts}; those of the others stay valid"
+    counts = ", ".join(f"{method} {count}" for method, count in anew.items())
+    yield f"principles that need new verdicts, of {difference.principles}: {counts}; the others' stay valid"
     if "contrast" not in anew:
         lacking = ", ".join(p.id for p in new.principles if p.contrast is None)
         yield from _wrapped(f"judge.method: contrast refuses {new.name}: no contrast pair in {lacking}", width, "")

@@ -10,22 +10,27 @@ from typing import Literal
 
 from rlaif.records import Principle, content_id
 
-Viewer = Literal["pairwise", "contrast", "revise"]
+Viewer = Literal["pairwise", "cot", "rating", "contrast", "revise"]
 JUDGED = ("statement", "critique", "revision", "comparison", "contrast")
 """The fields in `Principle.hash`."""
 SHOWN: dict[Viewer, tuple[str, ...]] = {
     "pairwise": ("statement", "comparison"),
+    "cot": ("statement", "comparison"),
+    "rating": ("statement",),
     "contrast": ("contrast",),
     "revise": ("statement", "critique", "revision", "contrast"),
 }
 
 
 def shown_fields(method: str, *, shipped_template: bool = True) -> tuple[str, ...]:
-    """The fields that a judging method shows; all of JUDGED where `pairwise` has a template that is not the shipped
-    one. The method "contrast" hands its template the pair alone, whatever that template is."""
-    if method == "pairwise":
-        return SHOWN["pairwise"] if shipped_template else JUDGED
-    return SHOWN["contrast"] if method == "contrast" else ()
+    """The fields that a judging method shows; all of JUDGED where its template, which is handed the whole principle,
+    is not the shipped one. The method "contrast" hands its template the pair alone, whatever that template is."""
+    match method:
+        case "pairwise" | "cot" | "rating":
+            return SHOWN[method] if shipped_template else JUDGED
+        case "contrast":
+            return SHOWN["contrast"]
+    return ()
 
 
 def shown_hash(principle: Principle, fields: tuple[str, ...]) -> str:

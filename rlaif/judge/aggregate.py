@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rlaif.judge.methods import sigmoid
 from rlaif.records import Failure, Principle, Verdict
 
 
@@ -21,7 +22,7 @@ class Aggregate:
 @dataclass(frozen=True, slots=True)
 class Vote:
     """What one principle says of a pair: P(A is better) or None with the `failure`; `gap` between the two orders, if
-    there are two."""
+    there are two, before any clamp."""
 
     principle: Principle
     prob_a: float | None
@@ -46,8 +47,17 @@ def _vote(principle: Principle, verdicts: Sequence[Verdict]) -> Vote:
     if len(found) < len(verdicts):
         failure = next((v.failure for v in verdicts if v.failure is not None), None)
         return Vote(principle, None, None, failure or Failure("backend", "no probability and no reason"))
-    gap = abs(found[0] - found[1]) if len(found) == 2 else None
+    gap = abs(_unclamped(verdicts[0]) - _unclamped(verdicts[1])) if len(found) == 2 else None
     return Vote(principle, math.fsum(found) / len(found), gap, None)
+
+
+def _unclamped(verdict: Verdict) -> float:
+    """P(A is better) under the one order. A clamp would hide how far two orders are apart, so it is made from the
+    margin, which for the methods with two orders is a log-odds; without one it is the probability itself."""
+    assert verdict.prob_a is not None
+    if verdict.margin is None:
+        return verdict.prob_a
+    return sigmoid(-verdict.margin if verdict.order == "ba" else verdict.margin)
 
 
 def aggregate(

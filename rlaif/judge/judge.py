@@ -9,7 +9,7 @@ from rlaif.config import JudgeConfig, PromptSlice
 from rlaif.constitution.scope import by_slice
 from rlaif.errors import ConfigError
 from rlaif.judge.aggregate import aggregate
-from rlaif.judge.methods import Ask, contrast, pairwise, random
+from rlaif.judge.methods import Ask, contrast, cot, pairwise, random, rating
 from rlaif.lm.protocol import LanguageModel
 from rlaif.records import Comparison, Constitution, PreferenceLabel, Principle, Verdict, record_seed
 from rlaif.stage import StageContext
@@ -107,12 +107,17 @@ class Judge:
         return part.draw_subset(record_seed(self.seed, "judge", *drawn_for), size)
 
     def _ask(self, asks: Sequence[Ask]) -> list[list[Verdict]]:
-        if self.config.method == "random":
+        config, model, template = self.config, self.model, self.template
+        if config.method == "random":
             return random(asks, seed=self.seed)
-        assert self.model is not None
-        assert self.template is not None
-        if self.config.method == "contrast":
-            return contrast(
-                asks, self.model, self.template, scale=self.config.scale, opening=self.config.opening_tokens
-            )
-        return pairwise(asks, self.model, self.template)
+        assert model is not None
+        assert template is not None
+        match config.method:
+            case "contrast":
+                return contrast(asks, model, template, scale=config.scale, opening=config.opening_tokens)
+            case "rating":
+                return rating(asks, model, template, scale=config.rating_scale)
+            case "cot":
+                return cot(asks, model, template, rationale_tokens=config.rationale_tokens, clamp=config.clamp)
+            case "pairwise":
+                return pairwise(asks, model, template)

@@ -159,8 +159,8 @@ def read_choices(positions: Sequence[Position], choices: Sequence[str], prefix: 
     At each position every listed token that leads to exactly one choice adds its probability to that choice; then
     the walk follows the sampled token as long as several choices are still open ("(" before "(A)"). Whitespace is
     ignored, case is not. Tokens that the server did not list are unknown: a choice without any listed token gets the
-    largest probability it can have, min(smallest listed, what the listed ones leave of 1), if another choice
-    was listed; if none was, the result is the failure `off_menu`.
+    largest probability it can have, min(smallest listed, what the listed ones leave of 1), and stands in `bounds`, if
+    another choice was listed; if none was, the result is the failure `off_menu`.
     """
     start = _squeeze(prefix)
     targets = [start + _squeeze(choice) for choice in choices]
@@ -188,7 +188,8 @@ def read_choices(positions: Sequence[Position], choices: Sequence[str], prefix: 
         seen = "".join(position.token for position in positions)
         reason = f"none of {wanted} is among the likely next tokens; the judge would write {shorten(seen, 60)!r}"
         return ChoiceLogprobs(None, Failure("off_menu", reason))
-    return ChoiceLogprobs(tuple(min(0.0, math.log(m)) if m > 0 else floor for m in mass))
+    bounds = tuple(place for place, m in enumerate(mass) if m == 0)
+    return ChoiceLogprobs(tuple(min(0.0, math.log(m)) if m > 0 else floor for m in mass), bounds=bounds)
 
 
 def read_scores(reply: Reply, before: int, end: int) -> tuple[float | None, ...]:

@@ -46,10 +46,14 @@ class ChoiceRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceLogprobs:
-    """Natural-log probabilities, one per choice, summed over *all* tokens of the choice; None with a `failure`."""
+    """Natural-log probabilities, one per choice, summed over *all* tokens of the choice; None with a `failure`.
+
+    `bounds` are the places of the choices that a server did not list: theirs is the most that it can be.
+    """
 
     logprobs: tuple[float, ...] | None
     failure: Failure | None = None
+    bounds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

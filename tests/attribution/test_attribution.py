@@ -185,6 +185,7 @@ def test_the_inverse_keeps_what_it_does_not_turn() -> None:
     assert (asked.id, asked.contrast) == (principle.id, pair)
     assert '"Say yes."' in asked.statement
     assert asked.comparison == 'Which answer should lose if one asks "Which one does it better?"'
+    assert inverse(principle, "cot") == inverse(principle, "rating") == asked
     assert inverse(replace(principle, comparison=None), "pairwise").comparison not in (None, asked.comparison)
 
 

@@ -15,6 +15,8 @@ PAIR = Contrast("You are kind.", "You are rude.")
 KIND = Principle("be-kind", "Be kind.", tags=("tone",), contrast=PAIR)
 BRIEF = Principle("be-brief", "Be brief.", weight=2.0)
 TRUE = Principle("be-true", "Say what is true.")
+ASKED = ("pairwise", "cot", "rating")
+"""The methods that show the statement."""
 
 
 def rules(*principles: Principle, name: str = "mine") -> Constitution:
@@ -24,17 +26,17 @@ def rules(*principles: Principle, name: str = "mine") -> Constitution:
 def test_the_same_principles_under_another_name_do_not_differ() -> None:
     found = diff(rules(KIND, BRIEF), rules(KIND, BRIEF, name="other"))
     assert (found.changes, found.reordered, found.principles) == ((), False, 2)
-    assert found.judged_anew == {"pairwise": 0}, "BRIEF has no pair, so contrast refuses it"
+    assert found.judged_anew == {"pairwise": 0, "cot": 0, "rating": 0}, "BRIEF has no pair, so contrast refuses it"
 
 
 def test_added_and_dropped() -> None:
     found = diff(rules(KIND, BRIEF), rules(BRIEF, TRUE))
     assert [(c.id, c.kind, c.statement, c.seen_by, c.judged_anew) for c in found.changes] == [
-        ("be-true", "added", "Say what is true.", ("pairwise", "revise"), ("pairwise",)),
+        ("be-true", "added", "Say what is true.", (*ASKED, "revise"), ASKED),
         ("be-kind", "dropped", "Be kind.", (), ()),
     ]
-    assert (found.reordered, found.judged_anew) == (False, {"pairwise": 1})
-    assert diff(rules(BRIEF), rules(KIND)).judged_anew == {"pairwise": 1, "contrast": 1}
+    assert (found.reordered, found.judged_anew) == (False, dict.fromkeys(ASKED, 1))
+    assert diff(rules(BRIEF), rules(KIND)).judged_anew == dict.fromkeys((*ASKED, "contrast"), 1)
     (change,) = diff(rules(KIND), rules(KIND, replace(TRUE, weight=0.0))).changes
     assert (change.kind, change.seen_by, change.judged_anew) == ("added", (), ()), "nobody is shown it yet"
 
@@ -42,10 +44,10 @@ def test_added_and_dropped() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "seen_by"),
     [
-        ("statement", "Smile.", ("pairwise", "revise")),
+        ("statement", "Smile.", (*ASKED, "revise")),
         ("critique", "C", ("revise",)),
         ("revision", "R", ("revise",)),
-        ("comparison", "Q", ("pairwise",)),
+        ("comparison", "Q", ("pairwise", "cot")),
         ("contrast", Contrast("You are kind.", "You are cruel."), ("contrast", "revise")),
     ],
 )
@@ -58,14 +60,16 @@ def test_each_text_is_named_with_those_who_see_it(name: str, value: Any, seen_by
     assert (field.name, field.old, field.new, field.seen) == (name, getattr(KIND, name), value, True)
 
 
-@pytest.mark.parametrize("viewer", ["pairwise", "critique", "revision"])
+@pytest.mark.parametrize("viewer", ["pairwise", "cot", "rating", "critique", "revision"])
 def test_the_shipped_templates_show_what_is_said_here(viewer: str) -> None:
     """Rendered with every text of a principle changed in turn, a template differs for the texts that it shows."""
     pair = replace(PAIR, examples=(ContrastExample("p", "f", "v"),))
     full = replace(KIND, critique="C", revision="R", comparison="Q", contrast=pair)
     more = replace(pair, examples=(ContrastExample("p", "ff", "vv"),))
     values = {"statement": "S", "critique": "CC", "revision": "RR", "comparison": "QQ", "contrast": more}
-    answers: dict[str, object] = dict.fromkeys(("response", "response_a", "response_b", "critique"), "text")
+    answers: dict[str, object] = dict.fromkeys(
+        ("response", "response_a", "response_b", "critique", "rationale"), "text"
+    )
     answers["few_shots"] = 2
     prompt = Prompt((Message("user", "Hm?"),))
 
@@ -74,15 +78,17 @@ def test_the_shipped_templates_show_what_is_said_here(viewer: str) -> None:
         return load_template(viewer).render(**{name: given[name] for name in VARIABLES[viewer]})
 
     differ = {name for name, text in values.items() if rendered(replace(full, **{name: text})) != rendered(full)}  # type: ignore[arg-type]
-    assert differ <= set(SHOWN["pairwise" if viewer == "pairwise" else "revise"])
-    assert differ == {"pairwise": {"statement", "comparison"}}.get(viewer, {"statement", viewer, "contrast"})
+    if viewer in ASKED:
+        assert differ == set(SHOWN[viewer])  # type: ignore[index]
+    else:
+        assert differ == {"statement", viewer, "contrast"} <= set(SHOWN["revise"])
 
 
 def test_what_no_judge_sees_needs_no_new_verdict() -> None:
     new = replace(KIND, weight=0.5, priority=2, tags=("style",), rationale="Why", tests=(PrincipleTest("p", "a", "b"),))
     found = diff(rules(KIND), rules(new))
     (change,) = found.changes
-    assert (change.seen_by, change.judged_anew, found.judged_anew) == ((), (), {"pairwise": 0, "contrast": 0})
+    assert (change.seen_by, change.judged_anew, found.judged_anew) == ((), (), dict.fromkeys((*ASKED, "contrast"), 0))
     assert set(change.words.split("; ")) == {
         "reweighted 1 -> 0.5",
         "moved from tier 1 to 2",
@@ -95,11 +101,11 @@ def test_what_no_judge_sees_needs_no_new_verdict() -> None:
 def test_a_principle_that_had_no_weight_was_never_judged() -> None:
     off, on = rules(KIND, replace(BRIEF, weight=0.0)), rules(KIND, BRIEF)
     (change,) = diff(off, on).changes
-    assert (change.seen_by, change.judged_anew) == ((), ("pairwise", "contrast"))
+    assert (change.seen_by, change.judged_anew) == ((), (*ASKED, "contrast"))
     (change,) = diff(on, off).changes
     assert (change.seen_by, change.judged_anew) == ((), ())
     (change,) = diff(on, rules(KIND, replace(BRIEF, weight=0.0, statement="Short!"))).changes
-    assert (change.seen_by, change.judged_anew) == (("pairwise", "revise"), ())
+    assert (change.seen_by, change.judged_anew) == ((*ASKED, "revise"), ())
 
 
 def test_another_id_with_the_same_text_is_a_new_name() -> None:
@@ -136,4 +142,4 @@ def test_the_lines_say_which_two_and_what_a_new_tag_can_do() -> None:
         "~ be-kind  seen by no model  retagged +a + forged -tone",
         "    slices that choose principles by tag may change",
     ]
-    assert lines[-1].startswith("principles that need new verdicts: 0 of 1 under pairwise, 0 of 1 under contrast")
+    assert lines[-1].startswith("principles that need new verdicts, of 1: pairwise 0, cot 0, rating 0, contrast 0;")

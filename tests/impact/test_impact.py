@@ -101,7 +101,9 @@ def test_a_pairwise_judge_is_asked_twice_a_pair(tmp_path: Path) -> None:
     assert all("Be very kind." in request.messages[-1].content for request in model.asked)
 
 
-@pytest.mark.parametrize("judge", [{}, {"method": "pairwise"}, {"principles": "one"}, {"method": "random"}], ids=str)
+@pytest.mark.parametrize(
+    "judge", [{}, *({"method": m} for m in ("pairwise", "cot", "rating", "random")), {"principles": "one"}], ids=str
+)
 @pytest.mark.parametrize(
     "to", [WEIGHTED, DROPPED, REWORDED, ADDED, RENAMED, CRITIQUED, REVERSED], ids=lambda to: content_id(to)[:4]
 )
@@ -134,6 +136,8 @@ def test_a_second_asking_is_free_and_the_run_is_as_it_was(run: RunFolder) -> Non
 UNSEEN: dict[str, dict[str, Any]] = {
     "contrast": {"statement": "Be ever so kind.", "comparison": "Which is kinder?", "critique": "C", "revision": "R"},
     "pairwise": {"contrast": OTHER, "critique": "C", "revision": "R", "rationale": "Why"},
+    "cot": {"contrast": OTHER, "critique": "C", "revision": "R", "rationale": "Why"},
+    "rating": {"contrast": OTHER, "comparison": "Which is kinder?", "critique": "C"},
     "random": {"statement": "Be ever so kind.", "contrast": OTHER},
 }
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from scipy.stats import kstest
 
-from rlaif.config import JudgeConfig
 from rlaif.errors import ConfigError, ConstitutionError
-from rlaif.judge.judge import Judge
 from rlaif.judge.methods import sigmoid
 from rlaif.lm.cache import CachedModel
-from rlaif.lm.protocol import LanguageModel
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.records import Comparison, Constitution, Contrast, ContrastExample, Message, Principle, Prompt
-from tests.judge.cases import CONSTITUTION, KIND, MUTE, SHORT, Recorder, comparison, response
+from tests.judge.cases import KIND, MUTE, SHORT, Recorder, comparison, judge, logistic, only, response
 
 TABLE = {
     ("You are kind.", "yes my friend"): (-1.0, -1.0, -1.0),
@@ -31,20 +26,6 @@ TABLE = {
     ("You are brief.", "no"): (-1.0,),
     ("You ramble.", "no"): (-1.2,),  # 0.2
 }
-
-
-def judge(
-    model: LanguageModel | None, constitution: Constitution = CONSTITUTION, seed: int = 0, **fields: Any
-) -> Judge:
-    return Judge(JudgeConfig.model_validate(fields), constitution, model=model, seed=seed)
-
-
-def only(principle: Principle) -> Constitution:
-    return Constitution("one", "1", "", (principle,))
-
-
-def logistic(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
 
 
 # --- contrast ---------------------------------------------------------------------------------------------------------
@@ -155,7 +136,7 @@ def test_pairwise_answers_cannot_leave_their_quotation() -> None:
 
 
 @pytest.mark.parametrize("principles", ["all", "one"])
-@pytest.mark.parametrize("method", ["contrast", "pairwise", "random"])
+@pytest.mark.parametrize("method", ["contrast", "pairwise", "cot", "rating", "random"])
 def test_swapping_the_responses_turns_the_label_round(method: str, principles: str) -> None:
     used = judge(ScriptedModel(), method=method, principles=principles)
     pairs = [comparison(f"answer {n}", f"reply {n * n}", f"Question {n}?") for n in range(20)]
@@ -167,7 +148,7 @@ def test_swapping_the_responses_turns_the_label_round(method: str, principles: s
         assert label.id != other.id
 
 
-@pytest.mark.parametrize("method", ["contrast", "pairwise", "random"])
+@pytest.mark.parametrize("method", ["contrast", "pairwise", "cot", "rating", "random"])
 def test_labels_are_the_same_alone_and_among_others(method: str) -> None:
     pairs = [comparison(f"answer {n}", f"reply {n}", f"Question {n % 3}?") for n in range(6)]
     together = judge(ScriptedModel(), method=method).label(pairs)

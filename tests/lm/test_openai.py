@@ -20,6 +20,7 @@ from rlaif.errors import BackendError
 from rlaif.lm.openai_server import LIKELY_DOWN, OpenAIModel
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, ScoreRequest
 from rlaif.records import Message
+from tests.judge.cases import KIND, comparison, judge, only
 from tests.lm.fault_server import Answer, Behaviour, FaultServer, chat, error, last, serving
 
 
@@ -192,6 +193,28 @@ def test_choices_that_begin_each_other_cost_no_call(start: Any) -> None:
     with pytest.raises(BackendError, match="'1' and '10'"):
         model.choice_logprobs([ChoiceRequest((Message("user", "rate"),), ("1", "2", "10"))])
     assert server.seen == []
+
+
+def test_ratings_are_read_from_the_likeliest_tokens_and_too_few_are_a_failure(start: Any) -> None:
+    few = [(str(n), math.log(0.05 * n)) for n in range(1, 6)] + [(" 9", math.log(0.2))]  # 0.05 are left
+    most = [*few, ("10", math.log(0.049)), ("6", math.log(0.0003)), ("7", math.log(0.0003))]  # 8 has 0.0003 at most
+
+    def behaviour(body: dict[str, Any], _: int) -> Answer:
+        listed = most if "> Of course" in body["messages"][1]["content"] else few
+        return chat("5", positions=[("5", math.log(0.25), listed)])
+
+    server, model = start(behaviour)
+    good, bad = judge(model, only(KIND), method="rating").label(
+        [comparison("Of course.", "Of course, friend."), comparison("Of course.", "No.")]
+    )
+    expected = (0.05 * (1 + 4 + 9 + 16 + 25) + 1.8 + 0.0003 * (6 + 7 + 8)) / (0.75 + 0.2 + 0.0009)
+    assert good.failure is None, "what 8 may hold is too little to matter"
+    assert good.verdicts[0].raw == f"ratings {expected:.2f} and {expected:.2f}"
+    assert (good.prob_a, len(server.seen)) == (0.5, 3)
+    assert bad.failure is not None
+    assert (bad.failure.kind, bad.prob_a) == ("missing_logprobs", None)
+    assert "ratings 6, 7, 8" in bad.failure.reason
+    assert server.bodies()[0]["top_logprobs"] == 20
 
 
 # -- completions
@@ -463,4 +486,21 @@ def test_a_real_server(llama_server: str) -> None:
     assert plain.generate([GenerateRequest(capital, 4, 0.0, 1, prefix=" The capital is")])[0].text is not None
     with pytest.raises(BackendError, match="given text"):  # llama.cpp does not echo
         plain.response_logprobs([ScoreRequest(capital, "Paris.")])
+    plain.close()
+
+
+@pytest.mark.slow
+def test_a_real_server_judges_by_ratings_and_rationales(llama_server: str) -> None:
+    pair = comparison("Of course, my friend.", "Go away.")
+    model = OpenAIModel("smollm2", base_url=llama_server)
+    rated = judge(model, only(KIND), method="rating").label([pair])[0]
+    assert rated.failure is None, "20 tokens are listed, the nine digits among them"
+    reasoned = judge(model, only(KIND), method="cot", rationale_tokens=16).label([pair])[0]
+    assert reasoned.prob_a is not None
+    assert all(verdict.rationale for verdict in reasoned.verdicts)
+    model.close()
+    plain = OpenAIModel("smollm2", base_url=llama_server, api="completions")
+    failure = judge(plain, only(KIND), method="rating").label([pair])[0].failure
+    assert failure is not None, "5 tokens are listed, and this model spreads over more digits"
+    assert failure.kind == "missing_logprobs"
     plain.close()

@@ -47,7 +47,9 @@ def test_a_prefix_that_the_answer_repeats_is_a_condition_and_not_a_part_of_the_p
     ],
 )
 def test_a_choice_that_is_not_listed_gets_the_most_it_can_have(listed: dict[str, float], bound: float) -> None:
-    assert read_choices([at("A", **listed)], ("A", "B")).logprobs == pytest.approx((log(listed["A"]), log(bound)))
+    found = read_choices([at("A", **listed)], ("A", "B"))
+    assert found.logprobs == pytest.approx((log(listed["A"]), log(bound)))
+    assert found.bounds == (1,)
 
 
 def test_the_bound_of_an_unlisted_choice_counts_the_way_to_it() -> None:

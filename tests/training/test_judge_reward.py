@@ -1,6 +1,7 @@
 """The judge as the reward: probabilities against reference answers, by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from rlaif.config import JudgeConfig
 from rlaif.errors import StageError
 from rlaif.judge.judge import Judge
+from rlaif.lm.protocol import Generation
 from rlaif.records import Constitution, Response
 from rlaif.training.judge_reward import JudgeReward
 from tests.judge.cases import KIND, Recorder, comparison
@@ -37,6 +39,28 @@ def test_the_score_is_the_mean_probability_of_beating_the_references() -> None:
     expected = [(wins(0.35) + 0.5) / 2, (0.5 + wins(-0.35)) / 2]
     assert torch.allclose(scores, torch.tensor([(p - 0.5) / 0.25 for p in expected]))
     assert scores.dtype == torch.float32
+
+
+RATINGS = [
+    ("Answer:\n> yes my friend", tuple(math.log(p) for p in (*[1e-9] * 7, 0.5, 0.5))),  # 8.5
+    ("Answer:\n> no", tuple(math.log(p) for p in (*[1e-9] * 6, 0.5, 0.5, 1e-9))),  # 7.5
+]
+LETTERS = [("Answer (A):\n> yes", (-0.1, -2.1)), ("Answer (A):\n> no", (-1.0, -1.3))]
+
+
+@pytest.mark.parametrize(
+    ("table", "model", "won"),
+    [
+        ({"method": "rating", "rating_scale": 0.5}, Recorder(letters=RATINGS), wins(1.0)),
+        # yes: 0.88 of the first order, clamped, and 1 - 0.574 of the second
+        ({"method": "cot"}, Recorder(letters=LETTERS, texts=[("", Generation("so", "stop", 1))]), (0.6 + 0.425557) / 2),
+    ],
+    ids=["rating", "cot"],
+)
+def test_every_method_may_be_the_reward(table: dict[str, Any], model: Recorder, won: float) -> None:
+    source = reward("no")
+    source.judge = Judge(JudgeConfig.model_validate(table), Constitution("one", "1", "", (KIND,)), model=model, seed=0)
+    assert source.scores([PROMPT], ["yes my friend"]).tolist() == pytest.approx([(won - 0.5) / 0.25], abs=1e-5)
 
 
 def test_an_empty_response_loses_to_every_reference() -> None:

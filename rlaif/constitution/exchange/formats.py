@@ -51,7 +51,7 @@ class Imported:
     def methods(self) -> list[str]:
         """The judging methods that take it."""
         pairs = all(principle.contrast is not None for principle in self.constitution.principles)
-        return ["pairwise", "contrast"] if pairs else ["pairwise"]
+        return ["pairwise", "cot", "rating", *["contrast"] * pairs]
 
 
 def import_file(path: Path, out: Path, *, name: str | None = None, format: str | None = None) -> Imported:

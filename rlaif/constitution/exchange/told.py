@@ -24,8 +24,8 @@ def imported_lines(found: Imported, width: int) -> Iterator[str]:
     if "contrast" not in found.methods:
         lacking = sum(principle.contrast is None for principle in found.constitution.principles)
         lines.append(
-            f"works with judge.method: pairwise, and in revise; contrast, the default, refuses it until each principle "
-            f"has a contrast pair ({lacking} have none)"
+            "works with judge.method: pairwise, cot and rating, and in revise; contrast, the default, refuses it until "
+            f"each principle has a contrast pair ({lacking} have none)"
         )
     for line in lines:
         yield from textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False)
