@@ -119,6 +119,8 @@ def work_line(work: Work) -> str:
 def _win_row(wins: Wins) -> Row:
     rate = wins.rate
     name = f"new wins, judged under the {wins.under}" + (f", {rate.slice}" if rate.slice else "")
+    if rate.rate is None and not rate.unscored:
+        return name, "no answer differs"
     if rate.rate is None:
         return name, f"{MISSING} ({rate.unscored:,} without a label)"
     unscored = f", {rate.unscored:,} without a label" if rate.unscored else ""
