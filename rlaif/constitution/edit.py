@@ -7,7 +7,9 @@ text is changed there and nowhere else, and read again: if it does not mean exac
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -77,7 +79,8 @@ def parse_change(text: str) -> Change:
 def edit_file(path: Path, edit: Callable[[str, Path], str]) -> Edited:
     """The constitution before and after `edit`, a function of the file's text and path, has changed the text.
 
-    The file is written in one step, and only if what comes out of it loads; the errors are those of `compose`.
+    The file is written in one step, and only if what comes out of it loads; the errors are those of `compose`. A link
+    stays a link: what it leads to is written.
     """
     if find(path) != path or path.suffix not in (".yaml", ".yml"):
         raise ConstitutionError(
@@ -92,7 +95,10 @@ def edit_file(path: Path, edit: Callable[[str, Path], str]) -> Edited:
     changed = edit(text, path)
     new = as_record(compose_text(changed, path))
     if changed != text:
-        write_atomic(path, start + (changed.replace("\n", "\r\n") if windows else changed))
+        target = path.resolve()
+        if not target.stat().st_mode & stat.S_IWUSR or not os.access(target, os.W_OK):
+            raise ConstitutionError("is read-only", where=str(path), remedy="allow writing: chmod u+w, or edit a copy")
+        write_atomic(target, start + (changed.replace("\n", "\r\n") if windows else changed))
     return Edited(old, new, changed != text)
 
 

@@ -266,6 +266,24 @@ def test_line_ends_and_a_byte_order_mark_stay(tmp_path: Path) -> None:
     assert b"statement: >-   # folded\r\n" in raw
 
 
+def test_a_link_stays_a_link_and_leads_to_the_edited_file(tmp_path: Path) -> None:
+    real = write(tmp_path / "real.yaml", MINE)
+    link = tmp_path / "link.yaml"
+    link.symlink_to("real.yaml")
+    edit(link, "pay.weight=3")
+    assert link.is_symlink()
+    assert "weight:    3" in real.read_text(encoding="utf-8")
+
+
+def test_a_read_only_file_stays_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", MINE)
+    path.chmod(0o444)
+    with pytest.raises(ConstitutionError, match="read-only"):
+        edit(path, "pay.weight=3")
+    assert path.read_text(encoding="utf-8") == MINE
+    edit(path, "pay.weight=2")  # nothing to change
+
+
 def test_a_shipped_name_is_no_file_to_edit() -> None:
     with pytest.raises(ConstitutionError, match="not a constitution file of yours"):
         edit_file(Path("example"), lambda text, path: text)

@@ -17,6 +17,7 @@ from rlaif.constitution.exchange.draft import MAX_ID, Draft, slug, topic
 from rlaif.constitution.exchange.formats import FORMATS, Imported, export_file, import_file
 from rlaif.constitution.lint import lint
 from rlaif.constitution.load import load_constitution
+from rlaif.constitution.starter import write_starter
 from rlaif.errors import ConstitutionError, RlaifError, RunFolderError
 from rlaif.records import Constitution, Contrast, ContrastExample, Principle, PrincipleTest
 
@@ -265,10 +266,15 @@ def test_nothing_is_overwritten_and_the_name_must_fit(tmp_path: Path) -> None:
         import_file(tmp_path / "a.json", tmp_path / "out.yaml")
     with pytest.raises(RunFolderError, match="not overwritten"):
         export_file(load_constitution("example"), tmp_path / "a.json", "json")
+    (tmp_path / "link.yaml").symlink_to("nowhere.yaml")
+    with pytest.raises(RunFolderError, match="not overwritten"):
+        import_file(tmp_path / "a.json", tmp_path / "link.yaml")
+    with pytest.raises(RunFolderError, match="not overwritten"):
+        write_starter(tmp_path / "link.yaml")
     for out, name in (("b.json", None), ("b.yaml", "My Rules")):
         with pytest.raises(ConstitutionError):
             import_file(tmp_path / "a.json", tmp_path / out, name=name)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "out.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "link.yaml", "out.yaml"]
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def _named(format: str) -> str:
 
 
 def _refuse_existing(out: Path) -> None:
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise RunFolderError("exists and is not overwritten", where=str(out), remedy="choose another name")
 
 
