@@ -282,6 +282,7 @@ def _inserted(text: str, places: Mapping[Keys, Span], keys: Keys, value: Any, or
 
 
 def _removed(text: str, places: Mapping[Keys, Span], keys: Keys) -> str:
+    """The text without a field; as it was, for `_checked` to refuse, where a comment about another would go with it."""
     if _in_flow(places, keys):
         return _cut_flow(text, places, keys[:-1], keys)
     at = places[keys]
@@ -289,17 +290,25 @@ def _removed(text: str, places: Mapping[Keys, Span], keys: Keys) -> str:
     following = [places[path] for path in _inside(places, keys[:-1]) if places[path].key > at.end]
     if text[start : at.key].strip() and not isinstance(keys[-1], int):  # behind the dash of its entry
         end = min(span.key for span in following) if following else at.end
-        return text[: at.key] + text[end:]
+        return text if _comment_below(text, at.end, end) else text[: at.key] + text[end:]
     return text[:start] + text[_line_end(text, at.end) + 1 :]
 
 
 def _cut_flow(text: str, places: Mapping[Keys, Span], table: Keys, keys: Keys) -> str:
+    """The text without a part of what stands in braces or brackets; as it was where a comment would go with it."""
     siblings = [places[path] for path in _inside(places, table)]
-    number = siblings.index(places[keys])
+    at = places[keys]
+    number = siblings.index(at)
     if number:
-        return text[: siblings[number - 1].end] + text[places[keys].end :]
-    end = siblings[1].key if len(siblings) > 1 else places[keys].end
-    return text[: places[keys].key] + text[end:]
+        before = siblings[number - 1].end
+        return text if "#" in text[before : at.key] else text[:before] + text[at.end :]
+    end = siblings[1].key if len(siblings) > 1 else at.end
+    return text if _comment_below(text, at.end, end) else text[: at.key] + text[end:]
+
+
+def _comment_below(text: str, end: int, next_key: int) -> bool:
+    """Whether between a value's end and the next key a comment stands that is not on the value's own line."""
+    return "#" in text[end:next_key].partition("\n")[2]
 
 
 def _appended(text: str, entry: Mapping[str, Any]) -> str:

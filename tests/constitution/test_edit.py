@@ -266,6 +266,38 @@ def test_line_ends_and_a_byte_order_mark_stay(tmp_path: Path) -> None:
     assert b"statement: >-   # folded\r\n" in raw
 
 
+ENTRY = 'name: a\nversion: "1"\nprinciples:\n'
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "  - weight: 2 # w\n    # about id\n    id: a\n    statement: s\n",
+        "  - {weight: 2, # w\n     # about id\n     id: a, statement: s}\n",
+        "  - {id: a, # about id\n     weight: 2, statement: s}\n",
+        "  - {id: a, statement: s\n     # about s\n     , weight: 2}\n",
+    ],
+)
+def test_a_field_is_not_removed_with_a_comment_about_another(entry: str) -> None:
+    with pytest.raises(ConstitutionError, match="laid out in a way"):
+        changed(ENTRY + entry, "a.weight=null")
+
+
+@pytest.mark.parametrize(
+    ("entry", "left"),
+    [
+        ("  - weight: 2 # w\n    id: a\n    statement: s\n", "  - id: a\n    statement: s\n"),
+        ("  - {weight: 2, # w\n     id: a, statement: s}\n", "  - {id: a, statement: s}\n"),
+        (
+            "  - {id: a, weight: 2, # behind\n     statement: s}\n",
+            "  - {id: a, # behind\n     statement: s}\n",
+        ),
+    ],
+)
+def test_a_removed_first_field_takes_the_comment_on_its_own_line_along(entry: str, left: str) -> None:
+    assert changed(ENTRY + entry, "a.weight=null") == ENTRY + left
+
+
 def test_a_link_stays_a_link_and_leads_to_the_edited_file(tmp_path: Path) -> None:
     real = write(tmp_path / "real.yaml", MINE)
     link = tmp_path / "link.yaml"
