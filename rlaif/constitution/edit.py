@@ -36,6 +36,8 @@ _FIRST = ("id", "override", "statement")
 ORDER = (*_FIRST, *(name for name in PrincipleEntry.model_fields if name not in _FIRST))
 """In which a principle's fields stand, for one that is put in."""
 REMOVED = object()
+DEEPEST = 5
+"""Keys of a change at most: PRINCIPLE.contrast.examples.0.prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,11 @@ def parse_change(text: str) -> Change:
     """The change in "no-crime.weight=2" or "version=2". Texts are taken literally, but may be in YAML's quotes; other
     values are YAML; null removes the field."""
     name, equals, value = text.partition("=")
-    keys = [int(key) if key.isdecimal() and key.isascii() else key for key in name.strip().split(".")]
+    first, *rest = name.strip().split(".")
+    keys = [first, *(int(key) if re.fullmatch(r"[0-9]{1,6}", key) else key for key in rest)]
     whole = len(keys) == 1 and keys[0] in ConstitutionFile.model_fields and keys[0] != "principles"
-    if not equals or not all(re.fullmatch(r"[\w-]+", str(key)) for key in keys) or (len(keys) < 2 and not whole):
+    good = all(re.fullmatch(r"[\w-]+", str(key)) for key in keys) and (whole or 2 <= len(keys) <= DEEPEST)
+    if not equals or not good:
         raise ConstitutionError(
             f"{text!r} is not PRINCIPLE.FIELD=VALUE", remedy='for example no-crime.weight=2, or version="2"'
         )

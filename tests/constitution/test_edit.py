@@ -298,6 +298,17 @@ def test_a_removed_first_field_takes_the_comment_on_its_own_line_along(entry: st
     assert changed(ENTRY + entry, "a.weight=null") == ENTRY + left
 
 
+def test_an_id_of_digits_is_an_id() -> None:
+    text = ENTRY + "  - id: '007'\n    statement: s\n"
+    assert changed(text, "007.weight=2") == text + "    weight: 2\n"
+
+
+@pytest.mark.parametrize("keys", ["tests." + "9" * 5000 + ".prompt", "contrast" + ".a" * 3000])
+def test_absurd_keys_are_a_mistake_and_no_crash(keys: str) -> None:
+    with pytest.raises(ConstitutionError):
+        changed(MINE, f"cite.{keys}=2")
+
+
 def test_a_link_stays_a_link_and_leads_to_the_edited_file(tmp_path: Path) -> None:
     real = write(tmp_path / "real.yaml", MINE)
     link = tmp_path / "link.yaml"
