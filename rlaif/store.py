@@ -49,7 +49,8 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes the whole file or nothing: a temporary file beside it, flushed to disk, then renamed."""
+    """Writes the whole file or nothing: a temporary file beside it, flushed to disk, then renamed. The permissions of a
+    file that is replaced are kept."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -58,6 +59,8 @@ def write_atomic(path: Path, text: str) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+            if path.is_file():
+                shutil.copymode(path, temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from rlaif import records
 from rlaif.cli import app
@@ -58,6 +59,35 @@ def section(path: Path, heading: str) -> set[str]:
     body = re.split(r"^#", text.partition(f"\n{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     rows = [line.split("|")[1] for line in body.splitlines() if line.startswith("| `")]
     return {name for cell in rows for name in re.findall(r"`(\w+)`", cell)}
+
+
+CONSTITUTIONS = ROOT / "docs" / "constitutions.md"
+BEFORE_SET = """\
+name: ours
+version: "1"
+include: [harmless-and-kind]
+principles:
+  # Asked for by the press office.
+  - id: cite
+    statement: Name the source of each number.   # not the link
+    weight: 2
+"""
+
+
+@pytest.mark.parametrize("verb", ["check", "diff", "set", "export"])
+def test_what_a_verb_prints_in_the_page_is_what_it_prints(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, after = [text for text in blocks(CONSTITUTIONS, "yaml") if text.startswith("name: ours")]
+    (tmp_path / "ours.yaml").write_text(BEFORE_SET if verb == "set" else built, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = [text for text in blocks(CONSTITUTIONS, "") if text.startswith(f"$ rlaif constitution {verb} ")]
+    assert len(shown) == 1
+    command, _, printed = shown[0].replace("\\\n", " ").partition("\n")
+    assert CliRunner().invoke(app, shlex.split(command)[2:]).stdout == printed
+    if verb == "set":
+        assert (tmp_path / "ours.yaml").read_text(encoding="utf-8") == after
 
 
 def test_the_configuration_page_is_up_to_date() -> None:

@@ -87,6 +87,15 @@ def test_write_atomic_replaces_whole_files_and_leaves_nothing_behind(tmp_path: P
     assert [item.name for item in path.parent.iterdir()] == ["a.txt"]
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    path.chmod(mode)
+    write_atomic(path, "two")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("two", mode)
+
+
 def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

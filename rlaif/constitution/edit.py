@@ -7,7 +7,9 @@ text is changed there and nowhere else, and read again: if it does not mean exac
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -34,6 +36,8 @@ _FIRST = ("id", "override", "statement")
 ORDER = (*_FIRST, *(name for name in PrincipleEntry.model_fields if name not in _FIRST))
 """In which a principle's fields stand, for one that is put in."""
 REMOVED = object()
+DEEPEST = 5
+"""Keys of a change at most: PRINCIPLE.contrast.examples.0.prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,11 @@ def parse_change(text: str) -> Change:
     """The change in "no-crime.weight=2" or "version=2". Texts are taken literally, but may be in YAML's quotes; other
     values are YAML; null removes the field."""
     name, equals, value = text.partition("=")
-    keys = [int(key) if key.isdecimal() and key.isascii() else key for key in name.strip().split(".")]
+    first, *rest = name.strip().split(".")
+    keys = [first, *(int(key) if re.fullmatch(r"[0-9]{1,6}", key) else key for key in rest)]
     whole = len(keys) == 1 and keys[0] in ConstitutionFile.model_fields and keys[0] != "principles"
-    if not equals or not all(re.fullmatch(r"[\w-]+", str(key)) for key in keys) or (len(keys) < 2 and not whole):
+    good = all(re.fullmatch(r"[\w-]+", str(key)) for key in keys) and (whole or 2 <= len(keys) <= DEEPEST)
+    if not equals or not good:
         raise ConstitutionError(
             f"{text!r} is not PRINCIPLE.FIELD=VALUE", remedy='for example no-crime.weight=2, or version="2"'
         )
@@ -77,7 +83,8 @@ def parse_change(text: str) -> Change:
 def edit_file(path: Path, edit: Callable[[str, Path], str]) -> Edited:
     """The constitution before and after `edit`, a function of the file's text and path, has changed the text.
 
-    The file is written in one step, and only if what comes out of it loads; the errors are those of `compose`.
+    The file is written in one step, and only if what comes out of it loads; the errors are those of `compose`. A link
+    stays a link: what it leads to is written.
     """
     if find(path) != path or path.suffix not in (".yaml", ".yml"):
         raise ConstitutionError(
@@ -92,7 +99,10 @@ def edit_file(path: Path, edit: Callable[[str, Path], str]) -> Edited:
     changed = edit(text, path)
     new = as_record(compose_text(changed, path))
     if changed != text:
-        write_atomic(path, start + (changed.replace("\n", "\r\n") if windows else changed))
+        target = path.resolve()
+        if not target.stat().st_mode & stat.S_IWUSR or not os.access(target, os.W_OK):
+            raise ConstitutionError("is read-only", where=str(path), remedy="allow writing: chmod u+w, or edit a copy")
+        write_atomic(target, start + (changed.replace("\n", "\r\n") if windows else changed))
     return Edited(old, new, changed != text)
 
 
@@ -276,6 +286,7 @@ def _inserted(text: str, places: Mapping[Keys, Span], keys: Keys, value: Any, or
 
 
 def _removed(text: str, places: Mapping[Keys, Span], keys: Keys) -> str:
+    """The text without a field; as it was, for `_checked` to refuse, where a comment about another would go with it."""
     if _in_flow(places, keys):
         return _cut_flow(text, places, keys[:-1], keys)
     at = places[keys]
@@ -283,17 +294,25 @@ def _removed(text: str, places: Mapping[Keys, Span], keys: Keys) -> str:
     following = [places[path] for path in _inside(places, keys[:-1]) if places[path].key > at.end]
     if text[start : at.key].strip() and not isinstance(keys[-1], int):  # behind the dash of its entry
         end = min(span.key for span in following) if following else at.end
-        return text[: at.key] + text[end:]
+        return text if _comment_below(text, at.end, end) else text[: at.key] + text[end:]
     return text[:start] + text[_line_end(text, at.end) + 1 :]
 
 
 def _cut_flow(text: str, places: Mapping[Keys, Span], table: Keys, keys: Keys) -> str:
+    """The text without a part of what stands in braces or brackets; as it was where a comment would go with it."""
     siblings = [places[path] for path in _inside(places, table)]
-    number = siblings.index(places[keys])
+    at = places[keys]
+    number = siblings.index(at)
     if number:
-        return text[: siblings[number - 1].end] + text[places[keys].end :]
-    end = siblings[1].key if len(siblings) > 1 else places[keys].end
-    return text[: places[keys].key] + text[end:]
+        before = siblings[number - 1].end
+        return text if "#" in text[before : at.key] else text[:before] + text[at.end :]
+    end = siblings[1].key if len(siblings) > 1 else at.end
+    return text if _comment_below(text, at.end, end) else text[: at.key] + text[end:]
+
+
+def _comment_below(text: str, end: int, next_key: int) -> bool:
+    """Whether between a value's end and the next key a comment stands that is not on the value's own line."""
+    return "#" in text[end:next_key].partition("\n")[2]
 
 
 def _appended(text: str, entry: Mapping[str, Any]) -> str:

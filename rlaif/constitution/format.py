@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Prose = Annotated[str, StringConstraints(strip_whitespace=True)]
+"""Text that may be empty; like every constrained one it is Unicode, so half of a surrogate pair is refused."""
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
 
 
@@ -43,7 +45,7 @@ class Test(Table):
 class _Fields(Table):
     """What every principle may have and an override may change."""
 
-    rationale: str = Field("", description="why the rule is there; no model sees it")
+    rationale: Prose = Field("", description="why the rule is there; no model sees it")
     priority: int = Field(1, ge=1, description="tier, 1 is the highest; acts on labels where judge.tier_margin is set")
     weight: float = Field(1.0, ge=0, le=1e6, description="how often it is drawn and how much it counts; 0 = never")
     tags: list[Text] = Field([], description="names by which a slice of the prompts can choose principles")
@@ -86,7 +88,7 @@ class ConstitutionFile(Table):
 
     name: Slug = Field(description="small letters, digits and hyphens")
     version: Text = Field(description="any text, in quotes")
-    description: str = ""
+    description: Prose = ""
     include: list[Text] = Field(
         [], description="constitutions whose principles come first: a file beside this one (.yaml), or a shipped name"
     )

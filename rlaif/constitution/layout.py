@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from rlaif.errors import ConstitutionError
 from rlaif.yaml_io import dump_yaml, one_line, parse_yaml
 
 WIDTH = 118
+_SIMPLE = re.compile(r"[A-Za-z][\w,.;!?'()-]*(?: [\w,.;!?'()-]+)+", re.ASCII)
+"""Texts of several plain words, which YAML reads as they stand: no colon, "#", quote at the start, number or date."""
 
 
 def entry_lines(entry: Mapping[str, Any], dash: int, space: int = 1) -> list[str]:
@@ -44,7 +47,8 @@ def behind_colon(value: Any, column: int, used: int) -> tuple[str, list[str]]:
 def _text(value: str, column: int, used: int) -> tuple[str, list[str]]:
     """A text on its key's line if it fits, else folded or line by line below it, else in double quotes."""
     indent, room = " " * (column + 2), max(WIDTH - column - 2, 40)
-    plain = dump_yaml({"k": value}, width=1 << 30).removeprefix("k:").strip()
+    simple = _SIMPLE.fullmatch(value) is not None
+    plain = value if simple else dump_yaml({"k": value}, width=1 << 30).removeprefix("k:").strip()
     if plain.startswith("'") and not {'"', "\\"} & set(value):
         plain = one_line(value)  # with the quotes that our files have
     choices: list[tuple[str, list[str]]] = []
@@ -56,6 +60,8 @@ def _text(value: str, column: int, used: int) -> tuple[str, list[str]]:
     elif "\n" in value and value == value.strip() and all(line.isprintable() for line in value.split("\n")):
         choices.append(("|-", [indent + line if line else "" for line in value.split("\n")]))
     for first, rest in choices:
+        if simple:  # reading thousands of texts again takes minutes
+            return first, rest
         try:
             read = parse_yaml("\n".join([f"{' ' * column}k: {first}", *rest, ""]), "", ConstitutionError)[0]
         except ConstitutionError:

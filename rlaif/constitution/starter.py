@@ -92,7 +92,7 @@ def write_starter(path: Path) -> None:
         raise ConstitutionError(
             "the file of a constitution ends in .yaml", where=str(path), remedy=f"write {path}.yaml instead"
         )
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise RunFolderError("exists and is not overwritten", where=str(path), remedy="choose another name")
     name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64].strip("-") or "mine"
     write_atomic(path, STARTER.format(name=name, file=path.name))

@@ -13,6 +13,8 @@ from math import ceil
 
 ALIKE = 0.5
 """Jaccard likeness of the word pairs of two statements from which on they count as near-duplicates."""
+SHORT = 8
+"""With fewer word pairs than that a single other word makes another rule."""
 NEAR = 4
 """Two negations at most so many words apart are one double negation."""
 
@@ -28,6 +30,10 @@ _SOFT = re.compile(
     r"|be\s+(?:un(?:helpful|kind|clear|fair|friendly|safe|truthful|reliable|ethical)|dishonest|disrespectful|impolite"
     r"|impatient|inaccurate|incorrect|inconsiderate|insincere))\b"
 )
+_COMPLETE = re.compile(
+    r"\b(?:(?:leav(?:e|es|ing)|left)\s+nothing(?:\s+\w+){0,3}?\s+out|(?:misses|omits|lacks|forgets|overlooks)\s+nothing)\b"
+)
+"""Negated twice in a set phrase, which everybody reads rightly."""
 _HARMLESS = re.compile(r"\b(?:not (?:only|just|merely)|no (?:matter|longer|more)|nothing but|whether or not)\b")
 
 _FILLER = r"(?:\s+(?:likely|prone|apt|willing|ready|to|be|openly|very))*\s+"
@@ -46,11 +52,16 @@ _SUBJECT = (
     rf"^(?:(?:which|what)(?:\s+(?:of|the|these|two|both|{_ANSWER}s?|replies))*"
     rf"|(?:choose|pick|select|name|take|prefer)\s+the\s+{_ANSWER}\s+(?:that|which))\s+"
 )
-_CHOICE = re.compile(
+_FRAME = re.compile(
     rf"^(?:please\s+)?(?:choose|pick|select|name|take|prefer)\s+the\s+(?:\w+\s+)?{_ANSWER}\s+(?:that|which)\s+"
     r"(?:(?:is|are|has|more|most)\s+)*"
+    rf"|^(?:\d+[.)]\s+)?(?:a|an|the)\s+(?:(?:good|better|best)\s+{_ANSWER}\s+|{_ANSWER}\s+(?=(?:is|should|must)\s))"
+    r"(?:(?:is|should|must|does|be)\s+)*"
 )
-"""The frame of "Select the response that is more ...", which says nothing about the rule."""
+"""The frame of "Select the response that is more ..." or "A good answer is ...", which says nothing about the rule."""
+_SMALL_WORDS = "a an and are at be by do does for in is must of on or please should the to with"
+_SMALL = frozenset(_SMALL_WORDS.split())
+"""Words that, like every negation, do not set one short rule apart from another."""
 _BEING = (
     r"(?:(?:would|could|might|may|can|will)\s+(?:be|do|cause|sound)|is|are|sounds|seems|looks|feels|appears|does|causes|"
     r"contains|uses|comes across as)(?:\s+(?:the|much|far|by|even|clearly))*\s+"
@@ -60,8 +71,9 @@ _WORSE = (
     rf"|(?:less|least){_FILLER}{_GOOD})\b"
 )
 _AGAINST = (
-    r"violates|breaches|goes against|fails"
-    r"|(?:breaks|ignores|disregards)(?:\s+\w+){0,2}\s+(?:rules?|principles?|laws?|guidelines?|instructions?)\b"
+    r"(?:violates|breaches|goes against|fails(?!\s+(?:more|most)\s+\w+ly\b)"
+    r"|(?:breaks|ignores|disregards)(?:\s+\w+){0,2}\s+(?:rules?|principles?|laws?|guidelines?|instructions?)\b)"
+    r"(?![^.?!]*\b(?:(?:less|least)(?:\s+(?:often|\w+ly))?\s*(?:[.?!]|$)|fewer|fewest))"
 )
 _ASKS_FOR_WORSE = re.compile(
     rf"{_SUBJECT}(?:{_BEING}(?P<being>{_WORSE})|makes(?:\s+\w+){{1,3}}\s+(?P<making>worse)\b|(?P<doing>{_AGAINST}))"
@@ -85,7 +97,7 @@ def double_negation(text: str) -> str | None:
 def negation(question: str) -> str | None:
     """The first word that turns round what a question asks, such as "not"; none of those in a clause within it.
     Every sentence counts: "Do not choose ..." may stand behind the question."""
-    for sentence in _SENTENCE.split(_HARMLESS.sub("so", _plain(question))):
+    for sentence in _SENTENCE.split(_HARMLESS.sub("so", _COMPLETE.sub("is complete", _plain(question)))):
         first, _, rest = sentence.partition(" ")
         words = [first, *_WORD.findall(_WITHIN.split(rest)[0])]
         for word in words:
@@ -106,16 +118,18 @@ def asks_for_worse(question: str) -> str | None:
 
 
 def likeness(one: str, other: str) -> float:
-    """Jaccard likeness, 0 to 1, of the word pairs of two texts; from ALIKE on they count as near-duplicates."""
-    return _jaccard(_word_pairs(one), _word_pairs(other))
+    """Jaccard likeness, 0 to 1, of the word pairs of two texts; from ALIKE on they count as near-duplicates. It counts
+    half where one is SHORT and their words differ by more than articles, prepositions and negations."""
+    return _likeness(_word_pairs(one), _word_pairs(other))
 
 
 def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int, float]]:
-    """(later, earlier, Jaccard likeness of their word pairs) for each text that is like an earlier one; only the
+    """(later, earlier, `likeness`) for each text that is like an earlier one; only the
     first such pair of each.
 
-    Exact, and quick for thousands of texts: two sets with likeness >= t share one of the rarest |s| - ceil(t |s|) + 1
-    members of either, so only texts that share one of those are compared (prefix filtering, Chaudhuri et al. 2006).
+    Exact, and quick for thousands of texts: two sets with Jaccard likeness >= t share one of the rarest
+    |s| - ceil(t |s|) + 1 members of either, so only texts that share one of those are compared (prefix filtering,
+    Chaudhuri et al. 2006).
     """
     sets = [_word_pairs(text) for text in texts]
     frequency = Counter(pair for members in sets for pair in members)
@@ -139,15 +153,22 @@ def _first_alike(members: WordPairs, sets: Sequence[WordPairs], candidates: Iter
         if other in seen:
             continue
         seen.add(other)
-        found = _jaccard(members, sets[other])
+        found = _likeness(members, sets[other])
         if found >= ALIKE:
             return other, found
     return None
 
 
-def _jaccard(one: WordPairs, other: WordPairs) -> float:
+def _likeness(one: WordPairs, other: WordPairs) -> float:
     shared = len(one & other)
-    return shared / (len(one) + len(other) - shared)
+    found = shared / (len(one) + len(other) - shared)
+    short = min(len(one), len(other)) < SHORT
+    return found / 2 if short and _telling(one) != _telling(other) else found
+
+
+def _telling(members: WordPairs) -> set[str]:
+    """The words of the pairs that tell one rule from another."""
+    return {word for pair in members for word in pair if word not in _SMALL and not _HARD.match(word)}
 
 
 def _plain(text: str) -> str:
@@ -156,7 +177,6 @@ def _plain(text: str) -> str:
 
 
 def _word_pairs(text: str) -> WordPairs:
-    """Neighbouring words, the one word alone where there is only one; those of a frame like "Select the response that
-    is" do not count."""
-    words = _WORD.findall(_CHOICE.sub("", _plain(text)))
+    """Neighbouring words, the one word alone where there is only one; those of a frame do not count."""
+    words = _WORD.findall(_FRAME.sub("", _plain(text)))
     return frozenset(pairwise(words)) if len(words) > 1 else frozenset([tuple(words)])

@@ -266,6 +266,67 @@ def test_line_ends_and_a_byte_order_mark_stay(tmp_path: Path) -> None:
     assert b"statement: >-   # folded\r\n" in raw
 
 
+ENTRY = 'name: a\nversion: "1"\nprinciples:\n'
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "  - weight: 2 # w\n    # about id\n    id: a\n    statement: s\n",
+        "  - {weight: 2, # w\n     # about id\n     id: a, statement: s}\n",
+        "  - {id: a, # about id\n     weight: 2, statement: s}\n",
+        "  - {id: a, statement: s\n     # about s\n     , weight: 2}\n",
+    ],
+)
+def test_a_field_is_not_removed_with_a_comment_about_another(entry: str) -> None:
+    with pytest.raises(ConstitutionError, match="laid out in a way"):
+        changed(ENTRY + entry, "a.weight=null")
+
+
+@pytest.mark.parametrize(
+    ("entry", "left"),
+    [
+        ("  - weight: 2 # w\n    id: a\n    statement: s\n", "  - id: a\n    statement: s\n"),
+        ("  - {weight: 2, # w\n     id: a, statement: s}\n", "  - {id: a, statement: s}\n"),
+        (
+            "  - {id: a, weight: 2, # behind\n     statement: s}\n",
+            "  - {id: a, # behind\n     statement: s}\n",
+        ),
+    ],
+)
+def test_a_removed_first_field_takes_the_comment_on_its_own_line_along(entry: str, left: str) -> None:
+    assert changed(ENTRY + entry, "a.weight=null") == ENTRY + left
+
+
+def test_an_id_of_digits_is_an_id() -> None:
+    text = ENTRY + "  - id: '007'\n    statement: s\n"
+    assert changed(text, "007.weight=2") == text + "    weight: 2\n"
+
+
+@pytest.mark.parametrize("keys", ["tests." + "9" * 5000 + ".prompt", "contrast" + ".a" * 3000])
+def test_absurd_keys_are_a_mistake_and_no_crash(keys: str) -> None:
+    with pytest.raises(ConstitutionError):
+        changed(MINE, f"cite.{keys}=2")
+
+
+def test_a_link_stays_a_link_and_leads_to_the_edited_file(tmp_path: Path) -> None:
+    real = write(tmp_path / "real.yaml", MINE)
+    link = tmp_path / "link.yaml"
+    link.symlink_to("real.yaml")
+    edit(link, "pay.weight=3")
+    assert link.is_symlink()
+    assert "weight:    3" in real.read_text(encoding="utf-8")
+
+
+def test_a_read_only_file_stays_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", MINE)
+    path.chmod(0o444)
+    with pytest.raises(ConstitutionError, match="read-only"):
+        edit(path, "pay.weight=3")
+    assert path.read_text(encoding="utf-8") == MINE
+    edit(path, "pay.weight=2")  # nothing to change
+
+
 def test_a_shipped_name_is_no_file_to_edit() -> None:
     with pytest.raises(ConstitutionError, match="not a constitution file of yours"):
         edit_file(Path("example"), lambda text, path: text)

@@ -17,6 +17,7 @@ from rlaif.constitution.exchange.draft import MAX_ID, Draft, slug, topic
 from rlaif.constitution.exchange.formats import FORMATS, Imported, export_file, import_file
 from rlaif.constitution.lint import lint
 from rlaif.constitution.load import load_constitution
+from rlaif.constitution.starter import write_starter
 from rlaif.errors import ConstitutionError, RlaifError, RunFolderError
 from rlaif.records import Constitution, Contrast, ContrastExample, Principle, PrincipleTest
 
@@ -193,7 +194,7 @@ def test_a_prose_document(tmp_path: Path) -> None:
         ("kind", "Be kind to everybody.", "Unkind words last.\n\nThey hurt.", ("kindness",)),
         ("be-exact", "Do this:\n- Give numbers.\n- Give *units*, as in <b>metres</b>.", "", ("kindness",)),
         ("no-lists", "**No lists.** Write sentences.", "", ("lists",)),
-        ("never-use-tables-nor", "Never use tables - nor charts", "", ("lists",)),
+        ("never-use-tables-nor", "Never use tables\n- nor charts", "", ("lists",)),
     ]
     assert found.left_out == {
         "author of the front matter": 1,
@@ -265,10 +266,15 @@ def test_nothing_is_overwritten_and_the_name_must_fit(tmp_path: Path) -> None:
         import_file(tmp_path / "a.json", tmp_path / "out.yaml")
     with pytest.raises(RunFolderError, match="not overwritten"):
         export_file(load_constitution("example"), tmp_path / "a.json", "json")
+    (tmp_path / "link.yaml").symlink_to("nowhere.yaml")
+    with pytest.raises(RunFolderError, match="not overwritten"):
+        import_file(tmp_path / "a.json", tmp_path / "link.yaml")
+    with pytest.raises(RunFolderError, match="not overwritten"):
+        write_starter(tmp_path / "link.yaml")
     for out, name in (("b.json", None), ("b.yaml", "My Rules")):
         with pytest.raises(ConstitutionError):
             import_file(tmp_path / "a.json", tmp_path / out, name=name)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "out.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "link.yaml", "out.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -493,6 +499,45 @@ def test_any_json_imports_or_is_an_error(tmp_path: Path, data: Any, format: str 
         assert not (folder / "out.yaml").exists()
     else:
         assert load_constitution(folder / "out.yaml").principles
+
+
+def statements(found: Imported) -> list[str]:
+    return [principle.statement for principle in found.constitution.principles]
+
+
+def test_boxes_of_tasks_are_no_part_of_a_rule(tmp_path: Path) -> None:
+    text = "- [x] Be kind\n- [ ] Be brief\n- [sic] Be odd\n"
+    assert statements(imported(tmp_path, "a.md", text)) == ["Be kind", "Be brief", "[sic] Be odd"]
+
+
+def test_marks_of_quotations_are_no_part_of_a_rule(tmp_path: Path) -> None:
+    text = "## Tone\n\n> Be kind to\n> everybody.\n>\n> > Unkind words last.\n\n## More\n\n5 > 3, and\n\\> stays.\n"
+    found = imported(tmp_path, "a.md", text)
+    assert statements(found) == ["Be kind to everybody.", "5 > 3, and > stays."]
+    assert found.constitution.principles[0].rationale == "Unkind words last."
+
+
+def test_a_list_within_an_item_keeps_its_lines(tmp_path: Path) -> None:
+    text = "- Do not hurt:\n  - people,\n    old or young\n  - [ ] animals\n- Be kind, as in\n  2024. Always.\n"
+    assert statements(imported(tmp_path, "a.md", text)) == [
+        "Do not hurt:\n- people, old or young\n- animals",
+        "Be kind, as in 2024. Always.",
+    ]
+    below = import_file(write(tmp_path / "b.md", f"## Rules\n\nThese:\n\n{text}"), tmp_path / "b.yaml")
+    listed = "- Do not hurt:\n  - people, old or young\n  - animals\n- Be kind, as in 2024. Always."
+    assert statements(below) == [f"These:\n{listed}"]
+
+
+TABLE = "| rule | why |\n|---|---|\n| Be kind | it lasts |\n"
+
+
+@pytest.mark.parametrize("table", [TABLE, TABLE.replace("| r", "r").replace("|---|---|", "--- | :--:")])
+def test_a_table_is_left_out_and_told(tmp_path: Path, table: str) -> None:
+    found = imported(tmp_path, "a.md", f"## Tone\n\n{table}\nBe kind.\n")
+    assert statements(found) == ["Be kind."]
+    assert found.left_out == {"table": 1}
+    with pytest.raises(ConstitutionError, match="tables are not read"):
+        import_file(write(tmp_path / "b.md", f"## Tone\n\n{table}"), tmp_path / "b.yaml")
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -110,6 +110,13 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, old: str, new: str, w
     assert [word for word in words if word not in message] == [], message
 
 
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    text = MINIMAL.replace("principles:", 'description: "a\\uD800"\nprinciples:') + '    rationale: "b\\uDC00"\n'
+    told = problem(tmp_path, text)
+    for words in ("mine.yaml:3: description", "7: principle 'be-kind', rationale", "unicode"):
+        assert words in told
+
+
 def test_a_duplicate_id_names_both_lines(tmp_path: Path) -> None:
     message = problem(tmp_path, MINIMAL + "  - id: be-kind\n    statement: Again.\n")
     assert "mine.yaml:6" in message

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rlaif.constitution.wording import asks_for_worse, double_negation, near_duplicates, negation
+from rlaif.constitution.wording import ALIKE, asks_for_worse, double_negation, likeness, near_duplicates, negation
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,10 @@ def test_double_negation(text: str, words: str | None) -> None:
         ("Which answer is not only kind?", None),
         ("Which answer makes clear whether or not it is sure?", None),
         ("Which answer says whether it is not sure?", None),
+        ("Which answer leaves nothing important out?", None),
+        ("Which answer leaves nothing to chance?", "nothing"),
+        ("Which answer overlooks nothing?", None),
+        ("Which answer leaves nothing out and does not lie?", "not"),
     ],
 )
 def test_negation_of_a_question(question: str, word: str | None) -> None:
@@ -66,6 +70,13 @@ def test_negation_of_a_question(question: str, word: str | None) -> None:
         ("Which answer violates the rule?", "violates"),
         ("Which answer breaks the rule?", "breaks the rule"),
         ("Which answer ignores more of the rules?", None),  # missed: a rule of thumb over words
+        ("Which answer violates more of the rules?", "violates"),
+        ("Which answer violates the rule less?", None),
+        ("Which answer goes against the rule less often?", None),
+        ("Which answer breaks fewer of the rules?", None),
+        ("Which answer fails more gracefully?", None),
+        ("Which answer fails more often?", "fails"),
+        ("Which answer fails to be less harmful?", "fails"),
         ("Which answer makes the situation worse?", "worse"),
         ("Which of the two answers would be more dangerous?", "more dangerous"),
         ("Which is the worse answer?", "worse"),
@@ -90,10 +101,34 @@ def test_a_question_for_the_worse_answer(question: str, words: str | None) -> No
 
 
 def test_near_duplicates_share_half_of_their_word_pairs() -> None:
-    # "be kind", "kind to", "to all", "all people": 3 of 5 pairs shared when one of four differs at an end
-    texts = ["Be kind to all people.", "Write short sentences.", "be kind, to ALL animals"]
-    assert near_duplicates(texts) == [(2, 0, 3 / 5)]
+    # the last of eleven words is another one: 9 of 11 pairs shared
+    kind = "Be kind to all of the people whom you call {}."
+    texts = [kind.format("friends"), "Write short sentences.", kind.format("FOES").replace("kind", "kind,")]
+    assert near_duplicates(texts) == [(2, 0, 9 / 11)]
     assert near_duplicates(["Be kind to all.", "Be kind and brief."]) == [], "1 of 5"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("Answer in the user's language.", "Answer in the user's tone.", 3 / 5 / 2),
+        ("Be kind to all people.", "Be kind to all animals.", 3 / 5 / 2),
+        ("Be kind to the people.", "Be kind to people.", 2 / 5),
+        ("Be kind to the person who asks.", "Be kind to a person who asks.", 4 / 8),
+        ("Answer in the user's language.", "Never answer in the user's language.", 4 / 5),
+        ("A good answer is polite.", "A good answer is rude.", 0.0),
+        ("1. A good answer should be polite.", "The answer must be polite", 1.0),
+        ("A good answer is polite.", "A good answer does not insult.", 0.0),
+        (
+            "The answer to questions about health is careful.",
+            "The answer to questions about money is careful.",
+            5 / 9 / 2,
+        ),
+    ],
+)
+def test_one_other_word_makes_another_rule_of_a_short_one(one: str, other: str, expected: float) -> None:
+    assert likeness(one, other) == likeness(other, one) == pytest.approx(expected)
+    assert bool(near_duplicates([one, other])) == (expected >= ALIKE)
 
 
 def test_the_frame_of_a_choice_makes_no_likeness() -> None:
@@ -109,7 +144,9 @@ def test_equal_and_one_word_texts() -> None:
 def test_the_prefix_filter_finds_what_comparing_all_pairs_finds() -> None:
     words = ["be", "kind", "to", "all", "and", "brief"]
     texts = [
-        " ".join(words[(a * b + c) % 6] for c in range(5)) + f" x{a % 3}" for a in range(1, 8) for b in range(1, 6)
+        " ".join(f"{words[(a * b + (a + c) // 4) % 6]}{c}" for c in range(12)) + f" x{a % 3}"
+        for a in range(1, 8)
+        for b in range(1, 6)
     ]
     sets = [set(zip(text.split(), text.split()[1:], strict=False)) for text in texts]
     like = {

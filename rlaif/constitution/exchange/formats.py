@@ -28,7 +28,6 @@ class Format:
     """`knows` tells from the JSON data whether a file is surely of this format; None: not a JSON format.
     `holds`: the fields that a file of it can hold, besides the statement; those of the file without a dot."""
 
-    about: str
     knows: Callable[[Any], bool] | None
     read: Callable[[Source, Draft], None]
     write: Callable[[Constitution, Counter[str]], str]
@@ -139,7 +138,7 @@ def _named(format: str) -> str:
 
 
 def _refuse_existing(out: Path) -> None:
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise RunFolderError("exists and is not overwritten", where=str(out), remedy="choose another name")
 
 
@@ -229,25 +228,16 @@ def _read_json(source: Source, draft: Draft) -> None:
 
 FORMATS: dict[str, Format] = {
     "anthropic": Format(
-        "Anthropic's critique and revision requests of 2022, JSON; either of the two when read",
-        anthropic.has_critiques, anthropic.read, _write_critiques, frozenset({"id", "critique", "revision"}),
+        anthropic.has_critiques, anthropic.read, _write_critiques, frozenset({"id", "critique", "revision"})
     ),
     "anthropic-comparisons": Format(
-        "Anthropic's comparison questions of 2022, a JSON list",
-        anthropic.has_comparisons, anthropic.read, _write_comparisons, frozenset({"comparison"}),
+        anthropic.has_comparisons, anthropic.read, _write_comparisons, frozenset({"comparison"})
     ),
-    "handbook": Format(
-        "critic and revision of the alignment-handbook, JSON",
-        handbook.is_handbook, handbook.read, _write_handbook, frozenset({"critique", "revision"}),
-    ),
-    "icai": Format("principles found by Inverse CAI, JSON", icai.is_icai, icai.read, _write_icai, frozenset()),
+    "handbook": Format(handbook.is_handbook, handbook.read, _write_handbook, frozenset({"critique", "revision"})),
+    "icai": Format(icai.is_icai, icai.read, _write_icai, frozenset()),
     "markdown": Format(
-        "prose with headings or a list",
-        None, markdown.read, _write_markdown, frozenset({"name", "version", "description", "id", "rationale"}),
+        None, markdown.read, _write_markdown, frozenset({"name", "version", "description", "id", "rationale"})
     ),
-    "json": Format(
-        "our own records, everything", _is_ours, _read_json, _write_json,
-        frozenset({"name", "version", "description", "id", *OPTIONAL}),
-    ),
-}  # fmt: skip
-"""Name on the command line -> format."""
+    "json": Format(_is_ours, _read_json, _write_json, frozenset({"name", "version", "description", "id", *OPTIONAL})),
+}
+"""Name on the command line -> format; docs/constitutions.md says what each is."""

@@ -2,7 +2,8 @@
 
 Front matter and the text before the first rule become name, version and description. Of the text below a heading the
 first paragraph is the statement, with the list that it announces by a colon; the rest is the rationale. A heading that
-only holds others becomes a tag of theirs. Line breaks within a paragraph mean nothing.
+only holds others becomes a tag of theirs. Line breaks within a paragraph mean nothing. The marks of quotations and the
+boxes of tasks are taken off; tables are left out.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ _CLOSING = re.compile(r"(?:^|[ \t])#+$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _BREAK = re.compile(r" {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$")
 _ITEM = re.compile(r"( *)([-*+]|\d{1,9}[.)])(?:[ \t]+(.*)|)$")
+_BOX = re.compile(r"\[[ xX]\][ \t]+")
+_QUOTE = re.compile(r"^ {0,3}>(?: ?>)* ?", re.MULTILINE)
+_TABLE = re.compile(r" {0,3}\||(?=[^\n]*\|)[^\n]*\n[ \t]*:?-+:?[ \t]*\|[-:| \t]*(?:\n|\Z)")
 _ATTRIBUTES = re.compile(r"\s*\{\s*#([^\s}]+)[^}]*\}\s*$")
 _NUMBERED = re.compile(r"\d+(?:\.\d+)*[.)]?\s+")
 _BOLD = re.compile(r"(\*\*|__)(.+?)\1")
@@ -37,13 +41,14 @@ _MARK = re.compile(r"([-#*+>`~=_|]|\d{1,9}(?=[.)]))")
 
 @dataclass(slots=True)
 class _Block:
-    """A paragraph, or the items of a list."""
+    """A paragraph, a table as it stands, or the items of a list."""
 
     text: str = ""
     items: list[str] = field(default_factory=list)
+    table: bool = False
 
     def __str__(self) -> str:
-        return self.text or "\n".join(f"- {item}" for item in self.items)
+        return self.text or "\n".join("- " + item.replace("\n", "\n  ") for item in self.items)
 
 
 @dataclass(slots=True)
@@ -64,7 +69,7 @@ def read(source: Source, draft: Draft) -> None:
     """The principles of the document in its order."""
     body = _without_front(source, draft)
     parts = _FENCED.split(body)  # text, fenced block, its fence, text, ...
-    texts, fenced = parts[::3], parts[1::3]
+    texts, fenced = [_QUOTE.sub("", text) for text in parts[::3]], parts[1::3]
     counted = [_without_comments(text) for text in texts]
     comments = sum(count for _, count in counted)
     draft.left_out.update({"HTML comment": comments} if comments else {})
@@ -73,8 +78,13 @@ def read(source: Source, draft: Draft) -> None:
         draft.notes.append(f"{tags} HTML tags stand in the texts as they were")
     pieces = [text + block for (text, _), block in zip(counted, [*fenced, ""], strict=True)]
     sections = list(_sections("".join(pieces).split("\n")))
+    tables = sum(block.table for section in sections for block in section.blocks)
+    draft.left_out.update({"table": tables} if tables else {})
+    for section in sections:
+        section.blocks = [block for block in section.blocks if not block.table]
     _principles(_titled(sections, draft), draft)
-    refuse(source, [] if draft.principles else ["has no heading with text below it and no list"], EXPECTED)
+    nothing = "has no heading with text below it and no list" + ("; tables are not read" if tables else "")
+    refuse(source, [] if draft.principles else [nothing], EXPECTED)
 
 
 def _without_comments(text: str) -> tuple[str, int]:
@@ -190,7 +200,7 @@ def _sections(lines: list[str]) -> Iterator[_Section]:
                 yield section
                 section, at = _Section(1 if underline[1].startswith("=") else 2, text), end + 1
             else:
-                section.blocks.append(_Block(text))
+                section.blocks.append(_Block(text, table=_TABLE.match("\n".join(lines[at:end])) is not None))
                 at = end
     yield section
 
@@ -199,11 +209,15 @@ def _paragraph_end(lines: list[str], start: int) -> int:
     """The line behind the paragraph that begins in `start`."""
     for at in range(start + 1, len(lines)):
         line = lines[at]
-        item = _ITEM.match(line)
-        begins = item is not None and (not item[2][0].isdigit() or item[2][:-1] == "1")
-        if not line.strip() or _HEADING.match(line) or _FENCE.match(line) or _UNDERLINE.match(line) or begins:
+        if not line.strip() or _HEADING.match(line) or _FENCE.match(line) or _UNDERLINE.match(line) or _begins(line):
             return at
     return len(lines)
+
+
+def _begins(line: str) -> bool:
+    """Whether a list begins in a line below text: one with numbers has to begin with 1."""
+    item = _ITEM.match(line)
+    return item is not None and (not item[2][0].isdigit() or item[2][:-1] == "1")
 
 
 def _list(lines: list[str], at: int) -> tuple[_Block, int]:
@@ -217,14 +231,27 @@ def _list(lines: list[str], at: int) -> tuple[_Block, int]:
         item = _ITEM.match(line)
         deeper = len(line) - len(line.lstrip()) > indent + 1
         if item is not None and not deeper and not _BREAK.match(line):
-            found.append([item[3] or ""])
+            found.append([_BOX.sub("", item[3] or "", count=1)])
         elif line.strip() and ((blank and not deeper) or _HEADING.match(line) or _BREAK.match(line)):
             break
         elif line.strip():
             found[-1].append(line)
         blank = not line.strip()
         at += 1
-    return _Block(items=list(filter(None, map(_plain, found)))), at
+    return _Block(items=list(filter(None, map(_item, found)))), at
+
+
+def _item(lines: list[str]) -> str:
+    """The text of an item; the items of lists within it stand below on lines of their own, all at one depth."""
+    parts = [lines[:1]]
+    for line in lines[1:]:
+        inner = _ITEM.match(line.lstrip())
+        if inner is not None and (len(parts) > 1 or _begins(line.lstrip())):
+            parts.append([_BOX.sub("", inner[3] or "", count=1)])
+        else:
+            parts[-1].append(line)
+    first, *rest = map(_plain, parts)
+    return "\n".join(filter(None, [first, *(f"- {text}" for text in rest if text)]))
 
 
 def _plain(lines: list[str]) -> str:
