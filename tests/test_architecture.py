@@ -51,10 +51,12 @@ LAYERS = {
     "impact": 8,
     "attribution": 8,
     "recover": 8,
+    "card": 8,
     "judged_run": 8,
     "cli": 9,
     "cli_constitution": 9,
     "cli_impact": 9,
+    "cli_judge": 9,
     "cli_principles": 9,
     "cli_recover": 9,
     "__main__": 9,
@@ -78,12 +80,12 @@ ROOMS = {
     "vaderSentiment": {"evaluation"},
     "jinja2": {"templates", "report"},
     "ruamel": {"yaml_io"},
-    "typer": {"cli", "cli_constitution", "cli_impact", "cli_principles", "cli_recover"},
+    "typer": {"cli", "cli_constitution", "cli_impact", "cli_judge", "cli_principles", "cli_recover"},
     "gguf": {"models"},
 }
 LIGHT = [
     "cli", "feedback", "report", "judge", "constitution", "config", "records", "store", "pipeline", "show", "impact",
-    "attribution", "recover",
+    "attribution", "recover", "card",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "sklearn"}
 
