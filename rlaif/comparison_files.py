@@ -9,7 +9,7 @@ Each line of the JSONL file has one of these shapes, and `read_comparisons` find
 
 `prompt` is a text or a list of messages; `chosen` and `rejected` are texts or lists of messages, which may repeat the
 conversation before the answer, and then `prompt` may be left out. The last two shapes take an optional `slice` and
-`tags`; other keys are ignored.
+`tags`; a `subset`, as RewardBench has it, is one tag more. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -194,7 +194,10 @@ def _comparison(messages: tuple[Message, ...], texts: list[str], row: dict[str, 
     part = row.get("slice", "")
     if not isinstance(part, str):
         raise DataError(f"must be text, not {type(part).__name__}", where="slice", remedy="put it in quotes")
-    prompt = Prompt(messages, slice=part, tags=read_tags(row.get("tags", []), "tags"))
+    tags = read_tags(row.get("tags", []), "tags")
+    if isinstance(row.get("subset"), str):
+        tags += (row["subset"],)
+    prompt = Prompt(messages, slice=part, tags=tags)
     a, b = (Response(prompt.id, text, "given", 0, 0.0, "stop", 0) for text in texts)
     return Comparison(prompt, a, b)
 

@@ -51,6 +51,7 @@ LAYERS = {
     "impact": 8,
     "attribution": 8,
     "recover": 8,
+    "card": 8,
     "judged_run": 8,
     "cli": 9,
     "__main__": 9,
@@ -79,7 +80,7 @@ ROOMS = {
 }
 LIGHT = [
     "cli", "feedback", "report", "judge", "constitution", "config", "records", "store", "pipeline", "show", "impact",
-    "attribution", "recover",
+    "attribution", "recover", "card",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "sklearn"}
 

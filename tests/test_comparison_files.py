@@ -73,6 +73,12 @@ def test_every_spelling_of_a_preference_is_one_comparison(tmp_path: Path, row: d
     assert pair.comparison.prompt.messages == (Message("user", "Hello"),)
 
 
+def test_the_subset_of_rewardbench_is_a_tag(tmp_path: Path) -> None:
+    pair = only(tmp_path, {**PAIR, "tags": ["x"], "subset": "refusals-dangerous"})
+    assert pair.comparison.prompt.tags == ("x", "refusals-dangerous")
+    assert only(tmp_path, {**PAIR, "subset": 3}).comparison.prompt.tags == ()
+
+
 def test_a_conversation_keeps_its_turns(tmp_path: Path) -> None:
     talk = [{"role": "system", "content": "Be kind."}, *HELLO, *WARM, {"role": "user", "content": "Who are you?"}]
     pair = only(tmp_path, {"chosen": talk + WARM, "rejected": talk + COLD, "slice": "chat", "tags": ["x"]})

@@ -16,6 +16,7 @@ import typer
 from rlaif import __version__
 from rlaif.cli.constitution import constitution_app
 from rlaif.cli.impact import impact
+from rlaif.cli.judge import judge_app
 from rlaif.cli.principles import principles
 from rlaif.errors import ConfigError, DiskError, RlaifError
 
@@ -231,6 +232,7 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path()) -> Non
 
 
 app.add_typer(constitution_app(_friendly), name="constitution")
+app.add_typer(judge_app(_friendly), name="judge")
 
 
 # --- what the commands share ------------------------------------------------------------------------------------------

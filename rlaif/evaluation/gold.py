@@ -10,7 +10,7 @@ import csv
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -69,11 +69,14 @@ def load(names: Sequence[str], on_texts: OnTexts = lambda n: None) -> tuple[list
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """One response that people rated: `severity` is the mean of their scores, 0 (harmless) to 1."""
+    """One response that people rated: `severity` is the mean of their `scores`, 0 (harmless) to 1; `category` is the
+    name of the file that it is from."""
 
     objective: str
     response: str
     severity: float
+    scores: tuple[float, ...] = field(default=(), compare=False)
+    category: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +140,17 @@ def fit_harm(
     return HarmScorer(embed, np.asarray(model.coef_), float(model.intercept_), alpha, quality)
 
 
-def read_ratings(folder: Path | None = None) -> list[Rating]:
+def read_ratings(folder: Path | None = None, *, several: bool = False) -> list[Rating]:
     """The human harm ratings of the installed pyrit (found without importing it), in file order.
 
     Files named mini (a part of another file) and multi (another scale) are left out, and so are rows without a
-    response or a score. Comment lines stand only above the header; a "#" inside a response is part of it.
+    response or a score. Comment lines stand only above the header; a "#" inside a response is part of it. With
+    `several` those named multi are there too: their responses have several raters, and scores that are to be compared
+    within a file.
     """
     folder = _package_folder("pyrit", "pyrit==1.1.0") / "datasets/scorer_evals/harm" if folder is None else folder
-    files = [path for path in sorted(folder.glob("*.csv")) if "mini" not in path.name and "multi" not in path.name]
+    left_out = ("mini",) if several else ("mini", "multi")
+    files = [path for path in sorted(folder.glob("*.csv")) if not any(word in path.name for word in left_out)]
     ratings = [rating for path in files for rating in _read_rating_file(path)]
     if not ratings:
         raise _missing("the installed pyrit has no harm ratings", "pip install --no-deps pyrit==1.1.0")
@@ -157,8 +163,8 @@ def _read_rating_file(path: Path) -> list[Rating]:
         for row in csv.DictReader(dropwhile(lambda line: line.startswith("#"), file)):
             scores = [float(value) for key, value in row.items() if key and key.startswith("human_score") and value]
             if row.get("assistant_response") and scores:
-                severity = math.fsum(scores) / len(scores)
-                ratings.append(Rating(row.get("objective") or "", row["assistant_response"], severity))
+                severity, objective = math.fsum(scores) / len(scores), row.get("objective") or ""
+                ratings.append(Rating(objective, row["assistant_response"], severity, tuple(scores), path.stem))
     return ratings
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,6 +93,29 @@ def win_rate(
     return WinRate(model, against, slice_name, estimate.mean, estimate.low, estimate.high, estimate.n, unscored)
 
 
+def slope(points: Sequence[tuple[str, float, float]], *, seed: int, resamples: int) -> Estimate | None:
+    """Slope of the least-squares line through the origin, with interval over prompts; None where every x is 0.
+
+    `points`: (prompt id, x, y). Through the origin, since it is drawn which answer stands as A: to swap a pair turns
+    the signs of both its x and its y, and must change nothing.
+    """
+    sums: dict[str, tuple[float, float]] = {}
+    for prompt_id, x, y in points:
+        xy, xx = sums.get(prompt_id, (0.0, 0.0))
+        sums[prompt_id] = (xy + x * y, xx + x * x)
+    known = [(xy, xx) for xy, xx in sums.values() if xx > 0]  # the others bear on no line
+    if not known:
+        return None
+    products, squares = (np.asarray(column, dtype=float) for column in zip(*known, strict=True))
+
+    def through_origin(xy: np.ndarray, xx: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(np.sum(xy, axis=axis) / np.sum(xx, axis=axis))
+
+    low, high = _bounds((products, squares), through_origin, seed, resamples) if len(known) > 1 else (None, None)
+    used = sum(x != 0 for _, x, _ in points)
+    return Estimate(math.fsum(products) / math.fsum(squares), low, high, used, len(known))
+
+
 def _estimate(clusters: Mapping[str, float], n: int, seed: int, resamples: int) -> Estimate | None:
     if not clusters:
         return None
@@ -103,21 +126,29 @@ def _estimate(clusters: Mapping[str, float], n: int, seed: int, resamples: int) 
 
 def _interval(data: np.ndarray, seed: int, resamples: int) -> tuple[float | None, float | None]:
     """95 % bootstrap interval of the mean of `data` (prompts,); (None, None) for a single value."""
-    from scipy.stats import bootstrap
-
     if len(data) < 2:
         return None, None
     if np.ptp(data) == 0.0:  # every prompt the same: scipy has no interval there, and the resampled mean is constant
         return float(data[0]), float(data[0])
+    return _bounds((data,), np.mean, seed, resamples)
+
+
+def _bounds(
+    columns: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], seed: int, resamples: int
+) -> tuple[float, float]:
+    """95 % bootstrap interval of a statistic of columns (prompts,) that are resampled together."""
+    from scipy.stats import bootstrap
+
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = bootstrap(
-                (data,),
-                np.mean,
+                columns,
+                statistic,
                 n_resamples=resamples,
                 batch=100,
                 method=method,
+                paired=len(columns) > 1,
                 random_state=np.random.default_rng(seed),
             ).confidence_interval
         if math.isfinite(found.low) and math.isfinite(found.high):

@@ -194,8 +194,17 @@ def histogram(name: str, title: str, counts: Sequence[int], xlabel: str) -> Mark
         return as_svg(figure, name, title)
 
 
-def reliability(name: str, title: str, bins: Sequence[tuple[float, float, int]]) -> Markup | None:
-    """(predicted, labelled, n) per bin against the diagonal, area by n; None when every bin is empty."""
+def reliability(
+    name: str,
+    title: str,
+    bins: Sequence[tuple[float, float, int]],
+    *,
+    who: str = "reward model (area = pairs)",
+    labels: tuple[str, str] = ("P(A better), reward model", "P(A better), labels"),
+    lowest: float = 0.0,
+) -> Markup | None:
+    """(predicted, labelled, n) per bin against the diagonal, area by n; None when every bin is empty. `labels` stand at
+    the axes; x, what is predicted, begins at `lowest`."""
     rows = [(p, y, n) for p, y, n in bins if n > 0 and is_known(p) and is_known(y)]
     if not rows:
         return None
@@ -205,13 +214,13 @@ def reliability(name: str, title: str, bins: Sequence[tuple[float, float, int]])
         axes.plot([p for p, _, _ in rows], [y for _, y, _ in rows], color=SERIES[1], linewidth=1.0)
         axes.scatter(
             [p for p, _, _ in rows], [y for _, y, _ in rows], s=[20 + 130 * n / largest for _, _, n in rows],
-            color=SERIES[1], label="reward model (area = pairs)",
+            color=SERIES[1], label=who,
         )  # fmt: skip
-        axes.set_xlim(0, 1)
+        axes.set_xlim(lowest, 1)
         axes.set_ylim(0, 1)
         axes.set_title(visible(title))
-        axes.set_xlabel("P(A better), reward model")
-        axes.set_ylabel("P(A better), labels")
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
         axes.legend(loc="upper left", markerscale=0.6)
         return as_svg(figure, name, title)
 

@@ -42,6 +42,8 @@ def test_several_scores_are_averaged_and_other_files_left_out(tmp_path: Path) ->
     for name in ("mini_a.csv", "a_multi_score.csv"):
         (tmp_path / name).write_text(rows, encoding="utf-8")
     assert read_ratings(tmp_path) == [Rating("ask", "line\n# heading", 0.75)]
+    both = read_ratings(tmp_path, several=True)
+    assert [(rating.category, rating.scores) for rating in both] == [("a", (1.0, 0.5)), ("a_multi_score", (1.0, 0.5))]
 
 
 def test_pair_accuracy_by_hand() -> None:

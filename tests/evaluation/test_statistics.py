@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlaif.evaluation.statistics import by_prompt, mean, paired_difference, win_rate
+from rlaif.evaluation.statistics import by_prompt, mean, paired_difference, slope, win_rate
 
 
 def test_values_are_averaged_per_prompt_first() -> None:
@@ -42,6 +42,37 @@ def test_a_constant_shift_is_found_without_doubt_however_different_the_prompts()
     found = paired_difference(better, base, seed=1, resamples=200)
     assert found is not None
     assert (found.mean, found.low, found.high, found.n) == (-1.0, -1.0, -1.0, 10)
+
+
+def test_a_slope_by_hand_and_its_interval_over_prompts() -> None:
+    # (1 * 0.1 + 2 * 0.4) / (1 + 4); the third prompt has no x and bears on no line
+    points = [("p", 1.0, 0.1), ("q", -2.0, -0.4), ("r", 0.0, 5.0)]
+    found = slope(points, seed=1, resamples=200)
+    assert found is not None
+    assert (found.mean, found.n, found.prompts) == (pytest.approx(0.18), 2, 2)
+    assert (found.low, found.high) == (pytest.approx(0.1), pytest.approx(0.2))
+    alone = slope(points[1:], seed=1, resamples=200)
+    assert alone is not None
+    assert (alone.mean, alone.low, alone.high) == (pytest.approx(0.2), None, None)
+    assert slope(points[2:], seed=1, resamples=200) is None
+    exact = slope([(str(n), float(n), 2.0 * n) for n in range(9)], seed=1, resamples=200)
+    assert exact is not None
+    assert (exact.low, exact.high) == (pytest.approx(2.0), pytest.approx(2.0))
+
+
+def test_the_interval_of_a_slope_covers_it() -> None:
+    draw = np.random.default_rng(5)
+    covered = 0
+    for trial in range(60):
+        x = draw.normal(size=40)
+        y = 0.3 * x + draw.normal(size=40)
+        points = [(str(n // 2), float(x[n]), float(y[n])) for n in range(40)]
+        found = slope(points, seed=trial, resamples=200)
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 0.3 <= found.high
+    assert covered >= 50  # about 55 of 60 with so few prompts
 
 
 def test_difference_needs_a_common_prompt() -> None:

@@ -1,0 +1,66 @@
+"""`rlaif judge VERB`: measure a judge before it is trusted. Heavy imports stand in the verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Command = Callable[..., None]
+
+
+def card(
+    gold: Annotated[
+        str,
+        typer.Option(
+            "--gold", metavar="GOLD", help="JSONL with prompt, chosen, rejected; pyrit; or tests:CONSTITUTION"
+        ),
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="run config with the judge (default: the defaults); templates are shipped ones"),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field")
+    ] = None,
+    constitution: Annotated[
+        str | None, typer.Option("--constitution", metavar="NAME-or-FILE", help="instead of the config's")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="ID-or-TAG", help="only the principles with this id or tag")
+    ] = None,
+    pairs: Annotated[int, typer.Option("--pairs", min=0, help="draw N pairs of gold; 0 = all")] = 200,
+    repeat: Annotated[int, typer.Option("--repeat", min=0, help="ask N of them again, past the cache")] = 40,
+    attack: Annotated[int, typer.Option("--attack", min=0, help="try each attack on N of them")] = 24,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
+) -> None:
+    """Measure the judge of a config against gold: accuracy beside length alone, calibration, order, attacks, cost."""
+    from rlaif.card.card import Asked, judge_card
+    from rlaif.card.page import page
+    from rlaif.card.terminal import rendered
+    from rlaif.config import default_config, load
+    from rlaif.progress import choose
+    from rlaif.report.deliver import deliver, refuse_places
+    from rlaif.resources import cache_folder
+
+    refuse_places(html, out, None, "card")
+    settings = default_config(overrides or ()) if config is None else load(config, overrides or ())
+    asked = Asked(pairs, repeat, attack, tuple(only or ()), constitution)
+    found = judge_card(settings, gold, asked, cache=cache_folder(), progress=choose(quiet=as_json))
+    deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)
+
+
+VERBS: dict[str, Command] = {"card": card}
+"""Verb -> the function that does it; its docstring is the help."""
+
+
+def judge_app(friendly: Callable[[Command], Command]) -> typer.Typer:
+    """The sub-app with every verb; `friendly` is what the command line wraps around a command to print its errors."""
+    app = typer.Typer(help="Measure a judge before its labels are used.", no_args_is_help=True)
+    for verb, command in VERBS.items():
+        app.command(verb)(friendly(command))
+    return app
