@@ -227,7 +227,8 @@ def test_a_judge_that_sees_no_difference_gives_one_half_and_is_opened_last(tmp_p
     evaluate.run(context_in(tmp_path, log, settings=config("contrast")))
     rates = summary_in(tmp_path)["win_rates"]
     assert len(rates) == 6
-    assert all((w["rate"], w["low"], w["high"], w["unscored"]) == (0.5, 0.5, 0.5, 0) for w in rates)
+    assert all((w["rate"], w["unscored"]) == (0.5, 0) for w in rates)
+    assert all(w["low"] < 0.5 < w["high"] for w in rates), "a few ties are no certainty"
     names = [name for name, what, _ in log if what == "open"]
     assert names == ["base", "ppo", "sft", "judge"]
 
