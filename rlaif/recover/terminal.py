@@ -40,7 +40,9 @@ def rendered(found: Recovery) -> Iterator[RenderableType]:
     if found.proposals is not None:
         yield _text(_proposed(found.proposals))
     for cluster in found.clusters:
-        how = "wording" if cluster.alike == "wording" else f"verdicts (on average within {SAME_VERDICTS:g})"
+        how = (
+            "wording" if cluster.alike == "wording" else f"verdicts (at one scale, within {SAME_VERDICTS:g} on average)"
+        )
         yield _text(f"alike in {how}: {cluster.kept} stands for {', '.join(cluster.dropped)}", "dim")
     if found.against is not None:
         yield from _against(found.against)

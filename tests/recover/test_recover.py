@@ -53,6 +53,14 @@ def test_the_principles_that_made_the_labels_are_recovered_exactly(tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize("scale", [20.0, 100.0])
+def test_a_judge_that_hardly_dares_to_prefer_finds_the_principle_too(tmp_path: Path, scale: float) -> None:
+    file = labels(tmp_path / "labels.jsonl", by("trait-3"))
+    found = recovered(file, Asked((constitution(tmp_path / "pool.yaml"),)), f"judge.scale={scale}")
+    assert ids(found) == ["trait-3"]
+    assert found.clusters == ()
+
+
 def test_a_coin_is_not_explained(tmp_path: Path) -> None:
     """One coin in twenty is, by design (tests/recover/test_select.py); this one is not."""
     file = labels(tmp_path / "labels.jsonl", coin, comparisons(40, 3))
