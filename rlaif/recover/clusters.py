@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from rlaif.constitution.wording import near_duplicates
-from rlaif.recover.candidates import Candidate
+from rlaif.recover.candidates import Candidate, bare
 
 SAME_VERDICTS = 0.05
 """Mean |P - P'| over the training pairs up to which two candidates behave alike, once the log-odds of either have 1 as
@@ -30,7 +30,9 @@ class Cluster:
 
 def by_wording(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Cluster]]:
     """The candidates without those whose statement is nearly that of another one, and what was dropped."""
-    pairs = [(later, earlier) for later, earlier, _ in near_duplicates([c.principle.statement for c in candidates])]
+    pairs = [
+        (later, earlier) for later, earlier, _ in near_duplicates([bare(c.principle.statement) for c in candidates])
+    ]
     return _grouped(candidates, pairs, "wording")
 
 

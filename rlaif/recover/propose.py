@@ -18,6 +18,7 @@ from rlaif.comparison_files import GivenPair
 from rlaif.constitution.wording import near_duplicates
 from rlaif.lm.protocol import GenerateRequest, LanguageModel
 from rlaif.records import Failure, Message, Prompt, record_seed
+from rlaif.recover.candidates import bare
 from rlaif.templates import Template
 
 GROUP = 3
@@ -36,11 +37,14 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """What came of asking: distinct statements, how many questions were asked, and what could not be used."""
+    """What came of asking: distinct statements, how many questions were asked, and what could not be used. `alike`
+    statements are left out because one of the others says nearly the same, `spare` ones because there were enough."""
 
     statements: tuple[str, ...]
     asked: int
     failures: tuple[Failure, ...]
+    alike: int = 0
+    spare: int = 0
 
 
 def propose(
@@ -63,9 +67,10 @@ def propose(
         found, unusable = statements_of(whole, cut=reply.finish == "length", shown=request.messages[-1].content)
         statements += found
         failures += unusable
-    repeated = {later for later, _, _ in near_duplicates(statements)}
+    repeated = {later for later, _, _ in near_duplicates([bare(statement) for statement in statements])}
     kept = [statement for place, statement in enumerate(statements) if place not in repeated]
-    return Proposals(tuple(kept[:number]), len(requests), tuple(failures))
+    spare = max(0, len(kept) - number)
+    return Proposals(tuple(kept[:number]), len(requests), tuple(failures), len(repeated), spare)
 
 
 def statements_of(reply: str, *, cut: bool, shown: str = "") -> tuple[list[str], list[Failure]]:

@@ -144,8 +144,12 @@ def _figures(tried: Tried) -> tuple[str, str, str]:
 def _proposed(proposals: Proposals) -> str:
     failed = Counter(failure.kind for failure in proposals.failures)
     lines = ", ".join(f"{n} {kind}" for kind, n in failed.items())
-    unusable = f"; unusable lines: {lines}, the first because {proposals.failures[0].reason}" if lines else ""
-    head = f"{_count(len(proposals.statements), 'statement')} from {_count(proposals.asked, 'question')}{unusable}"
+    left = [
+        f"{n} {why}" for n, why in ((proposals.alike, "nearly the same"), (proposals.spare, "beyond --propose")) if n
+    ]
+    head = f"{_count(len(proposals.statements), 'statement')} from {_count(proposals.asked, 'question')}"
+    head += f"; left out: {', '.join(left)}" if left else ""
+    head += f"; unusable lines: {lines}, the first because {proposals.failures[0].reason}" if lines else ""
     return "\n".join([f"proposed: {head}", *(f"  + {statement}" for statement in proposals.statements)])
 
 
@@ -163,7 +167,9 @@ def _against(against: Against) -> Iterator[RenderableType]:
             table.add_row(_text(match.id), _near(match.wording), _near(match.behaviour))
         yield table
         yield _text(
-            f"covered: half of the word pairs shared, or the same answer preferred on {COVERED:.0%} of the pairs", "dim"
+            "covered: half of the word pairs shared and the same answer preferred more often than not, or the same "
+            f"answer preferred on {COVERED:.0%} of the pairs",
+            "dim",
         )
     else:
         yield _text(f"every principle of {against.name} is covered by a recovered one")

@@ -82,6 +82,14 @@ def test_what_the_model_proposed_can_be_read(folder: Path) -> None:
     assert "  + A good answer is [red]brief[/red] and kind.\n" in result.stdout
 
 
+def test_proposals_that_were_left_out_are_counted(folder: Path) -> None:
+    reply = "is brief and kind.\n2. Is kind.\n3. A good answer is brief and kind\n4. Ask back when it is unclear"
+    (folder / "rules.jsonl").write_text(json.dumps({"match": "Preferred", "reply": reply}) + "\n")
+    words = ("--propose", "1", "--set", f"judge.source={folder / 'rules.jsonl'}")
+    shown = " ".join(rlaif(folder, *words).stdout.split())
+    assert "proposed: 1 statement from 1 question; left out: 1 nearly the same, 1 beyond --propose; unusable" in shown
+
+
 def test_chance_that_was_kept_is_called_chance(folder: Path) -> None:
     """The training labels are those of trait-0, the held-out ones their opposite."""
     pairs = comparisons(24, 2)

@@ -15,6 +15,8 @@ from rlaif.comparison_files import GivenPair, read_comparisons
 from rlaif.errors import DataError
 from rlaif.lm.protocol import GenerateRequest, Generation
 from rlaif.lm.scripted import ScriptedModel
+from rlaif.recover.candidates import of_statements
+from rlaif.recover.clusters import by_wording
 from rlaif.recover.propose import MAX_QUOTED, MAX_WORDS, propose, statements_of
 from rlaif.recover.recover import Asked
 from rlaif.templates import load_template
@@ -120,6 +122,16 @@ def test_replies_that_say_the_same_are_one_candidate_and_failures_are_counted(tm
     found = propose(given_pairs(tmp_path), 6, model, load_template("propose"), seed=0)
     assert found.statements == ()
     assert Counter(failure.kind for failure in found.failures) == {"empty": 2}
+
+
+def test_rules_are_not_alike_for_the_words_that_the_template_has_them_begin_with(tmp_path: Path) -> None:
+    told = ("is polite.", "is rude.", "should be short.", "Is polite", "names its sources.")
+    reply = "\n".join([told[0], *(f"{n}. A good answer {text}" for n, text in enumerate(told[1:], 2))])
+    found = propose(given_pairs(tmp_path), 3, Seen(reply), load_template("propose"), seed=0)
+    assert found.statements == ("A good answer is polite.", "A good answer is rude.", "A good answer should be short.")
+    assert (found.alike, found.spare) == (1, 1)
+    candidates = of_statements(found.statements)
+    assert by_wording(candidates) == (candidates, [])
 
 
 def test_a_proposed_principle_is_tried_like_any_other(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_what_the_truth_lacks_is_not_covered(tmp_path: Path) -> None:
 
 
 def test_near_duplicates_are_judged_once_and_twins_in_behaviour_kept_once(tmp_path: Path) -> None:
-    reworded = replace(POOL[3], id="again", statement=POOL[3].statement.replace("first", "at first"))
+    reworded = replace(POOL[3], id="again", statement=POOL[3].statement.upper().replace("FIRST", "- FIRST"))
     twin = replace(POOL[3], id="twin", statement="Something else altogether, in other words.")
     pool = constitution(tmp_path / "pool.yaml", [reworded, *POOL, twin])
     model = ScriptedModel(score=score)
