@@ -92,7 +92,7 @@ def _kept(found: Recovery) -> Iterator[RenderableType]:
                 _text(f"{principle.id}\n({kept.candidate.origin})"),
                 _text(principle.statement + made),
                 f"{kept.step.gain:.3f}",
-                "-" if alone is None else percent(alone.mean),
+                _share(alone, found.pairs["held_out"]),
             )
         yield table
         if any(kept.candidate.contrast_made for kept in found.kept):
@@ -112,7 +112,8 @@ def _accuracies(found: Recovery) -> Table:
         style = "bold" if place == 0 and found.kept else ""
         held = row.held_out
         bounds = "-" if held is None else percents(held.low, held.high)
-        table.add_row(_text(row.name), _share(row.training), _share(held), bounds, style=style)
+        shares = (_share(rate, found.pairs[half]) for rate, half in ((row.training, "training"), (held, "held_out")))
+        table.add_row(_text(row.name), *shares, bounds, style=style)
     return table
 
 
@@ -121,8 +122,11 @@ def _beats_a_coin(row: Row) -> bool:
     return row.held_out is not None and row.held_out.low is not None and row.held_out.low > 0.5
 
 
-def _share(found: Estimate | None) -> str:
-    return "-" if found is None else percent(found.mean)
+def _share(found: Estimate | None, pairs: int) -> str:
+    """The rate, and on how many pairs it is where not all have a verdict."""
+    if found is None:
+        return "-"
+    return percent(found.mean) if found.n == pairs else f"{percent(found.mean)} ({found.n:,} of {pairs:,})"
 
 
 def _tried(found: Recovery) -> Table:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from rlaif.comparison_files import read_comparisons
-from rlaif.errors import ConfigError, ConstitutionError, DataError
+from rlaif.errors import ConfigError, ConstitutionError, DataError, ModelError
+from rlaif.lm.protocol import ResponseLogprobs, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.records import Comparison, Principle
+from rlaif.records import Comparison, Failure, Principle
 from rlaif.recover.recover import Asked, Recovery
 from rlaif.recover.split import split_labels
+from rlaif.recover.terminal import rendered
 from tests.recover.cases import POOL, TRAITS, coin, comparisons, constitution, labels, recovered, score, strength
 
 
@@ -106,6 +111,46 @@ def test_near_duplicates_are_judged_once_and_twins_in_behaviour_kept_once(tmp_pa
         ("again", ("twin",), "behaviour"),
     }
     assert model.usage.calls == 13 * 40 * 4 + 40 * 4  # 13 candidates in training, one held out; 2 answers, 2 contexts
+
+
+class Failing(ScriptedModel):
+    """A judge whose server goes down for answers that contain one of `lost`."""
+
+    def __init__(self, *lost: str) -> None:
+        super().__init__(score=score)
+        self.lost = lost
+
+    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
+        down = ResponseLogprobs(None, Failure("backend", "server down"))
+        return [
+            down if any(word in request.response for word in self.lost) else said
+            for request, said in zip(requests, super().response_logprobs(requests), strict=True)
+        ]
+
+
+def test_a_judge_that_says_nothing_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    file, pool = labels(tmp_path / "labels.jsonl", coin), constitution(tmp_path / "pool.yaml")
+    with pytest.raises(ModelError, match=r"gave no verdict on any pair.*\(backend\): server down"):
+        recovered(file, Asked((pool,)), model=Failing("one", "two"))
+
+
+def test_missing_verdicts_are_told_and_every_rate_says_how_many_pairs_it_is_of(tmp_path: Path) -> None:
+    """Without the second pair of every prompt half of the verdicts are missing; without one answer of 80, few."""
+    file, pool = labels(tmp_path / "labels.jsonl", by("trait-3")), constitution(tmp_path / "pool.yaml", POOL[3:4])
+    half = recovered(file, Asked((pool,)), model=Failing(" 1"))
+    (note,) = half.notes
+    missing, number = (int(n) for n in re.findall(r"no verdict in (\d+) of (\d+)", note)[0])
+    assert number == 80
+    assert missing == sum(" 1" in pair.a.text for pair in comparisons())
+    assert "the first (backend) because: server down" in note
+    held = half.rows[0].held_out
+    assert held is not None
+    console = Console(file=StringIO(), width=160)
+    for block in rendered(half):
+        console.print(block)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"100.0\u00a0% ({held.n} of 40)" in shown
+    assert recovered(file, Asked((pool,)), model=Failing("one 7 0")).notes == ()
 
 
 def test_keep_ends_the_search(tmp_path: Path) -> None:
