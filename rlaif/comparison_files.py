@@ -43,7 +43,8 @@ _SHAPES = "write prompt, chosen and rejected; or prompt, response_a and response
 @dataclass(frozen=True, slots=True)
 class GivenPair:
     """One line of the file. `prob_a` is what the file says, None if it says nothing (for a label of ours that failed,
-    with the `failure`); `verdicts` and `constitution_hash` come with labels of ours. `line` counts from 1."""
+    with the `failure`); `verdicts` and `constitution_hash` come with labels of ours. `line` counts from 1. `group` is
+    one for pairs whose prompts are to be taken as one; it is the prompt's id where nobody says otherwise."""
 
     comparison: Comparison
     prob_a: float | None
@@ -51,6 +52,11 @@ class GivenPair:
     verdicts: tuple[Verdict, ...] = ()
     failure: Failure | None = None
     constitution_hash: str = ""
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.comparison.prompt.id)
 
 
 @dataclass(frozen=True, slots=True)

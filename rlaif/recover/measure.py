@@ -83,7 +83,7 @@ def share(predicted: Predicted, pairs: Sequence[GivenPair]) -> float | None:
 def _right(predicted: Predicted, pairs: Sequence[GivenPair]) -> list[Keyed]:
     """(prompt, 1 where the prediction prefers what the label does, 0 where the other answer) of each pair."""
     return [
-        (pair.comparison.prompt.id, None if p is None else 1 - abs(preferred(p) - preferred(pair.prob_a)))
+        (pair.group, None if p is None else 1 - abs(preferred(p) - preferred(pair.prob_a)))
         for pair, p in zip(pairs, predicted, strict=True)
         if pair.prob_a is not None
     ]

@@ -117,7 +117,7 @@ def _groups(pairs: Sequence[GivenPair], number: int) -> list[list[GivenPair]]:
     """
     by_prompt: dict[str, list[GivenPair]] = {}
     for pair in sorted(pairs, key=lambda pair: (-abs((pair.prob_a or 0.0) - 0.5), pair.comparison.id)):
-        by_prompt.setdefault(pair.comparison.prompt.id, []).append(pair)
+        by_prompt.setdefault(pair.group, []).append(pair)
     rounds = max((len(group) for group in by_prompt.values()), default=0)
     ordered = [group[turn] for turn in range(rounds) for _, group in sorted(by_prompt.items()) if turn < len(group)]
     size = min(GROUP, len(by_prompt)) or 1

@@ -142,7 +142,7 @@ def recover(
             training = bench.hear([c.principle for c in distinct], split.training, task)
         _refuse_silence(training, labels, bench.name)
         chosen_from, same = by_behaviour(distinct, training.probs)
-        selection = _select(training.only([c.principle.id for c in chosen_from]), asked.keep, config.seed)
+        selection = select_principles(training.only([c.principle.id for c in chosen_from]), asked.keep, config.seed)
 
         # 3. The same on prompts that the choice did not see, beside simpler explanations.
         named = [step.id for step in selection.steps] or ([selection.refused.id] if selection.refused else [])
@@ -231,9 +231,10 @@ def _judge_of(config: RunConfig, cache: Path) -> LanguageModel:
     return open_model.open_judge(config.judge, config.model, cache)
 
 
-def _select(evidence: Evidence, keep: int, seed: int) -> Selection:
+def select_principles(evidence: Evidence, keep: int, seed: int) -> Selection:
+    """The few principles of the evidence that explain the labels of its pairs; every pair has one."""
     labels = np.asarray([pair.prob_a for pair in evidence.pairs], dtype=float)
-    prompts = [pair.comparison.prompt.id for pair in evidence.pairs]
+    prompts = [pair.group for pair in evidence.pairs]
     ids = [principle.id for principle in evidence.principles]
     return forward(ids, evidence.probs, labels, prompts, keep=keep, seed=record_seed(seed, "recover", "chance"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from rlaif.comparison_files import GivenPair
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.progress import Silent
-from rlaif.recover.evidence import Bench
+from rlaif.recover.evidence import Bench, Evidence
+from rlaif.recover.recover import select_principles
 from rlaif.recover.select import MIN_SHARE, forward, log_loss
 from tests.recover.cases import POOL, comparisons, score, settings
 
@@ -60,6 +62,16 @@ def test_pairs_of_one_prompt_that_are_alike_are_not_counted_as_many() -> None:
     right_on_seven = np.where(np.arange(200) < 140, 0.2 + 0.6 * labels, 0.8 - 0.6 * labels)[None]
     for prompts, kept in (([f"p{n // 20}" for n in range(200)], 0), ([f"p{n}" for n in range(200)], 1)):
         assert len(forward(["s"], right_on_seven, labels, prompts, keep=1, seed=0).steps) == kept
+
+
+def test_chance_turns_round_all_pairs_of_a_group_of_prompts() -> None:
+    """The same ten prompts, each in twenty spellings: these are 200 prompts of one pair, in ten groups."""
+    told = np.repeat(np.array([1.0, 0.0] * 5), 20)
+    probs = np.where(np.arange(200) < 140, 0.2 + 0.6 * told, 0.8 - 0.6 * told)[None]
+    given = [GivenPair(pair, float(p), n) for n, (pair, p) in enumerate(zip(comparisons(200, 1), told, strict=True))]
+    for pairs, kept in (([replace(p, group=f"g{n // 20}") for n, p in enumerate(given)], 0), (given, 1)):
+        evidence = Evidence(tuple(pairs), POOL[:1], {POOL[0].id: []}, probs)
+        assert len(select_principles(evidence, 1, 0).steps) == kept
 
 
 def test_what_is_needed_is_a_share_of_what_there_is_to_explain() -> None:
