@@ -7,15 +7,16 @@ Each line of the JSONL file has one of these shapes, and `read_comparisons` find
     {"prompt": ..., "chosen": ..., "rejected": ...}               TRL's preference format
     {"prompt": ..., "response_a": "...", "response_b": "...", "prob_a": 0.8}      or "label": "a" | "b" | "tie"
 
-`prompt` is a text or a list of messages; `chosen` and `rejected` are texts or lists of messages, which may repeat the
-conversation before the answer, and then `prompt` may be left out. The last two shapes take an optional `slice` and
-`tags`; other keys are ignored.
+The prompt and the answers are texts, lists of messages or transcripts ("\\n\\nHuman: ...\\n\\nAssistant: ...", as in
+hh-rlhf). Answers may repeat the conversation before them; where it is in messages or a transcript, `prompt` is not
+needed. The last two shapes take an optional `slice` and `tags`; other keys are ignored.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from rlaif.records import (
     PreferenceLabel,
     Prompt,
     Response,
+    Role,
     Verdict,
     content_id,
     from_json,
@@ -37,6 +39,10 @@ from rlaif.records import (
 MOST_TOLD = 20
 """Problems and repeated lines that are named; of more only the number is told."""
 LABELS = {"a": 1.0, "b": 0.0, "tie": 0.5}
+FEW_WORDS = 5
+"""From so many words on, a prompt with which both answers begin is one that they repeat."""
+_TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
+_TURN = re.compile(r"\n\n(Human|Assistant):")
 _SHAPES = "write prompt, chosen and rejected; or prompt, response_a and response_b with prob_a or label"
 
 
@@ -125,8 +131,8 @@ def _pair(row: dict[str, Any], line: int) -> GivenPair:
     if "chosen" in row and "rejected" in row:
         return _preference(row, line)
     if "response_a" in row and "response_b" in row:
-        texts = [filled_text(row[key], key, "an answer") for key in ("response_a", "response_b")]
-        return GivenPair(_comparison(_prompt(row), texts, row), _given_probability(row), line)
+        prompt, *texts = _conversation(row, ("response_a", "response_b"))
+        return GivenPair(_comparison(prompt, texts, row), _given_probability(row), line)
     known = {"prompt", "chosen", "rejected", "response_a", "response_b", "comparison"}
     found = ", ".join(sorted(known & row.keys()))
     raise DataError(f"is no comparison{f', it has only {found}' if found else ''}", remedy=_SHAPES)
@@ -134,64 +140,100 @@ def _pair(row: dict[str, Any], line: int) -> GivenPair:
 
 def _preference(row: dict[str, Any], line: int) -> GivenPair:
     """A line with `chosen` and `rejected`; the hash of the two, whichever is chosen, says which one stands as A."""
-    if "prompt" in row:
-        prompt = _prompt(row)
-        chosen, rejected = (_answer(row[key], key, prompt) for key in ("chosen", "rejected"))
-    else:
-        prompt, chosen, rejected = _implicit(row)
+    prompt, chosen, rejected = _conversation(row, ("chosen", "rejected"))
     first, second = sorted((chosen, rejected))
     swapped = int(content_id("places", prompt, first, second), 16) % 2 == 1
     texts = [second, first] if swapped else [first, second]
     return GivenPair(_comparison(prompt, texts, row), float(texts[0] == chosen), line)
 
 
-def _implicit(row: dict[str, Any]) -> tuple[tuple[Message, ...], str, str]:
-    """The conversation that `chosen` and `rejected` share and their last messages, for a line without a prompt."""
-    sides = []
-    for key in ("chosen", "rejected"):
-        if not isinstance(row[key], list):
-            raise DataError(
-                "there is no prompt, and only lists of messages can bring it along",
-                where=key,
-                remedy="add the prompt; of texts that repeat it, keep the answer alone",
-            )
-        messages = read_messages(row[key], key)
-        if messages[-1].role != "assistant":
-            raise DataError("does not end with the assistant's answer", where=key, remedy="add the answer")
-        sides.append(messages)
-    chosen, rejected = sides
-    if chosen[:-1] != rejected[:-1]:
+def _conversation(row: dict[str, Any], keys: tuple[str, str]) -> tuple[tuple[Message, ...], str, str]:
+    """The prompt of a line and its two answers, which may repeat the prompt or bring it along."""
+    sides = [_side(row[key], key) for key in keys]
+    prompt = _prompt(row["prompt"]) if "prompt" in row else _implicit(row, keys, sides)
+    first, second = (_answer(side, key, prompt) for side, key in zip(sides, keys, strict=True))
+    return prompt, *_without_prompt(first, second, prompt)
+
+
+def _implicit(row: dict[str, Any], keys: tuple[str, str], sides: Sequence[tuple[Message, ...]]) -> tuple[Message, ...]:
+    """The conversation that both sides share, for a line without a prompt."""
+    if all(len(side) == 1 for side in sides):
         raise DataError(
-            "chosen and rejected do not share the conversation before their last message",
+            "there is no prompt, and only lists of messages or transcripts can bring it along",
+            where=keys[0],
+            remedy="add the prompt; of texts that repeat it, keep the answer alone",
+        )
+    for side, key in zip(sides, keys, strict=True):
+        if side[-1].role != "assistant":
+            raise DataError("does not end with the assistant's answer", where=key, remedy="add the answer")
+    if sides[0][:-1] != sides[1][:-1]:
+        raise DataError(
+            f"{keys[0]} and {keys[1]} do not share the conversation before their last message",
             remedy="compare answers to the same conversation; what differs must be the last message alone",
         )
-    prompt = read_conversation([{"role": m.role, "content": m.content} for m in chosen[:-1]], "chosen")
-    return prompt, chosen[-1].content, rejected[-1].content
+    return _checked(sides[0][:-1], keys[0])
 
 
-def _prompt(row: dict[str, Any]) -> tuple[Message, ...]:
-    if "prompt" not in row:
-        raise DataError("this field is required", where="prompt", remedy="a text, or a list of messages")
-    if isinstance(row["prompt"], list):
-        return read_conversation(row["prompt"], "prompt")
-    return (Message("user", filled_text(row["prompt"], "prompt", "a prompt")),)
+def _without_prompt(first: str, second: str, prompt: tuple[Message, ...]) -> tuple[str, str]:
+    """Both texts without the prompt, where both repeat it before the answer. A prompt of few words is none that is
+    repeated: answers to "Hello" begin with it."""
+    asked = prompt[-1].content.strip()
+    again = re.compile(rf"\s*{re.escape(asked)}\s+(?=\S)")
+    found = [again.match(text) for text in (first, second)]
+    if len(asked.split()) < FEW_WORDS or not all(found):
+        return first, second
+    one, other = (text[match.end() :] for text, match in zip((first, second), found, strict=True) if match is not None)
+    return one, other
 
 
-def _answer(value: Any, key: str, prompt: tuple[Message, ...]) -> str:
-    """The text of an answer that is a text, or the one message behind the prompt, which may be repeated."""
+def _side(value: Any, key: str) -> tuple[Message, ...]:
+    """The messages of one side, the answer last; a text that is a transcript has several."""
+    if isinstance(value, str):
+        return _transcript(value, key) or (Message("assistant", filled_text(value, key, "an answer")),)
     if not isinstance(value, list):
-        return filled_text(value, key, "an answer")
-    messages = read_messages(value, key)
-    if messages[: len(prompt)] == prompt:
-        messages = messages[len(prompt) :]
-    if len(messages) != 1 or messages[0].role != "assistant":
+        filled_text(value, key, "an answer")
+    return read_messages(value, key)
+
+
+def _transcript(text: str, where: str) -> tuple[Message, ...]:
+    """The turns of a text like "\\n\\nHuman: ...\\n\\nAssistant: ..." (hh-rlhf), () for any other. Turns of one speaker
+    in a row are one."""
+    if not _TRANSCRIPT.match(text):
+        return ()
+    turns: list[Message] = []
+    _, *parts = _TURN.split(f"\n\n{filled_text(text, where, 'an answer').strip()}")
+    for speaker, said in zip(parts[::2], parts[1::2], strict=True):
+        role: Role = "user" if speaker == "Human" else "assistant"
+        before = f"{turns.pop().content}\n\n" if turns and turns[-1].role == role else ""
+        turns.append(Message(role, f"{before}{said.strip()}".strip()))
+    return tuple(turns)
+
+
+def _checked(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
+    return read_conversation([{"role": m.role, "content": m.content} for m in messages], where)
+
+
+def _prompt(value: Any) -> tuple[Message, ...]:
+    if isinstance(value, list):
+        return read_conversation(value, "prompt")
+    text = filled_text(value, "prompt", "a prompt")
+    turns = _transcript(text, "prompt")
+    if not turns:
+        return (Message("user", text),)
+    return _checked(turns if turns[-1].content else turns[:-1], "prompt")  # it may end with "Assistant:"
+
+
+def _answer(side: tuple[Message, ...], key: str, prompt: tuple[Message, ...]) -> str:
+    """The text of the one message behind the prompt, which may be repeated."""
+    rest = side[len(prompt) :] if side[: len(prompt)] == prompt else side
+    if len(rest) != 1 or rest[0].role != "assistant":
         raise DataError(
             "must be one message by the assistant, behind the messages of the prompt or alone "
-            f"(given: {', '.join(m.role for m in messages) or 'the prompt alone'})",
+            f"(given: {', '.join(m.role for m in rest) or 'the prompt alone'})",
             where=key,
             remedy="what comes before the answer belongs into the prompt, word for word",
         )
-    return messages[0].content
+    return rest[0].content
 
 
 def _comparison(messages: tuple[Message, ...], texts: list[str], row: dict[str, Any]) -> Comparison:

@@ -16,6 +16,7 @@ from rlaif.records import Comparison, Failure, Message, PreferenceLabel, Prompt,
 
 HELLO = [{"role": "user", "content": "Hello"}]
 WARM, COLD = ([{"role": "assistant", "content": text}] for text in ("Welcome!", "What?"))
+HUMAN, BOT = "\n\nHuman:", "\n\nAssistant:"
 text = st.text(min_size=1, max_size=20).filter(
     lambda t: bool(t.strip()) and not any("\ud800" <= c <= "\udfff" for c in t)
 )
@@ -64,6 +65,10 @@ def test_labels_and_comparisons_of_ours_come_back_as_they_were(tmp_path: Path) -
         {"prompt": "Hello", "chosen": HELLO + WARM, "rejected": HELLO + COLD},
         {"prompt": HELLO, "chosen": HELLO + WARM, "rejected": COLD, "score": 7},
         {"chosen": HELLO + WARM, "rejected": HELLO + COLD},
+        {"chosen": f"{HUMAN} Hello{BOT} Welcome!", "rejected": f"{HUMAN} Hello{BOT} What?"},
+        {"prompt": "Hello", "chosen": f"{HUMAN} Hello{BOT} Welcome!", "rejected": f"{HUMAN} Hello{BOT} What?"},
+        {"prompt": f"{HUMAN} Hello{BOT}", "chosen": "Welcome!", "rejected": "What?"},
+        {"prompt": f"{HUMAN} Hello{BOT}", "chosen": f"{HUMAN} Hello{BOT} Welcome!", "rejected": COLD},
     ],
 )
 def test_every_spelling_of_a_preference_is_one_comparison(tmp_path: Path, row: dict[str, Any]) -> None:
@@ -79,6 +84,29 @@ def test_a_conversation_keeps_its_turns(tmp_path: Path) -> None:
     assert [m.role for m in pair.comparison.prompt.messages] == ["system", "user", "assistant", "user"]
     assert (pair.comparison.prompt.slice, pair.comparison.prompt.tags) == ("chat", ("x",))
     assert better(pair) == "Welcome!"
+
+
+def test_a_transcript_becomes_its_turns(tmp_path: Path) -> None:
+    before = f"{HUMAN} Hello{BOT} Welcome!{HUMAN} Who{HUMAN} are you?\n\nBe brief.{BOT}"
+    pair = only(tmp_path, {"chosen": f"{before} A model.", "rejected": f"{before} Human: guess."})
+    assert [(m.role, m.content) for m in pair.comparison.prompt.messages] == [
+        ("user", "Hello"), ("assistant", "Welcome!"), ("user", "Who\n\nare you?\n\nBe brief."),
+    ]  # fmt: skip
+    assert {pair.comparison.a.text, pair.comparison.b.text} == {"A model.", "Human: guess."}
+    assert better(pair) == "A model."
+
+
+def test_a_prompt_that_both_answers_repeat_is_taken_off(tmp_path: Path) -> None:
+    row = {
+        "prompt": "How far is the moon? ",
+        "chosen": "How far is the moon? Far.",
+        "rejected": "How far is the moon?\nNo",
+    }
+    pair = only(tmp_path, row)
+    assert (better(pair), {pair.comparison.a.text, pair.comparison.b.text}) == ("Far.", {"Far.", "No"})
+    for kept in ({**row, "rejected": "No"}, {"prompt": "Hello", "chosen": "Hello you", "rejected": "Hello there"}):
+        pair = only(tmp_path, kept)
+        assert {pair.comparison.a.text, pair.comparison.b.text} == {kept["chosen"], kept["rejected"]}
 
 
 @pytest.mark.parametrize(
@@ -154,11 +182,11 @@ PAIR = {"prompt": "Hello", "response_a": "x", "response_b": "y"}
         ({**PAIR, "label": "a", "prob_a": 0.9}, ["label: stands beside prob_a"]),
         ({**PAIR, "slice": 3}, ["slice: must be text"]),
         ({**PAIR, "tags": "x"}, ["tags: must be a list"]),
-        ({"response_a": "x", "response_b": "y"}, ["prompt: this field is required"]),
+        ({"response_a": "x", "response_b": "y"}, ["response_a: there is no prompt", "add the prompt"]),
         ({"chosen": "x", "rejected": "y"}, ["chosen: there is no prompt", "add the prompt"]),
-        ({"chosen": HELLO, "rejected": HELLO}, ["chosen: does not end with the assistant"]),
+        ({"chosen": HELLO * 2, "rejected": HELLO * 2}, ["chosen: does not end with the assistant"]),
         ({"chosen": HELLO + WARM, "rejected": [*HELLO, *HELLO, *COLD]}, ["do not share the conversation"]),
-        ({"chosen": WARM, "rejected": COLD}, ["chosen: must be a list of messages"]),
+        ({"chosen": WARM, "rejected": COLD}, ["chosen: there is no prompt"]),
         ({"prompt": HELLO, "chosen": WARM + WARM, "rejected": COLD}, ["chosen: must be one message", "assistant"]),
         ({"prompt": HELLO, "chosen": HELLO, "rejected": COLD}, ["the prompt alone"]),
         ({"prompt": HELLO, "chosen": [{"role": "assistant"}], "rejected": COLD}, ["chosen.0.content: must be text"]),
