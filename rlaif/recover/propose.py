@@ -31,6 +31,8 @@ MAX_WORDS, MIN_WORDS = 40, 4
 TOKENS, TEMPERATURE = 120, 0.7
 
 _MARK = re.compile(r"^(?:\s*(?:[-*\u2022>#]+|\(?\d{1,2}[.):]|rule \d+:)\s*)+", re.IGNORECASE)
+_RESTART = re.compile(r"[*_(]*1[.):]\D")
+_EMPHASIS = re.compile(r"(?<!\w)(\*{1,3}|_{1,3}|`)(?=\S)(.+?)(?<=\S)\1(?!\w)")
 _ONE_PAIR = re.compile(r"\b(?:question|choice|conversation|response|answer)s? #?\d", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
@@ -63,7 +65,7 @@ def propose(
         if reply.failure is not None or reply.text is None:
             failures.append(reply.failure or Failure("empty", "no text"))
             continue
-        whole = f"{request.prefix} {reply.text.lstrip(' ')}"
+        whole = _whole(request.prefix, reply.text)
         found, unusable = statements_of(whole, cut=reply.finish == "length", shown=request.messages[-1].content)
         statements += found
         failures += unusable
@@ -73,18 +75,29 @@ def propose(
     return Proposals(tuple(kept[:number]), len(requests), tuple(failures), len(repeated), spare)
 
 
+def _whole(prefix: str, text: str) -> str:
+    """The reply behind the words that it was to go on from, or alone where it begins the list, or the rule, again."""
+    rest = text.lstrip()
+    if _RESTART.match(rest) or (prefix and rest.startswith(_MARK.sub("", prefix))):
+        return rest
+    return f"{prefix} {text.lstrip(' ')}"
+
+
 def statements_of(reply: str, *, cut: bool, shown: str = "") -> tuple[list[str], list[Failure]]:
     """The rules in a reply, one on each line, and why other lines are none; `cut`: the last line did not end. A line
-    that only repeats something of what was `shown` is no rule."""
+    that only repeats something of what was `shown` is no rule, nor is one outside of a list where there is a list."""
     lines = [line for line in reply.splitlines() if line.strip()]
+    marked = [_MARK.match(line) is not None for line in map(_plain, lines)]
     seen = " ".join(shown.replace("\n> ", "\n").split()).lower()
     statements: list[str] = []
     failures: list[Failure] = []
     for place, line in enumerate(lines):
-        text = " ".join(_MARK.sub("", line).split()).strip("*_\"'` ")
+        text = " ".join(_MARK.sub("", _plain(line)).split()).strip("*_\"'` ")
         rule = _sentences(text)
         if cut and place == len(lines) - 1 and not text.endswith((".", "!")):
             failures.append(Failure("truncated", f"the reply was cut off in: {text[:60]!r}"))
+        elif sum(marked) > 1 and not marked[place]:
+            failures.append(Failure("parse", f"stands outside of the list: {text[:60]!r}"))
         elif rule is None or text.endswith((":", "?")):
             failures.append(Failure("parse", f"no rule of {MIN_WORDS} to {MAX_WORDS} words: {text[:60]!r}"))
         elif rule.lower().rstrip(".") in seen:
@@ -94,6 +107,11 @@ def statements_of(reply: str, *, cut: bool, shown: str = "") -> tuple[list[str],
         else:
             statements.append(rule)
     return statements, failures
+
+
+def _plain(line: str) -> str:
+    """The line without Markdown's emphasis: marks in pairs, around whole words."""
+    return _EMPHASIS.sub(r"\2", _EMPHASIS.sub(r"\2", line))
 
 
 def _sentences(text: str) -> str | None:

@@ -31,6 +31,49 @@ def test_lines_are_rules_without_their_marks() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("2. **Conciseness** - short is better than long.", "Conciseness - short is better than long."),
+        ("**2. Conciseness:** short is *much* better.", "Conciseness: short is much better."),
+        ("- **_Be_ kind** to `all` people", "Be kind to all people."),
+        ("* Keep snake_case and 2 * 3 * 4 as they are", "Keep snake_case and 2 * 3 * 4 as they are."),
+    ],
+)
+def test_emphasis_is_taken_off_in_pairs(line: str, rule: str) -> None:
+    assert statements_of(line, cut=False) == ([rule], [])
+
+
+def test_what_stands_around_a_list_is_no_rule() -> None:
+    reply = "1. A good answer is kind.\n2. It names its sources.\n\nThese rules hold for most of the choices above."
+    statements, failures = statements_of(reply, cut=False)
+    assert statements == ["A good answer is kind.", "It names its sources."]
+    assert [failure.reason[:27] for failure in failures] == ["stands outside of the list:"]
+    bare = "1. A good answer is kind.\nIt names its sources."  # the number alone is the template's
+    assert statements_of(bare, cut=False) == (["A good answer is kind.", "It names its sources."], [])
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "1. Answers name their sources.\n2. Answers stay polite throughout.",
+        "\n\n**1.** Answers name their sources.\n**2.** Answers stay polite throughout.",
+        "1) Answers name their sources.\n2) Answers stay polite throughout.",
+    ],
+)
+def test_a_list_that_begins_again_keeps_its_first_rule(tmp_path: Path, reply: str) -> None:
+    found = propose(given_pairs(tmp_path), 3, Seen(reply), load_template("propose"), seed=0)
+    assert found.statements == ("Answers name their sources.", "Answers stay polite throughout.")
+    assert found.failures == ()
+
+
+def test_a_rule_that_begins_again_is_told_once(tmp_path: Path) -> None:
+    found = propose(given_pairs(tmp_path), 3, Seen("A good answer is kind."), load_template("propose"), seed=0)
+    assert found.statements == ("A good answer is kind.",)
+    number = propose(given_pairs(tmp_path), 3, Seen("1.5 times as long."), load_template("propose"), seed=0)
+    assert ["'A good answer 1.5 times as long.'" in failure.reason for failure in number.failures] == [True]
+
+
+@pytest.mark.parametrize(
     ("reply", "cut", "kinds"),
     [
         ("Here are some rules for you:", False, ["parse"]),
