@@ -138,6 +138,8 @@ def recover(
 
         # 2. One of those that are alike, each judged alone, and the few that explain the labels together.
         distinct, alike = by_wording(ready(pool, config.judge.method))
+        if model is not None:
+            progress.say(_cost(len(distinct), len(others), split, asked.keep, config.judge.method))
         with progress.task("judging candidates", len(distinct) * len(split.training), "pairs") as task:
             training = bench.hear([c.principle for c in distinct], split.training, task)
         _refuse_silence(training, labels, bench.name)
@@ -207,6 +209,18 @@ def _missing(*heard: Evidence) -> list[str]:
         f"the judge gave no verdict in {missing:,} of {number:,} cases{why}; rates are of the pairs that have one, and "
         "say how many these are"
     ]
+
+
+def _cost(candidates: int, others: int, split: Split, keep: int, method: str) -> str:
+    """What the judge is asked at most: of a pair two answers under two contexts, or one question in two orders."""
+    training, held_out = (len(part) for part in (split.training, split.held_out))
+    calls = {"contrast": 4, "pairwise": 2}[method] * (
+        candidates * training + (min(keep, candidates) + others) * held_out
+    )
+    return (
+        f"judging {candidates:,} candidates on {training:,} pairs, then what is kept on {held_out:,}: "
+        f"at most {calls:,} calls of the judge, less what it answered before"
+    )
 
 
 def _proposals(

@@ -21,7 +21,7 @@ from rlaif.recover.measure import accuracy
 from rlaif.recover.recover import Asked, Recovery
 from rlaif.recover.split import prompt_groups, split_labels
 from rlaif.recover.terminal import rendered
-from tests.recover.cases import POOL, TRAITS, coin, comparisons, constitution, labels, recovered, score, strength
+from tests.recover.cases import POOL, TRAITS, Said, coin, comparisons, constitution, labels, recovered, score, strength
 
 
 def by(*traits: str) -> Callable[[Comparison], float]:
@@ -152,6 +152,22 @@ def test_missing_verdicts_are_told_and_every_rate_says_how_many_pairs_it_is_of(t
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"100.0\u00a0% ({held.n} of 40)" in shown
     assert recovered(file, Asked((pool,)), model=Failing("one 7 0")).notes == ()
+
+
+@pytest.mark.parametrize("method", ["contrast", "pairwise"])
+def test_the_cost_is_told_before_it_is_paid(tmp_path: Path, method: str) -> None:
+    """Nothing is kept of a coin's labels: the one that came nearest is heard on the held-out half, and the three others
+    that --against names."""
+    file, pool = labels(tmp_path / "l.jsonl", coin), constitution(tmp_path / "pool.yaml", POOL[:5])
+    truth = constitution(tmp_path / "truth.yaml", POOL[5:8], "truth")
+    said, model = Said(), ScriptedModel(score=lambda messages, text: strength(messages[-1].content, text))
+    asked = Asked((pool,), keep=1, against=truth)
+    found = recovered(file, asked, f"judge.method={method}", model=model, progress=said)
+    (line,) = said.lines
+    calls = (5 * 40 + (1 + 3) * 40) * (4 if method == "contrast" else 2)
+    assert line.startswith("judging 5 candidates on 40 pairs, then what is kept on 40: at most ")
+    assert f"at most {calls:,} calls" in line
+    assert found.calls == calls
 
 
 def test_keep_ends_the_search(tmp_path: Path) -> None:

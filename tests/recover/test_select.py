@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from rlaif.comparison_files import GivenPair
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.progress import Silent
+from rlaif.recover.candidates import of_statements
+from rlaif.recover.clusters import by_behaviour
 from rlaif.recover.evidence import Bench, Evidence
 from rlaif.recover.recover import select_principles
-from rlaif.recover.select import MIN_SHARE, forward, log_loss
+from rlaif.recover.select import DRAWS, LEVEL, MIN_SHARE, forward, log_loss
 from tests.recover.cases import POOL, comparisons, score, settings
 
 PROMPTS = [f"p{n // 2}" for n in range(200)]
@@ -54,6 +57,30 @@ def test_chance_is_kept_in_about_one_of_twenty_draws() -> None:
         beyond_least += max(found.alone.values()) > MIN_SHARE * math.log(2)
     assert kept <= 3
     assert beyond_least > 10
+
+
+def test_what_chance_gains_is_the_best_of_all_candidates_with_random_prompts_turned_round() -> None:
+    """Here drawn and turned one by one."""
+    rng = np.random.default_rng(3)
+    labels, matrix = rng.random(60), rng.random((6, 60))
+    matrix[0], matrix[1, :20] = np.where(np.arange(60) < 40, labels, 0.5), np.nan
+    found = forward(list("xyzuvw"), matrix, labels, [f"p{n // 2:02}" for n in range(60)], keep=1, seed=7)
+    assert [step.id for step in found.steps][:1] == ["x"]
+    coins = np.repeat(np.random.default_rng(7).random((DRAWS, 30)) < 0.5, 2, axis=1)
+    loss, gains = math.log(2), []
+    for coin in coins:
+        turned = np.where(coin, 1 - matrix, matrix)
+        gains.append(loss - log_loss(np.nan_to_num(turned, nan=0.5), labels).min())
+    assert found.steps[0].needed == pytest.approx(np.quantile(gains, LEVEL), abs=1e-12)
+
+
+def test_a_thousand_candidates_take_no_minutes() -> None:
+    rng = np.random.default_rng(0)
+    ids, labels, matrix = [str(n) for n in range(1000)], rng.random(200), rng.random((1000, 200))
+    start = time.process_time()
+    forward(ids, matrix, labels, PROMPTS, keep=1, seed=0)
+    by_behaviour(of_statements(ids), matrix)
+    assert time.process_time() - start < 8  # some 1.5 here; 25 with every draw computed anew
 
 
 def test_pairs_of_one_prompt_that_are_alike_are_not_counted_as_many() -> None:
