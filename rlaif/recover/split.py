@@ -49,7 +49,7 @@ def split_labels(file: ComparisonFile, most: int, part: str | None = None) -> Sp
 
     With `part` only the pairs of that slice, each in the half in which it is without. Where a half has more pairs than
     `most`, every prompt gives its first before any gives its second. Raises DataError for a slice that the file does
-    not have, and where a half has fewer than MIN_PROMPTS prompts.
+    not have, and where fewer than MIN_PROMPTS prompts of a half are used.
     """
     slices = {pair.comparison.prompt.slice for pair in file.pairs}
     if part is not None and part not in slices:
@@ -68,17 +68,19 @@ def split_labels(file: ComparisonFile, most: int, part: str | None = None) -> Sp
     for pair in decided:
         if part is None or pair.comparison.prompt.slice == part:
             halves[pair.group not in first].append(pair)
-    for half in halves:
+    unlabelled, labelled = sum(pair.prob_a is None for pair in used), sum(len(half) for half in halves)
+    training, held_out = (_at_most(half, most) for half in halves)
+    for half, all_of_it in ((training, halves[0]), (held_out, halves[1])):
         number = len({pair.group for pair in half})
         if number < MIN_PROMPTS:
             raise DataError(
                 f"leaves {number} prompts with a label that prefers an answer to one of the halves to choose and to "
                 f"test on, and it takes {MIN_PROMPTS}",
                 where=str(file.path),
-                remedy="give more labels; better some hundreds, of at least fifty prompts",
+                remedy="give more labels; better some hundreds, of at least fifty prompts"
+                if len(half) == len(all_of_it)
+                else f"judge more pairs of each half than {most}",
             )
-    unlabelled, labelled = sum(pair.prob_a is None for pair in used), sum(len(half) for half in halves)
-    training, held_out = (_at_most(half, most) for half in halves)
     return Split(training, held_out, labelled, unlabelled, len(used) - unlabelled - labelled)
 
 

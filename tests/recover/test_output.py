@@ -160,6 +160,11 @@ def test_labels_of_a_run_offer_its_constitution_and_config(folder: Path) -> None
     assert json.loads(CliRunner().invoke(app, same).stdout)["notes"] == []
 
 
+def test_one_pair_of_each_half_is_too_few(folder: Path) -> None:
+    assert rlaif(folder, "--pairs", "1").exit_code == 2  # a wrong option; 3 would be a file of too few
+    assert rlaif(folder, "--pairs", "2").exit_code == 0
+
+
 def test_ids_stay_distinct_and_fit() -> None:
     twice = [*of_statements(["Be kind to all people."] * 3), *of_statements(["!!! ???", "Ä ö ü"])]
     names = [candidate.principle.id for candidate in ready(twice, "pairwise")]

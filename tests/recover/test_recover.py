@@ -282,3 +282,6 @@ def test_mistakes_are_told_before_anything_is_paid(tmp_path: Path) -> None:
     few = labels(tmp_path / "few.jsonl", coin, comparisons(3, 2))
     with pytest.raises(DataError, match="leaves 1 prompts"):
         recovered(few, Asked(("example",)))
+    with pytest.raises(DataError, match=r"leaves 1 prompts(.|\n)*judge more pairs of each half than 1"):
+        recovered(file, Asked(("example",), pairs=1))
+    assert recovered(file, Asked((constitution(tmp_path / "pool.yaml"),), pairs=2)).pairs["training_prompts"] == 2
