@@ -7,15 +7,17 @@ Each line of the JSONL file has one of these shapes, and `read_comparisons` find
     {"prompt": ..., "chosen": ..., "rejected": ...}               TRL's preference format
     {"prompt": ..., "response_a": "...", "response_b": "...", "prob_a": 0.8}      or "label": "a" | "b" | "tie"
 
-`prompt` is a text or a list of messages; `chosen` and `rejected` are texts or lists of messages, which may repeat the
-conversation before the answer, and then `prompt` may be left out. The last two shapes take an optional `slice` and
-`tags`; a `subset`, as RewardBench has it, is one tag more. Other keys are ignored.
+The prompt and the answers are texts, lists of messages or transcripts ("\\n\\nHuman: ...\\n\\nAssistant: ...", as in
+hh-rlhf). Answers may repeat the conversation before them; where it is in messages or a transcript, `prompt` is not
+needed. The last two shapes take an optional `slice`, `tags` (a `subset`, as RewardBench has it, is one more) and
+`system` (the text of a system message before the prompt); where `score_chosen` and `score_rejected` are equal, neither answer is preferred. Other keys are ignored.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from rlaif.records import (
     PreferenceLabel,
     Prompt,
     Response,
+    Role,
     Verdict,
     content_id,
     from_json,
@@ -37,13 +40,20 @@ from rlaif.records import (
 MOST_TOLD = 20
 """Problems and repeated lines that are named; of more only the number is told."""
 LABELS = {"a": 1.0, "b": 0.0, "tie": 0.5}
+FEW_WORDS = 5
+"""From so many words on, a prompt with which both answers begin is one that they repeat."""
+_OTHER_NAMES = ("question", "instruction", "query", "conversations", "conversation", "messages", "context", "input")
+"""Where others keep what is `prompt` here."""
+_TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
+_TURN = re.compile(r"\n\n(Human|Assistant):")
 _SHAPES = "write prompt, chosen and rejected; or prompt, response_a and response_b with prob_a or label"
 
 
 @dataclass(frozen=True, slots=True)
 class GivenPair:
     """One line of the file. `prob_a` is what the file says, None if it says nothing (for a label of ours that failed,
-    with the `failure`); `verdicts` and `constitution_hash` come with labels of ours. `line` counts from 1."""
+    with the `failure`); `verdicts` and `constitution_hash` come with labels of ours. `line` counts from 1. `group` is
+    one for pairs whose prompts are to be taken as one; it is the prompt's id where nobody says otherwise."""
 
     comparison: Comparison
     prob_a: float | None
@@ -51,6 +61,11 @@ class GivenPair:
     verdicts: tuple[Verdict, ...] = ()
     failure: Failure | None = None
     constitution_hash: str = ""
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.comparison.prompt.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,36 +79,56 @@ class Repeated:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A line that is well formed and compares nothing, such as one with a blank answer."""
+
+    line: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class ComparisonFile:
-    """The pairs of a file, in file order, each once, and the lines that repeat one."""
+    """The pairs of a file, in file order, each once, the lines that repeat one, and those that compare nothing."""
 
     path: Path
     pairs: tuple[GivenPair, ...]
     repeated: tuple[Repeated, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     def notes(self) -> list[str]:
-        """What a reader should be told before any number: that lines were left out, and which."""
-        if not self.repeated:
-            return []
-        told = [f"{r.line} (as in {r.first})" for r in self.repeated[:MOST_TOLD]]
-        told += [f"and {len(self.repeated) - MOST_TOLD} more"] if len(self.repeated) > MOST_TOLD else []
-        other = sum(not r.agrees for r in self.repeated)
-        against = f"; {other} of them have another label than the first" if other else ""
-        return [f"left out lines that repeat a pair: {', '.join(told)}{against}"]
+        """What a reader should be told before any number: how many lines were left out, which and why."""
+        notes = []
+        if self.left_out:
+            lines = [f"{left.line} ({left.why})" for left in self.left_out]
+            notes.append(f"left out {len(lines):,} lines that compare nothing: {_first_of(lines)}")
+        if self.repeated:
+            lines = [f"{r.line} (as in {r.first})" for r in self.repeated]
+            other = sum(not r.agrees for r in self.repeated)
+            against = f"; {other} of them have another label than the first" if other else ""
+            notes.append(f"left out {len(lines):,} lines that repeat a pair: {_first_of(lines)}{against}")
+        return notes
+
+
+class _ComparesNothing(DataError):
+    """Raised for a line that is to be left out."""
 
 
 def read_comparisons(path: Path) -> ComparisonFile:
     """The pairs of a JSONL file in any of the shapes above, ids by content.
 
     Of `chosen` and `rejected`, which one stands as A is drawn by a hash of the two texts. A pair that stands twice is
-    kept as the first line has it. Raises DataError that names every wrong line (up to 20) with its field.
+    kept as the first line has it, and a line that compares nothing (a blank answer, two equal ones, answers to
+    different conversations) is left out. Raises DataError that names every wrong line (up to 20) with its field.
     """
     pairs: list[GivenPair] = []
+    left_out: list[LeftOut] = []
     problems: list[tuple[int, DataError]] = []
     try:
         for number, row in json_lines(path):
             try:
                 pairs.append(_pair(row, number))
+            except _ComparesNothing as problem:
+                left_out.append(LeftOut(number, problem.what))
             except DataError as problem:
                 problems.append((number, problem))
     except DataError as broken:  # no line of JSON: nothing after it can be read
@@ -104,8 +139,10 @@ def read_comparisons(path: Path) -> ComparisonFile:
     if problems:
         raise _all_of(path, problems)
     if not pairs:
-        raise DataError("holds no comparison", where=str(path), remedy=_SHAPES)
-    return ComparisonFile(path, *_without_repeated(pairs))
+        lines = [f"line {left.line}: {left.why}" for left in left_out]
+        why = f": {_first_of(lines)}" if lines else ""
+        raise DataError(f"holds no comparison{why}", where=str(path), remedy=_SHAPES)
+    return ComparisonFile(path, *_without_repeated(pairs), tuple(left_out))
 
 
 def _pair(row: dict[str, Any], line: int) -> GivenPair:
@@ -119,8 +156,8 @@ def _pair(row: dict[str, Any], line: int) -> GivenPair:
     if "chosen" in row and "rejected" in row:
         return _preference(row, line)
     if "response_a" in row and "response_b" in row:
-        texts = [filled_text(row[key], key, "an answer") for key in ("response_a", "response_b")]
-        return GivenPair(_comparison(_prompt(row), texts, row), _given_probability(row), line)
+        prompt, *texts = _conversation(row, ("response_a", "response_b"))
+        return GivenPair(_comparison(prompt, texts, row), _given_probability(row), line)
     known = {"prompt", "chosen", "rejected", "response_a", "response_b", "comparison"}
     found = ", ".join(sorted(known & row.keys()))
     raise DataError(f"is no comparison{f', it has only {found}' if found else ''}", remedy=_SHAPES)
@@ -128,69 +165,154 @@ def _pair(row: dict[str, Any], line: int) -> GivenPair:
 
 def _preference(row: dict[str, Any], line: int) -> GivenPair:
     """A line with `chosen` and `rejected`; the hash of the two, whichever is chosen, says which one stands as A."""
-    if "prompt" in row:
-        prompt = _prompt(row)
-        chosen, rejected = (_answer(row[key], key, prompt) for key in ("chosen", "rejected"))
-    else:
-        prompt, chosen, rejected = _implicit(row)
+    prompt, chosen, rejected = _conversation(row, ("chosen", "rejected"))
     first, second = sorted((chosen, rejected))
     swapped = int(content_id("places", prompt, first, second), 16) % 2 == 1
     texts = [second, first] if swapped else [first, second]
-    return GivenPair(_comparison(prompt, texts, row), float(texts[0] == chosen), line)
+    scores = [row.get(f"score_{side}") for side in ("chosen", "rejected")]
+    undecided = all(isinstance(score, int | float) for score in scores) and scores[0] == scores[1]
+    return GivenPair(_comparison(prompt, texts, row), 0.5 if undecided else float(texts[0] == chosen), line)
 
 
-def _implicit(row: dict[str, Any]) -> tuple[tuple[Message, ...], str, str]:
-    """The conversation that `chosen` and `rejected` share and their last messages, for a line without a prompt."""
-    sides = []
-    for key in ("chosen", "rejected"):
-        if not isinstance(row[key], list):
-            raise DataError(
-                "there is no prompt, and only lists of messages can bring it along",
-                where=key,
-                remedy="add the prompt; of texts that repeat it, keep the answer alone",
-            )
-        messages = read_messages(row[key], key)
-        if messages[-1].role != "assistant":
-            raise DataError("does not end with the assistant's answer", where=key, remedy="add the answer")
-        sides.append(messages)
-    chosen, rejected = sides
-    if chosen[:-1] != rejected[:-1]:
-        raise DataError(
-            "chosen and rejected do not share the conversation before their last message",
-            remedy="compare answers to the same conversation; what differs must be the last message alone",
+def _conversation(row: dict[str, Any], keys: tuple[str, str]) -> tuple[tuple[Message, ...], str, str]:
+    """The prompt of a line and its two answers, which may repeat the prompt or bring it along."""
+    given = row.get("prompt")
+    if given is None and all(_stands_alone(row[key]) for key in keys):
+        raise _no_prompt(row, keys[0])
+    sides = [_side(row[key], key) for key in keys]
+    prompt = _implicit(keys, sides) if given is None else _prompt(given)
+    own = [_split(side)[0] for side in (prompt, *sides)]
+    if row.get("system") not in (None, ""):
+        own.append((Message("system", filled_text(row["system"], "system", "a system message")),))
+    systems = {
+        message.content.strip(): message for before in reversed(own) for message in before
+    }  # as the prompt has it
+    if len(systems) > 1:
+        raise _ComparesNothing("the system messages of the prompt and the answers differ")
+    first, second = (_answer(side, key, prompt) for side, key in zip(sides, keys, strict=True))
+    return (*systems.values(), *_split(prompt)[1]), *_without_prompt(first, second, prompt)
+
+
+def _split(messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """The system message at the beginning, or none, and the other messages."""
+    number = int(messages[0].role == "system")
+    return messages[:number], messages[number:]
+
+
+def _stands_alone(value: Any) -> bool:
+    """Whether this is an answer without any conversation before it."""
+    if isinstance(value, str):
+        return not _TRANSCRIPT.match(value)
+    return isinstance(value, dict) or (isinstance(value, list) and len(value) < 2)
+
+
+def _no_prompt(row: dict[str, Any], key: str) -> DataError:
+    name = next((name for name in _OTHER_NAMES if name in row), None)
+    if name is not None:
+        return DataError(
+            f"there is no prompt, but there is {name}",
+            where=key,
+            remedy=f"rename {name} to prompt: a text, or a list of messages with role and content",
         )
-    prompt = read_conversation([{"role": m.role, "content": m.content} for m in chosen[:-1]], "chosen")
-    return prompt, chosen[-1].content, rejected[-1].content
+    return DataError(
+        "there is no prompt, and only lists of messages or transcripts can bring it along",
+        where=key,
+        remedy="add the prompt; of texts that repeat it, keep the answer alone",
+    )
 
 
-def _prompt(row: dict[str, Any]) -> tuple[Message, ...]:
-    if "prompt" not in row:
-        raise DataError("this field is required", where="prompt", remedy="a text, or a list of messages")
-    if isinstance(row["prompt"], list):
-        return read_conversation(row["prompt"], "prompt")
-    return (Message("user", filled_text(row["prompt"], "prompt", "a prompt")),)
+def _implicit(keys: tuple[str, str], sides: Sequence[tuple[Message, ...]]) -> tuple[Message, ...]:
+    """The conversation that both sides share, for a line without a prompt."""
+    for side, key in zip(sides, keys, strict=True):
+        if side[-1].role != "assistant":
+            raise _ComparesNothing(f"{key} does not end with the assistant's answer")
+    if not _same(sides[0][:-1], sides[1][:-1]):
+        raise _ComparesNothing(f"{keys[0]} and {keys[1]} do not share the conversation before their last message")
+    return _checked(sides[0][:-1], keys[0])
 
 
-def _answer(value: Any, key: str, prompt: tuple[Message, ...]) -> str:
-    """The text of an answer that is a text, or the one message behind the prompt, which may be repeated."""
-    if not isinstance(value, list):
-        return filled_text(value, key, "an answer")
-    messages = read_messages(value, key)
-    if messages[: len(prompt)] == prompt:
-        messages = messages[len(prompt) :]
-    if len(messages) != 1 or messages[0].role != "assistant":
+def _same(one: Sequence[Message], other: Sequence[Message]) -> bool:
+    """Whether these are the same turns, whatever space stands around them."""
+    return [(m.role, m.content.strip()) for m in one] == [(m.role, m.content.strip()) for m in other]
+
+
+def _without_prompt(first: str, second: str, prompt: tuple[Message, ...]) -> tuple[str, str]:
+    """Both texts without the prompt, where both repeat it before the answer. A prompt of few words is none that is
+    repeated: answers to "Hello" begin with it."""
+    asked = prompt[-1].content.strip()
+    again = re.compile(rf"\s*{re.escape(asked)}\s+(?=\S)")
+    found = [again.match(text) for text in (first, second)]
+    if len(asked.split()) < FEW_WORDS or not all(found):
+        return first, second
+    one, other = (text[match.end() :] for text, match in zip((first, second), found, strict=True) if match is not None)
+    return one, other
+
+
+def _side(value: Any, key: str) -> tuple[Message, ...]:
+    """The messages of one side, the answer last; a text that is a transcript has several."""
+    if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+        raise DataError(f"is a list of {len(value)} texts", where=key, remedy="write a line for each pair of answers")
+    if isinstance(value, dict):
+        value = [value]
+    last = (
+        value[-1].get("content", False) if isinstance(value, list) and value and isinstance(value[-1], dict) else value
+    )
+    if last is None or (isinstance(last, str) and not last.strip()):
+        raise _ComparesNothing(f"{key} is blank")
+    if isinstance(value, list):
+        return read_messages(value, key)
+    text = filled_text(value, key, "an answer")
+    turns = _transcript(text) or (Message("assistant", text),)
+    if not all(turn.content for turn in turns):
+        raise _ComparesNothing(f"{key} has a blank turn")
+    return turns
+
+
+def _transcript(text: str) -> tuple[Message, ...]:
+    """The turns of a text like "\\n\\nHuman: ...\\n\\nAssistant: ..." (hh-rlhf), () for any other. Turns of one speaker
+    in a row are one."""
+    if not _TRANSCRIPT.match(text):
+        return ()
+    turns: list[Message] = []
+    _, *parts = _TURN.split(f"\n\n{text.strip()}")
+    for speaker, said in zip(parts[::2], parts[1::2], strict=True):
+        role: Role = "user" if speaker == "Human" else "assistant"
+        before = f"{turns.pop().content}\n\n" if turns and turns[-1].role == role else ""
+        turns.append(Message(role, f"{before}{said.strip()}".strip()))
+    return tuple(turns)
+
+
+def _checked(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
+    return read_conversation([{"role": m.role, "content": m.content} for m in messages], where)
+
+
+def _prompt(value: Any) -> tuple[Message, ...]:
+    if isinstance(value, list):
+        return read_conversation(value, "prompt")
+    text = filled_text(value, "prompt", "a prompt")
+    turns = _transcript(text)
+    if not turns:
+        return (Message("user", text),)
+    return _checked(turns if turns[-1].content else turns[:-1], "prompt")  # it may end with "Assistant:"
+
+
+def _answer(side: tuple[Message, ...], key: str, prompt: tuple[Message, ...]) -> str:
+    """The text of the one message behind the prompt, which may be repeated."""
+    turns, rest = _split(prompt)[1], _split(side)[1]
+    rest = rest[len(turns) :] if _same(rest[: len(turns)], turns) else rest
+    if len(rest) != 1 or rest[0].role != "assistant":
         raise DataError(
             "must be one message by the assistant, behind the messages of the prompt or alone "
-            f"(given: {', '.join(m.role for m in messages) or 'the prompt alone'})",
+            f"(given: {', '.join(m.role for m in rest) or 'the prompt alone'})",
             where=key,
             remedy="what comes before the answer belongs into the prompt, word for word",
         )
-    return messages[0].content
+    return rest[0].content
 
 
 def _comparison(messages: tuple[Message, ...], texts: list[str], row: dict[str, Any]) -> Comparison:
     if texts[0] == texts[1]:
-        raise DataError("both answers are the same text", remedy="remove the line")
+        raise _ComparesNothing("both answers are the same text")
     part = row.get("slice", "")
     if not isinstance(part, str):
         raise DataError(f"must be text, not {type(part).__name__}", where="slice", remedy="put it in quotes")
@@ -255,6 +377,12 @@ def _without_repeated(pairs: Iterable[GivenPair]) -> tuple[tuple[GivenPair, ...]
             told = 1 - pair.prob_a if turned and pair.prob_a is not None else pair.prob_a
             repeated.append(Repeated(pair.line, first.line, told == first.prob_a))
     return tuple(kept.values()), tuple(repeated)
+
+
+def _first_of(lines: Sequence[str]) -> str:
+    """The first MOST_TOLD of them, and how many more there are."""
+    more = [f"and {len(lines) - MOST_TOLD:,} more"] if len(lines) > MOST_TOLD else []
+    return ", ".join([*lines[:MOST_TOLD], *more])
 
 
 def _all_of(path: Path, problems: list[tuple[int, DataError]]) -> DataError:

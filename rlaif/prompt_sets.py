@@ -6,7 +6,7 @@ import difflib
 import importlib.util
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -81,7 +81,7 @@ def _take(
     for prompt in prompts:
         if len(picked) == number:
             break
-        key = _text_key(prompt)
+        key = text_key(prompt.messages)
         if key not in taken:
             taken.add(key)
             picked.append(prompt)
@@ -96,9 +96,9 @@ def _take(
     return picked
 
 
-def _text_key(prompt: Prompt) -> str:
-    """Equal for prompts whose turns differ in case, spacing, punctuation or Unicode form only."""
-    return content_id([(m.role, _normalised(m.content)) for m in prompt.messages])
+def text_key(messages: Sequence[Message]) -> str:
+    """Equal for conversations whose turns differ in case, spacing, punctuation or Unicode form only."""
+    return content_id([(m.role, _normalised(m.content)) for m in messages])
 
 
 def _normalised(text: str) -> str:

@@ -16,6 +16,8 @@ from rlaif.records import Comparison, Failure, Message, PreferenceLabel, Prompt,
 
 HELLO = [{"role": "user", "content": "Hello"}]
 WARM, COLD = ([{"role": "assistant", "content": text}] for text in ("Welcome!", "What?"))
+PAIR = {"prompt": "Hello", "response_a": "x", "response_b": "y"}
+HUMAN, BOT = "\n\nHuman:", "\n\nAssistant:"
 text = st.text(min_size=1, max_size=20).filter(
     lambda t: bool(t.strip()) and not any("\ud800" <= c <= "\udfff" for c in t)
 )
@@ -64,6 +66,13 @@ def test_labels_and_comparisons_of_ours_come_back_as_they_were(tmp_path: Path) -
         {"prompt": "Hello", "chosen": HELLO + WARM, "rejected": HELLO + COLD},
         {"prompt": HELLO, "chosen": HELLO + WARM, "rejected": COLD, "score": 7},
         {"chosen": HELLO + WARM, "rejected": HELLO + COLD},
+        {"prompt": "Hello", "chosen": WARM[0], "rejected": COLD[0]},
+        {"prompt": "Hello", "chosen": [{"role": "user", "content": "Hello "}, *WARM], "rejected": HELLO + COLD},
+        {"prompt": None, "system": "", "chosen": HELLO + WARM, "rejected": HELLO + COLD},
+        {"chosen": f"{HUMAN} Hello{BOT} Welcome!", "rejected": f"{HUMAN} Hello{BOT} What?"},
+        {"prompt": "Hello", "chosen": f"{HUMAN} Hello{BOT} Welcome!", "rejected": f"{HUMAN} Hello{BOT} What?"},
+        {"prompt": f"{HUMAN} Hello{BOT}", "chosen": "Welcome!", "rejected": "What?"},
+        {"prompt": f"{HUMAN} Hello{BOT}", "chosen": f"{HUMAN} Hello{BOT} Welcome!", "rejected": COLD},
     ],
 )
 def test_every_spelling_of_a_preference_is_one_comparison(tmp_path: Path, row: dict[str, Any]) -> None:
@@ -85,6 +94,85 @@ def test_a_conversation_keeps_its_turns(tmp_path: Path) -> None:
     assert [m.role for m in pair.comparison.prompt.messages] == ["system", "user", "assistant", "user"]
     assert (pair.comparison.prompt.slice, pair.comparison.prompt.tags) == ("chat", ("x",))
     assert better(pair) == "Welcome!"
+
+
+def test_a_transcript_becomes_its_turns(tmp_path: Path) -> None:
+    before = f"{HUMAN} Hello{BOT} Welcome!{HUMAN} Who{HUMAN} are you?\n\nBe brief.{BOT}"
+    pair = only(tmp_path, {"chosen": f"{before} A model.", "rejected": f"{before} Human: guess."})
+    assert [(m.role, m.content) for m in pair.comparison.prompt.messages] == [
+        ("user", "Hello"), ("assistant", "Welcome!"), ("user", "Who\n\nare you?\n\nBe brief."),
+    ]  # fmt: skip
+    assert {pair.comparison.a.text, pair.comparison.b.text} == {"A model.", "Human: guess."}
+    assert better(pair) == "A model."
+
+
+KIND = [{"role": "system", "content": "Be kind."}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Hello", "chosen": KIND + HELLO + WARM, "rejected": KIND + HELLO + COLD},
+        {"prompt": "Hello", "chosen": KIND + HELLO + WARM, "rejected": "What?"},
+        {"prompt": KIND + HELLO, "chosen": HELLO + WARM, "rejected": KIND + COLD},
+        {"prompt": "Hello", "system": "Be kind.", "chosen": "Welcome!", "rejected": "What?"},
+        {"prompt": KIND + HELLO, "system": "Be kind. ", "chosen": "Welcome!", "rejected": "What?"},
+        {"system": "Be kind.", "chosen": HELLO + WARM, "rejected": HELLO + COLD},
+    ],
+)
+def test_a_system_message_is_part_of_the_prompt_wherever_it_stands(tmp_path: Path, row: dict[str, Any]) -> None:
+    pair = only(tmp_path, row)
+    assert pair.comparison.prompt.messages == (Message("system", "Be kind."), Message("user", "Hello"))
+    assert better(pair) == "Welcome!"
+
+
+def test_equal_scores_prefer_neither(tmp_path: Path) -> None:
+    row = {"prompt": "Hello", "chosen": "Welcome!", "rejected": "What?", "score_chosen": 7}
+    assert only(tmp_path, {**row, "score_rejected": 7.0}).prob_a == 0.5
+    assert better(only(tmp_path, {**row, "score_rejected": 6})) == "Welcome!"
+    assert better(only(tmp_path, {**row, "score_chosen": None, "score_rejected": None})) == "Welcome!"
+
+
+def test_lines_that_compare_nothing_are_left_out_and_counted(tmp_path: Path) -> None:
+    talk = f"{HUMAN} Hello{BOT}"
+    rows: list[tuple[dict[str, Any], str]] = [
+        ({**PAIR, "response_b": " "}, "response_b is blank"),
+        ({"prompt": "Hello", "chosen": None, "rejected": "y"}, "chosen is blank"),
+        ({"prompt": "Hello", "chosen": WARM, "rejected": [{"role": "assistant", "content": ""}]}, "rejected is blank"),
+        ({**PAIR, "response_b": "x"}, "both answers are the same text"),
+        ({"chosen": HELLO * 2, "rejected": HELLO * 2}, "chosen does not end with the assistant's answer"),
+        (
+            {"chosen": HELLO + WARM, "rejected": [*HELLO, *HELLO, *COLD]},
+            "chosen and rejected do not share the conversation before their last message",
+        ),
+        ({"chosen": f"{talk} Hi", "rejected": talk}, "rejected has a blank turn"),
+        (
+            {"prompt": "Hello", "system": "Be rude.", "chosen": KIND + HELLO + WARM, "rejected": COLD},
+            "the system messages of the prompt and the answers differ",
+        ),
+    ]
+    found = read_comparisons(written(tmp_path / "p.jsonl", *[row for row, _ in rows], PAIR))
+    assert [pair.line for pair in found.pairs] == [9]
+    assert [(left.line, left.why) for left in found.left_out] == [(n, why) for n, (_, why) in enumerate(rows, 1)]
+    (note,) = found.notes()
+    assert note.startswith("left out 8 lines that compare nothing: 1 (response_b is blank), 2 (chosen is blank), ")
+    many = read_comparisons(written(tmp_path / "p.jsonl", *[rows[0][0]] * 1200, PAIR))
+    assert many.notes()[0].endswith("20 (response_b is blank), and 1,180 more")
+    with pytest.raises(DataError, match=r"holds no comparison: line 1: both answers are the same text\n"):
+        read_comparisons(written(tmp_path / "p.jsonl", rows[3][0]))
+
+
+def test_a_prompt_that_both_answers_repeat_is_taken_off(tmp_path: Path) -> None:
+    row = {
+        "prompt": "How far is the moon? ",
+        "chosen": "How far is the moon? Far.",
+        "rejected": "How far is the moon?\nNo",
+    }
+    pair = only(tmp_path, row)
+    assert (better(pair), {pair.comparison.a.text, pair.comparison.b.text}) == ("Far.", {"Far.", "No"})
+    for kept in ({**row, "rejected": "No"}, {"prompt": "Hello", "chosen": "Hello you", "rejected": "Hello there"}):
+        pair = only(tmp_path, kept)
+        assert {pair.comparison.a.text, pair.comparison.b.text} == {kept["chosen"], kept["rejected"]}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +218,7 @@ def test_a_pair_that_stands_twice_is_kept_once_and_told(tmp_path: Path) -> None:
     assert [pair.line for pair in found.pairs] == [1, 2]
     assert [(r.line, r.first, r.agrees) for r in found.repeated] == [(3, 1, True), (4, 1, False)]
     assert found.notes() == [
-        "left out lines that repeat a pair: 3 (as in 1), 4 (as in 1); 1 of them have another label than the first"
+        "left out 2 lines that repeat a pair: 3 (as in 1), 4 (as in 1); 1 of them have another label than the first"
     ]
     assert ComparisonFile(tmp_path, found.pairs, ()).notes() == []
 
@@ -142,7 +230,7 @@ def test_two_samples_of_ours_with_one_text_are_two_pairs(tmp_path: Path) -> None
     assert len(read_comparisons(written(tmp_path / "p.jsonl", to_json(label.comparison), to_json(other))).pairs) == 2
 
 
-PAIR = {"prompt": "Hello", "response_a": "x", "response_b": "y"}
+SHARED = {"from": "gpt", "value": "x"}
 
 
 @pytest.mark.parametrize(
@@ -151,8 +239,6 @@ PAIR = {"prompt": "Hello", "response_a": "x", "response_b": "y"}
         ({"prompt": "Hello"}, ["is no comparison, it has only prompt", "chosen and rejected"]),
         ({"question": "Hello"}, ["is no comparison", "prompt"]),
         ({**PAIR, "prompt": 5}, ["prompt: must be text, not int"]),
-        ({**PAIR, "response_b": " "}, ["response_b: is blank", "write an answer"]),
-        ({**PAIR, "response_b": "x"}, ["same text"]),
         ({**PAIR, "prob_a": 1.5}, ["prob_a: must be a number from 0 to 1", "1.5"]),
         ({**PAIR, "prob_a": float("nan")}, ["prob_a", "nan"]),
         ({**PAIR, "prob_a": True}, ["prob_a", "True"]),
@@ -160,11 +246,17 @@ PAIR = {"prompt": "Hello", "response_a": "x", "response_b": "y"}
         ({**PAIR, "label": "a", "prob_a": 0.9}, ["label: stands beside prob_a"]),
         ({**PAIR, "slice": 3}, ["slice: must be text"]),
         ({**PAIR, "tags": "x"}, ["tags: must be a list"]),
-        ({"response_a": "x", "response_b": "y"}, ["prompt: this field is required"]),
+        ({"response_a": "x", "response_b": "y"}, ["response_a: there is no prompt", "add the prompt"]),
+        ({"question": "Q?", "chosen": "x", "rejected": "y"}, ["there is no prompt, but there is question", "rename"]),
+        (
+            {"conversations": [], "chosen": SHARED, "rejected": SHARED},
+            ["there is conversations", "role and content"],
+        ),
+        ({"prompt": "Hello", "chosen": SHARED, "rejected": SHARED}, ["chosen.0.role: role must be one of"]),
+        ({"prompt": "Hello", "chosen": ["x"], "rejected": ["y", "z"]}, ["chosen: is a list of 1 texts", "each pair"]),
+        ({"prompt": "Hello", "system": 3, "chosen": "x", "rejected": "y"}, ["system: must be text, not int"]),
         ({"chosen": "x", "rejected": "y"}, ["chosen: there is no prompt", "add the prompt"]),
-        ({"chosen": HELLO, "rejected": HELLO}, ["chosen: does not end with the assistant"]),
-        ({"chosen": HELLO + WARM, "rejected": [*HELLO, *HELLO, *COLD]}, ["do not share the conversation"]),
-        ({"chosen": WARM, "rejected": COLD}, ["chosen: must be a list of messages"]),
+        ({"chosen": WARM, "rejected": COLD}, ["chosen: there is no prompt"]),
         ({"prompt": HELLO, "chosen": WARM + WARM, "rejected": COLD}, ["chosen: must be one message", "assistant"]),
         ({"prompt": HELLO, "chosen": HELLO, "rejected": COLD}, ["the prompt alone"]),
         ({"prompt": HELLO, "chosen": [{"role": "assistant"}], "rejected": COLD}, ["chosen.0.content: must be text"]),

@@ -30,7 +30,7 @@ def recover(
     ] = 0,
     keep: Annotated[int, typer.Option("--keep", metavar="K", min=1, help="principles to keep at most")] = 5,
     pairs: Annotated[
-        int, typer.Option("--pairs", metavar="M", min=1, help="pairs to judge at most, of each half of the prompts")
+        int, typer.Option("--pairs", metavar="M", min=2, help="pairs to judge at most, of each half of the prompts")
     ] = 300,
     part: Annotated[
         str | None, typer.Option("--slice", metavar="NAME", help="only the pairs of this slice of the prompts")

@@ -16,6 +16,10 @@ from rlaif.records import Constitution, Contrast, Principle
 PROPOSED = "proposed"
 """The origin of a statement that a model wrote."""
 MAX_ID = 64
+_FRAME = re.compile(
+    r"^\s*(?:(?:an?|the)\s+)?(?:good|better|best|preferred)\s+answers?\s+(?:(?:should|must|is|are|does|do|be)\s+)*",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,12 @@ def of_constitutions(names: Sequence[str]) -> list[Candidate]:
 def of_statements(statements: Iterable[str]) -> list[Candidate]:
     """Candidates with these statements; their ids are their first words."""
     return [Candidate(Principle(_slug(statement), statement), PROPOSED) for statement in statements]
+
+
+def bare(statement: str) -> str:
+    """The statement without the words with which the template has every rule begin: two rules are not alike for
+    beginning the same."""
+    return _FRAME.sub("", statement)
 
 
 def ready(candidates: Sequence[Candidate], method: str) -> list[Candidate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from rlaif.config import JudgeConfig
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import LanguageModel
 from rlaif.progress import Task
-from rlaif.records import Principle, Verdict
+from rlaif.records import Failure, Principle, Verdict
 from rlaif.recover.candidates import equal_constitution
 
 CHUNK = 60
@@ -37,6 +37,12 @@ class Evidence:
         found: np.ndarray = self.probs[[p.id for p in self.principles].index(principle_id)]
         return found
 
+    def failures(self) -> Iterator[Failure]:
+        """Why verdicts are missing, principle by principle."""
+        for principle in self.principles:
+            for verdicts in self.verdicts[principle.id]:
+                yield from (verdict.failure for verdict in verdicts if verdict.failure is not None)
+
     def only(self, ids: Sequence[str]) -> Evidence:
         """The same for some of the principles, in the order of `ids`."""
         known = {principle.id: number for number, principle in enumerate(self.principles)}
@@ -51,6 +57,7 @@ class Bench:
     def __init__(self, config: JudgeConfig, model: LanguageModel | None, seed: int) -> None:
         self.config = config.model_copy(update={"abstain_below": 0.0, "principles": "all"})
         self.model, self.seed = model, seed
+        self.name = "random" if model is None else model.name
 
     def judge(self, principles: Sequence[Principle]) -> Judge:
         """The judge with these principles as its constitution."""

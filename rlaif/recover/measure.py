@@ -13,6 +13,7 @@ from rlaif.constitution.wording import ALIKE, likeness
 from rlaif.evaluation.statistics import Estimate, Keyed, by_prompt, mean, preferred
 from rlaif.judge.principle_tests import wilson
 from rlaif.records import Comparison
+from rlaif.recover.candidates import bare
 from rlaif.recover.evidence import Evidence
 
 COVERED = 0.9
@@ -42,17 +43,22 @@ class Nearest:
 @dataclass(frozen=True, slots=True)
 class Match:
     """The nearest principles to `id`, by wording (Jaccard of word pairs) and by behaviour (share of held-out pairs on
-    which both prefer the same answer); None where nothing can be compared."""
+    which both prefer the same answer); None where nothing can be compared. `same_wording_agrees`: that share for the
+    one nearest by wording."""
 
     id: str
     wording: Nearest | None
     behaviour: Nearest | None
+    same_wording_agrees: float | None = None
 
     @property
     def near(self) -> bool:
-        """Whether either is near enough to call the two principles the same."""
+        """Whether either is near enough to call the two principles the same; one in nearly the same words that mostly
+        prefers the other answer is an opposite ("be kind", "be rude"), and is not."""
         by_wording = self.wording is not None and self.wording.likeness >= ALIKE
-        return by_wording or (self.behaviour is not None and self.behaviour.likeness >= COVERED)
+        opposite = self.same_wording_agrees is not None and self.same_wording_agrees < 0.5
+        by_behaviour = self.behaviour is not None and self.behaviour.likeness >= COVERED
+        return (by_wording and not opposite) or by_behaviour
 
 
 def accuracy(predicted: Predicted, pairs: Sequence[GivenPair], *, seed: int, resamples: int) -> Estimate | None:
@@ -77,7 +83,7 @@ def share(predicted: Predicted, pairs: Sequence[GivenPair]) -> float | None:
 def _right(predicted: Predicted, pairs: Sequence[GivenPair]) -> list[Keyed]:
     """(prompt, 1 where the prediction prefers what the label does, 0 where the other answer) of each pair."""
     return [
-        (pair.comparison.prompt.id, None if p is None else 1 - abs(preferred(p) - preferred(pair.prob_a)))
+        (pair.group, None if p is None else 1 - abs(preferred(p) - preferred(pair.prob_a)))
         for pair, p in zip(pairs, predicted, strict=True)
         if pair.prob_a is not None
     ]
@@ -102,10 +108,11 @@ def matches(ours: Evidence, theirs: Evidence) -> list[Match]:
     """For each principle of `ours` the nearest ones of `theirs`; both were heard on the same pairs."""
     found = []
     for principle in ours.principles:
-        row, statement = ours.row(principle.id), principle.statement
-        by_wording = _nearest(theirs, lambda p, s=statement: likeness(s, p.statement))
+        row, statement = ours.row(principle.id), bare(principle.statement)
+        by_wording = _nearest(theirs, lambda p, s=statement: likeness(s, bare(p.statement)))
         by_behaviour = _nearest(theirs, lambda p, r=row: agreement(r, theirs.row(p.id)))
-        found.append(Match(principle.id, by_wording, by_behaviour))
+        agrees = None if by_wording is None else agreement(row, theirs.row(by_wording.id))
+        found.append(Match(principle.id, by_wording, by_behaviour, agrees))
     return found
 
 

@@ -18,6 +18,7 @@ from rlaif.comparison_files import GivenPair
 from rlaif.constitution.wording import near_duplicates
 from rlaif.lm.protocol import GenerateRequest, LanguageModel
 from rlaif.records import Failure, Message, Prompt, record_seed
+from rlaif.recover.candidates import bare
 from rlaif.templates import Template
 
 GROUP = 3
@@ -30,17 +31,22 @@ MAX_WORDS, MIN_WORDS = 40, 4
 TOKENS, TEMPERATURE = 120, 0.7
 
 _MARK = re.compile(r"^(?:\s*(?:[-*\u2022>#]+|\(?\d{1,2}[.):]|rule \d+:)\s*)+", re.IGNORECASE)
+_RESTART = re.compile(r"[*_(]*1[.):]\D")
+_EMPHASIS = re.compile(r"(?<!\w)(\*{1,3}|_{1,3}|`)(?=\S)(.+?)(?<=\S)\1(?!\w)")
 _ONE_PAIR = re.compile(r"\b(?:question|choice|conversation|response|answer)s? #?\d", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """What came of asking: distinct statements, how many questions were asked, and what could not be used."""
+    """What came of asking: distinct statements, how many questions were asked, and what could not be used. `alike`
+    statements are left out because one of the others says nearly the same, `spare` ones because there were enough."""
 
     statements: tuple[str, ...]
     asked: int
     failures: tuple[Failure, ...]
+    alike: int = 0
+    spare: int = 0
 
 
 def propose(
@@ -59,27 +65,39 @@ def propose(
         if reply.failure is not None or reply.text is None:
             failures.append(reply.failure or Failure("empty", "no text"))
             continue
-        whole = f"{request.prefix} {reply.text.lstrip(' ')}"
+        whole = _whole(request.prefix, reply.text)
         found, unusable = statements_of(whole, cut=reply.finish == "length", shown=request.messages[-1].content)
         statements += found
         failures += unusable
-    repeated = {later for later, _, _ in near_duplicates(statements)}
+    repeated = {later for later, _, _ in near_duplicates([bare(statement) for statement in statements])}
     kept = [statement for place, statement in enumerate(statements) if place not in repeated]
-    return Proposals(tuple(kept[:number]), len(requests), tuple(failures))
+    spare = max(0, len(kept) - number)
+    return Proposals(tuple(kept[:number]), len(requests), tuple(failures), len(repeated), spare)
+
+
+def _whole(prefix: str, text: str) -> str:
+    """The reply behind the words that it was to go on from, or alone where it begins the list, or the rule, again."""
+    rest = text.lstrip()
+    if _RESTART.match(rest) or (prefix and rest.startswith(_MARK.sub("", prefix))):
+        return rest
+    return f"{prefix} {text.lstrip(' ')}"
 
 
 def statements_of(reply: str, *, cut: bool, shown: str = "") -> tuple[list[str], list[Failure]]:
     """The rules in a reply, one on each line, and why other lines are none; `cut`: the last line did not end. A line
-    that only repeats something of what was `shown` is no rule."""
+    that only repeats something of what was `shown` is no rule, nor is one outside of a list where there is a list."""
     lines = [line for line in reply.splitlines() if line.strip()]
+    marked = [_MARK.match(line) is not None for line in map(_plain, lines)]
     seen = " ".join(shown.replace("\n> ", "\n").split()).lower()
     statements: list[str] = []
     failures: list[Failure] = []
     for place, line in enumerate(lines):
-        text = " ".join(_MARK.sub("", line).split()).strip("*_\"'` ")
+        text = " ".join(_MARK.sub("", _plain(line)).split()).strip("*_\"'` ")
         rule = _sentences(text)
         if cut and place == len(lines) - 1 and not text.endswith((".", "!")):
             failures.append(Failure("truncated", f"the reply was cut off in: {text[:60]!r}"))
+        elif sum(marked) > 1 and not marked[place]:
+            failures.append(Failure("parse", f"stands outside of the list: {text[:60]!r}"))
         elif rule is None or text.endswith((":", "?")):
             failures.append(Failure("parse", f"no rule of {MIN_WORDS} to {MAX_WORDS} words: {text[:60]!r}"))
         elif rule.lower().rstrip(".") in seen:
@@ -89,6 +107,11 @@ def statements_of(reply: str, *, cut: bool, shown: str = "") -> tuple[list[str],
         else:
             statements.append(rule)
     return statements, failures
+
+
+def _plain(line: str) -> str:
+    """The line without Markdown's emphasis: marks in pairs, around whole words."""
+    return _EMPHASIS.sub(r"\2", _EMPHASIS.sub(r"\2", line))
 
 
 def _sentences(text: str) -> str | None:
@@ -112,7 +135,7 @@ def _groups(pairs: Sequence[GivenPair], number: int) -> list[list[GivenPair]]:
     """
     by_prompt: dict[str, list[GivenPair]] = {}
     for pair in sorted(pairs, key=lambda pair: (-abs((pair.prob_a or 0.0) - 0.5), pair.comparison.id)):
-        by_prompt.setdefault(pair.comparison.prompt.id, []).append(pair)
+        by_prompt.setdefault(pair.group, []).append(pair)
     rounds = max((len(group) for group in by_prompt.values()), default=0)
     ordered = [group[turn] for turn in range(rounds) for _, group in sorted(by_prompt.items()) if turn < len(group)]
     size = min(GROUP, len(by_prompt)) or 1

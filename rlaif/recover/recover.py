@@ -19,7 +19,7 @@ import numpy as np
 
 from rlaif.comparison_files import ComparisonFile, GivenPair, read_comparisons
 from rlaif.config import RunConfig, load
-from rlaif.errors import ConfigError, DataError
+from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.lm import open as open_model
 from rlaif.lm.protocol import LanguageModel, Usage
 from rlaif.progress import Progress
@@ -33,6 +33,8 @@ from rlaif.recover.select import Selection, Step, forward
 from rlaif.recover.split import Split, split_labels
 from rlaif.templates import load_template
 
+MANY_MISSING = 0.05
+"""Share of the verdicts from which on it is told that they are missing."""
 OpenJudge = Callable[[RunConfig, Path], LanguageModel]
 """Opens the judge of a config with a cache folder."""
 
@@ -116,8 +118,8 @@ def recover(
 ) -> Recovery:
     """Which of the candidates explain the labels in the file, tested on prompts that the choice did not see.
 
-    Answers of the judge are kept in the folder `cache`. Raises DataError for a file that cannot be used, and
-    ConfigError where there is no candidate.
+    Answers of the judge are kept in the folder `cache`. Raises DataError for a file that cannot be used, ConfigError
+    where there is no candidate, and ModelError where the judge has no verdict at all.
     """
     start = time.monotonic()
     # 1. What there is to explain, and what may explain it.
@@ -136,17 +138,20 @@ def recover(
 
         # 2. One of those that are alike, each judged alone, and the few that explain the labels together.
         distinct, alike = by_wording(ready(pool, config.judge.method))
+        if model is not None:
+            progress.say(_cost(len(distinct), len(others), split, asked.keep, config.judge.method))
         with progress.task("judging candidates", len(distinct) * len(split.training), "pairs") as task:
             training = bench.hear([c.principle for c in distinct], split.training, task)
+        _refuse_silence(training, labels, bench.name)
         chosen_from, same = by_behaviour(distinct, training.probs)
-        selection = _select(training.only([c.principle.id for c in chosen_from]), asked.keep, config.seed)
+        selection = select_principles(training.only([c.principle.id for c in chosen_from]), asked.keep, config.seed)
 
         # 3. The same on prompts that the choice did not see, beside simpler explanations.
         named = [step.id for step in selection.steps] or ([selection.refused.id] if selection.refused else [])
         with progress.task("judging held-out", (len(named) + len(others)) * len(split.held_out), "pairs") as task:
             held_out = bench.hear(training.only(named).principles, split.held_out, task)
             theirs = bench.hear([c.principle for c in others], split.held_out, task)
-        usage, name = (Usage(), "random") if model is None else (model.usage, model.name)
+        usage, name = Usage() if model is None else model.usage, bench.name
     measure = _Measure(config, split, bench, training, held_out)
     by_id = {candidate.principle.id: candidate for candidate in distinct}
     return Recovery(
@@ -162,7 +167,7 @@ def recover(
         clusters=(*alike, *same),
         proposals=proposals,
         against=_against(asked.against, held_out.only([s.id for s in selection.steps]), theirs),
-        notes=_notes(labels, file, split, asked, config, name),
+        notes=(*_notes(labels, file, split, asked, config, name), *_missing(training, held_out, theirs)),
         calls=usage.calls,
         cached=usage.cached,
         seconds=round(time.monotonic() - start, 3),
@@ -178,6 +183,44 @@ def _refuse_nothing(pool: Sequence[Candidate], asked: Asked, config: RunConfig) 
             remedy="name constitutions with --candidates (rlaif constitution list), or have the judge's model write "
             "some with --propose 12",
         )
+
+
+def _refuse_silence(heard: Evidence, labels: Path, judge: str) -> None:
+    """Raises ModelError where the judge has no verdict at all: that no candidate explains labels was then not tried."""
+    if not np.isnan(heard.probs).all():
+        return
+    first = next(iter(heard.failures()), None)
+    raise ModelError(
+        f"{judge} gave no verdict on any pair under any candidate"
+        + ("" if first is None else f"; the first reason ({first.kind}): {first.reason}"),
+        where=str(labels),
+        remedy="check the judge: rlaif constitution test asks it about principles that have tests",
+    )
+
+
+def _missing(*heard: Evidence) -> list[str]:
+    """A note where more than MANY_MISSING of the verdicts are missing, with the first reason."""
+    number, missing = (sum(int(count(e.probs)) for e in heard) for count in (np.size, lambda p: np.isnan(p).sum()))
+    if missing <= MANY_MISSING * number:
+        return []
+    first = next((failure for evidence in heard for failure in evidence.failures()), None)
+    why = "" if first is None else f", the first ({first.kind}) because: {first.reason}"
+    return [
+        f"the judge gave no verdict in {missing:,} of {number:,} cases{why}; rates are of the pairs that have one, and "
+        "say how many these are"
+    ]
+
+
+def _cost(candidates: int, others: int, split: Split, keep: int, method: str) -> str:
+    """What the judge is asked at most: of a pair two answers under two contexts, or one question in two orders."""
+    training, held_out = (len(part) for part in (split.training, split.held_out))
+    calls = {"contrast": 4, "pairwise": 2}[method] * (
+        candidates * training + (min(keep, candidates) + others) * held_out
+    )
+    return (
+        f"judging {candidates:,} candidates on {training:,} pairs, then what is kept on {held_out:,}: "
+        f"at most {calls:,} calls of the judge, less what it answered before"
+    )
 
 
 def _proposals(
@@ -202,9 +245,10 @@ def _judge_of(config: RunConfig, cache: Path) -> LanguageModel:
     return open_model.open_judge(config.judge, config.model, cache)
 
 
-def _select(evidence: Evidence, keep: int, seed: int) -> Selection:
+def select_principles(evidence: Evidence, keep: int, seed: int) -> Selection:
+    """The few principles of the evidence that explain the labels of its pairs; every pair has one."""
     labels = np.asarray([pair.prob_a for pair in evidence.pairs], dtype=float)
-    prompts = [pair.comparison.prompt.id for pair in evidence.pairs]
+    prompts = [pair.group for pair in evidence.pairs]
     ids = [principle.id for principle in evidence.principles]
     return forward(ids, evidence.probs, labels, prompts, keep=keep, seed=record_seed(seed, "recover", "chance"))
 
@@ -265,12 +309,7 @@ def _tried(candidates: Sequence[Candidate], training: Evidence, selection: Selec
     found = []
     for candidate in candidates:
         name = candidate.principle.id
-        failures: Counter[str] = Counter(
-            verdict.failure.kind
-            for verdicts in training.verdicts[name]
-            for verdict in verdicts
-            if verdict.failure is not None
-        )
+        failures: Counter[str] = Counter(failure.kind for failure in training.only([name]).failures())
         right = share(predictions(training.row(name)), training.pairs)
         found.append(Tried(candidate, right, selection.alone.get(name), dict(failures)))
     return tuple(sorted(found, key=lambda tried: -np.inf if tried.gain is None else tried.gain, reverse=True))

@@ -10,7 +10,7 @@ were tried, and for pairs of one prompt being alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,12 +62,13 @@ def forward(
     alone: dict[str, float] = {}
     inverted: dict[str, float] = {}
     while left and len(steps) < keep:
-        losses = log_loss(_joined(total, count, probs[left]), labels)
-        by_chance = [loss - log_loss(_joined(total, count, _turned(probs[left], f)), labels).min() for f in flips]
+        as_said, turned = _joined(total, count, probs[left]), _joined(total, count, 1 - probs[left])
+        losses = log_loss(as_said, labels)
+        by_chance = loss - _turned_losses(as_said, turned, labels, flips).min(axis=1)
         needed = max(least, float(np.quantile(by_chance, LEVEL)))
         if not steps:
             alone = {ids[place]: loss - float(value) for place, value in zip(left, losses, strict=True)}
-            against = loss - log_loss(_joined(total, count, 1 - probs), labels)
+            against = loss - log_loss(turned, labels)
             inverted = {ids[place]: float(gain) for place, gain in enumerate(against) if gain > needed}
         best = int(losses.argmin())
         step = Step(ids[left[best]], float(losses[best]), loss - float(losses[best]), needed)
@@ -83,12 +84,25 @@ def forward(
 
 def log_loss(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(candidates,) mean log-loss in nats of `predicted` (candidates, pairs), each at its best sharpness."""
+    best: np.ndarray = np.min([losses.mean(axis=1) for losses in _pair_losses(predicted, labels)], axis=0)
+    return best
+
+
+def _turned_losses(said: np.ndarray, turned: np.ndarray, labels: np.ndarray, flips: np.ndarray) -> np.ndarray:
+    """(flips, candidates) the log-loss where each of `flips` (flips, pairs) takes the prediction from `turned` for some
+    pairs and from `said` for the others. The loss of every pair is computed once either way."""
+    best = np.full((len(flips), len(said)), np.inf)
+    for kept, other in zip(_pair_losses(said, labels), _pair_losses(turned, labels), strict=True):
+        np.minimum(best, kept.mean(axis=1) + flips @ (other - kept).T / len(labels), out=best)
+    return best
+
+
+def _pair_losses(predicted: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]:
+    """(candidates, pairs) log-losses in nats, at each sharpness in turn."""
     clipped = np.clip(predicted, _EDGE, 1 - _EDGE)
     odds = np.log(clipped) - np.log1p(-clipped)
-    agreeing = (labels * odds).mean(axis=1)
-    losses = [np.logaddexp(0.0, sharp * odds).mean(axis=1) - sharp * agreeing for sharp in SHARPNESS]
-    best: np.ndarray = np.min(losses, axis=0)
-    return best
+    for sharp in SHARPNESS:
+        yield np.logaddexp(0.0, sharp * odds) - sharp * labels * odds
 
 
 def _entropy(labels: np.ndarray) -> float:
@@ -104,12 +118,9 @@ def _joined(total: np.ndarray, count: np.ndarray, rows: np.ndarray) -> np.ndarra
     return np.where(number > 0, (total + np.where(known, rows, 0.0)) / np.maximum(number, 1), 0.5)
 
 
-def _turned(rows: np.ndarray, flip: np.ndarray) -> np.ndarray:
-    return np.where(flip, 1 - rows, rows)
-
-
-def _flips(prompts: Sequence[str], seed: int) -> list[np.ndarray]:
-    """DRAWS masks over the pairs, each true for all pairs of about half the prompts."""
+def _flips(prompts: Sequence[str], seed: int) -> np.ndarray:
+    """(DRAWS, pairs) ones and zeros, each row one for all pairs of about half the prompts."""
     _, number = np.unique(np.asarray(prompts), return_inverse=True)
     coins = np.random.default_rng(seed).random((DRAWS, int(number.max()) + 1)) < 0.5
-    return [coin[number] for coin in coins]
+    flips: np.ndarray = coins[:, number].astype(float)
+    return flips

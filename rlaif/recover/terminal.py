@@ -40,7 +40,9 @@ def rendered(found: Recovery) -> Iterator[RenderableType]:
     if found.proposals is not None:
         yield _text(_proposed(found.proposals))
     for cluster in found.clusters:
-        how = "wording" if cluster.alike == "wording" else f"verdicts (on average within {SAME_VERDICTS:g})"
+        how = (
+            "wording" if cluster.alike == "wording" else f"verdicts (at one scale, within {SAME_VERDICTS:g} on average)"
+        )
         yield _text(f"alike in {how}: {cluster.kept} stands for {', '.join(cluster.dropped)}", "dim")
     if found.against is not None:
         yield from _against(found.against)
@@ -90,7 +92,7 @@ def _kept(found: Recovery) -> Iterator[RenderableType]:
                 _text(f"{principle.id}\n({kept.candidate.origin})"),
                 _text(principle.statement + made),
                 f"{kept.step.gain:.3f}",
-                "-" if alone is None else percent(alone.mean),
+                _share(alone, found.pairs["held_out"]),
             )
         yield table
         if any(kept.candidate.contrast_made for kept in found.kept):
@@ -110,7 +112,8 @@ def _accuracies(found: Recovery) -> Table:
         style = "bold" if place == 0 and found.kept else ""
         held = row.held_out
         bounds = "-" if held is None else percents(held.low, held.high)
-        table.add_row(_text(row.name), _share(row.training), _share(held), bounds, style=style)
+        shares = (_share(rate, found.pairs[half]) for rate, half in ((row.training, "training"), (held, "held_out")))
+        table.add_row(_text(row.name), *shares, bounds, style=style)
     return table
 
 
@@ -119,8 +122,11 @@ def _beats_a_coin(row: Row) -> bool:
     return row.held_out is not None and row.held_out.low is not None and row.held_out.low > 0.5
 
 
-def _share(found: Estimate | None) -> str:
-    return "-" if found is None else percent(found.mean)
+def _share(found: Estimate | None, pairs: int) -> str:
+    """The rate, and on how many pairs it is where not all have a verdict."""
+    if found is None:
+        return "-"
+    return percent(found.mean) if found.n == pairs else f"{percent(found.mean)} ({found.n:,} of {pairs:,})"
 
 
 def _tried(found: Recovery) -> Table:
@@ -142,8 +148,12 @@ def _figures(tried: Tried) -> tuple[str, str, str]:
 def _proposed(proposals: Proposals) -> str:
     failed = Counter(failure.kind for failure in proposals.failures)
     lines = ", ".join(f"{n} {kind}" for kind, n in failed.items())
-    unusable = f"; unusable lines: {lines}, the first because {proposals.failures[0].reason}" if lines else ""
-    head = f"{_count(len(proposals.statements), 'statement')} from {_count(proposals.asked, 'question')}{unusable}"
+    left = [
+        f"{n} {why}" for n, why in ((proposals.alike, "nearly the same"), (proposals.spare, "beyond --propose")) if n
+    ]
+    head = f"{_count(len(proposals.statements), 'statement')} from {_count(proposals.asked, 'question')}"
+    head += f"; left out: {', '.join(left)}" if left else ""
+    head += f"; unusable lines: {lines}, the first because {proposals.failures[0].reason}" if lines else ""
     return "\n".join([f"proposed: {head}", *(f"  + {statement}" for statement in proposals.statements)])
 
 
@@ -161,7 +171,9 @@ def _against(against: Against) -> Iterator[RenderableType]:
             table.add_row(_text(match.id), _near(match.wording), _near(match.behaviour))
         yield table
         yield _text(
-            f"covered: half of the word pairs shared, or the same answer preferred on {COVERED:.0%} of the pairs", "dim"
+            "covered: half of the word pairs shared and the same answer preferred more often than not, or the same "
+            f"answer preferred on {COVERED:.0%} of the pairs",
+            "dim",
         )
     else:
         yield _text(f"every principle of {against.name} is covered by a recovered one")

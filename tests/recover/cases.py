@@ -9,7 +9,7 @@ from pathlib import Path
 from rlaif.config import RunConfig, default_config
 from rlaif.lm.protocol import LanguageModel
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.progress import Silent
+from rlaif.progress import Progress, Silent
 from rlaif.records import Comparison, Contrast, Message, Principle, Prompt, Response, content_id, to_json
 from rlaif.recover.recover import Asked, Recovery, recover
 from rlaif.yaml_io import dump_yaml
@@ -83,7 +83,19 @@ def settings(*overrides: str) -> RunConfig:
     return default_config(("judge.backend=scripted", "judge.scale=1.0", "evaluate.bootstrap=200", *overrides))
 
 
-def recovered(path: Path, asked: Asked, *overrides: str, model: LanguageModel | None = None) -> Recovery:
+class Said(Silent):
+    """Keeps the lines that were said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def recovered(
+    path: Path, asked: Asked, *overrides: str, model: LanguageModel | None = None, progress: Progress | None = None
+) -> Recovery:
     """What the command finds, with the judge of known verdicts."""
-    judge = model or ScriptedModel(score=score)
-    return recover(path, asked, settings(*overrides), cache=path.parent, progress=Silent(), open_judge=lambda *_: judge)
+    judge, shown = model or ScriptedModel(score=score), progress or Silent()
+    return recover(path, asked, settings(*overrides), cache=path.parent, progress=shown, open_judge=lambda *_: judge)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from rlaif.comparison_files import GivenPair
-from rlaif.recover.measure import Match, Nearest, accuracy, agreement, by_length, share
+from rlaif.records import Principle
+from rlaif.recover.evidence import Evidence
+from rlaif.recover.measure import Match, Nearest, accuracy, agreement, by_length, matches, share
 from tests.recover.cases import comparisons
 
 PAIRS = [GivenPair(pair, 0.9 if n % 2 == 0 else 0.2, n) for n, pair in enumerate(comparisons(3, 2))]
@@ -50,8 +52,31 @@ def test_length_says_which_answer_is_the_shorter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wording", "behaviour", "near"), [(0.5, 0.2, True), (0.1, 0.9, True), (0.49, 0.89, False), (0.1, None, False)]
-)
-def test_likeness_in_wording_or_behaviour_is_enough(wording: float, behaviour: float | None, near: bool) -> None:
+    ("wording", "agrees", "behaviour", "near"),
+    [
+        (0.5, 0.5, 0.5, True), (0.5, None, None, True), (0.1, 0.2, 0.9, True), (0.49, 0.8, 0.89, False),
+        (0.1, None, None, False), (0.9, 0.49, 0.6, False), (0.9, 0.1, 0.9, True),
+    ],
+)  # fmt: skip
+def test_likeness_in_wording_or_behaviour_is_enough_but_an_opposite_is_not_alike(
+    wording: float, agrees: float | None, behaviour: float | None, near: bool
+) -> None:
     said = None if behaviour is None else Nearest("y", behaviour)
-    assert Match("x", Nearest("y", wording), said).near is near
+    assert Match("x", Nearest("y", wording), said, agrees).near is near
+
+
+def test_a_rule_in_the_words_of_its_opposite_does_not_cover_it() -> None:
+    kind, rude = (
+        Principle(word, f"Be as {word} as you can to everybody who asks you for help with anything at all.")
+        for word in ("kind", "rude")
+    )
+    pairs = tuple(PAIRS)
+    probs = np.array([[0.9, 0.8, 0.2, 0.6, 0.7, 0.1]])
+    one, other = (Evidence(pairs, (p,), {p.id: []}, row) for p, row in ((kind, probs), (rude, 1 - probs)))
+    (match,) = matches(one, other)
+    assert match.wording is not None
+    assert match.wording.likeness > 0.5
+    assert match.same_wording_agrees == 0.0
+    assert not match.near
+    (itself,) = matches(one, one)
+    assert itself.near

@@ -82,6 +82,14 @@ def test_what_the_model_proposed_can_be_read(folder: Path) -> None:
     assert "  + A good answer is [red]brief[/red] and kind.\n" in result.stdout
 
 
+def test_proposals_that_were_left_out_are_counted(folder: Path) -> None:
+    reply = "is brief and kind.\n2. Is kind.\n3. A good answer is brief and kind\n4. Ask back when it is unclear"
+    (folder / "rules.jsonl").write_text(json.dumps({"match": "Preferred", "reply": reply}) + "\n")
+    words = ("--propose", "1", "--set", f"judge.source={folder / 'rules.jsonl'}")
+    shown = " ".join(rlaif(folder, *words).stdout.split())
+    assert "proposed: 1 statement from 1 question; left out: 1 nearly the same, 1 beyond --propose; unusable" in shown
+
+
 def test_chance_that_was_kept_is_called_chance(folder: Path) -> None:
     """The training labels are those of trait-0, the held-out ones their opposite."""
     pairs = comparisons(24, 2)
@@ -150,6 +158,11 @@ def test_labels_of_a_run_offer_its_constitution_and_config(folder: Path) -> None
     constitution(run / "constitution.yaml", [BOLD])
     same = [*command, "--config", str(run / "config.yaml"), "--against", str(run / "constitution.yaml")]
     assert json.loads(CliRunner().invoke(app, same).stdout)["notes"] == []
+
+
+def test_one_pair_of_each_half_is_too_few(folder: Path) -> None:
+    assert rlaif(folder, "--pairs", "1").exit_code == 2  # a wrong option; 3 would be a file of too few
+    assert rlaif(folder, "--pairs", "2").exit_code == 0
 
 
 def test_ids_stay_distinct_and_fit() -> None:

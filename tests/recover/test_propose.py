@@ -15,6 +15,8 @@ from rlaif.comparison_files import GivenPair, read_comparisons
 from rlaif.errors import DataError
 from rlaif.lm.protocol import GenerateRequest, Generation
 from rlaif.lm.scripted import ScriptedModel
+from rlaif.recover.candidates import of_statements
+from rlaif.recover.clusters import by_wording
 from rlaif.recover.propose import MAX_QUOTED, MAX_WORDS, propose, statements_of
 from rlaif.recover.recover import Asked
 from rlaif.templates import load_template
@@ -26,6 +28,49 @@ def test_lines_are_rules_without_their_marks() -> None:
     statements, failures = statements_of(reply, cut=False)
     assert statements == ["A good answer is kind.", "It names every source.", "Warns of real danger."]
     assert [(failure.kind, "be brief" in failure.reason) for failure in failures] == [("parse", True)]
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("2. **Conciseness** - short is better than long.", "Conciseness - short is better than long."),
+        ("**2. Conciseness:** short is *much* better.", "Conciseness: short is much better."),
+        ("- **_Be_ kind** to `all` people", "Be kind to all people."),
+        ("* Keep snake_case and 2 * 3 * 4 as they are", "Keep snake_case and 2 * 3 * 4 as they are."),
+    ],
+)
+def test_emphasis_is_taken_off_in_pairs(line: str, rule: str) -> None:
+    assert statements_of(line, cut=False) == ([rule], [])
+
+
+def test_what_stands_around_a_list_is_no_rule() -> None:
+    reply = "1. A good answer is kind.\n2. It names its sources.\n\nThese rules hold for most of the choices above."
+    statements, failures = statements_of(reply, cut=False)
+    assert statements == ["A good answer is kind.", "It names its sources."]
+    assert [failure.reason[:27] for failure in failures] == ["stands outside of the list:"]
+    bare = "1. A good answer is kind.\nIt names its sources."  # the number alone is the template's
+    assert statements_of(bare, cut=False) == (["A good answer is kind.", "It names its sources."], [])
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "1. Answers name their sources.\n2. Answers stay polite throughout.",
+        "\n\n**1.** Answers name their sources.\n**2.** Answers stay polite throughout.",
+        "1) Answers name their sources.\n2) Answers stay polite throughout.",
+    ],
+)
+def test_a_list_that_begins_again_keeps_its_first_rule(tmp_path: Path, reply: str) -> None:
+    found = propose(given_pairs(tmp_path), 3, Seen(reply), load_template("propose"), seed=0)
+    assert found.statements == ("Answers name their sources.", "Answers stay polite throughout.")
+    assert found.failures == ()
+
+
+def test_a_rule_that_begins_again_is_told_once(tmp_path: Path) -> None:
+    found = propose(given_pairs(tmp_path), 3, Seen("A good answer is kind."), load_template("propose"), seed=0)
+    assert found.statements == ("A good answer is kind.",)
+    number = propose(given_pairs(tmp_path), 3, Seen("1.5 times as long."), load_template("propose"), seed=0)
+    assert ["'A good answer 1.5 times as long.'" in failure.reason for failure in number.failures] == [True]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +165,16 @@ def test_replies_that_say_the_same_are_one_candidate_and_failures_are_counted(tm
     found = propose(given_pairs(tmp_path), 6, model, load_template("propose"), seed=0)
     assert found.statements == ()
     assert Counter(failure.kind for failure in found.failures) == {"empty": 2}
+
+
+def test_rules_are_not_alike_for_the_words_that_the_template_has_them_begin_with(tmp_path: Path) -> None:
+    told = ("is polite.", "is rude.", "should be short.", "Is polite", "names its sources.")
+    reply = "\n".join([told[0], *(f"{n}. A good answer {text}" for n, text in enumerate(told[1:], 2))])
+    found = propose(given_pairs(tmp_path), 3, Seen(reply), load_template("propose"), seed=0)
+    assert found.statements == ("A good answer is polite.", "A good answer is rude.", "A good answer should be short.")
+    assert (found.alike, found.spare) == (1, 1)
+    candidates = of_statements(found.statements)
+    assert by_wording(candidates) == (candidates, [])
 
 
 def test_a_proposed_principle_is_tried_like_any_other(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ import pytest
 from rlaif.comparison_files import GivenPair
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.progress import Silent
-from rlaif.recover.evidence import Bench
-from rlaif.recover.select import MIN_SHARE, forward, log_loss
+from rlaif.recover.candidates import of_statements
+from rlaif.recover.clusters import by_behaviour
+from rlaif.recover.evidence import Bench, Evidence
+from rlaif.recover.recover import select_principles
+from rlaif.recover.select import DRAWS, LEVEL, MIN_SHARE, forward, log_loss
 from tests.recover.cases import POOL, comparisons, score, settings
 
 PROMPTS = [f"p{n // 2}" for n in range(200)]
@@ -54,12 +59,46 @@ def test_chance_is_kept_in_about_one_of_twenty_draws() -> None:
     assert beyond_least > 10
 
 
+def test_what_chance_gains_is_the_best_of_all_candidates_with_random_prompts_turned_round() -> None:
+    """Here drawn and turned one by one."""
+    rng = np.random.default_rng(3)
+    labels, matrix = rng.random(60), rng.random((6, 60))
+    matrix[0], matrix[1, :20] = np.where(np.arange(60) < 40, labels, 0.5), np.nan
+    found = forward(list("xyzuvw"), matrix, labels, [f"p{n // 2:02}" for n in range(60)], keep=1, seed=7)
+    assert [step.id for step in found.steps][:1] == ["x"]
+    coins = np.repeat(np.random.default_rng(7).random((DRAWS, 30)) < 0.5, 2, axis=1)
+    loss, gains = math.log(2), []
+    for coin in coins:
+        turned = np.where(coin, 1 - matrix, matrix)
+        gains.append(loss - log_loss(np.nan_to_num(turned, nan=0.5), labels).min())
+    assert found.steps[0].needed == pytest.approx(np.quantile(gains, LEVEL), abs=1e-12)
+
+
+def test_a_thousand_candidates_take_no_minutes() -> None:
+    rng = np.random.default_rng(0)
+    ids, labels, matrix = [str(n) for n in range(1000)], rng.random(200), rng.random((1000, 200))
+    start = time.process_time()
+    forward(ids, matrix, labels, PROMPTS, keep=1, seed=0)
+    by_behaviour(of_statements(ids), matrix)
+    assert time.process_time() - start < 8  # some 1.5 here; 25 with every draw computed anew
+
+
 def test_pairs_of_one_prompt_that_are_alike_are_not_counted_as_many() -> None:
     """20 equal pairs of each of 10 prompts, right on 7 of these: a coin does so in one of six draws."""
     labels = np.repeat(np.array([1.0, 0.0] * 5), 20)
     right_on_seven = np.where(np.arange(200) < 140, 0.2 + 0.6 * labels, 0.8 - 0.6 * labels)[None]
     for prompts, kept in (([f"p{n // 20}" for n in range(200)], 0), ([f"p{n}" for n in range(200)], 1)):
         assert len(forward(["s"], right_on_seven, labels, prompts, keep=1, seed=0).steps) == kept
+
+
+def test_chance_turns_round_all_pairs_of_a_group_of_prompts() -> None:
+    """The same ten prompts, each in twenty spellings: these are 200 prompts of one pair, in ten groups."""
+    told = np.repeat(np.array([1.0, 0.0] * 5), 20)
+    probs = np.where(np.arange(200) < 140, 0.2 + 0.6 * told, 0.8 - 0.6 * told)[None]
+    given = [GivenPair(pair, float(p), n) for n, (pair, p) in enumerate(zip(comparisons(200, 1), told, strict=True))]
+    for pairs, kept in (([replace(p, group=f"g{n // 20}") for n, p in enumerate(given)], 0), (given, 1)):
+        evidence = Evidence(tuple(pairs), POOL[:1], {POOL[0].id: []}, probs)
+        assert len(select_principles(evidence, 1, 0).steps) == kept
 
 
 def test_what_is_needed_is_a_share_of_what_there_is_to_explain() -> None:
