@@ -24,7 +24,7 @@ def refuse_place(path: Path) -> None:
         raise ConstitutionError(
             "the file of a constitution ends in .yaml", where=str(path), remedy=f"write {path}.yaml instead"
         )
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise RunFolderError("exists and is not overwritten", where=str(path), remedy="choose another name")
 
 
