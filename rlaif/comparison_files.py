@@ -10,7 +10,8 @@ Each line of the JSONL file has one of these shapes, and `read_comparisons` find
 The prompt and the answers are texts, lists of messages or transcripts ("\\n\\nHuman: ...\\n\\nAssistant: ...", as in
 hh-rlhf). Answers may repeat the conversation before them; where it is in messages or a transcript, `prompt` is not
 needed. The last two shapes take an optional `slice`, `tags` (a `subset`, as RewardBench has it, is one more) and
-`system` (the text of a system message before the prompt); where `score_chosen` and `score_rejected` are equal, neither answer is preferred. Other keys are ignored.
+`system` (the text of a system message before the prompt); where `score_chosen` and `score_rejected` are equal, neither
+answer is preferred. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -100,12 +101,12 @@ class ComparisonFile:
         notes = []
         if self.left_out:
             lines = [f"{left.line} ({left.why})" for left in self.left_out]
-            notes.append(f"left out {len(lines):,} lines that compare nothing: {_first_of(lines)}")
+            notes.append(f"left out, as they compare nothing, {len(lines):,} of the lines: {_first_of(lines)}")
         if self.repeated:
             lines = [f"{r.line} (as in {r.first})" for r in self.repeated]
             other = sum(not r.agrees for r in self.repeated)
             against = f"; {other} of them have another label than the first" if other else ""
-            notes.append(f"left out {len(lines):,} lines that repeat a pair: {_first_of(lines)}{against}")
+            notes.append(f"left out, as they repeat a pair, {len(lines):,} of the lines: {_first_of(lines)}{against}")
         return notes
 
 
@@ -264,7 +265,7 @@ def _side(value: Any, key: str) -> tuple[Message, ...]:
     text = filled_text(value, key, "an answer")
     turns = _transcript(text) or (Message("assistant", text),)
     if not all(turn.content for turn in turns):
-        raise _ComparesNothing(f"{key} has a blank turn")
+        raise _ComparesNothing(f"{key} {'has a blank turn' if turns[-1].content else 'is blank'}")
     return turns
 
 

@@ -145,17 +145,20 @@ def test_lines_that_compare_nothing_are_left_out_and_counted(tmp_path: Path) -> 
             {"chosen": HELLO + WARM, "rejected": [*HELLO, *HELLO, *COLD]},
             "chosen and rejected do not share the conversation before their last message",
         ),
-        ({"chosen": f"{talk} Hi", "rejected": talk}, "rejected has a blank turn"),
+        ({"chosen": f"{talk} Hi", "rejected": talk}, "rejected is blank"),
+        ({"chosen": f"{talk}{HUMAN} Well?{BOT} Hi", "rejected": f"{talk} Hi"}, "chosen has a blank turn"),
         (
             {"prompt": "Hello", "system": "Be rude.", "chosen": KIND + HELLO + WARM, "rejected": COLD},
             "the system messages of the prompt and the answers differ",
         ),
     ]
     found = read_comparisons(written(tmp_path / "p.jsonl", *[row for row, _ in rows], PAIR))
-    assert [pair.line for pair in found.pairs] == [9]
+    assert [pair.line for pair in found.pairs] == [10]
     assert [(left.line, left.why) for left in found.left_out] == [(n, why) for n, (_, why) in enumerate(rows, 1)]
     (note,) = found.notes()
-    assert note.startswith("left out 8 lines that compare nothing: 1 (response_b is blank), 2 (chosen is blank), ")
+    assert note.startswith(
+        "left out, as they compare nothing, 9 of the lines: 1 (response_b is blank), 2 (chosen is blank), "
+    )
     many = read_comparisons(written(tmp_path / "p.jsonl", *[rows[0][0]] * 1200, PAIR))
     assert many.notes()[0].endswith("20 (response_b is blank), and 1,180 more")
     with pytest.raises(DataError, match=r"holds no comparison: line 1: both answers are the same text\n"):
@@ -218,7 +221,8 @@ def test_a_pair_that_stands_twice_is_kept_once_and_told(tmp_path: Path) -> None:
     assert [pair.line for pair in found.pairs] == [1, 2]
     assert [(r.line, r.first, r.agrees) for r in found.repeated] == [(3, 1, True), (4, 1, False)]
     assert found.notes() == [
-        "left out 2 lines that repeat a pair: 3 (as in 1), 4 (as in 1); 1 of them have another label than the first"
+        "left out, as they repeat a pair, 2 of the lines: 3 (as in 1), 4 (as in 1); "
+        "1 of them have another label than the first"
     ]
     assert ComparisonFile(tmp_path, found.pairs, ()).notes() == []
 

@@ -19,7 +19,7 @@ NEAR = 4
 """Two negations at most so many words apart are one double negation."""
 
 WordPairs = frozenset[tuple[str, ...]]
-_WORD = re.compile(r"[\w'-]+")
+_WORD = re.compile(r"\w[\w'-]*")
 _CLAUSE = re.compile(r"[.,;:!?()\"\u2014]|\b(?:and|or|nor|but|so|because|when|while|if|that|unless|until|who|which)\b")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _WITHIN = re.compile(r"\b(?:whether|that|who|whom|whose|what|which|where|why|how|because|when|while|if|unless)\b")

@@ -36,11 +36,13 @@ def write(path: Path, recovery: Recovery) -> None:
 
 def constitution_file(recovery: Recovery, name: str) -> str:
     """The text of the file."""
+    training, held_out = recovery.pairs["training"], recovery.pairs["held_out"]
+    together = recovery.rows[0]
     head = [
         f"Recovered from {recovery.labels} by rlaif constitution recover, judged by {recovery.judge} "
         f"({recovery.method}).",
-        f"Together they prefer the same answer as the labels on {_share(recovery.rows[0].held_out)} of the held-out",
-        f"prompts' pairs ({_share(recovery.rows[0].training)} of those that they were chosen on).",
+        f"Together they prefer the same answer as the labels on {_share(together.held_out, held_out)} of the held-out",
+        f"prompts' pairs ({_share(together.training, training)} of those that they were chosen on).",
         "They predict the labels; that does not show that they made them.",
     ]
     about = {
@@ -51,16 +53,16 @@ def constitution_file(recovery: Recovery, name: str) -> str:
     parts = [_comments(head, ""), dump_yaml(about), "principles:"]
     for kept in recovery.kept:
         entry = "".join(f"  {line}\n" for line in dump_yaml([_entry(kept.candidate.principle)]).splitlines())
-        parts.append(f"{_comments(_fate(kept), '  ')}{entry}")
+        parts.append(f"{_comments(_fate(kept, training, held_out), '  ')}{entry}")
     return "\n".join(parts)
 
 
-def _fate(kept: Kept) -> list[str]:
+def _fate(kept: Kept, training: int, held_out: int) -> list[str]:
     row, origin = kept.alone, kept.candidate.origin
     lines = [
         f"{'Written by the model' if origin == 'proposed' else f'From {origin}'}. Alone it agrees with the labels on "
-        f"{_share(row.held_out)} of the held-out pairs",
-        f"and {_share(row.training)} of the training pairs; it gained {kept.step.gain:.3f} nats a pair.",
+        f"{_share(row.held_out, held_out)} of the held-out pairs",
+        f"and {_share(row.training, training)} of the training pairs; it gained {kept.step.gain:.3f} nats a pair.",
     ]
     if kept.candidate.contrast_made:
         lines.append(
@@ -69,10 +71,12 @@ def _fate(kept: Kept) -> list[str]:
     return lines
 
 
-def _share(found: Estimate | None) -> str:
+def _share(found: Estimate | None, pairs: int) -> str:
+    """The rate with its interval, and on how many pairs it is where not all have a verdict."""
     if found is None:
         return "an unknown share"
-    return f"{percent(found.mean)} ({percents(found.low, found.high)})".replace("\u00a0", " ")
+    heard = "" if found.n == pairs else f", {found.n:,} of {pairs:,} pairs have a verdict"
+    return f"{percent(found.mean)} ({percents(found.low, found.high)}{heard})".replace("\u00a0", " ")
 
 
 def _comments(lines: list[str], indent: str) -> str:

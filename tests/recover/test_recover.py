@@ -21,6 +21,7 @@ from rlaif.recover.measure import accuracy
 from rlaif.recover.recover import Asked, Recovery
 from rlaif.recover.split import prompt_groups, split_labels
 from rlaif.recover.terminal import rendered
+from rlaif.recover.written import constitution_file
 from tests.recover.cases import POOL, TRAITS, Said, coin, comparisons, constitution, labels, recovered, score, strength
 
 
@@ -151,7 +152,9 @@ def test_missing_verdicts_are_told_and_every_rate_says_how_many_pairs_it_is_of(t
         console.print(block)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"100.0\u00a0% ({held.n} of 40)" in shown
-    assert recovered(file, Asked((pool,)), model=Failing("one 7 0")).notes == ()
+    assert f"to 100.0 %, {held.n} of 40 pairs have a verdict)" in constitution_file(half, "x")
+    few = recovered(file, Asked((pool,)), model=Failing("one 7 0"))
+    assert few.notes == ()
 
 
 @pytest.mark.parametrize("method", ["contrast", "pairwise"])
