@@ -66,6 +66,12 @@ def write_atomic(path: Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def refuse_existing_file(path: Path) -> None:
+    """Raises RunFolderError if something is there already, be it a link that leads nowhere."""
+    if path.exists() or path.is_symlink():
+        raise RunFolderError("exists and is not overwritten", where=str(path), remedy="choose another name")
+
+
 def file_hash(path: Path) -> str:
     """First 16 hex characters of the SHA-256 of the file."""
     with path.open("rb") as file:

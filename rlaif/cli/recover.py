@@ -46,10 +46,11 @@ def recover(
 ) -> None:
     """Find the principles that explain given labels, test them on held-out prompts, and compare."""
     from rlaif.config import default_config, load
+    from rlaif.constitution.starter import refuse_place
     from rlaif.progress import choose
     from rlaif.recover.recover import Asked
     from rlaif.recover.recover import recover as recovered
-    from rlaif.recover.written import refuse_place, write
+    from rlaif.recover.written import write
     from rlaif.resources import cache_folder
 
     if out is not None:

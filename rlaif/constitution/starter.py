@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from rlaif.constitution.compose import find
-from rlaif.errors import ConstitutionError, RunFolderError
-from rlaif.store import write_atomic
+from rlaif.errors import ConstitutionError
+from rlaif.store import refuse_existing_file, write_atomic
 
 STARTER = """\
 # A constitution: rules in plain language that the judge applies to the model's answers.
@@ -85,14 +85,18 @@ principles:
 """
 
 
-def write_starter(path: Path) -> None:
-    """Writes a commented constitution, named after the file, which must not exist yet and must end in .yaml."""
+def refuse_place(path: Path) -> None:
+    """Raises an error unless a new constitution can be written there: it ends in .yaml, and nothing is there yet."""
     find(path)
     if path.suffix not in (".yaml", ".yml"):
         raise ConstitutionError(
             "the file of a constitution ends in .yaml", where=str(path), remedy=f"write {path}.yaml instead"
         )
-    if path.exists() or path.is_symlink():
-        raise RunFolderError("exists and is not overwritten", where=str(path), remedy="choose another name")
+    refuse_existing_file(path)
+
+
+def write_starter(path: Path) -> None:
+    """Writes a commented constitution, named after the file, which must not exist yet and must end in .yaml."""
+    refuse_place(path)
     name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64].strip("-") or "mine"
     write_atomic(path, STARTER.format(name=name, file=path.name))

@@ -7,25 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlaif.constitution.compose import find
-from rlaif.errors import ConstitutionError, RunFolderError
+from rlaif.constitution.starter import refuse_place
 from rlaif.evaluation.statistics import Estimate
 from rlaif.records import Principle
 from rlaif.recover.recover import Kept, Recovery
 from rlaif.report.text import percent, percents, visible
 from rlaif.store import write_atomic
 from rlaif.yaml_io import dump_yaml
-
-
-def refuse_place(path: Path) -> None:
-    """Raises an error for a file that exists, or that does not end in .yaml."""
-    find(path)
-    if path.suffix not in (".yaml", ".yml"):
-        raise ConstitutionError(
-            "the file of a constitution ends in .yaml", where=str(path), remedy=f"write {path}.yaml instead"
-        )
-    if path.exists() or path.is_symlink():
-        raise RunFolderError("exists and is not overwritten", where=str(path), remedy="choose another name")
 
 
 def write(path: Path, recovery: Recovery) -> None:

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.constitution.compose import compose_text, find
+from rlaif.constitution.compose import compose_text
 from rlaif.constitution.exchange import anthropic, handbook, icai, markdown
 from rlaif.constitution.exchange.draft import Draft, broken_characters, slug
 from rlaif.constitution.exchange.source import Source, read_source, refuse, shown
 from rlaif.constitution.format import PrincipleEntry
 from rlaif.constitution.load import as_record
 from rlaif.constitution.problems import near
-from rlaif.errors import ConstitutionError, RunFolderError
+from rlaif.constitution.starter import refuse_place
+from rlaif.errors import ConstitutionError
 from rlaif.records import Constitution, to_json
-from rlaif.store import write_atomic
+from rlaif.store import refuse_existing_file, write_atomic
 
 OPTIONAL = ("rationale", "priority", "weight", "tags", "critique", "revision", "comparison", "contrast", "tests")
 
@@ -55,12 +56,7 @@ class Imported:
 
 def import_file(path: Path, out: Path, *, name: str | None = None, format: str | None = None) -> Imported:
     """Writes the constitution of a file of another format to `out`, which must not exist yet and end in .yaml."""
-    find(out)
-    if out.suffix not in (".yaml", ".yml"):
-        raise ConstitutionError(
-            "the file of a constitution ends in .yaml", where=str(out), remedy=f"write {out}.yaml instead"
-        )
-    _refuse_existing(out)
+    refuse_place(out)
     source = read_source(path)
     kind = detect(source) if format is None else _named(format)
     draft = Draft(kind)
@@ -85,7 +81,7 @@ def export_file(constitution: Constitution, out: Path, format: str) -> dict[str,
     """Writes the constitution to `out`, which must not exist yet, and gives what the format cannot hold: what -> how
     many."""
     kind = FORMATS[_named(format)]
-    _refuse_existing(out)
+    refuse_existing_file(out)
     lost: Counter[str] = Counter()
     text = kind.write(constitution, lost)
     for field in ("name", "version", "description"):
@@ -135,11 +131,6 @@ def _named(format: str) -> str:
             f"there is no format {format!r}{near(format, FORMATS)}", remedy=f"there are: {', '.join(FORMATS)}"
         )
     return format
-
-
-def _refuse_existing(out: Path) -> None:
-    if out.exists() or out.is_symlink():
-        raise RunFolderError("exists and is not overwritten", where=str(out), remedy="choose another name")
 
 
 def _default(name: str) -> Any:
