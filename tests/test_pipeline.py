@@ -365,7 +365,9 @@ def test_ctrl_c_keeps_the_work_and_says_how_to_go_on(config: RunConfig, tmp_path
 
     file, out = tmp_path / "my run.yaml", tmp_path / "run"
     file.write_text(dump_yaml(config.model_dump(mode="json")))
-    code = "from tests import stub_stages; stub_stages.install(); from rlaif.cli import main; main()"
+    # A suite that was started in the background ignores Ctrl-C, and so would its children.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from tests import stub_stages; "
+    code += "stub_stages.install(); from rlaif.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "run", str(file), "--out", str(out)],
         env={**os.environ, "STUB_PAUSE": "0.1"},
