@@ -216,6 +216,7 @@ def _notes(
     failures = sum((Counter(row.failures) for row in found), Counter[str]()).total()
     if failures:
         notes.append(f"{failures:,} votes are failures and say nothing")
+    notes += [f"gold: {note}" for note in gold.notes]
     if gold.facts is not None and gold.facts.unmatched:
         notes.append(f"gold: {gold.facts.unmatched:,} of {gold.facts.rows:,} rows are about no pair of the run")
     if gold.facts is not None and whole.gold is None:

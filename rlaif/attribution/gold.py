@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlaif.comparison_files import MOST_TOLD, read_comparisons
+from rlaif.comparison_files import MOST_TOLD, ComparisonFile, read_comparisons
 from rlaif.errors import DataError
 from rlaif.evaluation.statistics import preferred
 from rlaif.prompt_sets import json_lines
@@ -33,10 +33,12 @@ class GoldFacts:
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """The facts, and by id of a comparison P(A is better), for those where gold prefers an answer."""
+    """The facts, and by id of a comparison P(A is better), for those where gold prefers an answer; `notes` tell which
+    lines of the file were left out."""
 
     facts: GoldFacts | None
     prob_a: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ def read_gold(given: str, labels: Sequence[PreferenceLabel]) -> Gold:
         return _harm(pairs)
     path = Path(given)
     first = next((row for _, row in json_lines(path)), {})
-    rows = _by_id(path, pairs) if "id" in first and not _SHAPES & first.keys() else _by_text(path, pairs)
+    by_id = "id" in first and not _SHAPES & first.keys()
+    file = None if by_id else read_comparisons(path)
+    rows = _by_id(path, pairs) if file is None else _by_text(file, pairs)
     matched = [row for row in rows if row.pairs]
     if not matched:
         raise DataError(
@@ -70,8 +74,9 @@ def read_gold(given: str, labels: Sequence[PreferenceLabel]) -> Gold:
     for row in matched:
         if row.prob_a is not None and row.prob_a != 0.5:
             known |= {name: 1 - row.prob_a if turned else row.prob_a for name, turned in row.pairs.items()}
+    notes = () if file is None else tuple(file.notes())
     silent = sum(row.prob_a is None or row.prob_a == 0.5 for row in matched)
-    return Gold(GoldFacts(path.name, len(rows), len(matched), len(rows) - len(matched), silent), known)
+    return Gold(GoldFacts(path.name, len(rows), len(matched), len(rows) - len(matched), silent), known, notes)
 
 
 def _by_id(path: Path, pairs: Sequence[Comparison]) -> list[_Row]:
@@ -95,7 +100,7 @@ def _by_id(path: Path, pairs: Sequence[Comparison]) -> list[_Row]:
     return list(rows.values())
 
 
-def _by_text(path: Path, pairs: Sequence[Comparison]) -> list[_Row]:
+def _by_text(file: ComparisonFile, pairs: Sequence[Comparison]) -> list[_Row]:
     """Rows with the texts of prompt and answers; a row may be about several pairs whose texts are the same."""
     places: dict[tuple[tuple[Message, ...], str, str], dict[str, bool]] = {}
     for pair in pairs:
@@ -103,7 +108,7 @@ def _by_text(path: Path, pairs: Sequence[Comparison]) -> list[_Row]:
         places.setdefault((pair.prompt.messages, a, b), {})[pair.id] = False
         places.setdefault((pair.prompt.messages, b, a), {})[pair.id] = True
     rows = []
-    for given in read_comparisons(path).pairs:
+    for given in file.pairs:
         texts = (given.comparison.prompt.messages, given.comparison.a.text, given.comparison.b.text)
         rows.append(_Row(given.prob_a, places.get(texts, {})))
     return rows

@@ -56,7 +56,7 @@ def agreement_line(found: Agreement) -> str:
 
 
 def revision_rows(found: RevisionImpact) -> list[Row]:
-    """What the edit did to the revisions."""
+    """What the edit did to the revisions; the last row, as of the others, is the cost."""
     return [
         ("answers that differ", f"{_share(found.changed)} of {found.prompts:,} prompts"),
         ("drawn principles differ", f"{found.redrawn:,} of {found.prompts:,} prompts"),

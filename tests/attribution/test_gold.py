@@ -52,6 +52,15 @@ def test_rows_by_text_find_every_pair_with_these_texts_either_way_round(tmp_path
     assert (found.facts.matched, found.facts.unmatched) == (1, 1)
 
 
+def test_lines_that_were_left_out_are_told(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "how?", "chosen": "good", "rejected": "bad"},
+        {"prompt": "how?", "chosen": "good", "rejected": "good"},
+    ]
+    (note,) = read_gold(write(tmp_path / "gold.jsonl", *rows), LABELS).notes
+    assert "2" in note
+
+
 def test_labels_of_another_run_are_gold_too(tmp_path: Path) -> None:
     label = PreferenceLabel(PAIRS[3], 0.2, ())
     assert read_gold(write(tmp_path / "labels.jsonl", to_json(label)), LABELS).prob_a == {PAIRS[3].id: 0.2}
