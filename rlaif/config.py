@@ -316,6 +316,11 @@ def default_config(overrides: Sequence[str] = ()) -> RunConfig:
     return parse(data, where="--set")
 
 
+def load_or_default(path: Path | None, overrides: Sequence[str] | None = None) -> RunConfig:
+    """The config in the file, or the one without a file where there is none; see `load` and `default_config`."""
+    return default_config(overrides or ()) if path is None else load(path, overrides or ())
+
+
 def parse(data: dict[str, Any], *, where: str, lines: dict[tuple[str | int, ...], int] | None = None) -> RunConfig:
     """The config in `data`; a wrong key or value raises ConfigError naming every problem at once."""
     try:

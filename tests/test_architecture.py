@@ -22,6 +22,7 @@ DRAWERS = {"utils.py", "util.py", "common.py", "base.py", "helpers.py", "misc.py
 LAYERS = {
     "errors": 0,
     "records": 1,
+    "intervals": 1,
     "store": 2,
     "config": 2,
     "yaml_io": 2,

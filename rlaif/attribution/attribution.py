@@ -24,11 +24,12 @@ from rlaif.attribution.matrix import (
     matrix,
     most_opposed,
 )
-from rlaif.attribution.measure import Draw, Influence, Overview, influences, overview
+from rlaif.attribution.measure import Influence, Overview, influences, overview
 from rlaif.attribution.negation import Negation, negations
 from rlaif.attribution.pairs import spread, voted_pairs
 from rlaif.config import RunConfig
 from rlaif.errors import ConfigError
+from rlaif.evaluation.statistics import Draw
 from rlaif.impact.relabel import relabel
 from rlaif.judge.judge import Judge
 from rlaif.judged_run import JudgedRun, OnDemand, OpenJudge, judge_of_config, judge_on_demand, read_judged_run

@@ -13,23 +13,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from rlaif.attribution.pairs import VotedPair
-from rlaif.evaluation.statistics import Estimate, Keyed, mean, mean_share, preferred
+from rlaif.evaluation.statistics import Draw, Estimate, Keyed, agree, preferred
 from rlaif.judge.aggregate import Vote
 from rlaif.records import Principle
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """The bootstrap's seed and its number of resamples."""
-
-    seed: int
-    resamples: int
-
-    def mean(self, values: Sequence[Keyed]) -> Estimate | None:
-        return mean(values, seed=self.seed, resamples=self.resamples)
-
-    def share(self, values: Sequence[Keyed]) -> Estimate | None:
-        return mean_share(values, seed=self.seed, resamples=self.resamples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +76,6 @@ class Overview:
     shorter: Estimate | None
     gold: Estimate | None
     gold_shorter: Estimate | None
-
-
-def agree(one: float, other: float) -> float:
-    """1 where two probabilities prefer the same answer, 0.5 where one of them is exactly one half, else 0; 1 where
-    both are one half."""
-    return 1 - abs(preferred(one) - preferred(other))
 
 
 def influences(

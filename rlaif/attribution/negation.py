@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from rlaif.attribution.measure import Draw
-from rlaif.evaluation.statistics import Estimate, Keyed, preferred
+from rlaif.evaluation.statistics import Draw, Estimate, Keyed, agree
 from rlaif.judge.aggregate import votes
 from rlaif.judge.judge import Judge
 from rlaif.progress import Task
@@ -93,7 +92,7 @@ def _negation(principle: Principle, pairs: Sequence[Comparison], judge: Judge, d
             ties += 1
         elif here.prob_a is not None and there.prob_a is not None:
             side = 1 if here.prob_a > 0.5 else -1
-            turned.append((pair.prompt.id, abs(preferred(here.prob_a) - preferred(there.prob_a))))
+            turned.append((pair.prompt.id, 1 - agree(here.prob_a, there.prob_a)))
             stayed.append((pair.prompt.id, side * (here.prob_a + there.prob_a - 1)))
     share = draw.share(turned)
     nothing = bool(ties) and ties == len(pairs)

@@ -12,9 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from rlaif.attribution.measure import Draw
 from rlaif.card.figures import Judged, share_of
-from rlaif.evaluation.statistics import Estimate, Keyed, preferred
+from rlaif.evaluation.statistics import Draw, Estimate, Keyed, preferred
 from rlaif.judge.attacks import ATTACKS, Attack
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import (

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rlaif.attribution.measure import Draw
 from rlaif.card import verdict
 from rlaif.card.attacked import AttackResult, attack_all
 from rlaif.card.figures import (
@@ -38,6 +37,7 @@ from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.constitution.problems import near
 from rlaif.errors import ConfigError, ConstitutionError
+from rlaif.evaluation.statistics import Draw
 from rlaif.judge.judge import Judge
 from rlaif.judged_run import OpenJudge, judge_of_config
 from rlaif.lm.protocol import LanguageModel, Usage
@@ -251,13 +251,8 @@ def _labels(
     progress: Progress,
 ) -> list[PreferenceLabel]:
     batch = config.label.batch_size * config.label.pairs
-    found: list[PreferenceLabel] = []
     with progress.task(title, len(pairs), "pairs") as task:
-        for start in range(0, len(pairs), batch):
-            part = [pair.comparison for pair in pairs[start : start + batch]]
-            found += judge.label_under(part, rules[start : start + batch])
-            task.advance(len(part))
-    return found
+        return judge.label_in_parts([pair.comparison for pair in pairs], rules, size=batch, task=task)
 
 
 def _repeat(

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlaif.attribution.measure import Draw, agree
 from rlaif.card.gold import GoldPair
-from rlaif.evaluation.statistics import Estimate, Keyed, paired_difference, preferred, slope
+from rlaif.evaluation.statistics import Draw, Estimate, Keyed, agree, paired_difference, preferred, slope
 from rlaif.records import PreferenceLabel
 
 BINS = 5

@@ -213,14 +213,14 @@ def run_tests(
     as_json: JsonOption = False,
 ) -> None:
     """Run the principles' own unit tests against the judge: does it prefer the better answer?"""
-    from rlaif.config import default_config, load
+    from rlaif.config import load_or_default
     from rlaif.constitution.load import load_constitution
     from rlaif.judge.principle_tests import run, tally
     from rlaif.progress import choose
     from rlaif.resources import cache_folder
 
     constitution = load_constitution(name)
-    settings = default_config(overrides or ()) if config is None else load(config, overrides or ())
+    settings = load_or_default(config, overrides)
     progress = choose(quiet=as_json)
     report = run(constitution, settings, cache=cache_folder(), only=only or (), where=name, progress=progress)
     if as_json:

@@ -75,7 +75,7 @@ def _subject(
     overrides: list[str] | None,
     progress: Progress,
 ) -> Subject:
-    from rlaif.config import default_config, load
+    from rlaif.config import load_or_default
     from rlaif.impact.subject import of_file, of_run
     from rlaif.resources import cache_folder
     from rlaif.store import RunFolder
@@ -95,5 +95,5 @@ def _subject(
         raise ConfigError(
             "--comparisons needs --from OLD", remedy="the constitution before the edit, a file or a shipped name"
         )
-    settings = default_config(overrides or ()) if config is None else load(config, overrides or ())
+    settings = load_or_default(config, overrides)
     return of_file(comparisons, before, settings, cache=cache_folder(), progress=progress)

@@ -42,13 +42,13 @@ def card(
     from rlaif.card.card import Asked, judge_card
     from rlaif.card.page import page
     from rlaif.card.terminal import rendered
-    from rlaif.config import default_config, load
+    from rlaif.config import load_or_default
     from rlaif.progress import choose
     from rlaif.report.deliver import deliver, refuse_places
     from rlaif.resources import cache_folder
 
     refuse_places(html, out, None, "card")
-    settings = default_config(overrides or ()) if config is None else load(config, overrides or ())
+    settings = load_or_default(config, overrides)
     asked = Asked(pairs, repeat, attack, tuple(only or ()), constitution)
     found = judge_card(settings, gold, asked, cache=cache_folder(), progress=choose(quiet=as_json))
     deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)

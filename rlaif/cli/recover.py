@@ -45,7 +45,7 @@ def recover(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
 ) -> None:
     """Find the principles that explain given labels, test them on held-out prompts, and compare."""
-    from rlaif.config import default_config, load
+    from rlaif.config import load_or_default
     from rlaif.constitution.starter import refuse_place
     from rlaif.progress import choose
     from rlaif.recover.recover import Asked
@@ -55,7 +55,7 @@ def recover(
 
     if out is not None:
         refuse_place(out)
-    settings = default_config(overrides or ()) if config is None else load(config, overrides or ())
+    settings = load_or_default(config, overrides)
     asked = Asked(tuple(candidates or ()), propose, keep, pairs, part, against)
     found = recovered(labels, asked, settings, cache=cache_folder(), progress=choose(quiet=as_json))
     if out is not None and found.kept:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlaif.judge.principle_tests import wilson
+from rlaif.intervals import wilson
 from rlaif.records import WinRate
 
 Keyed = tuple[str, float | None]
@@ -77,6 +77,12 @@ def preferred(probability: float) -> float:
     return float(probability > 0.5) + 0.5 * (probability == 0.5)
 
 
+def agree(one: float, other: float) -> float:
+    """1 where two probabilities prefer the same answer, 0.5 where one of them is exactly one half, else 0; 1 where
+    both are one half."""
+    return 1 - abs(preferred(one) - preferred(other))
+
+
 def win_rate(
     model: str, against: str, slice_name: str, probabilities: Sequence[Keyed], *, seed: int, resamples: int
 ) -> WinRate:
@@ -114,6 +120,26 @@ def slope(points: Sequence[tuple[str, float, float]], *, seed: int, resamples: i
     low, high = _bounds((products, squares), through_origin, seed, resamples) if len(known) > 1 else (None, None)
     used = sum(x != 0 for _, x, _ in points)
     return Estimate(math.fsum(products) / math.fsum(squares), low, high, used, len(known))
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The bootstrap's seed and its number of resamples, for many estimates of one kind of answer."""
+
+    seed: int
+    resamples: int
+
+    def mean(self, values: Sequence[Keyed]) -> Estimate | None:
+        return mean(values, seed=self.seed, resamples=self.resamples)
+
+    def share(self, values: Sequence[Keyed]) -> Estimate | None:
+        return mean_share(values, seed=self.seed, resamples=self.resamples)
+
+    def difference(self, values: Sequence[Keyed], against: Sequence[Keyed]) -> Estimate | None:
+        return paired_difference(values, against, seed=self.seed, resamples=self.resamples)
+
+    def win_rate(self, model: str, against: str, slice_name: str, probabilities: Sequence[Keyed]) -> WinRate:
+        return win_rate(model, against, slice_name, probabilities, seed=self.seed, resamples=self.resamples)
 
 
 def _estimate(clusters: Mapping[str, float], n: int, seed: int, resamples: int) -> Estimate | None:

@@ -13,13 +13,10 @@ from typing import Any
 
 from rlaif.config import RunConfig
 from rlaif.errors import DataError
-from rlaif.evaluation.statistics import Estimate, Keyed, mean, mean_share, paired_difference, preferred, win_rate
+from rlaif.evaluation.statistics import Draw, Estimate, Keyed
 from rlaif.judge.judge import Judge
 from rlaif.records import Comparison, PreferenceLabel, Prompt, Response, RevisionTrace, StageRecord, WinRate
 from rlaif.store import JsonlFile, RunFolder, read_json_lines
-
-Draw = Mapping[str, int]
-"""`seed` and `resamples` of every bootstrap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +142,11 @@ def revision_impact(
         redrawn=sum(_drawn(a) != _drawn(b) for a, b in both),
         replaced_before=sum(a.revised for a, _ in both),
         replaced_after=sum(b.revised for _, b in both),
-        changed=mean_share([(a.prompt.id, a.final.text != b.final.text) for a, b in both], **draw),
+        changed=draw.share([(a.prompt.id, a.final.text != b.final.text) for a, b in both]),
         wins=_wins(comparisons, judges, [""], draw),
-        words=paired_difference(
+        words=draw.difference(
             [(b.prompt.id, len(b.final.text.split())) for _, b in both],
             [(a.prompt.id, len(a.final.text.split())) for a, _ in both],
-            **draw,
         ),
         examples=tuple(
             RevisionChange(b.prompt, a.final.text, b.final.text, _drawn(a), _drawn(b)) for a, b in differ[:examples]
@@ -179,7 +175,7 @@ def _wins(
         for part in slices:
             inside = [label for label in labels if part in ("", label.comparison.prompt.slice)]
             probabilities = [(label.comparison.prompt.id, label.prob_a) for label in inside]
-            found.append(Wins(under, win_rate("new", "old", part, probabilities, **draw)))
+            found.append(Wins(under, draw.win_rate("new", "old", part, probabilities)))
     return tuple(found)
 
 
@@ -204,23 +200,19 @@ def reward_impact(
     return RewardImpact(
         responses=len(responses),
         pairs=len(comparisons),
-        flips=mean_share(flips, **draw),
+        flips=draw.share(flips),
         correlation=_spearman(old, new),
-        moved=mean(moved, **draw),
+        moved=draw.mean(moved),
         accuracy_before=_held_out_accuracy(before),
         accuracy_after=_held_out_accuracy(after),
-        examples=tuple(ScoreChange(*_texts(responses[name]), was[name], now[name]) for name in most),
+        examples=tuple(ScoreChange(responses[name][0], responses[name][1].text, was[name], now[name]) for name in most),
         work=work,
     )
 
 
-def _texts(pair: tuple[Prompt, Response]) -> tuple[Prompt, str]:
-    return pair[0], pair[1].text
-
-
 def _order(difference: float) -> float:
     """1 if the first of two scores is higher, 0 if the other is, 0.5 if they are equal."""
-    return preferred(0.5 + (difference > 0) * 0.5 - (difference < 0) * 0.5)
+    return float(difference > 0) + 0.5 * (difference == 0)
 
 
 def _scores(config: RunConfig, run: RunFolder, responses: Sequence[tuple[Prompt, Response]]) -> list[float]:
@@ -307,8 +299,8 @@ def _measures(
             [(str(row["prompt_id"]), _number(row.get(name))) for row in rows if part in ("", row["slice"])]
             for rows in (old, new)
         )
-        before, after = mean(was, **draw), mean(now, **draw)
-        difference = paired_difference(now, was, **draw)
+        before, after = draw.mean(was), draw.mean(now)
+        difference = draw.difference(now, was)
         if before is not None and after is not None and difference is not None:
             found.append(MeasureChange(part, name, before, after, difference))
     return found

@@ -14,6 +14,7 @@ from rlaif.config import STAGES, RunConfig, StageName
 from rlaif.constitution.diff import Difference, diff
 from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
 from rlaif.errors import ConfigError
+from rlaif.evaluation.statistics import Draw
 from rlaif.impact import downstream
 from rlaif.impact.downstream import PolicyImpact, RevisionImpact, RewardImpact, Work
 from rlaif.impact.edits import edits
@@ -196,9 +197,9 @@ class _Beyond:
     def _judges(self) -> dict[str, Judge]:
         return {"new": self.subject.judge(self.edit.after), "old": self.subject.judge(self.subject.before)}
 
-    def _draw(self) -> dict[str, int]:
+    def _draw(self) -> Draw:
         config = self.edit.config
-        return {"seed": record_seed(config.seed, "impact", "bootstrap"), "resamples": config.evaluate.bootstrap}
+        return Draw(record_seed(config.seed, "impact", "bootstrap"), config.evaluate.bootstrap)
 
 
 def _cost(tallies: Mapping[str, VerdictCount], paid: Usage, usage: Usage, seconds: float) -> Cost:

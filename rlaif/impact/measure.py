@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rlaif.evaluation.statistics import Estimate, Keyed, mean, mean_share, paired_difference, preferred
+from rlaif.evaluation.statistics import Estimate, Keyed, agree, mean, mean_share, paired_difference, preferred
 from rlaif.impact.edits import PrincipleEdit
 from rlaif.impact.relabel import Relabelled, VerdictCount
 from rlaif.judge.aggregate import votes
@@ -138,7 +138,7 @@ def _group(kind: str, name: str, pairs: Sequence[Relabelled], seed: int, resampl
         old, new = pair.before.prob_a, pair.after.prob_a
         if old is not None and new is not None:
             prompt = pair.before.comparison.prompt.id
-            flips.append((prompt, abs(preferred(new) - preferred(old))))
+            flips.append((prompt, 1 - agree(new, old)))
             shifts.append((prompt, new - old))
         elif old is None and new is None:
             unlabelled += 1
@@ -168,7 +168,7 @@ def agreement(
         comparison, truth = pair.before.comparison, given.get(pair.before.comparison.id, 0.5)
         if truth != 0.5 and pair.before.prob_a is not None and pair.after.prob_a is not None:
             for values, prob in ((old, pair.before.prob_a), (new, pair.after.prob_a)):
-                values.append((comparison.prompt.id, 1 - abs(preferred(prob) - preferred(truth))))
+                values.append((comparison.prompt.id, agree(prob, truth)))
     before, after = (mean_share(values, seed=seed, resamples=resamples) for values in (old, new))
     difference = paired_difference(new, old, seed=seed, resamples=resamples)
     if before is None or after is None or difference is None:
@@ -195,7 +195,7 @@ def prompt_moves(pairs: Sequence[Relabelled]) -> list[PromptMove]:
     for pair in pairs:
         old, new, prompt = pair.before.prob_a, pair.after.prob_a, pair.before.comparison.prompt
         if old is not None and new is not None:
-            flip = abs(preferred(new) - preferred(old))
+            flip = 1 - agree(new, old)
             members.setdefault(prompt.id, []).append((prompt, flip, abs(new - old)))
     found = [
         PromptMove(part[0][0], len(part), sum(flip for _, flip, _ in part), sum(size for *_, size in part) / len(part))

@@ -104,10 +104,8 @@ def of_file(
     judge, batch = subject.judge(constitution), config.label.batch_size * config.label.pairs
     try:
         with progress.task("judging under the old", len(comparisons), "pairs") as task:
-            for start in range(0, len(comparisons), batch):
-                part = comparisons[start : start + batch]
-                subject.labels.extend(judge.label(part))
-                task.advance(len(part))
+            rules = [judge.principles(comparison) for comparison in comparisons]
+            subject.labels.extend(judge.label_in_parts(comparisons, rules, size=batch, task=task))
     except BaseException:
         subject.close()
         raise

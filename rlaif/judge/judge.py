@@ -11,6 +11,7 @@ from rlaif.errors import ConfigError
 from rlaif.judge.aggregate import aggregate
 from rlaif.judge.methods import Ask, contrast, cot, pairwise, random, rating
 from rlaif.lm.protocol import LanguageModel
+from rlaif.progress import Task
 from rlaif.records import Comparison, Constitution, PreferenceLabel, Principle, Verdict, record_seed
 from rlaif.stage import StageContext
 from rlaif.templates import load_template
@@ -71,6 +72,18 @@ class Judge:
         for comparison, chosen in zip(comparisons, principles, strict=True):
             verdicts = tuple(verdict for _ in chosen for verdict in next(found))
             labels.append(self.settle(comparison, verdicts))
+        return labels
+
+    def label_in_parts(
+        self, comparisons: Sequence[Comparison], principles: Sequence[Sequence[Principle]], *, size: int, task: Task
+    ) -> list[PreferenceLabel]:
+        """The labels of `label_under`, asked `size` comparisons at a time: a part is in the cache before the next one
+        begins, and shows on the bar."""
+        labels: list[PreferenceLabel] = []
+        for start in range(0, len(comparisons), size):
+            part = comparisons[start : start + size]
+            labels += self.label_under(part, principles[start : start + size])
+            task.advance(len(part))
         return labels
 
     def settle(self, comparison: Comparison, verdicts: tuple[Verdict, ...]) -> PreferenceLabel:

@@ -19,6 +19,7 @@ from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution
 from rlaif.constitution.problems import near
 from rlaif.errors import ConstitutionError
+from rlaif.intervals import wilson
 from rlaif.judge.judge import Judge
 from rlaif.lm.open import open_judge
 from rlaif.lm.protocol import Usage
@@ -28,7 +29,6 @@ from rlaif.records import (
     Constitution,
     Failure,
     Message,
-    PreferenceLabel,
     Principle,
     PrincipleTest,
     Prompt,
@@ -37,8 +37,6 @@ from rlaif.records import (
 
 ASKED_TOGETHER = 16
 """Tests in one question to the model: enough to fill its batches, few enough to show progress and keep it."""
-Z95 = 1.959964
-"""The normal quantile of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +166,9 @@ def run(
 def judged(judge: Judge, progress: Progress) -> list[Result]:
     """One result per test of the judge's constitution, in order, asked ASKED_TOGETHER at a time."""
     cases = [(p, n, test) for p in judge.constitution.principles for n, test in enumerate(p.tests, start=1)]
-    labels: list[PreferenceLabel] = []
+    comparisons = [_comparison(test) for _, _, test in cases]
     with progress.task("judging tests", len(cases), "tests") as task:
-        for start in range(0, len(cases), ASKED_TOGETHER):
-            part = cases[start : start + ASKED_TOGETHER]
-            labels += judge.label_under([_comparison(test) for _, _, test in part], [(p,) for p, _, _ in part])
-            task.advance(len(part))
+        labels = judge.label_in_parts(comparisons, [(p,) for p, _, _ in cases], size=ASKED_TOGETHER, task=task)
     return [
         Result(p.id, n, test, label.prob_a, label.consistency, label.failure)
         for (p, n, test), label in zip(cases, labels, strict=True)
@@ -197,19 +192,6 @@ def tally(results: Sequence[Result]) -> Tally:
         shorter_wins=_mean([float(len(r.test.better) < len(r.test.worse)) for r in known]),
         longer_wins=_mean([float(len(r.test.better) > len(r.test.worse)) for r in known]),
     )
-
-
-def wilson(passed: float, n: int) -> tuple[float | None, float | None]:
-    """The 95 % interval of a share, which stays within 0..1 and has a width at 0 and 1 too; (None, None) for n = 0.
-
-    Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
-    """
-    if n == 0:
-        return None, None
-    share, z2 = passed / n, Z95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _chosen(constitution: Constitution, only: Sequence[str], where: str) -> tuple[Principle, ...]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from rlaif.comparison_files import GivenPair
 from rlaif.constitution.wording import ALIKE, likeness
-from rlaif.evaluation.statistics import Estimate, Keyed, by_prompt, mean, preferred
-from rlaif.judge.principle_tests import wilson
+from rlaif.evaluation.statistics import Estimate, Keyed, agree, by_prompt, mean, preferred
+from rlaif.intervals import wilson
 from rlaif.records import Comparison
 from rlaif.recover.candidates import bare
 from rlaif.recover.evidence import Evidence
@@ -83,7 +83,7 @@ def share(predicted: Predicted, pairs: Sequence[GivenPair]) -> float | None:
 def _right(predicted: Predicted, pairs: Sequence[GivenPair]) -> list[Keyed]:
     """(prompt, 1 where the prediction prefers what the label does, 0 where the other answer) of each pair."""
     return [
-        (pair.group, None if p is None else 1 - abs(preferred(p) - preferred(pair.prob_a)))
+        (pair.group, None if p is None else agree(p, pair.prob_a))
         for pair, p in zip(pairs, predicted, strict=True)
         if pair.prob_a is not None
     ]
@@ -119,7 +119,7 @@ def matches(ours: Evidence, theirs: Evidence) -> list[Match]:
 def agreement(one: np.ndarray, other: np.ndarray) -> float | None:
     """Share of pairs with a verdict in both on which both prefer the same answer, one half being half a one."""
     values = [
-        1 - abs(preferred(p) - preferred(q))
+        agree(p, q)
         for p, q in zip(predictions(one), predictions(other), strict=True)
         if p is not None and q is not None
     ]

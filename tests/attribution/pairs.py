@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlaif.attribution.measure import Draw, Influence, influences
+from rlaif.attribution.measure import Influence, influences
 from rlaif.attribution.pairs import VotedPair
+from rlaif.evaluation.statistics import Draw
 from rlaif.judge.aggregate import Vote
 from rlaif.records import Failure, Principle
 

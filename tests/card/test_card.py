@@ -117,10 +117,10 @@ def test_a_gullible_judge_is_taken_in_by_that_attack_alone(tmp_path: Path) -> No
 
 
 def test_a_template_that_does_not_quote_is_found_out(tmp_path: Path) -> None:
-    from rlaif.attribution.measure import Draw
     from rlaif.card.figures import Judged
     from rlaif.card.gold import read_gold_set
     from rlaif.constitution.load import load_constitution
+    from rlaif.evaluation.statistics import Draw
 
     folder = tmp_path / "templates"
     folder.mkdir()

@@ -10,9 +10,9 @@ from hypothesis import Phase, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from rlaif.attribution.measure import Draw
 from rlaif.card.figures import Judged, accuracy, calibration, ceiling, groups, length, order
 from rlaif.card.gold import GoldPair
+from rlaif.evaluation.statistics import Draw
 from rlaif.records import to_json
 from tests.card.cases import judged
 

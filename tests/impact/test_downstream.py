@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlaif.config import JudgeConfig
+from rlaif.evaluation.statistics import Draw
 from rlaif.impact.downstream import Work, policy_impact, revision_impact
 from rlaif.judge.judge import Judge
 from rlaif.lm.scripted import ScriptedModel
@@ -28,7 +29,7 @@ from rlaif.store import JsonlFile, RunFolder
 
 KIND = Principle("kind", "Be kind.", contrast=Contrast("You are kind.", "You are cruel."))
 PROMPTS = tuple(Prompt((Message("user", f"question {n}"),), slice="hard" if n < 4 else "easy") for n in range(6))
-DRAW = {"seed": 0, "resamples": 100}
+DRAW = Draw(seed=0, resamples=100)
 WORK = Work("fork", 1, 2, 3.0)
 
 

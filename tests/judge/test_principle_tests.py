@@ -13,8 +13,9 @@ import pytest
 
 from rlaif.config import JudgeConfig, RunConfig, default_config
 from rlaif.errors import ConstitutionError
+from rlaif.intervals import wilson
 from rlaif.judge.judge import Judge
-from rlaif.judge.principle_tests import ASKED_TOGETHER, Result, Tally, judged, run, tally, wilson
+from rlaif.judge.principle_tests import ASKED_TOGETHER, Result, Tally, judged, run, tally
 from rlaif.lm.protocol import ResponseLogprobs, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.progress import Silent, Task
