@@ -47,7 +47,7 @@ def card(
     from rlaif.report.deliver import deliver, refuse_places
     from rlaif.resources import cache_folder
 
-    refuse_places(html, out, None, "card")
+    refuse_places(html, out, None, "card", inputs=(gold, config, constitution))
     settings = load_or_default(config, overrides)
     asked = Asked(pairs, repeat, attack, tuple(only or ()), constitution)
     found = judge_card(settings, gold, asked, cache=cache_folder(), progress=choose(quiet=as_json))

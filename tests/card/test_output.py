@@ -136,3 +136,12 @@ def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_a_perfect_judge_reads_well(tmp_path: Path) -> None:
     text = " ".join(printed(card_of(tmp_path, perfect)).split()).replace("\u00a0", " ")
     assert "right on 100.0 % (86 to 100) of a prompt's pairs" in text
+
+
+def test_the_gold_is_not_overwritten_by_the_card(tmp_path: Path) -> None:
+    gold = write_gold(tmp_path / "gold.json", prompts=2)
+    before = gold.read_bytes()
+    result = rlaif("judge", "card", "--gold", gold, "--set", "judge.backend=scripted", "--out", gold)
+    assert result.exit_code == 2, result.output
+    assert "is what the answer is made from" in result.output
+    assert gold.read_bytes() == before
