@@ -24,7 +24,7 @@ is an error that names the line and the nearest known key.
 - A file or folder that lies beside the config is found there, wherever `rlaif` is started.
 - A field marked "speed" changes only how fast a stage goes, not what it writes: it may differ when a run is resumed.
 
-*This page is made by `python scripts/config_docs.py` from `rlaif/config.py`; edit the descriptions there.*
+*This page is made by `python scripts/config_docs.py` from `rlaif/config/`; edit the descriptions there.*
 """
 
 

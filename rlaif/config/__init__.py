@@ -1,0 +1,44 @@
+"""One YAML file per run: strict keys, one table per stage."""
+
+from rlaif.config.judging import AskingConfig, JudgeConfig
+from rlaif.config.load import default_config, load, load_or_default, parse, read_yaml
+from rlaif.config.table import Table
+from rlaif.config.tables import (
+    STAGES,
+    EvaluateConfig,
+    LabelConfig,
+    LoraTable,
+    ModelConfig,
+    PpoConfig,
+    PromptSlice,
+    ReportConfig,
+    ReviseConfig,
+    RewardConfig,
+    RunConfig,
+    SftConfig,
+    StageName,
+)
+
+__all__ = [
+    "STAGES",
+    "AskingConfig",
+    "EvaluateConfig",
+    "JudgeConfig",
+    "LabelConfig",
+    "LoraTable",
+    "ModelConfig",
+    "PpoConfig",
+    "PromptSlice",
+    "ReportConfig",
+    "ReviseConfig",
+    "RewardConfig",
+    "RunConfig",
+    "SftConfig",
+    "StageName",
+    "Table",
+    "default_config",
+    "load",
+    "load_or_default",
+    "parse",
+    "read_yaml",
+]

@@ -1,0 +1,112 @@
+"""The judge's table: how a judge is asked, and what becomes of its verdicts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rlaif.config.table import Table
+
+
+class AskingConfig(Table):
+    """Who is asked, where, and how."""
+
+    backend: Literal["local", "openai", "scripted"] = Field(
+        "local", description="local = transformers, openai = any OpenAI-compatible server, scripted = rules, for trials"
+    )
+    source: str | None = Field(None, description="model of the judge; null = the model of the run (local backend)")
+    method: Literal["contrast", "pairwise", "cot", "rating", "random"] = Field(
+        "contrast",
+        description="contrast for small models; pairwise, cot (a rationale first) and rating (one answer at a time) "
+        "for ~3B and up; random as a control (docs/judging.md)",
+    )
+    scale: float = Field(
+        0.1,
+        gt=0,
+        description="contrast: difference of mean token log-ratios (nats) that makes one unit of log-odds",
+    )
+    opening_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="contrast: tokens at the beginning of a response that are judged, null = all; a very small model "
+        "tells a refusal from consent by its opening, and the rest adds noise (docs/demo.md)",
+    )
+    rating_scale: float = Field(
+        1.0,
+        gt=0,
+        description="rating: difference of two mean ratings (points, of 1 to 9) that makes one unit of log-odds; 1 = "
+        "one step of the scale the judge is given is won 73 % of the time",
+    )
+    rationale_tokens: int = Field(128, ge=1, description="cot: longest rationale, in tokens; a longer one is cut")
+    clamp: tuple[float, float] | None = Field(
+        (0.4, 0.6),
+        description="cot alone: bounds of the probability under each order, alike on both sides of 0.5, null = none; a "
+        "rationale mostly names its winner, so the letters after it are near 0 or 1 and say nothing of how sure the "
+        "judge is (Constitutional AI clamps to 40-60 %)",
+    )
+    base_url: str | None = Field(None, description="openai: address of the server, e.g. http://127.0.0.1:8000/v1")
+    api_key_env: str = Field("OPENAI_API_KEY", description="openai: environment variable that holds the key")
+    concurrency: int = Field(8, ge=1, description="openai: requests in flight")
+    timeout: float = Field(60.0, gt=0, description="openai: seconds until a request is given up")
+    max_retries: int = Field(5, ge=0, description="openai: tries after a failed one, with growing pauses")
+    api: Literal["chat", "completions"] = Field("chat", description="openai: which endpoint the server offers")
+
+    @model_validator(mode="after")
+    def _server_needs_address(self) -> AskingConfig:
+        if self.backend == "openai" and self.source is None:
+            raise ValueError("judge.backend: openai needs judge.source, the name of the model on the server")
+        if self.backend == "openai" and self.api == "chat" and self.method == "contrast":
+            raise ValueError(
+                "judge.method: contrast needs the log-probs of given text, which chat servers do not return; "
+                "use method: pairwise, cot or rating, backend: local, or api: completions with a server that echoes "
+                "(vLLM)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clamp_is_even(self) -> AskingConfig:
+        if self.clamp is not None:
+            low, high = self.clamp
+            if not (0 <= low < 0.5 and abs(low + high - 1) < 1e-9):
+                raise ValueError(
+                    f"judge.clamp {list(self.clamp)} is not alike on both sides of 0.5: write for example [0.4, 0.6]"
+                )
+        return self
+
+
+class JudgeConfig(AskingConfig):
+    """Who judges, how, and what becomes of the verdicts."""
+
+    principles: Literal["all", "one", "subset"] = Field(
+        "all", description="judge a pair under all principles, or under one or subset_size of them, drawn by weight"
+    )
+    subset_size: int = Field(3, ge=1, description="principles: subset: how many are drawn")
+    draw_per: Literal["prompt", "pair"] = Field(
+        "prompt",
+        description="what draws anew: pair as in Constitutional AI, or prompt, where contrast scores each response of "
+        "the prompt only once",
+    )
+    tier_margin: float | None = Field(
+        None,
+        ge=0,
+        lt=0.5,
+        description="null = all principles count by weight, whatever their priority; else a lower tier speaks only "
+        "where the one above it comes within this of 0.5",
+    )
+    abstain_below: float = Field(
+        0.0, ge=0, lt=0.5, description="|prob_a - 0.5| below this is no label but a counted abstention"
+    )
+
+    @model_validator(mode="after")
+    def _clamp_leaves_room(self) -> JudgeConfig:
+        if self.clamp is None or self.method != "cot":
+            return self
+        room = self.clamp[1] - 0.5
+        for name, value in (("abstain_below", self.abstain_below), ("tier_margin", self.tier_margin)):
+            if value is not None and value >= room:
+                raise ValueError(
+                    f"judge.{name} {value:g} is out of reach: judge.clamp keeps cot within {room:g} of 0.5; "
+                    "widen judge.clamp or set it to null"
+                )
+        return self

@@ -1,0 +1,123 @@
+"""Reading a run config: `load` names the file, the line, the field and the nearest name of every problem at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import ValidationError
+
+from rlaif.config.judging import AskingConfig
+from rlaif.config.tables import PromptSlice, RunConfig
+from rlaif.errors import ConfigError
+
+Asking = TypeVar("Asking", bound=AskingConfig)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config in the YAML file `path` with `overrides` such as "ppo.kl_coef=0.1" applied on top.
+
+    A file or folder that lies beside the config is found there, wherever the command is started.
+    Raises ConfigError with the file, the line where it is known, the field and what to write instead.
+    """
+    data, lines = read_yaml(Path(path))
+    if not isinstance(data, dict):
+        raise ConfigError("a run config is a mapping of tables", where=str(path), remedy="write one with: rlaif init")
+    for text in overrides:
+        _apply_override(data, text)
+    return _anchored(parse(data, where=str(path), lines=lines), Path(path).absolute().parent)
+
+
+def default_config(overrides: Sequence[str] = ()) -> RunConfig:
+    """The config without a file: every field at its default but for the `overrides`, and a slice without prompts."""
+    data: dict[str, Any] = {"prompts": {"none": {"source": "everyday"}}}
+    for text in overrides:
+        _apply_override(data, text)
+    return parse(data, where="--set")
+
+
+def load_or_default(path: Path | None, overrides: Sequence[str] | None = None) -> RunConfig:
+    """The config in the file, or the one without a file where there is none; see `load` and `default_config`."""
+    return default_config(overrides or ()) if path is None else load(path, overrides or ())
+
+
+def parse(data: dict[str, Any], *, where: str, lines: dict[tuple[str | int, ...], int] | None = None) -> RunConfig:
+    """The config in `data`; a wrong key or value raises ConfigError naming every problem at once."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(item, lines or {}) for item in error.errors()]
+        raise ConfigError("; ".join(problems), where=where, remedy="rlaif init writes a commented config") from None
+
+
+def _anchored(config: RunConfig, folder: Path) -> RunConfig:
+    """The config with every source that exists relative to `folder` made absolute."""
+
+    def anchor(source: str) -> str:
+        looks_like_path = "/" in source or bool(Path(source).suffix)
+        return str(folder / source) if looks_like_path and (folder / source).exists() else source
+
+    slices = {name: part.model_copy(update={"source": anchor(part.source)}) for name, part in config.prompts.items()}
+
+    def anchored(asked: Asking) -> Asking:
+        here = asked.source is not None and asked.backend in ("local", "scripted")
+        return asked.model_copy(update={"source": anchor(asked.source)}) if here and asked.source else asked
+
+    changed = {
+        "model": config.model.model_copy(update={"source": anchor(config.model.source)}),
+        "judge": anchored(config.judge),
+        "constitution": anchor(config.constitution),
+        "prompts": slices,
+    }
+    return config.model_copy(update=changed)
+
+
+def read_yaml(path: Path) -> tuple[Any, dict[tuple[str | int, ...], int]]:
+    """The plain data of a YAML file and the 1-based line of every key path in it; aliases are refused by size."""
+    from rlaif.yaml_io import read_yaml as read
+
+    return read(path, ConfigError)
+
+
+def _apply_override(data: dict[str, Any], text: str) -> None:
+    from rlaif.yaml_io import parse_scalar
+
+    name, equals, value = text.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {text!r} is not table.field=value", remedy="for example --set ppo.kl_coef=0.1")
+    table: Any = data
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {text!r}: {key} is a value, not a table")
+    table[keys[-1]] = parse_scalar(value)
+
+
+def _problem(item: Any, lines: dict[tuple[str | int, ...], int]) -> str:
+    """One sentence about one pydantic error, with the line and, for an unknown key, the nearest known one."""
+    location = tuple(item["loc"])
+    name = ".".join(map(str, location))
+    line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
+    place = f"line {line}: {name}" if line is not None else name
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1, cutoff=0.5)
+        return f"{place}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")
+    if item["type"] == "missing":
+        return f"{place}: this field is required"
+    message = item["msg"].removeprefix("Value error, ")
+    given = item["input"]
+    return f"{place}: {message}" if isinstance(given, dict) else f"{place}: {message} (given: {given!r})"
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """Field names of the table at `location`."""
+    if location[:1] == ("prompts",):
+        return list(PromptSlice.model_fields)
+    table: Any = RunConfig
+    for key in location:
+        kind = table if isinstance(key, int) else table.model_fields[key].annotation
+        table = next(iter(get_args(kind)), kind)
+    return list(table.model_fields)
