@@ -10,12 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rlaif.card.gold import read_gold_set
 from rlaif.config import JudgeConfig, ModelConfig, RunConfig, load
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.constitution.scope import by_slice
 from rlaif.environment import GOLD_PACKAGES, OPTIONAL, installed
 from rlaif.errors import BackendError, ConfigError, ModelError, RlaifError
+from rlaif.judge.calibration import LEAST
 from rlaif.prompt_sets import split_prompts
+from rlaif.stages import of_run
 from rlaif.templates import VARIABLES, load_template
 
 
@@ -49,10 +52,13 @@ def check_all(path: Path, overrides: Sequence[str] = ()) -> list[Finding]:
         ("prompts", lambda: _prompts(config)),
         ("model", lambda: _model(config.model)),
         ("judge", lambda: _judge(config.judge, config.model)),
+        ("card", lambda: _card(config)),
         ("reward", lambda: _reward(config)),
     ]
     found = [Finding("config", str(path))]
     for name, check in checks:
+        if name == "card" and not all(finding.ok for finding in found):
+            continue  # it stands on the constitution, which may be what failed
         try:
             found.append(Finding(name, check()))
         except RlaifError as error:
@@ -66,7 +72,7 @@ def _failed(name: str, error: RlaifError) -> Finding:
 
 def _constitution(config: RunConfig) -> str:
     constitution = load_constitution(config.constitution)
-    check_constitution(constitution, method=config.judge.method, where=config.constitution)
+    check_constitution(constitution, methods=config.judge.methods, where=config.constitution)
     by_slice(constitution, config.prompts)
     return f"{constitution.name} {constitution.version}: {len(constitution.principles)} principles"
 
@@ -138,6 +144,24 @@ def _reach(judge: JudgeConfig) -> str:
         raise BackendError(
             f"cannot be reached: {reason}", where=base, remedy="start the server, or correct judge.base_url"
         ) from None
+
+
+def _card(config: RunConfig) -> str:
+    """What the judge will be measured on; reading the gold finds out whether it can be."""
+    table = config.card
+    if "card" not in of_run(config):
+        return "card.required is false: labels are made by a judge that nobody measured"
+    gold = read_gold_set(table.gold, own=load_constitution(config.constitution))
+    pairs = min(len(gold.pairs), table.pairs) if table.pairs else len(gold.pairs)
+    asked = f"accuracy {table.min_accuracy:.0%} is asked for" if table.required else "asked for by judge.calibration"
+    kind = config.judge.calibration
+    if kind != "none" and pairs < LEAST[kind]:
+        raise ConfigError(
+            f"judge.calibration: {kind} takes {LEAST[kind]} pairs of gold, and {gold.name} gives {pairs}",
+            where="card.gold",
+            remedy="name more gold, raise card.pairs, or set judge.calibration: none",
+        )
+    return f"{pairs} pairs of {gold.name}, {asked}"
 
 
 def _reward(config: RunConfig) -> str:

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlaif.config import RunConfig, StageName
+from rlaif.config import AskingConfig, RunConfig, StageName
+from rlaif.judge.attacks import ATTACKS
 from rlaif.records import Prompt
 from rlaif.stage import limited
+from rlaif.stages import of_run
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+GOLD_TOKENS = 100
+"""Assumed length of an answer of gold."""
 PROMPT_TOKENS = 120
 """Assumed length of a rendered prompt with its system text."""
 
@@ -73,11 +77,18 @@ class Plan:
 
 
 def plan(
-    config: RunConfig, train: Sequence[Prompt], held_out: Sequence[Prompt], principles: int, limit: int | None
+    config: RunConfig,
+    train: Sequence[Prompt],
+    held_out: Sequence[Prompt],
+    principles: int,
+    limit: int | None,
+    gold: int = 0,
 ) -> Plan:
-    """The work of a run on these prompts, cut to `limit` per slice, under that many principles."""
+    """The work of a run on these prompts, cut to `limit` per slice, under that many principles; `gold` pairs are there
+    for the judge's card."""
     train, held_out = limited(train, limit), limited(held_out, limit)
     works = (
+        *([_card(config, gold, principles)] if "card" in of_run(config) else []),
         _revise(config, train, principles),
         _sft(config, train),
         _label(config, len(train), principles),
@@ -121,25 +132,45 @@ class Judging:
 
 
 def _judged(config: RunConfig, responses: int, pairs: int, principles: int, length: int) -> Judging:
-    """What it takes to judge `pairs` of `responses`: contrast reads each response twice, rating once; pairwise reads
-    each pair in both orders, cot twice so with a rationale written in between; random nothing; times the principles."""
+    """What it takes to judge `pairs` of `responses`, by all members of the panel."""
+    members = [_asked(config, m, responses, pairs, principles, length) for m in (config.judge, *config.judge.panel)]
+    totals = (sum(getattr(member, name) for member in members) for name in ("calls", "generated", "scored"))
+    return Judging(*totals)
+
+
+def _asked(
+    config: RunConfig, asking: AskingConfig, responses: int, pairs: int, principles: int, length: int
+) -> Judging:
+    """Of one member: contrast reads each response twice, rating once; pairwise reads each pair in both orders, cot
+    twice so with a rationale written in between; random nothing; times the principles."""
     judge = config.judge
     times = {"all": principles, "one": 1, "subset": min(judge.subset_size, principles)}[judge.principles]
     reads, sides = responses * times, 2 * pairs * times
     if judge.draw_per == "pair":  # another draw may show a response under another principle
         reads = min(sides, responses * principles)
     shown = PROMPT_TOKENS + 2 * length
-    match judge.method:
+    match asking.method:
         case "contrast":
-            length = length if judge.opening_tokens is None else min(length, judge.opening_tokens)
+            length = length if asking.opening_tokens is None else min(length, asking.opening_tokens)
             return Judging(2 * reads, 0, 2 * reads * (PROMPT_TOKENS + length))
         case "rating":
             return Judging(reads, 0, reads * (PROMPT_TOKENS + length))
         case "pairwise":
             return Judging(sides, 0, sides * shown)
         case "cot":
-            return Judging(2 * sides, sides * judge.rationale_tokens, sides * (2 * shown + judge.rationale_tokens))
+            return Judging(2 * sides, sides * asking.rationale_tokens, sides * (2 * shown + asking.rationale_tokens))
     return Judging()
+
+
+def _card(config: RunConfig, gold: int, principles: int) -> StageWork:
+    table = config.card
+    pairs = min(gold, table.pairs) if table.pairs else gold
+    asked = pairs + min(pairs, table.repeat) + min(pairs, table.attack) * len(ATTACKS)
+    each = 1 if table.gold.startswith("tests") else principles  # a test is of one principle
+    judging = _judged(config, 2 * asked, asked, each, GOLD_TOKENS)
+    return StageWork(
+        "card", pairs, judge_calls=judging.calls, generated_tokens=judging.generated, scored_tokens=judging.scored
+    )
 
 
 def _revise(config: RunConfig, train: Sequence[Prompt], principles: int) -> StageWork:

@@ -98,12 +98,13 @@ def _constitution_of_labels(run: RunFolder, config: RunConfig, command: str) -> 
 def _labels(run: RunFolder, config: RunConfig) -> list[PreferenceLabel]:
     file = JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel)
     labels = file.read()
-    other = {verdict.method for label in labels for verdict in label.verdicts} - {config.judge.method}
+    other = {verdict.method for label in labels for verdict in label.verdicts} - set(config.judge.methods)
     if not labels:
         problem = "holds no label"
     elif other:
         problem = (
-            f"holds verdicts of the method {', '.join(sorted(other))}, and the run judges by {config.judge.method}"
+            f"holds verdicts of the method {', '.join(sorted(other))}, and the run judges by "
+            f"{', '.join(config.judge.methods)}"
         )
     else:
         return labels

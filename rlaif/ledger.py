@@ -116,7 +116,7 @@ def refuse_changed(run: RunFolder, stage: StageName, settings: dict[str, Any] | 
         raise RunFolderError(
             f"the {stage} stage was {state} with something else; changed since: {', '.join(found)}",
             where=str(run.root),
-            remedy=f"rlaif {stage} with --force redoes it and removes everything after it; "
+            remedy=f"rlaif {stage} with --force redoes it and removes all that stands on it; "
             "or choose a new folder with --out",
         )
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlaif import ledger, provenance, stages
-from rlaif.config import RunConfig, StageName, load
+from rlaif.config import AskingConfig, ModelConfig, RunConfig, StageName, load
 from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
 from rlaif.constitution.scope import by_slice
 from rlaif.errors import DiskError, StageError
+from rlaif.judge.gate import passed_card
 from rlaif.lm import open as open_model
 from rlaif.lm.protocol import LanguageModel
 from rlaif.progress import Progress
@@ -74,7 +75,7 @@ def gather(config: RunConfig, run: RunFolder) -> Materials:
     """The constitution and prompts that the config names and the templates of the run (edited there or as shipped),
     each checked."""
     constitution = load_constitution(config.constitution)
-    check_constitution(constitution, method=config.judge.method, where=config.constitution)
+    check_constitution(constitution, methods=config.judge.methods, where=config.constitution)
     by_slice(constitution, config.prompts)
     train, held_out = split_prompts(config.prompts, config.seed)
     return Materials(constitution, constitution_text(config.constitution), _templates(run), train, held_out)
@@ -91,7 +92,7 @@ def gather_kept(config: RunConfig, run: RunFolder) -> Materials:
     if config.constitution == stored.constitution and run.constitution_path.exists():
         config = config.model_copy(update={"constitution": str(run.constitution_path)})
     constitution = load_constitution(config.constitution)
-    check_constitution(constitution, method=config.judge.method, where=config.constitution)
+    check_constitution(constitution, methods=config.judge.methods, where=config.constitution)
     files = [JsonlFile(run.root / "prompts" / name, Prompt) for name in ("train.jsonl", "held_out.jsonl")]
     if (config.prompts, config.seed) == (stored.prompts, stored.seed) and all(file.path.exists() for file in files):
         train, held_out = (file.read() for file in files)
@@ -123,7 +124,7 @@ def run_stages(
         job = _Job(config, run, given, limit, progress, _shared_inputs(config, given))
         if mode == "new":
             ledger.refuse_existing(run, names)
-        redone = stages.from_first(names) if mode == "force" else ()
+        redone = stages.with_followers(config, names) if mode == "force" else ()
         for stage in stages.TABLE:
             if stage != "report" and stage not in redone and (stage in names or run.record(stage) is not None):
                 ledger.refuse_changed(run, stage, job.settings(stage), job.inputs(stage))
@@ -131,7 +132,7 @@ def run_stages(
             _refuse_missing(job, stage, names)
         ledger.clear(run, redone)
         _write_materials(job)
-        return {stage: _run_or_keep(job, stage) for stage in names}
+        return dict(_outcomes(job, names))
 
 
 # --- before the first stage -------------------------------------------------------------------------------------------
@@ -153,15 +154,18 @@ def _shared_inputs(config: RunConfig, given: Materials) -> dict[str, str]:
 
 def judge_model_hash(config: RunConfig) -> str:
     """A hash of the judge's weights or rules, or the mere name of its backend: a server is known by its settings."""
-    judge = config.judge
-    if judge.backend == "local":
+    own, *others = (_asked_hash(asking, config.model) for asking in (config.judge, *config.judge.panel))
+    return content_id(own, others) if others else own
+
+
+def _asked_hash(asking: AskingConfig, model: ModelConfig) -> str:
+    if asking.backend == "local":
         from rlaif.models import model_fingerprint
 
-        source = config.model.source if judge.source is None else judge.source
-        return model_fingerprint(config.model.model_copy(update={"source": source}))
-    if judge.backend == "scripted" and judge.source is not None and Path(judge.source).is_file():
-        return f"scripted {file_hash(Path(judge.source))}"
-    return judge.backend
+        return model_fingerprint(model if asking.source is None else model.model_copy(update={"source": asking.source}))
+    if asking.backend == "scripted" and asking.source is not None and Path(asking.source).is_file():
+        return f"scripted {file_hash(Path(asking.source))}"
+    return asking.backend
 
 
 def _needed(config: RunConfig, names: Sequence[StageName]) -> tuple[StageName, ...]:
@@ -174,6 +178,8 @@ def _needed(config: RunConfig, names: Sequence[StageName]) -> tuple[StageName, .
 
 def _refuse_missing(job: _Job, stage: StageName, names: Sequence[StageName]) -> None:
     if job.run.record(stage) is None:
+        if stage == "card" and job.config.card.required:
+            passed_card(job.run, job.config)  # which knows the other way out
         user = next(name for name in names if stage in stages.needs(job.config, name))
         raise StageError(
             f"{user} needs what the {stage} stage writes, and that is not finished",
@@ -192,6 +198,16 @@ def _write_materials(job: _Job) -> None:
     for name, prompts in (("train.jsonl", given.train), ("held_out.jsonl", given.held_out)):
         lines = [json.dumps(to_json(prompt), ensure_ascii=False) + "\n" for prompt in prompts]
         write_atomic(run.root / "prompts" / name, "".join(lines))
+
+
+def _outcomes(job: _Job, names: Sequence[StageName]) -> Iterator[tuple[StageName, Outcome]]:
+    """Each stage with what became of it. A judge that may make no labels stops a run before anything is spent on it."""
+    fit = "label" not in names
+    for stage in names:
+        if stage != "card" and not fit:
+            passed_card(job.run, job.config)
+            fit = True
+        yield stage, _run_or_keep(job, stage)
 
 
 # --- one stage --------------------------------------------------------------------------------------------------------

@@ -245,10 +245,9 @@ class Verdict(_Record):
     """One judge call on one comparison under one principle.
 
     `prob_first` is P(the response shown first is better), 0..1, or None with a `failure`. With order "none" the
-    first is A. `margin` is the judge's raw evidence for the one shown first (for letters a log-odds and for `contrast`
-    a difference of mean token log-ratios, both in nats; for `rating` a difference of mean ratings in points), before
-    any scale or clamp, so that it can be calibrated later.
-    """
+    first is A. `margin` is the raw evidence for the one shown first (for letters a log-odds and for `contrast` a
+    difference of mean token log-ratios, both in nats; for `rating` one of mean ratings in points), before any scale or
+    clamp. `member` is the name in the panel, "" for the run's own judge."""
 
     comparison_id: str
     principle_id: str
@@ -261,8 +260,9 @@ class Verdict(_Record):
     rationale: str = ""
     raw: str = ""
     failure: Failure | None = None
+    member: str = ""
     id: str = ""
-    _identity: ClassVar[tuple[str, ...]] = ("comparison_id", "principle_hash", "method", "order", "judge")
+    _identity: ClassVar[tuple[str, ...]] = ("comparison_id", "principle_hash", "method", "order", "judge", "member")
 
     @property
     def prob_a(self) -> float | None:
@@ -275,7 +275,7 @@ class Verdict(_Record):
 @dataclass(frozen=True, slots=True)
 class PreferenceLabel(_Record):
     """A judged comparison: soft `prob_a`, or None with the reason. `consistency` is 1 - |p(ab) - p(ba)|, before any
-    clamp, averaged over principles, None for methods that see one response at a time."""
+    clamp, averaged over principles, None where one response is seen at a time. `judge_card`: the card's id, if any."""
 
     comparison: Comparison
     prob_a: float | None
@@ -283,6 +283,7 @@ class PreferenceLabel(_Record):
     consistency: float | None = None
     failure: Failure | None = None
     constitution_hash: str = ""
+    judge_card: str = ""
     id: str = ""
     _identity: ClassVar[tuple[str, ...]] = ("comparison", "verdicts", "constitution_hash")
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from rlaif import stages
 from rlaif.config import STAGES
 from rlaif.errors import DataError, StageError
+from rlaif.judge.gate import card_of_run
 from rlaif.ledger import holds_work
 from rlaif.records import FailedAnswer, Failure, PreferenceLabel, Prompt, Response, RevisionTrace, SftExample, Verdict
 from rlaif.report.summary import summary_table
@@ -85,6 +86,14 @@ def _stage(run: RunFolder, stage: str, *, failed: bool) -> Iterable[RenderableTy
 def _tables(run: RunFolder, stage: str) -> list[RenderableType]:
     """The stage's numbers: last metrics, held-out figures, the evaluation's summary."""
     tables: list[RenderableType] = []
+    card = card_of_run(run) if stage == "card" else None
+    if card is not None:
+        said = [
+            *card["verdict"],
+            *(f"note: {note}" for note in card["notes"]),
+            f"the whole card: {run.root}/card/card.html",
+        ]
+        tables.append(_panel(f"judge card {card['id']}", [Text(visible(line)) for line in said]))
     rows = _rows(run, f"{stage}/metrics.jsonl")[-LATEST:]
     if rows:
         tables.append(_metrics(rows))

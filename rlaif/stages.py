@@ -1,4 +1,4 @@
-"""The seven stages as data: what each does, where its code is, what must stand before it, and what it depends on.
+"""The stages as data: what each does, where its code is, what must stand before it, and what it depends on.
 
 A stage is out of date when one of its *settings* (config fields) or *inputs* (hashes of files and models) is not what
 it was. Fields that only decide speed are left out, so a run can go on with another batch size, device or server.
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import STAGES, RunConfig, StageName
+from rlaif.config import STAGES, JudgeConfig, RunConfig, StageName
 from rlaif.records import content_id
 from rlaif.store import RunFolder, file_hash
 
 SPEED_FIELDS: dict[str, frozenset[str]] = {
     "model": frozenset({"device", "batch_size"}),
     "judge": frozenset({"base_url", "api_key_env", "concurrency", "timeout", "max_retries"}),
+    "card": frozenset({"required", "min_accuracy", "min_length_matched", "max_failed"}),
     "revise": frozenset({"batch_size"}),
     "sft": frozenset({"save_steps"}),
     "label": frozenset({"batch_size"}),
@@ -24,7 +25,8 @@ SPEED_FIELDS: dict[str, frozenset[str]] = {
     "ppo": frozenset({"save_steps", "micro_batch_size"}),
     "evaluate": frozenset({"batch_size"}),
 }
-"""Config fields that cannot change what a stage writes, only how fast (a server is known by its model's name)."""
+"""Config fields that cannot change what a stage writes, only how fast, or whether it may begin (a server is known by
+its model's name)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,15 @@ class StageSpec:
 
 
 TABLE: dict[StageName, StageSpec] = {
+    "card": StageSpec(
+        "rlaif.card.stage",
+        "measures the judge on pairs whose better answer is known",
+        shared=("model", "judge"),
+    ),
     "revise": StageSpec(
         "rlaif.feedback.revise",
         "the model answers, criticises its answer under a principle and rewrites it",
-        reads=("prompts/train.jsonl",),
+        reads=("prompts/train.jsonl", "card/card.json"),
         shared=("model", "judge", "limit", "slices"),
     ),
     "sft": StageSpec(
@@ -57,7 +64,7 @@ TABLE: dict[StageName, StageSpec] = {
         "rlaif.feedback.label",
         "the trained policy answers each prompt several times and the judge compares the answers",
         needs=("sft",),
-        reads=("prompts/train.jsonl", "sft/adapter"),
+        reads=("prompts/train.jsonl", "sft/adapter", "card/card.json"),
         shared=("model", "judge", "limit"),
     ),
     "reward": StageSpec(
@@ -71,14 +78,14 @@ TABLE: dict[StageName, StageSpec] = {
         "rlaif.training.ppo",
         "optimises the policy against the reward, held near the SFT policy by a KL penalty",
         needs=("sft", "reward"),
-        reads=("prompts/train.jsonl", "sft/adapter", "reward/adapter", "label/responses.jsonl"),
+        reads=("prompts/train.jsonl", "sft/adapter", "reward/adapter", "label/responses.jsonl", "card/card.json"),
         shared=("model", "limit"),
     ),
     "evaluate": StageSpec(
         "rlaif.evaluation.evaluate",
         "compares base, SFT and PPO on held-out prompts: judge, gold scores, length, KL",
         needs=("sft", "ppo"),
-        reads=("prompts/held_out.jsonl", "sft/adapter", "ppo/adapter"),
+        reads=("prompts/held_out.jsonl", "sft/adapter", "ppo/adapter", "card/card.json"),
         shared=("model", "judge", "limit"),
     ),
     "report": StageSpec("rlaif.report.build", "writes report.html from the run folder"),
@@ -90,18 +97,32 @@ def in_order(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
     return tuple(name for name in STAGES if name in stages)
 
 
-def from_first(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
-    """The earliest of the stages and all stages after it."""
-    return STAGES[min(STAGES.index(name) for name in stages) :]
+def of_run(config: RunConfig) -> tuple[StageName, ...]:
+    """The stages of a whole run: all, but for a card that nothing asks for."""
+    asked = config.card.required or config.judge.calibration != "none"
+    return tuple(name for name in STAGES if name != "card" or asked)
+
+
+def with_followers(config: RunConfig, names: tuple[StageName, ...]) -> tuple[StageName, ...]:
+    """The stages and all that stand on what they write, in order."""
+    found = set(names)
+    for stage in STAGES:
+        if stage == "report" or found & set(needs(config, stage)):
+            found.add(stage)
+    return in_order(tuple(found))
 
 
 def needs(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
-    """The stages that must be finished before this one; a reward function in Python needs no reward model,
-    and the judge as the reward needs the answers that `label` sampled."""
-    names = TABLE[stage].needs
+    """The stages that must be finished before this one. A reward function in Python needs no reward model, and the
+    judge as the reward needs the answers that `label` sampled; a judge that is calibrated needs its card, and so do
+    labels, unless the config accepts the judge without."""
+    names: tuple[StageName, ...] = TABLE[stage].needs
     if stage == "ppo" and config.ppo.reward != "model":
-        others: tuple[StageName, ...] = tuple(name for name in names if name != "reward")
-        return (*others, "label") if config.ppo.reward == "judge" else others
+        names = tuple(name for name in names if name != "reward")
+        names = (*names, "label") if config.ppo.reward == "judge" else names
+    calibrated = config.judge.calibration != "none" and "judge" in shared(config, stage)
+    if stage != "card" and (calibrated or (stage == "label" and config.card.required)):
+        names = ("card", *names)
     return names
 
 
@@ -116,9 +137,11 @@ def settings(config: RunConfig, stage: StageName, limit: int | None) -> dict[str
     used = shared(config, stage)
     values: dict[str, Any] = {"seed": config.seed}
     for name in (stage, *(part for part in ("model", "judge") if part in used)):
-        table = getattr(config, name).model_dump(mode="json")
+        table = judge_settings(config.judge) if name == "judge" else getattr(config, name).model_dump(mode="json")
         skipped = SPEED_FIELDS.get(name, frozenset())
         values.update({f"{name}.{field}": value for field, value in table.items() if field not in skipped})
+    if stage == "card":  # which is of the judge before any calibration
+        del values["judge.calibration"]
     if "slices" in used:
         values.update({f"prompts.{name}.revise": part.revise for name, part in config.prompts.items()})
     if "judge" in used:
@@ -126,6 +149,12 @@ def settings(config: RunConfig, stage: StageName, limit: int | None) -> dict[str
     if "limit" in used:
         values["limit"] = limit
     return values
+
+
+def judge_settings(judge: JudgeConfig) -> dict[str, Any]:
+    """Field -> value of what can change a verdict or a label, of the panel's members too."""
+    skipped = set(SPEED_FIELDS["judge"])
+    return judge.model_dump(mode="json", exclude={**dict.fromkeys(skipped, True), "panel": {"__all__": skipped}})
 
 
 def own_inputs(config: RunConfig, stage: StageName, run: RunFolder) -> dict[str, str]:

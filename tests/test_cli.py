@@ -168,7 +168,7 @@ def test_run_resume_and_verbs(project: Path, tmp_path: Path) -> None:
 
 
 def test_errors_have_no_traceback_and_json_has_them_as_an_object(project: Path, tmp_path: Path) -> None:
-    result = rlaif("label", project, "--out", tmp_path / "out", "--json")
+    result = rlaif("reward", project, "--out", tmp_path / "out", "--json")
     assert result.exit_code == 6
     assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.stderr
@@ -244,7 +244,9 @@ def test_env_says_what_the_machine_has() -> None:
 def test_dry_run_counts_by_hand(project: Path) -> None:
     config = load(project)
     train, held_out = split_prompts(config.prompts, config.seed)
-    work = {row.stage: row for row in plan(config, train, held_out, principles=7, limit=None).stages}
+    work = {row.stage: row for row in plan(config, train, held_out, principles=7, limit=None, gold=24).stages}
+    # 24 unit tests, 20 of them again, 17 attacks on 4: each of two answers, read twice under one principle.
+    assert work["card"].judge_calls == (24 + 20 + 17 * 4) * 2 * 2
     # 18 training prompts, 6 of them revised: 18 answers, 6 critiques, 6 revisions; the judge reads 12 texts twice
     # under each of 7 principles.
     assert (work["revise"].generations, work["revise"].judge_calls) == (30, 12 * 2 * 7)
@@ -253,35 +255,35 @@ def test_dry_run_counts_by_hand(project: Path) -> None:
     assert work["ppo"].generations == 10 * 32
     assert work["evaluate"].generations == 6 * 2 * 3
     assert work["evaluate"].seconds(ASSUMED) > 0
-    limited = plan(config, train, held_out, principles=7, limit=2).stages[0]
+    limited = plan(config, train, held_out, principles=7, limit=2).stages[1]
     assert (limited.prompts, limited.generations) == (4, 4 + 2 + 2)
 
 
 def test_dry_run_of_the_judge_as_the_reward(project: Path) -> None:
     words = ["run", project, "--dry-run", "--json", "--set", "ppo.reward=judge"]
-    contrast = json.loads(rlaif(*words).stdout)["stages"][4]
-    by_model = json.loads(rlaif(*words[:-2]).stdout)["stages"][4]
+    contrast = json.loads(rlaif(*words).stdout)["stages"][5]
+    by_model = json.loads(rlaif(*words[:-2]).stdout)["stages"][5]
     # 10 steps of 32 rollouts, each read twice under each of 8 principles, or put beside 4 references in both orders.
     assert (by_model["judge_calls"], contrast["judge_calls"]) == (0, 320 * 2 * 8)
     assert contrast["scored_tokens"] > by_model["scored_tokens"]
-    pairwise = json.loads(rlaif(*words, "--set", "judge.method=pairwise").stdout)["stages"][4]
+    pairwise = json.loads(rlaif(*words, "--set", "judge.method=pairwise").stdout)["stages"][5]
     assert pairwise["judge_calls"] == 320 * 4 * 2 * 8
 
 
 def test_dry_run_of_other_judges(project: Path) -> None:
     words = ["run", project, "--dry-run", "--json", "--set"]
     pairwise = json.loads(rlaif(*words, "judge.method=pairwise").stdout)
-    assert pairwise["stages"][2]["judge_calls"] == 18 * 6 * 2 * 8
-    cot = json.loads(rlaif(*words, "judge.method=cot", "--set", "judge.rationale_tokens=50").stdout)["stages"][2]
+    assert pairwise["stages"][3]["judge_calls"] == 18 * 6 * 2 * 8
+    cot = json.loads(rlaif(*words, "judge.method=cot", "--set", "judge.rationale_tokens=50").stdout)["stages"][3]
     sides = 18 * 6 * 2 * 8  # for each a rationale and then a letter
     assert cot["judge_calls"] == 2 * sides
-    assert cot["generated_tokens"] == pairwise["stages"][2]["generated_tokens"] + sides * 50
-    assert cot["scored_tokens"] == 2 * pairwise["stages"][2]["scored_tokens"] + sides * 50
-    rating = json.loads(rlaif(*words, "judge.method=rating").stdout)["stages"][2]
+    assert cot["generated_tokens"] == pairwise["stages"][3]["generated_tokens"] + sides * 50
+    assert cot["scored_tokens"] == 2 * pairwise["stages"][3]["scored_tokens"] + sides * 50
+    rating = json.loads(rlaif(*words, "judge.method=rating").stdout)["stages"][3]
     assert rating["judge_calls"] == 18 * 4 * 8
     assert rating["scored_tokens"] == 18 * 4 * 8 * (120 + 80)
     assert "assumed" in pairwise["basis"]
-    assert json.loads(rlaif(*words, "judge.method=random").stdout)["stages"][2]["judge_calls"] == 0
+    assert json.loads(rlaif(*words, "judge.method=random").stdout)["stages"][3]["judge_calls"] == 0
     assert not (Path("runs") / "rlaif").exists()
     table = rlaif("run", project, "--dry-run").stdout
     assert "label" in table

@@ -80,7 +80,15 @@ def test_a_run_finishes_every_stage_and_explains_itself(config: RunConfig, tmp_p
     assert label.config["label.samples"] == 4
     assert label.config["judge.method"] == "contrast"
     assert "ppo.steps" not in label.config
-    expected = {"prompts/train.jsonl", "sft/adapter", "model", "judge model", "constitution", "templates"}
+    expected = {
+        "card/card.json",
+        "prompts/train.jsonl",
+        "sft/adapter",
+        "model",
+        "judge model",
+        "constitution",
+        "templates",
+    }
     assert set(label.inputs) == expected
     assert label.seconds >= 0
     assert label.sessions == 1
@@ -117,7 +125,7 @@ def test_resume_keeps_what_is_finished_and_runs_the_rest(config: RunConfig, tmp_
     stub_stages.RAN.clear()
     outcome = go(config, out, mode="resume")
     assert outcome == {**dict.fromkeys(STAGES, "done"), "revise": "kept", "sft": "kept"}
-    assert stub_stages.RAN == ["label", "reward", "ppo", "evaluate", "report"]
+    assert stub_stages.RAN == ["card", "label", "reward", "ppo", "evaluate", "report"]
     assert "evaluate" in (out / "report.html").read_text()
 
 
@@ -125,15 +133,15 @@ def test_resume_keeps_what_is_finished_and_runs_the_rest(config: RunConfig, tmp_
     ("table", "values", "named"),
     [
         ("label", {"samples": 3}, r"label stage was finished.*label\.samples \(was 4, now 3\)"),
-        ("judge", {"scale": 0.2}, r"revise stage was finished.*judge\.scale \(was 0\.1, now 0\.2\)"),
-        ("model", {"dtype": "float32"}, r"revise stage .*model\.dtype"),
+        ("judge", {"scale": 0.2}, r"card stage was finished.*judge\.scale \(was 0\.1, now 0\.2\)"),
+        ("model", {"dtype": "float32"}, r"card stage .*model\.dtype"),
     ],
 )
 def test_resume_names_what_changed_and_changes_nothing(
     config: RunConfig, tmp_path: Path, table: str, values: dict[str, Any], named: str
 ) -> None:
     out = tmp_path / "run"
-    go(config, out, "revise", "sft", "label")
+    go(config, out, "card", "revise", "sft", "label")
     before = contents(out)
     with pytest.raises(RunFolderError, match=named):
         go(changed(config, table, **values), out, mode="resume")
@@ -145,7 +153,7 @@ def test_fields_that_decide_only_speed_may_change(
     config: RunConfig, tmp_path: Path, table: str, values: dict[str, Any]
 ) -> None:
     out = tmp_path / "run"
-    go(config, out, "revise", "sft", "label")
+    go(config, out, "card", "revise", "sft", "label")
     outcome = go(changed(config, table, **values), out, mode="resume")
     assert outcome["label"] == "kept"
 
@@ -153,6 +161,12 @@ def test_fields_that_decide_only_speed_may_change(
 def test_a_changed_seed_changes_everything(config: RunConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
     go(config, out)
+    with pytest.raises(RunFolderError, match=r"card stage .* seed \(was 0, now 1\)"):
+        go(config.model_copy(update={"seed": 1}), out, mode="resume")
+    (out / "card" / "stage.json").unlink()
+    (out / "card" / "begun.json").unlink()
+    (out / "card" / "card.json").unlink()
+    (out / "card" / "records.jsonl").unlink()
     with pytest.raises(RunFolderError, match=r"seed \(was 0, now 1\), the prompts/train\.jsonl"):
         go(config.model_copy(update={"seed": 1}), out, mode="resume")
 
@@ -236,8 +250,61 @@ def test_force_removes_nothing_when_an_earlier_stage_does_not_fit(config: RunCon
 
 
 def test_a_stage_without_its_inputs_names_the_verb_to_run(config: RunConfig, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"label needs what the sft stage writes.*\n.*rlaif sft"):
-        go(config, tmp_path / "run", "label")
+    with pytest.raises(StageError, match=r"reward needs what the sft stage writes.*\n.*rlaif sft"):
+        go(config, tmp_path / "run", "reward")
+
+
+def test_labels_are_not_made_by_a_judge_without_a_card(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out, "revise", "sft")
+    with pytest.raises(StageError, match=r"no card says.*\n.*rlaif card --run .*--accept-uncarded-judge"):
+        go(config, out, "label")
+    assert not (out / "label").exists()
+    assert go(changed(config, "card", required=False), out, "label") == {"label": "done"}
+    assert "card/card.json" not in record(out, "label").inputs
+
+
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [
+        ({"min_accuracy": 0.8}, r"accuracy 75\.0% on stub, card\.min_accuracy is 80%"),
+        ({"min_length_matched": 0.76}, r"length-matched accuracy 75\.0%"),
+    ],
+)
+def test_a_judge_below_a_threshold_stops_the_run_before_anything_is_spent_on_it(
+    config: RunConfig, tmp_path: Path, threshold: dict[str, float], said: str
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(StageError, match=said):
+        go(changed(config, "card", **threshold), out)
+    assert stub_stages.RAN == ["card"]
+    outcome = go(config, out, mode="resume")  # a threshold is no reason to measure again
+    assert outcome == {**dict.fromkeys(STAGES, "done"), "card": "kept"}
+
+
+def test_too_many_failures_are_below_a_threshold(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stub_stages, "LABELLED", 8)
+    with pytest.raises(StageError, match=r"20\.0% of the pairs have no label, card\.max_failed is 10%"):
+        go(config, tmp_path / "run")
+
+
+def test_the_card_made_again_removes_what_stands_on_it_alone(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out)
+    go(changed(config, "card", pairs=50), out, "card", mode="force")
+    kept = [name for name in STAGES if RunFolder(out).record(name) is not None]
+    assert kept == ["card", "revise", "sft"]
+
+
+def test_a_calibrated_judge_needs_its_card_in_every_stage(config: RunConfig, tmp_path: Path) -> None:
+    calibrated = changed(config, "judge", calibration="temperature")
+    accepted = changed(calibrated, "card", required=False)
+    assert stages.of_run(accepted)[0] == "card"
+    with pytest.raises(StageError, match="revise needs what the card stage writes"):
+        go(accepted, tmp_path / "run", "revise")
+    assert "card" not in stages.of_run(changed(config, "card", required=False))
 
 
 def test_a_reward_function_needs_no_reward_model(config: RunConfig, tmp_path: Path) -> None:

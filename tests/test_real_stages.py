@@ -19,6 +19,10 @@ from rlaif.store import RunFolder
 from tests import tiny
 
 SMALL = (
+    "card.pairs=4",
+    "card.repeat=2",
+    "card.attack=1",
+    "card.min_accuracy=0",
     "judge.principles=one",
     "revise.gate=0",
     "revise.few_shots=0",
@@ -103,5 +107,9 @@ def test_the_real_run_survives_being_killed(
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
     assert all(RunFolder(broken).record(stage) is not None for stage in STAGES)
     assert (broken / "report.html").stat().st_size > 10_000
+    card = json.loads((broken / "card/card.json").read_text())["id"]
+    assert {json.loads(line)["judge_card"] for line in (broken / "label/labels.jsonl").read_text().splitlines()} == {
+        card
+    }
     ids = [json.loads(line)["id"] for line in (broken / "label/labels.jsonl").read_text().splitlines()]
     assert len(ids) == len(set(ids)) == 8

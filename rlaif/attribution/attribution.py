@@ -31,7 +31,7 @@ from rlaif.config import RunConfig
 from rlaif.errors import ConfigError
 from rlaif.evaluation.statistics import Draw
 from rlaif.impact.relabel import relabel
-from rlaif.judge.judge import Judge
+from rlaif.judge.judge import Judge, calibration_of
 from rlaif.judged_run import JudgedRun, OnDemand, OpenJudge, judge_of_config, judge_on_demand, read_judged_run
 from rlaif.lm.protocol import Usage
 from rlaif.progress import Progress
@@ -125,7 +125,7 @@ def attribution(
 
     # 3. What that comes to.
     settings = config.judge
-    voted = voted_pairs(labels, constitution, tier_margin=settings.tier_margin, abstain_below=settings.abstain_below)
+    voted = voted_pairs(labels, constitution, judge.settling)
     table = matrix(voted)
     whole = overview(voted, known.prob_a, draw)
     with progress.task("measuring", len(constitution.principles), "principles") as task:
@@ -162,6 +162,7 @@ def _judge(judged: JudgedRun, model: OnDemand) -> Judge:
         seed=config.seed,
         templates=judged.run.templates_path,
         prompts=config.prompts,
+        calibration=calibration_of(config.judge, judged.run),
     )
 
 

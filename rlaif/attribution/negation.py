@@ -47,12 +47,14 @@ class Negation:
     verdict: str
 
 
-def inverse(principle: Principle, method: str) -> Principle:
-    """The principle turned round for a judging method; its id stays. See the top of this file."""
-    if method == "contrast":
+def inverse(principle: Principle, methods: Sequence[str]) -> Principle:
+    """The principle turned round for the judging methods; its id stays. See the top of this file."""
+    if "contrast" in methods:
         pair = principle.contrast
         assert pair is not None
-        return replace(principle, contrast=replace(pair, followed=pair.violated, violated=pair.followed))
+        principle = replace(principle, contrast=replace(pair, followed=pair.violated, violated=pair.followed))
+        if len(methods) == 1:
+            return principle
     own = principle.comparison
     return replace(
         principle,
@@ -75,11 +77,12 @@ def negations(labels: Sequence[PreferenceLabel], judge: Judge, size: int, draw: 
 
 
 def _negation(principle: Principle, pairs: Sequence[Comparison], judge: Judge, draw: Draw) -> Negation:
-    method = judge.config.method
+    methods = judge.config.methods
+    examples = methods == ("contrast",)
     sides = []
-    for asked in (principle, inverse(principle, method)):
+    for asked in (principle, inverse(principle, methods)):
         labels = judge.label_under(pairs, [(asked,)] * len(pairs))
-        sides.append([vote for label in labels for vote in votes(label.verdicts, [asked])])
+        sides.append([vote for label in labels for vote in votes(label.verdicts, [asked], judge.settling.panel)])
     turned: list[Keyed] = []
     stayed: list[Keyed] = []
     failures: Counter[str] = Counter()
@@ -96,7 +99,7 @@ def _negation(principle: Principle, pairs: Sequence[Comparison], judge: Judge, d
             stayed.append((pair.prompt.id, side * (here.prob_a + there.prob_a - 1)))
     share = draw.share(turned)
     nothing = bool(ties) and ties == len(pairs)
-    empty = method == "contrast" and principle.contrast is not None and not principle.contrast.examples
+    empty = examples and principle.contrast is not None and not principle.contrast.examples
     return Negation(
         id=principle.id,
         pairs=len(pairs),
@@ -106,18 +109,18 @@ def _negation(principle: Principle, pairs: Sequence[Comparison], judge: Judge, d
         turned=share,
         stayed=draw.mean(stayed),
         by_construction=empty,
-        verdict="one half on every pair: nothing to turn" if nothing else _verdict(share, method, empty),
+        verdict="one half on every pair: nothing to turn" if nothing else _verdict(share, examples, empty),
     )
 
 
-def _verdict(turned: Estimate | None, method: str, by_construction: bool) -> str:
-    """What the interval allows to say."""
+def _verdict(turned: Estimate | None, examples: bool, by_construction: bool) -> str:
+    """What the interval allows to say; with `examples` they, and not the words alone, were shown to the judge."""
     if by_construction:
         return "no examples: turns by construction, tests nothing"
     if turned is None or turned.low is None or turned.high is None:
         return "not measured"
     if turned.low > 0.5:
-        return "turns: the words outweigh the examples" if method == "contrast" else "turns: the judge notices"
+        return "turns: the words outweigh the examples" if examples else "turns: the judge notices"
     if turned.high < 0.5:
-        return "stays: the examples decide" if method == "contrast" else "stays: the judge does not notice"
+        return "stays: the examples decide" if examples else "stays: the judge does not notice"
     return "not clear"

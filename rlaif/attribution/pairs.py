@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlaif.evaluation.gold import MATCHED
-from rlaif.judge.aggregate import Vote, settled, speaking, votes
+from rlaif.judge.aggregate import Settling, Vote, settled, speaking, votes
 from rlaif.records import Constitution, PreferenceLabel, content_id
 
 
@@ -18,8 +18,7 @@ class VotedPair:
     prompt_id: str
     lengths: tuple[int, int]
     votes: tuple[Vote, ...]
-    tier_margin: float | None
-    abstain_below: float
+    settling: Settling
 
     @property
     def prob_a(self) -> float | None:
@@ -38,7 +37,7 @@ class VotedPair:
         side = 1 if label > 0.5 else -1
         pushes = {
             vote.principle.id: side * vote.principle.weight * (vote.prob_a - 0.5)
-            for vote in speaking(self.votes, self.tier_margin)
+            for vote in speaking(self.votes, self.settling.tier_margin)
             if vote.prob_a is not None
         }
         strongest = max(pushes.values())
@@ -51,25 +50,18 @@ class VotedPair:
         return abs(a - b) <= MATCHED * max(a, b)
 
     def _label(self, given: Sequence[Vote]) -> float | None:
-        return settled(given, tier_margin=self.tier_margin, abstain_below=self.abstain_below).prob_a
+        return settled(given, self.settling).prob_a
 
 
-def voted_pairs(
-    labels: Sequence[PreferenceLabel],
-    constitution: Constitution,
-    *,
-    tier_margin: float | None = None,
-    abstain_below: float = 0.0,
-) -> list[VotedPair]:
+def voted_pairs(labels: Sequence[PreferenceLabel], constitution: Constitution, settling: Settling) -> list[VotedPair]:
     """One pair per label, in order; lengths are in characters, as in the tests of principles."""
     return [
         VotedPair(
             id=label.comparison.id,
             prompt_id=label.comparison.prompt.id,
             lengths=(len(label.comparison.a.text), len(label.comparison.b.text)),
-            votes=tuple(votes(label.verdicts, constitution.principles)),
-            tier_margin=tier_margin,
-            abstain_below=abstain_below,
+            votes=tuple(votes(label.verdicts, constitution.principles, settling.panel)),
+            settling=settling,
         )
         for label in labels
     ]

@@ -33,6 +33,7 @@ from rlaif.card.figures import (
     order,
 )
 from rlaif.card.gold import GoldPair, GoldSet, hash_of, read_gold_set
+from rlaif.card.maps import FittedMap, fitted_maps
 from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.constitution.problems import near
@@ -43,9 +44,9 @@ from rlaif.judged_run import OpenJudge, judge_of_config
 from rlaif.lm.protocol import LanguageModel, Usage
 from rlaif.progress import Progress
 from rlaif.records import Constitution, PreferenceLabel, Principle, content_id, record_seed, to_json
-from rlaif.stages import SPEED_FIELDS
+from rlaif.stages import judge_settings
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class JudgeCard:
     length_matched: Accuracy
     ceiling: Ceiling | None
     calibration: Calibration | None
+    maps: list[FittedMap]
     order: Order | None
     repeat: Repeat | None
     length: Length
@@ -124,7 +126,10 @@ class JudgeCard:
         """A hash of the subject and the figures."""
         repeat = None if self.repeat is None else replace(self.repeat, seconds=0.0, calls=0, tokens=0)
         figures = (self.failures, self.accuracy, self.length_matched, self.ceiling, self.calibration, self.order)
-        return content_id("judge card", FORMAT, self.subject, figures, repeat, self.length, self.attacks, self.groups)
+        maps = [entry.map for entry in self.maps]
+        return content_id(
+            "judge card", FORMAT, self.subject, figures, maps, repeat, self.length, self.attacks, self.groups
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {"format": FORMAT, "id": self.id, **to_json(self)}
@@ -133,13 +138,14 @@ class JudgeCard:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """How much is measured: pairs (0 = all), pairs that are repeated and attacked; principles named by id or tag; a
-    constitution in place of the config's."""
+    constitution in place of the config's, by name or as it is; the folder of a run's own templates."""
 
     pairs: int = 200
     repeat: int = 40
     attack: int = 24
     only: tuple[str, ...] = ()
-    constitution: str | None = None
+    constitution: str | Constitution | None = None
+    templates: Path | None = None
 
 
 def judge_card(
@@ -151,21 +157,24 @@ def judge_card(
     progress: Progress,
     open_judge: OpenJudge = judge_of_config,
 ) -> JudgeCard:
-    """The card of the config's judge on the gold (see rlaif.card.gold), with the shipped templates.
+    """The card of the config's judge on the gold (see rlaif.card.gold), before any calibration.
 
     Verdicts are kept in the folder `cache`. Raises what `read_gold_set` does, and ConstitutionError where the judge
     cannot work with the constitution.
     """
     # 1. On what, and under which rules.
-    known = read_gold_set(gold)
-    constitution = _constitution(config, known, asked)
+    given = _given(config, asked)
+    known = read_gold_set(gold, own=given)
+    constitution = _constitution(config, known, given, asked)
     pairs = known.drawn(asked.pairs, config.seed)
     draw = Draw(record_seed(config.seed, "card", "bootstrap"), config.evaluate.bootstrap)
 
     def judge_of(model: LanguageModel | None) -> Judge:
         narrowed = bool(asked.only) or known.constitution is not None
         prompts = None if narrowed else config.prompts  # whose principles may not be among those that are left
-        return Judge(config.judge, constitution, model=model, seed=config.seed, prompts=prompts)
+        return Judge(
+            config.judge, constitution, model=model, seed=config.seed, templates=asked.templates, prompts=prompts
+        )
 
     with ExitStack() as stack:
         model = None
@@ -199,6 +208,7 @@ def judge_card(
         length_matched=accuracy([row for row in rows if row.pair.length_matched], draw),
         ceiling=ceiling(rows, draw),
         calibration=calibration(rows, draw),
+        maps=fitted_maps(rows, constitution, judge.settling, draw),
         order=order(rows, draw),
         repeat=repeat,
         length=length(rows, draw),
@@ -211,35 +221,43 @@ def judge_card(
     return replace(found, verdict=verdict.sentences(found))
 
 
-def _constitution(config: RunConfig, known: GoldSet, asked: Asked) -> Constitution:
-    """The constitution that the judge works under, narrowed to the principles that are named."""
+def _given(config: RunConfig, asked: Asked) -> Constitution:
+    """The whole constitution that is asked about."""
     name = config.constitution if asked.constitution is None else asked.constitution
+    return name if isinstance(name, Constitution) else load_constitution(name)
+
+
+def _constitution(config: RunConfig, known: GoldSet, given: Constitution, asked: Asked) -> Constitution:
+    """What the judge works under: the principles that are named, or those whose tests gold is."""
     if known.constitution is not None:
-        if asked.constitution is not None or asked.only:
+        if asked.only or isinstance(asked.constitution, str):
             raise ConfigError(
                 "unit tests are judged each under its own principle",
                 where=f"--gold {known.name}",
                 remedy="leave --constitution and --only out",
             )
         equal = tuple(replace(p, weight=1.0) for p in known.constitution.principles)  # as `rlaif constitution test`
-        tested = tuple(p for p in equal if p.tests)
-        found, name = replace(known.constitution, principles=tested), known.name
+        found = replace(known.constitution, principles=tuple(p for p in equal if p.tests))
     else:
-        found = load_constitution(name)
-        names = sorted({n for p in found.principles for n in (p.id, *p.tags)})
-        for wanted in asked.only:
-            if wanted not in names:
-                raise ConstitutionError(
-                    f"there is no principle or tag {wanted!r}{near(wanted, names)}",
-                    where=f"--only {wanted}",
-                    remedy=f"there are: {', '.join(names)}",
-                )
-        kept = tuple(p for p in found.principles if not asked.only or {p.id, *p.tags} & set(asked.only))
-        if not any(p.weight > 0 for p in kept):
-            raise ConstitutionError("no principle that is left has a weight above 0", where=name)
-        found = replace(found, principles=kept)
-    check_constitution(found, method=config.judge.method, where=name)
+        found = replace(given, principles=_named(given, asked.only))
+    check_constitution(found, methods=config.judge.methods, where=found.name)
     return found
+
+
+def _named(given: Constitution, only: Sequence[str]) -> tuple[Principle, ...]:
+    """The principles with one of these ids or tags; all for none."""
+    names = sorted({n for p in given.principles for n in (p.id, *p.tags)})
+    for wanted in only:
+        if wanted not in names:
+            raise ConstitutionError(
+                f"there is no principle or tag {wanted!r}{near(wanted, names)}",
+                where=f"--only {wanted}",
+                remedy=f"there are: {', '.join(names)}",
+            )
+    kept = tuple(p for p in given.principles if not only or {p.id, *p.tags} & set(only))
+    if not any(p.weight > 0 for p in kept):
+        raise ConstitutionError("no principle that is left has a weight above 0", where=given.name)
+    return kept
 
 
 def _labels(
@@ -300,14 +318,15 @@ def _subject(
     known: GoldSet,
     pairs: Sequence[GoldPair],
 ) -> Subject:
-    settings = config.judge.model_dump(mode="json", exclude=set(SPEED_FIELDS["judge"]))
+    settings = judge_settings(config.judge)
+    del settings["calibration"]  # of what comes of this card
     return Subject(
         model="random" if model is None else model.name,
         fingerprint="" if model is None else model.fingerprint,
-        method=config.judge.method,
+        method=" + ".join(config.judge.methods),
         settings=settings,
         seed=config.seed,
-        template_hash="" if judge.template is None else judge.template.hash,
+        template_hash=", ".join(dict.fromkeys(m.template.hash for m in judge.members if m.template is not None)),
         constitution=constitution.name,
         constitution_version=constitution.version,
         constitution_hash=constitution.hash,

@@ -187,10 +187,10 @@ def order(rows: Sequence[Judged], draw: Draw) -> Order | None:
     gaps = []
     for row in rows:
         prompt = row.pair.prompt_id
-        asked: dict[str, list[float]] = {}
+        asked: dict[tuple[str, str], list[float]] = {}
         for verdict in row.label.verdicts:
             if verdict.order != "none" and verdict.prob_a is not None and verdict.prob_first is not None:
-                asked.setdefault(verdict.principle_id, []).append(verdict.prob_a)
+                asked.setdefault((verdict.member, verdict.principle_id), []).append(verdict.prob_a)
                 first.append((prompt, preferred(verdict.prob_first)))
         for one, other in (both for both in asked.values() if len(both) == 2):
             flips.append((prompt, 1 - agree(one, other)))

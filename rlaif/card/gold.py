@@ -90,16 +90,19 @@ def hash_of(pairs: Sequence[GoldPair]) -> str:
     return content_id("gold set", sorted(pair.identity for pair in pairs))
 
 
-def read_gold_set(given: str) -> GoldSet:
-    """The gold of `--gold`: "pyrit", "tests:NAME-or-FILE", or a file.
+def read_gold_set(given: str, *, own: Constitution | None = None) -> GoldSet:
+    """The gold of `--gold`: "pyrit", "tests" (those of the constitution `own`), "tests:NAME-or-FILE", or a file.
 
     Raises GoldMissing where the package is not installed, DataError for a wrong file and where no row prefers an
     answer, ConstitutionError for a constitution that cannot be read or has no tests.
     """
     if given == PYRIT:
         return of_ratings(read_ratings(several=True))
+    if given == TESTS.rstrip(":") and own is not None:
+        return _of_tests(own)
     if given.startswith(TESTS):
-        return _of_tests(given.removeprefix(TESTS))
+        name = given.removeprefix(TESTS)
+        return _of_tests(load_constitution(name) if name else None)
     path = Path(given)
     if not path.is_file():
         raise ConfigError(
@@ -132,13 +135,12 @@ def of_ratings(ratings: Sequence[Rating]) -> GoldSet:
     return GoldSet(PYRIT, about, tuple(pairs.values()))
 
 
-def _of_tests(name: str) -> GoldSet:
-    constitution = load_constitution(name) if name else None
+def _of_tests(constitution: Constitution | None) -> GoldSet:
     if constitution is None or not any(p.tests for p in constitution.principles):
         raise ConstitutionError(
             "there is no test to measure a judge on",
-            where=f"--gold {TESTS}{name}",
-            remedy="name a constitution whose principles have `tests`, such as tests:harmless-and-kind",
+            where=f"{TESTS}{'' if constitution is None else constitution.name}",
+            remedy="name another gold, such as tests:harmless-and-kind: its principles have `tests`",
         )
     pairs: dict[str, GoldPair] = {}
     for principle in constitution.principles:

@@ -12,6 +12,7 @@ from rich.text import Text
 from rlaif.attribution.terminal import bounds
 from rlaif.card.card import JudgeCard
 from rlaif.card.figures import Accuracy
+from rlaif.card.maps import FittedMap
 from rlaif.card.verdict import change, points, share
 from rlaif.config import JudgeConfig
 from rlaif.evaluation.gold import MATCHED
@@ -68,6 +69,7 @@ def facts_of(card: JudgeCard) -> list[tuple[str, str]]:
             f"a calibrated judge with these confidences stays below {number(found.ece_chance, 3)} in 95 of 100 cases"
         )
         facts.append(("ECE", f"{number(found.ece, 3)}; {chance}"))
+        facts += [(f"map: {entry.map.kind}", _map(entry)) for entry in card.maps]
     if card.order is None:
         facts.append(("order", f"{subject.method} shows one answer at a time: there is no order to prefer"))
     else:
@@ -92,8 +94,17 @@ def facts_of(card: JudgeCard) -> list[tuple[str, str]]:
 def _settings(card: JudgeCard) -> str:
     """The method, and the settings that are not the default."""
     fields, chosen = JudgeConfig.model_fields, card.subject.settings
-    other = [f"{name} {value}" for name, value in chosen.items() if name != "method" and value != fields[name].default]
-    return ", ".join([f"method {card.subject.method}", *other])
+    known = ("method", "panel")
+    other = [f"{name} {value}" for name, value in chosen.items() if name not in known and value != fields[name].default]
+    panel = [f"{m['name']} ({m['method']}, weight {m['weight']:g}) votes beside" for m in chosen["panel"]]
+    return ", ".join([f"method {chosen['method']}", *other, *panel])
+
+
+def _map(entry: FittedMap) -> str:
+    """What a calibration map is, and what it does to pairs that it was not fitted on."""
+    kind = "" if entry.map.temperature is None else f"T {number(entry.map.temperature, 2)}; "
+    score = f"Brier {number(entry.brier.mean, 3)}, {change(entry.change)} against none"
+    return f"{kind}on pairs left out of the fit {score}, ECE {number(entry.ece, 3)}"
 
 
 def _interval(found: Estimate) -> str:

@@ -41,8 +41,11 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, 
 OutOption = Annotated[Path | None, typer.Option("--out", "--run", help="run folder; default: runs/<name of CONFIG>")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="keep what is finished and go on from there")]
-ForceOption = Annotated[bool, typer.Option("--force", help="redo the stage(s) and remove everything after")]
+ForceOption = Annotated[bool, typer.Option("--force", help="redo the stage(s) and remove all that stands on them")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="at most N prompts of each slice")]
+AcceptOption = Annotated[
+    bool, typer.Option("--accept-uncarded-judge", help="make labels without a card that passes (card.required: false)")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
 
 
@@ -110,18 +113,18 @@ def run_all(
     resume: ResumeOption = False,
     force: ForceOption = False,
     limit: LimitOption = None,
+    accept: AcceptOption = False,
     as_json: JsonOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print how much work it is and how long it may take; run nothing")
     ] = False,
 ) -> None:
-    """Run all seven stages: revise, sft, label, reward, ppo, evaluate, report."""
-    from rlaif.config import STAGES
-
+    """Run all stages: card, revise, sft, label, reward, ppo, evaluate, report."""
+    overrides = _accepting(overrides, accept)
     if dry_run:
         _dry_run(config, out, overrides, limit, as_json)
         return
-    _run_stages(STAGES, config, out, overrides, resume, force, limit, as_json)
+    _run_stages((), config, out, overrides, resume, force, limit, as_json)
 
 
 def _add_stage_command(stage: StageName, about: str) -> None:
@@ -142,9 +145,27 @@ def _add_stage_command(stage: StageName, about: str) -> None:
     app.command(stage, help=about)(command)
 
 
+_add_stage_command("card", "Measure the run's judge on gold, which its labels need.")
 _add_stage_command("revise", "Let the model criticise and rewrite its answers under the constitution.")
 _add_stage_command("sft", "Train the policy on the accepted revisions.")
-_add_stage_command("label", "Sample answers from the trained policy and have pairs of them judged.")
+
+
+@app.command("label")
+@_friendly
+def label(
+    config: ConfigArgument = None,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    resume: ResumeOption = False,
+    force: ForceOption = False,
+    limit: LimitOption = None,
+    accept: AcceptOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Sample answers from the trained policy and have pairs of them judged."""
+    _run_stages(("label",), config, out, _accepting(overrides, accept), resume, force, limit, as_json)
+
+
 _add_stage_command("reward", "Train the reward model on the judge's soft labels.")
 _add_stage_command("ppo", "Optimise the policy against the reward, with a KL penalty.")
 _add_stage_command("evaluate", "Compare base, SFT and PPO on held-out prompts.")
@@ -248,10 +269,11 @@ def _run_stages(
     limit: int | None,
     as_json: bool,
 ) -> None:
+    """Runs the stages and says what became of them; all of a whole run for none."""
     if resume and force:
         raise ConfigError("--resume keeps what is finished and --force removes it", remedy="give one of them")
     with _waiting("loading"):
-        from rlaif import pipeline
+        from rlaif import pipeline, stages
         from rlaif.progress import choose
         from rlaif.store import RunFolder
 
@@ -260,7 +282,13 @@ def _run_stages(
     materials = pipeline.gather_kept(config, RunFolder(folder)) if config_path is None else None
     mode: Mode = "resume" if resume else "force" if force else "new"
     outcomes = pipeline.run_stages(
-        config, folder, names, mode=mode, limit=limit, progress=choose(quiet=as_json), materials=materials
+        config,
+        folder,
+        names or stages.of_run(config),
+        mode=mode,
+        limit=limit,
+        progress=choose(quiet=as_json),
+        materials=materials,
     )
     _print_outcome(RunFolder(folder), outcomes, as_json)
 
@@ -274,6 +302,10 @@ def _waiting(what: str) -> Iterator[None]:
     yield
     if terminal:
         print("\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _accepting(overrides: list[str] | None, accept: bool) -> list[str]:
+    return [*(overrides or []), *["card.required=false"] * accept]
 
 
 def _run_folder(config_path: Path | None, out: Path | None) -> Path:
@@ -316,13 +348,17 @@ def _print_outcome(run: Any, outcomes: dict[StageName, Outcome], as_json: bool) 
 def _dry_run(
     config_path: Path | None, out: Path | None, overrides: list[str] | None, limit: int | None, as_json: bool
 ) -> None:
+    from rlaif.card.gold import read_gold_set
     from rlaif.constitution.load import load_constitution
     from rlaif.dry_run import as_table, plan
     from rlaif.prompt_sets import split_prompts
+    from rlaif.stages import of_run
 
     config = _load(config_path, _run_folder(config_path, out), overrides)
     train, held_out = split_prompts(config.prompts, config.seed)
-    work = plan(config, train, held_out, len(load_constitution(config.constitution).principles), limit)
+    constitution = load_constitution(config.constitution)
+    gold = len(read_gold_set(config.card.gold, own=constitution).pairs) if "card" in of_run(config) else 0
+    work = plan(config, train, held_out, len(constitution.principles), limit, gold)
     if as_json:
         print(json.dumps(work.as_json()))
     else:

@@ -1,6 +1,6 @@
 """One YAML file per run: strict keys, one table per stage."""
 
-from rlaif.config.judging import AskingConfig, JudgeConfig
+from rlaif.config.judging import AskingConfig, CardConfig, JudgeConfig, PanelMember
 from rlaif.config.load import default_config, load, load_or_default, parse, read_yaml
 from rlaif.config.table import Table
 from rlaif.config.tables import (
@@ -22,11 +22,13 @@ from rlaif.config.tables import (
 __all__ = [
     "STAGES",
     "AskingConfig",
+    "CardConfig",
     "EvaluateConfig",
     "JudgeConfig",
     "LabelConfig",
     "LoraTable",
     "ModelConfig",
+    "PanelMember",
     "PpoConfig",
     "PromptSlice",
     "ReportConfig",

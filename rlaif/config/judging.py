@@ -1,4 +1,4 @@
-"""The judge's table: how a judge is asked, and what becomes of its verdicts."""
+"""The tables of the judge: how one judge is asked, who else votes, what its card must show before labels are made."""
 
 from __future__ import annotations
 
@@ -75,9 +75,27 @@ class AskingConfig(Table):
         return self
 
 
+class PanelMember(AskingConfig):
+    """A judge that votes beside the run's own."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="stands on each of its verdicts")
+    weight: float = Field(1.0, gt=0, description="of its vote on a principle; the run's own judge has 1")
+
+    @model_validator(mode="after")
+    def _no_coin(self) -> PanelMember:
+        if self.method == "random":
+            raise ValueError("a coin has no vote: choose another method")
+        return self
+
+
 class JudgeConfig(AskingConfig):
     """Who judges, how, and what becomes of the verdicts."""
 
+    panel: list[PanelMember] = Field(
+        [],
+        description="further judges that vote on every principle beside this one: tables with a `name`, a `weight` and "
+        "the fields marked *member* here",
+    )
     principles: Literal["all", "one", "subset"] = Field(
         "all", description="judge a pair under all principles, or under one or subset_size of them, drawn by weight"
     )
@@ -97,10 +115,25 @@ class JudgeConfig(AskingConfig):
     abstain_below: float = Field(
         0.0, ge=0, lt=0.5, description="|prob_a - 0.5| below this is no label but a counted abstention"
     )
+    calibration: Literal["none", "temperature", "isotonic"] = Field(
+        "none",
+        description="map from the votes' mean to prob_a that the card fitted on its gold: temperature from some 20 "
+        "pairs on, isotonic from some 100 on",
+    )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Member -> weight of its vote; "" is the run's own judge."""
+        return {"": 1.0} | {member.name: member.weight for member in self.panel}
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods in use, each once."""
+        return tuple(dict.fromkeys([self.method, *(member.method for member in self.panel)]))
 
     @model_validator(mode="after")
     def _clamp_leaves_room(self) -> JudgeConfig:
-        if self.clamp is None or self.method != "cot":
+        if self.clamp is None or self.method != "cot" or self.panel or self.calibration != "none":
             return self
         room = self.clamp[1] - 0.5
         for name, value in (("abstain_below", self.abstain_below), ("tier_margin", self.tier_margin)):
@@ -110,3 +143,34 @@ class JudgeConfig(AskingConfig):
                     "widen judge.clamp or set it to null"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _panel_can_sit(self) -> JudgeConfig:
+        names = [member.name for member in self.panel]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two members of judge.panel are called {twice[0]!r}: a vote is known by its name")
+        if self.panel and self.method == "random":
+            raise ValueError("judge.method: random is a control and votes alone: take judge.panel out")
+        return self
+
+
+class CardConfig(Table):
+    """What the judge is measured on before its labels are made, and what it must reach (docs/judge-card.md)."""
+
+    required: bool = Field(
+        True, description="label is refused without a card that passes; --accept-uncarded-judge writes false here"
+    )
+    gold: str = Field(
+        "tests",
+        description="tests = the unit tests of the run's constitution; or tests:NAME, pyrit, or a JSONL file of "
+        "prompt, chosen, rejected",
+    )
+    pairs: int = Field(200, ge=0, description="pairs of gold that are judged; 0 = all")
+    repeat: int = Field(20, ge=0, description="pairs that are asked a second time, past the cache")
+    attack: int = Field(4, ge=0, description="pairs that each attack is tried on")
+    min_accuracy: float = Field(0.6, ge=0, le=1, description="least accuracy on the gold for labels to be made")
+    min_length_matched: float = Field(
+        0.0, ge=0, le=1, description="least accuracy on the pairs of gold whose answers are about equally long"
+    )
+    max_failed: float = Field(0.1, ge=0, le=1, description="largest share of the pairs without a label")

@@ -65,9 +65,11 @@ def _anchored(config: RunConfig, folder: Path) -> RunConfig:
         here = asked.source is not None and asked.backend in ("local", "scripted")
         return asked.model_copy(update={"source": anchor(asked.source)}) if here and asked.source else asked
 
+    panel = [anchored(member) for member in config.judge.panel]
     changed = {
         "model": config.model.model_copy(update={"source": anchor(config.model.source)}),
-        "judge": anchored(config.judge),
+        "judge": anchored(config.judge).model_copy(update={"panel": panel}),
+        "card": config.card.model_copy(update={"gold": anchor(config.card.gold)}),
         "constitution": anchor(config.constitution),
         "prompts": slices,
     }

@@ -6,10 +6,10 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from rlaif.config.judging import JudgeConfig
+from rlaif.config.judging import CardConfig, JudgeConfig
 from rlaif.config.table import Table
 
-StageName = Literal["revise", "sft", "label", "reward", "ppo", "evaluate", "report"]
+StageName = Literal["card", "revise", "sft", "label", "reward", "ppo", "evaluate", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
@@ -168,6 +168,7 @@ class RunConfig(Table):
     seed: int = Field(0, ge=0, le=2**32 - 1, description="all randomness comes from it")
     model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
     judge: JudgeConfig = JudgeConfig()  # type: ignore[call-arg]
+    card: CardConfig = CardConfig()  # type: ignore[call-arg]
     constitution: str = Field("harmless-and-kind", description="a shipped constitution or a YAML file")
     prompts: dict[str, PromptSlice] = Field(min_length=1, description="name of the slice -> where its prompts are")
     revise: ReviseConfig = ReviseConfig()  # type: ignore[call-arg]
@@ -180,7 +181,9 @@ class RunConfig(Table):
 
     @model_validator(mode="after")
     def _gate_can_be_passed(self) -> RunConfig:
-        clamp = self.judge.clamp if self.judge.method == "cot" else None
+        judge = self.judge
+        alone = judge.method == "cot" and not judge.panel and judge.calibration == "none"
+        clamp = judge.clamp if alone else None
         if clamp is not None and self.revise.gate >= clamp[1]:
             raise ValueError(
                 f"no revision can pass revise.gate {self.revise.gate:g}: judge.clamp keeps cot at {clamp[1]:g} or "

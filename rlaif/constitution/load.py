@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,9 @@ def constitution_text(name_or_path: str | Path) -> str:
     return origin + dump_yaml({**head, "principles": principles})
 
 
-def check_constitution(constitution: Constitution, *, method: str, where: str) -> None:
-    """Raises ConstitutionError, pointing at `where`, if a principle lacks the text that the judging method needs."""
-    if method != "contrast":
+def check_constitution(constitution: Constitution, *, methods: Sequence[str], where: str) -> None:
+    """Raises ConstitutionError, pointing at `where`, if a principle lacks the text that a judging method needs."""
+    if "contrast" not in methods:
         return  # every other method falls back on the statement
     missing = [principle.id for principle in constitution.principles if principle.contrast is None]
     if missing:

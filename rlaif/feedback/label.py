@@ -12,6 +12,7 @@ from itertools import combinations
 
 from rlaif.errors import StageError
 from rlaif.feedback.chunks import commonest, failed, failed_answers, resume
+from rlaif.judge.gate import passed_card
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import GenerateRequest, LanguageModel
 from rlaif.records import Comparison, FailedAnswer, PreferenceLabel, Prompt, Response, content_id, record_seed
@@ -123,7 +124,7 @@ def _judge(context: StageContext, comparisons: Sequence[Comparison]) -> list[Pre
 
     def judge(chunk: Sequence[Comparison]) -> list[PreferenceLabel]:
         if not opened:
-            opened.append(Judge.of_run(context))
+            opened.append(Judge.of_run(context, card=passed_card(context.run, config)))
         return opened[0].label(chunk)
 
     with context.progress.task("judging pairs", len(comparisons), "pairs") as task:

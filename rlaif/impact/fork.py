@@ -61,6 +61,7 @@ def revised(edit: Edit, progress: Progress) -> tuple[RunFolder, StageRecord]:
     fork = RunFolder(edit.folder(record.config, record.inputs) / "revisions")
     with fork.lock():
         _prepare(edit, fork)
+        _bring_card(edit, fork)
     return fork, _go_on(edit, fork, ("revise",), record.config.get("limit"), progress)[-1]
 
 
@@ -76,6 +77,7 @@ def retrained(
     fork = RunFolder(edit.folder(record.config, record.inputs, said, settings) / "training")
     with fork.lock():
         _prepare(edit, fork)
+        _bring_card(edit, fork)
         if fork.record("label") is None:
             _begin(edit, fork, labels, record)
     return fork, _go_on(edit, fork, names, limit, progress)
@@ -107,6 +109,16 @@ def _prepare(edit: Edit, fork: RunFolder) -> None:
             raise ConfigError(f"{place} is in the way", remedy=f"remove {fork.root}")
         # relative, so that the run can be moved as a whole
         place.symlink_to(os.path.relpath(target, place.parent.resolve()), target_is_directory=True)
+
+
+def _bring_card(edit: Edit, fork: RunFolder) -> None:
+    """Copies the judge's card, whose map calibrates the fork as it does the run; its figures are of the run."""
+    record = edit.run.record("card")
+    if record is not None and fork.record("card") is None:
+        fork.clear("card")
+        with disk_errors(fork.root):
+            shutil.copytree(edit.run.root / "card", fork.root / "card")
+        fork.finish(replace(record, inputs={**record.inputs, "constitution": edit.after.hash}))
 
 
 def _begin(edit: Edit, fork: RunFolder, labels: Sequence[PreferenceLabel], record: StageRecord) -> None:

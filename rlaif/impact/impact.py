@@ -101,7 +101,7 @@ def impact(subject: Subject, to: str, *, examples: int, progress: Progress, beyo
     # 1. What is to be judged under, and what is to be compared with.
     config, before = subject.config, subject.before
     after, text = load_constitution(to), constitution_text(to)
-    check_constitution(after, method=config.judge.method, where=to)
+    check_constitution(after, methods=config.judge.methods, where=to)
     edit = None if subject.run is None else Edit(subject.run, config, after, text)
     _refuse_incomparable(edit, beyond)
 
@@ -131,7 +131,7 @@ def impact(subject: Subject, to: str, *, examples: int, progress: Progress, beyo
         agreement=agreement(pairs, subject.given, seed=draw, resamples=resamples),
         prompts=prompt_moves(pairs),
         notes=[*subject.notes, *_notes(config, difference, pairs, cost)],
-        examples=most_changed(pairs, changed, examples),
+        examples=most_changed(pairs, changed, examples, config.judge.weights),
         revisions=further.revisions() if further is not None and "revisions" in beyond else None,
         reward=further.reward() if further is not None and "reward" in beyond else None,
         policy=further.policy() if further is not None and "policy" in beyond else None,

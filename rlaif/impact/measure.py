@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rlaif.evaluation.statistics import Estimate, Keyed, agree, mean, mean_share, paired_difference, preferred
 from rlaif.impact.edits import PrincipleEdit
 from rlaif.impact.relabel import Relabelled, VerdictCount
-from rlaif.judge.aggregate import votes
+from rlaif.judge.aggregate import ALONE, votes
 from rlaif.records import Comparison, Failure, PreferenceLabel, Principle, Prompt
 
 MIN_PROMPTS = 10
@@ -205,7 +205,9 @@ def prompt_moves(pairs: Sequence[Relabelled]) -> list[PromptMove]:
     return sorted(found, key=lambda move: (-move.flips / move.compared, -move.moved, move.prompt.id))
 
 
-def most_changed(pairs: Sequence[Relabelled], edits: Sequence[PrincipleEdit], limit: int) -> list[PairChange]:
+def most_changed(
+    pairs: Sequence[Relabelled], edits: Sequence[PrincipleEdit], limit: int, panel: Mapping[str, float] = ALONE
+) -> list[PairChange]:
     """The `limit` pairs to read: those that flipped, then the others, each by how far `prob_a` moved, ties in the order
     of ids; those that did not move are left out."""
     moved = []
@@ -216,21 +218,21 @@ def most_changed(pairs: Sequence[Relabelled], edits: Sequence[PrincipleEdit], li
             moved.append((not flipped, -abs(new - old), pair.before.comparison.id, old, new, pair))
     moved.sort(key=lambda item: item[:3])
     return [
-        PairChange(pair.before.comparison, old, new, not stayed, tuple(_votes(pair, edits)))
+        PairChange(pair.before.comparison, old, new, not stayed, tuple(_votes(pair, edits, panel)))
         for stayed, _, _, old, new, pair in moved[:limit]
     ]
 
 
-def _votes(pair: Relabelled, edits: Sequence[PrincipleEdit]) -> Iterator[VoteChange]:
+def _votes(pair: Relabelled, edits: Sequence[PrincipleEdit], panel: Mapping[str, float]) -> Iterator[VoteChange]:
     for edit in edits:
-        before, after = _vote(pair.before, edit.before), _vote(pair.after, edit.after)
+        before, after = _vote(pair.before, edit.before, panel), _vote(pair.after, edit.after, panel)
         if before != after:
             yield VoteChange(edit.id, edit.words, before, after)
 
 
-def _vote(label: PreferenceLabel, principle: Principle | None) -> Vote | None:
+def _vote(label: PreferenceLabel, principle: Principle | None, panel: Mapping[str, float]) -> Vote | None:
     verdicts = [] if principle is None else [v for v in label.verdicts if v.principle_id == principle.id]
     if principle is None or not verdicts:
         return None
-    (found,) = votes(verdicts, [principle])
+    (found,) = votes(verdicts, [principle], panel)
     return Vote(principle.weight, found.prob_a, None if found.failure is None else found.failure.kind)

@@ -119,11 +119,13 @@ def _under(id: str, hash: str, verdict: Verdict) -> Verdict:
 
 
 def _keys(principles: Sequence[Principle], judge: Judge) -> dict[tuple[str, str], str]:
-    """(id, hash) of each principle -> what its verdicts are found by: what the method shows of it; for the random
+    """(id, hash) of each principle -> what its verdicts are found by: what the methods show of it; for the random
     judge, which is shown nothing and draws from the id, the id."""
-    method, template = judge.config.method, judge.template
-    if method == "random":
-        return {(p.id, p.hash): p.id for p in principles}
-    shipped = template is not None and template.hash == load_template(method).hash
-    fields = shown_fields(method, shipped_template=shipped)
-    return {(p.id, p.hash): shown_hash(p, fields) for p in principles}
+    fields: set[str] = set()
+    for member in judge.members:
+        method, template = member.asking.method, member.template
+        if template is None:
+            return {(p.id, p.hash): p.id for p in principles}
+        fields.update(shown_fields(method, shipped_template=template.hash == load_template(method).hash))
+    shown = tuple(sorted(fields))
+    return {(p.id, p.hash): shown_hash(p, shown) for p in principles}

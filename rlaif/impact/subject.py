@@ -12,7 +12,7 @@ from pathlib import Path
 from rlaif.comparison_files import read_comparisons
 from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution, load_constitution
-from rlaif.judge.judge import Judge
+from rlaif.judge.judge import Judge, calibration_of
 from rlaif.judged_run import OnDemand, OpenJudge, judge_of_config, judge_on_demand, read_judged_run
 from rlaif.lm.protocol import Usage
 from rlaif.progress import Progress
@@ -38,7 +38,13 @@ class Subject:
         """The same judge under a constitution; opens its model at the first question."""
         config, templates = self.config, None if self.run is None else self.run.templates_path
         return Judge(
-            config.judge, constitution, model=self.model, seed=config.seed, templates=templates, prompts=config.prompts
+            config.judge,
+            constitution,
+            model=self.model,
+            seed=config.seed,
+            templates=templates,
+            prompts=config.prompts,
+            calibration=None if self.run is None else calibration_of(config.judge, self.run),
         )
 
     @property
@@ -90,7 +96,7 @@ def of_file(
     """
     found = read_comparisons(path)
     constitution = load_constitution(before)
-    check_constitution(constitution, method=config.judge.method, where=before)
+    check_constitution(constitution, methods=config.judge.methods, where=before)
     subject = Subject(
         source=str(path),
         config=config,

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
-from rlaif.config import JudgeConfig, PromptSlice
+from rlaif.config import AskingConfig, JudgeConfig, PromptSlice
 from rlaif.constitution.scope import by_slice
 from rlaif.errors import ConfigError
-from rlaif.judge.aggregate import aggregate
+from rlaif.judge.aggregate import Settling, aggregate
+from rlaif.judge.calibration import CalibrationMap, read_calibration
 from rlaif.judge.methods import Ask, contrast, cot, pairwise, random, rating
+from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import LanguageModel
 from rlaif.progress import Task
 from rlaif.records import Comparison, Constitution, PreferenceLabel, Principle, Verdict, record_seed
 from rlaif.stage import StageContext
-from rlaif.templates import load_template
+from rlaif.store import RunFolder
+from rlaif.templates import Template, load_template
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One who votes: the name on its verdicts ("" = the run's own judge), how it is asked, and its template, which the
+    method "random" has none of."""
+
+    name: str
+    asking: AskingConfig
+    template: Template | None
 
 
 class Judge:
-    """Judges comparisons under a constitution by the configured method.
+    """Judges comparisons under a constitution by the configured method, or by a panel of judges and methods.
 
     `prompts` says which principles apply to which slice of the prompts; without it all apply to all.
-    `model` may be None for the method "random" alone. `templates` is the run's template folder (shipped ones else).
+    `model` may be None for the method "random" alone and is a PanelModel where the config has a panel. `templates` is
+    the run's template folder (shipped ones else). `calibration` is the map that the config asks for, fitted
+    elsewhere, and `card` the id of the card that the labels stand on.
     """
 
     def __init__(
@@ -33,17 +50,23 @@ class Judge:
         seed: int,
         templates: Path | None = None,
         prompts: Mapping[str, PromptSlice] | None = None,
+        calibration: CalibrationMap | None = None,
+        card: str = "",
     ) -> None:
         if model is None and config.method != "random":
             raise ConfigError(f"method {config.method!r} needs a model", where="judge", remedy="set judge.backend")
         self.config, self.constitution, self.model, self.seed = config, constitution, model, seed
-        self.template = None if config.method == "random" else load_template(config.method, templates)
-        self.constitution_hash = constitution.hash
+        own = None if config.method == "random" else load_template(config.method, templates)
+        others = [Member(m.name, m, load_template(m.method, templates)) for m in config.panel]
+        self.members = [Member("", config, own), *others]
+        self.settling = Settling(config.weights, config.tier_margin, calibration, config.abstain_below)
+        self.constitution_hash, self.card = constitution.hash, card
         self.scopes = by_slice(constitution, prompts or {})
 
     @classmethod
-    def of_run(cls, context: StageContext) -> Judge:
-        """The run's judge with the run's constitution, templates and slices; the random one opens no model."""
+    def of_run(cls, context: StageContext, *, card: str = "") -> Judge:
+        """The run's judge with the run's constitution, templates, slices and calibration; the random one opens no
+        model."""
         config = context.config
         return cls(
             config.judge,
@@ -52,6 +75,8 @@ class Judge:
             seed=config.seed,
             templates=context.run.templates_path,
             prompts=config.prompts,
+            calibration=calibration_of(config.judge, context.run),
+            card=card,
         )
 
     def label(self, comparisons: Sequence[Comparison]) -> list[PreferenceLabel]:
@@ -67,10 +92,11 @@ class Judge:
             for comparison, chosen in zip(comparisons, principles, strict=True)
             for principle in chosen
         ]
-        found = iter(self._ask(asks))
+        found = [self._ask(member, asks) for member in self.members]
+        each = zip(*found, strict=True)  # per ask the verdicts of every member
         labels = []
         for comparison, chosen in zip(comparisons, principles, strict=True):
-            verdicts = tuple(verdict for _ in chosen for verdict in next(found))
+            verdicts = tuple(verdict for _ in chosen for said in next(each) for verdict in said)
             labels.append(self.settle(comparison, verdicts))
         return labels
 
@@ -88,12 +114,7 @@ class Judge:
 
     def settle(self, comparison: Comparison, verdicts: tuple[Verdict, ...]) -> PreferenceLabel:
         """The label that these verdicts make under the constitution's weights and tiers; asks no model."""
-        result = aggregate(
-            verdicts,
-            self.constitution.principles,
-            tier_margin=self.config.tier_margin,
-            abstain_below=self.config.abstain_below,
-        )
+        result = aggregate(verdicts, self.constitution.principles, self.settling)
         return PreferenceLabel(
             comparison=comparison,
             prob_a=result.prob_a,
@@ -101,6 +122,7 @@ class Judge:
             consistency=result.consistency,
             failure=result.failure,
             constitution_hash=self.constitution_hash,
+            judge_card=self.card,
         )
 
     def principles(self, comparison: Comparison) -> tuple[Principle, ...]:
@@ -119,18 +141,29 @@ class Judge:
         size = 1 if self.config.principles == "one" else self.config.subset_size
         return part.draw_subset(record_seed(self.seed, "judge", *drawn_for), size)
 
-    def _ask(self, asks: Sequence[Ask]) -> list[list[Verdict]]:
-        config, model, template = self.config, self.model, self.template
-        if config.method == "random":
+    def _ask(self, member: Member, asks: Sequence[Ask]) -> list[list[Verdict]]:
+        """The member's verdicts on each ask."""
+        asking, template = member.asking, member.template
+        if template is None:
             return random(asks, seed=self.seed)
-        assert model is not None
-        assert template is not None
-        match config.method:
+        assert self.model is not None
+        model = cast(PanelModel, self.model).beside[member.name] if member.name else self.model
+        match asking.method:
             case "contrast":
-                return contrast(asks, model, template, scale=config.scale, opening=config.opening_tokens)
+                found = contrast(asks, model, template, scale=asking.scale, opening=asking.opening_tokens)
             case "rating":
-                return rating(asks, model, template, scale=config.rating_scale)
+                found = rating(asks, model, template, scale=asking.rating_scale)
             case "cot":
-                return cot(asks, model, template, rationale_tokens=config.rationale_tokens, clamp=config.clamp)
-            case "pairwise":
-                return pairwise(asks, model, template)
+                found = cot(asks, model, template, rationale_tokens=asking.rationale_tokens, clamp=asking.clamp)
+            case _:
+                found = pairwise(asks, model, template)
+        if not member.name:
+            return found
+        return [[replace(verdict, member=member.name, id="") for verdict in said] for said in found]
+
+
+def calibration_of(config: JudgeConfig, run: RunFolder) -> CalibrationMap | None:
+    """The map that the run's judge is calibrated by, from the card in its run folder; None where it is not."""
+    if config.calibration == "none":
+        return None
+    return read_calibration(run.file("card", "card.json"), config.calibration)

@@ -148,7 +148,7 @@ def run(
             where=where,
             remedy="give a principle `tests`: a list of prompt, better, worse; the shipped `example` shows how",
         )
-    check_constitution(tested, method=config.judge.method, where=where)
+    check_constitution(tested, methods=config.judge.methods, where=where)
     with ExitStack() as stack:
         model = None if config.judge.method == "random" else open_judge(config.judge, config.model, cache)
         if model is not None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from rlaif.config import JudgeConfig, ModelConfig
+from rlaif.config import AskingConfig, JudgeConfig, ModelConfig
 from rlaif.lm.cache import CachedModel
+from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import LanguageModel
 
 
@@ -17,23 +18,33 @@ def open_policy(model: ModelConfig, adapters: tuple[Path, ...], cache: Path) -> 
 
 
 def open_judge(judge: JudgeConfig, model: ModelConfig, cache: Path) -> LanguageModel:
-    """The judge's model; its verdicts are cached in `cache`/judge.sqlite, so that no finished call is made twice."""
-    if judge.backend == "scripted":
+    """The judge's model, a `PanelModel` where others vote beside it; verdicts are cached in `cache`/judge.sqlite, so
+    that no finished call is made twice."""
+    own = _asked(judge, model, cache)
+    if not judge.panel:
+        return own
+    return PanelModel(own, {member.name: _asked(member, model, cache) for member in judge.panel})
+
+
+def _asked(asking: AskingConfig, model: ModelConfig, cache: Path) -> LanguageModel:
+    if asking.backend == "scripted":
         from rlaif.lm.scripted import ScriptedModel
 
-        inner: LanguageModel = ScriptedModel() if judge.source is None else ScriptedModel.from_file(Path(judge.source))
-    elif judge.backend == "openai":
-        inner = open_server(judge)
+        inner: LanguageModel = (
+            ScriptedModel() if asking.source is None else ScriptedModel.from_file(Path(asking.source))
+        )
+    elif asking.backend == "openai":
+        inner = open_server(asking)
     else:
-        inner = _local(model if judge.source is None else model.model_copy(update={"source": judge.source}), ())
+        inner = _local(model if asking.source is None else model.model_copy(update={"source": asking.source}), ())
     return CachedModel(inner, cache / "judge.sqlite")
 
 
-def open_server(judge: JudgeConfig) -> LanguageModel:
+def open_server(asking: AskingConfig) -> LanguageModel:
     """The client of an OpenAI-compatible server."""
     from rlaif.lm.openai_server import OpenAIModel
 
-    return OpenAIModel.from_config(judge)
+    return OpenAIModel.from_config(asking)
 
 
 _loaded: WeakValueDictionary[tuple[str, str, str], Any] = WeakValueDictionary()

@@ -22,7 +22,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from rlaif.config import JudgeConfig
+from rlaif.config import AskingConfig
 from rlaif.errors import BackendError
 from rlaif.lm.openai_replies import Reply, indistinct, parse_reply, read_choices, read_scores, shorten, tokens_to_decide
 from rlaif.lm.protocol import (
@@ -120,7 +120,7 @@ class OpenAIModel:
         self._loop = _LoopThread()
 
     @classmethod
-    def from_config(cls, judge: JudgeConfig) -> OpenAIModel:
+    def from_config(cls, judge: AskingConfig) -> OpenAIModel:
         """The model that a config's `judge` table names."""
         if judge.source is None:
             raise BackendError("judge.source is missing", remedy="write the name of the model on the server")

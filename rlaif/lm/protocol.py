@@ -97,7 +97,9 @@ class LanguageModel(Protocol):
 
     name: str
     fingerprint: str
-    usage: Usage
+
+    @property
+    def usage(self) -> Usage: ...
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]: ...
 

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from rlaif.judge.gate import card_of_run
 from rlaif.report import curves, feedback, overview, samples, text, verdict
 from rlaif.report.plots import histogram
 from rlaif.report.summary import REFERENCE, Summary, name_of, read_summary
@@ -25,6 +26,7 @@ SECTIONS = (
     ("result", "Result"),
     ("pipeline", "Pipeline"),
     ("constitution", "Constitution"),
+    ("card", "Judge"),
     ("revise", "Revise"),
     ("sft", "SFT"),
     ("label", "Label"),
@@ -76,7 +78,7 @@ def _view(run: RunFolder, examples: int) -> dict[str, Any]:
     return {
         "title": run.root.resolve().name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "sections": SECTIONS,
+        "sections": [(id, name) for id, name in SECTIONS if id != "card" or any(row.name == id for row in rows)],
         "stages": {row.name: row for row in rows},
         "failed": _failed(revise, label, evaluate_failures.total()),
         "facts": overview.facts(config, constitution, rows),
@@ -85,6 +87,7 @@ def _view(run: RunFolder, examples: int) -> dict[str, Any]:
         "summary": summary,
         "measured": summary.measured() if summary is not None else {},
         "unmeasured": summary.unmeasured() if summary is not None else [],
+        "card": card_of_run(run),
         "constitution": constitution,
         "constitution_problem": constitution_problem,
         "revise": revise,

@@ -18,6 +18,7 @@ from rlaif.store import RunFolder
 from rlaif.yaml_io import read_yaml
 
 RECORD_FILES: dict[StageName, tuple[str, ...]] = {
+    "card": (),
     "revise": ("traces.jsonl",),
     "sft": ("examples.jsonl",),
     "label": ("responses.jsonl", "labels.jsonl"),
@@ -56,8 +57,8 @@ class StageRow:
 
 
 def stage_rows(run: RunFolder) -> list[StageRow]:
-    """Every stage but the report itself, in the order in which they run."""
-    names = [name for name in STAGES if name != "report"]
+    """Every stage but the report itself, in the order in which they run; the card only where there is one."""
+    names = [name for name in STAGES if name != "report" and (name != "card" or (run.root / name).is_dir())]
     records = {name: run.record(name) for name in names}
     longest = max((r.seconds for r in records.values() if r is not None and is_known(r.seconds)), default=0.0)
     rows = []

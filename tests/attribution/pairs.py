@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rlaif.attribution.measure import Influence, influences
 from rlaif.attribution.pairs import VotedPair
 from rlaif.evaluation.statistics import Draw
-from rlaif.judge.aggregate import Vote
+from rlaif.judge.aggregate import Settling, Vote
 from rlaif.records import Failure, Principle
 
 DRAW = Draw(seed=1, resamples=20)
@@ -38,7 +38,9 @@ def pair(
         for principle, vote in zip(principles, votes, strict=True)
         if vote is not None
     )
-    return VotedPair(f"pair{number}", f"prompt{number}", lengths, given, margin, abstain)
+    return VotedPair(
+        f"pair{number}", f"prompt{number}", lengths, given, Settling(tier_margin=margin, abstain_below=abstain)
+    )
 
 
 def influence(

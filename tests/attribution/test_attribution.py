@@ -176,17 +176,17 @@ def test_the_inverse_keeps_what_it_does_not_turn() -> None:
     principle = CONSTITUTION.principles[0]
     pair = principle.contrast
     assert pair is not None
-    turned = inverse(principle, "contrast")
+    turned = inverse(principle, ["contrast"])
     assert turned.contrast is not None
     assert (turned.contrast.followed, turned.contrast.violated) == (pair.violated, pair.followed)
     assert turned.contrast.examples == pair.examples
-    assert inverse(turned, "contrast") == principle
-    asked = inverse(principle, "pairwise")
+    assert inverse(turned, ["contrast"]) == principle
+    asked = inverse(principle, ["pairwise"])
     assert (asked.id, asked.contrast) == (principle.id, pair)
     assert '"Say yes."' in asked.statement
     assert asked.comparison == 'Which answer should lose if one asks "Which one does it better?"'
-    assert inverse(principle, "cot") == inverse(principle, "rating") == asked
-    assert inverse(replace(principle, comparison=None), "pairwise").comparison not in (None, asked.comparison)
+    assert inverse(principle, ["cot"]) == inverse(principle, ["rating"]) == asked
+    assert inverse(replace(principle, comparison=None), ["pairwise"]).comparison not in (None, asked.comparison)
 
 
 def test_what_it_refuses(run: RunFolder, tmp_path: Path) -> None:

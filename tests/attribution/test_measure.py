@@ -12,7 +12,7 @@ from rlaif.attribution.matrix import Matrix, clusters, matrix, most_opposed, two
 from rlaif.attribution.measure import Influence, about_zero, overview
 from rlaif.attribution.pairs import VotedPair
 from rlaif.evaluation.statistics import Estimate
-from rlaif.judge.aggregate import Vote
+from rlaif.judge.aggregate import Settling, Vote
 from tests.attribution.pairs import DRAW, FAILED, influence, pair, rules
 
 HEAVY = rules("kind", "brief", "safe", weights=(2.0, 1.0, 1.0))
@@ -78,7 +78,7 @@ def test_only_the_tier_that_speaks_decides() -> None:
     # without first: 0.475, 0.2, 0.6; without second: 0.8, 0.3, 0.3; without third: 0.8, 0.1, 0.9
     assert [row.flips for row in rows.values()] == [1.0, 1.0, 0.0]
     assert value(rows["third"].shift) == pytest.approx((0 + 0.1 + 0.3) / 3)
-    flat = [replace(each, tier_margin=None) for each in pairs]
+    flat = [replace(each, settling=Settling()) for each in pairs]
     assert influence(flat, tiers)["first"].decided_pairs == 0
 
 

@@ -223,7 +223,7 @@ def test_the_id_is_of_the_content(tmp_path: Path) -> None:
     assert card_of(tmp_path, perfect, pairs=20).id != card.id
     assert replace(card, subject=replace(card.subject, fingerprint="other")).id != card.id
     written = json.loads(json.dumps(card.as_json()))
-    assert (written.pop("format"), written.pop("id")) == (1, card.id)
+    assert (written.pop("format"), written.pop("id")) == (2, card.id)
     assert from_json(JudgeCard, written) == card
 
 

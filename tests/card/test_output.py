@@ -96,7 +96,7 @@ def test_the_verb_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert json.loads(out.read_text()) == found
-    assert (found["format"], found["failures"]["pairs"], found["subject"]["constitution"]) == (1, 12, "rules")
+    assert (found["format"], found["failures"]["pairs"], found["subject"]["constitution"]) == (2, 12, "rules")
     assert "<!DOCTYPE html>" in html.read_text()
     shown = rlaif(*words)
     assert shown.exit_code == 0, shown.output

@@ -149,16 +149,16 @@ def test_the_text_keeps_its_comments(tmp_path: Path) -> None:
 
 def test_only_the_contrast_method_needs_a_contrast_pair(tmp_path: Path) -> None:
     constitution = load_constitution(write(tmp_path, MINIMAL))
-    check_constitution(constitution, method="pairwise", where="run.yaml")
+    check_constitution(constitution, methods=["pairwise"], where="run.yaml")
     with pytest.raises(ConstitutionError, match=r"run\.yaml: .*be-kind"):
-        check_constitution(constitution, method="contrast", where="run.yaml")
+        check_constitution(constitution, methods=["contrast"], where="run.yaml")
 
 
 @pytest.mark.parametrize("name", shipped("constitutions"))
 def test_shipped_constitutions_serve_every_method(name: str) -> None:
     constitution = load_constitution(name)
     assert constitution.name == name
-    check_constitution(constitution, method="contrast", where=name)
+    check_constitution(constitution, methods=["contrast"], where=name)
 
 
 @pytest.mark.parametrize("name", [name for name in shipped("constitutions") if name != "example"])

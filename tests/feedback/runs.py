@@ -56,6 +56,7 @@ def settings(seed: int = 3, judge: dict[str, Any] | None = None, **tables: Any) 
     data = {
         "seed": seed,
         "judge": {"method": "contrast", "scale": 0.1, **(judge or {})},
+        "card": {"required": False},
         "prompts": {"hard": {"source": "x", "train": 5}, "easy": {"source": "x", "train": 2, "revise": False}},
         **tables,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlaif.judge.aggregate import aggregate
+from rlaif.judge.aggregate import Settling, aggregate
 from rlaif.records import Failure, Order, Principle, Verdict
 
 BROKEN = Failure("parse", "no letter")
@@ -71,7 +71,7 @@ def test_a_probability_of_zero_is_an_answer() -> None:
 
 @pytest.mark.parametrize(("prob", "kept"), [(0.5, False), (0.59, False), (0.41, False), (0.61, True), (0.39, True)])
 def test_near_one_half_the_judge_abstains(prob: float, kept: bool) -> None:
-    found = aggregate([verdict("p", "none", prob)], rules(p=1.0), abstain_below=0.1)
+    found = aggregate([verdict("p", "none", prob)], rules(p=1.0), Settling(abstain_below=0.1))
     assert (found.prob_a == prob) is kept
     assert (found.failure is None) is kept
     if not kept:
@@ -108,24 +108,31 @@ def test_a_lower_tier_speaks_only_where_those_above_are_within_the_margin(
 ) -> None:
     verdicts = [verdict("z", "none", third), verdict("x", "none", first), verdict("y", "none", second)]
     order = tiers(y=5, z=7, x=2)
-    assert aggregate(verdicts, order, tier_margin=0.1).prob_a == pytest.approx(label)
+    assert aggregate(verdicts, order, Settling(tier_margin=0.1)).prob_a == pytest.approx(label)
     assert aggregate(verdicts, order).prob_a == pytest.approx((first + second + third) / 3)
 
 
 def test_within_a_tier_principles_count_by_weight() -> None:
     verdicts = [verdict("p", "none", 0.2), verdict("q", "none", 0.8)]
-    assert aggregate(verdicts, rules(p=1.0, q=3.0), tier_margin=0.0).prob_a == pytest.approx(0.65)
+    assert aggregate(verdicts, rules(p=1.0, q=3.0), Settling(tier_margin=0.0)).prob_a == pytest.approx(0.65)
 
 
 def test_a_tier_is_skipped_where_none_of_it_applies_but_not_where_its_verdicts_failed() -> None:
     order = tiers(x=1, y=2)
-    assert aggregate([verdict("y", "none", 0.8)], order, tier_margin=0.1).prob_a == 0.8
-    failed = aggregate([verdict("x", "none", None, BROKEN), verdict("y", "none", 0.8)], order, tier_margin=0.1)
+    assert aggregate([verdict("y", "none", 0.8)], order, Settling(tier_margin=0.1)).prob_a == 0.8
+    failed = aggregate(
+        [verdict("x", "none", None, BROKEN), verdict("y", "none", 0.8)], order, Settling(tier_margin=0.1)
+    )
     assert (failed.prob_a, failed.failure) == (None, BROKEN)
-    unneeded = aggregate([verdict("x", "none", 0.9), verdict("y", "none", None, BROKEN)], order, tier_margin=0.1)
+    unneeded = aggregate(
+        [verdict("x", "none", 0.9), verdict("y", "none", None, BROKEN)], order, Settling(tier_margin=0.1)
+    )
     assert (unneeded.prob_a, unneeded.failure) == (0.9, None)
 
 
 def test_a_principle_without_weight_makes_no_tier() -> None:
     silent = [Principle("x", "Be x.", weight=0.0), *tiers(y=2)]
-    assert aggregate([verdict("x", "none", 0.9), verdict("y", "none", 0.3)], silent, tier_margin=0.1).prob_a == 0.3
+    assert (
+        aggregate([verdict("x", "none", 0.9), verdict("y", "none", 0.3)], silent, Settling(tier_margin=0.1)).prob_a
+        == 0.3
+    )

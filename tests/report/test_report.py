@@ -343,7 +343,7 @@ def test_stage_function_counts_what_it_wrote(tmp_path: Path) -> None:
         raise AssertionError("the report opens no model")
 
     counts = build.run(StageContext("report", config, run, CONSTITUTION, Silent(), closed, closed))
-    assert counts == {"bytes": run.report_path.stat().st_size, "sections": 10, "examples": 6}
+    assert counts == {"bytes": run.report_path.stat().st_size, "sections": 11, "examples": 6}
 
 
 def test_summary_table_has_a_row_per_model_and_slice(run: RunFolder) -> None:
