@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on the embedded model: constitution + prompts -> aligned model, all seven stages, then the result table
+# The main job on the embedded model: constitution + prompts -> aligned model, all stages, then the result table
 # and runs/demo/report.html. Run again, it goes on where it stopped. Extra arguments go to `rlaif run`.
 set -euo pipefail
 cd "$(dirname "$0")/.."

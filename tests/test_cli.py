@@ -245,8 +245,8 @@ def test_dry_run_counts_by_hand(project: Path) -> None:
     config = load(project)
     train, held_out = split_prompts(config.prompts, config.seed)
     work = {row.stage: row for row in plan(config, train, held_out, principles=7, limit=None, gold=24).stages}
-    # 24 unit tests, 20 of them again, 17 attacks on 4: each of two answers, read twice under one principle.
-    assert work["card"].judge_calls == (24 + 20 + 17 * 4) * 2 * 2
+    # 24 unit tests, 20 of them again, 17 attacks on 12: each of two answers, read twice under one principle.
+    assert work["card"].judge_calls == (24 + 20 + 17 * 12) * 2 * 2
     # 18 training prompts, 6 of them revised: 18 answers, 6 critiques, 6 revisions; the judge reads 12 texts twice
     # under each of 7 principles.
     assert (work["revise"].generations, work["revise"].judge_calls) == (30, 12 * 2 * 7)

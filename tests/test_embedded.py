@@ -1,4 +1,4 @@
-"""The embedded SmolLM2 through all seven stages on a cut-down demo: the main job, for real, in a few minutes."""
+"""The embedded SmolLM2 through all stages on a cut-down demo: the main job, for real, in a few minutes."""
 
 import importlib.util
 import json
@@ -14,6 +14,7 @@ from rlaif.store import JsonlFile, RunFolder
 
 DEMO = Path(__file__).parents[1] / "scripts" / "demo.yaml"
 SMALL = [
+    "card.repeat=2",
     "prompts.harmful.train=6",
     "prompts.harmful.held_out=4",
     "prompts.harmless.train=3",
@@ -50,7 +51,7 @@ def test_the_demo_runs_end_to_end_on_the_embedded_model(tmp_path: Path) -> None:
     done = rlaif("run", str(DEMO), "--out", str(out), *(part for text in SMALL for part in ("--set", text)))
     assert done.returncode == 0, done.stderr
     run = RunFolder(out)
-    for stage in ("revise", "sft", "label", "reward", "ppo", "evaluate", "report"):
+    for stage in ("card", "revise", "sft", "label", "reward", "ppo", "evaluate", "report"):
         record = run.record(stage)
         assert record is not None, stage
         assert record.seconds > 0

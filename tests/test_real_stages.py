@@ -1,4 +1,4 @@
-"""All seven real stages on a tiny random model: killed at random moments and resumed, the records are the same."""
+"""All real stages on a tiny random model: killed at random moments and resumed, the records are the same."""
 
 from __future__ import annotations
 

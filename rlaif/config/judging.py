@@ -168,7 +168,7 @@ class CardConfig(Table):
     )
     pairs: int = Field(200, ge=0, description="pairs of gold that are judged; 0 = all")
     repeat: int = Field(20, ge=0, description="pairs that are asked a second time, past the cache")
-    attack: int = Field(4, ge=0, description="pairs that each attack is tried on")
+    attack: int = Field(12, ge=0, description="pairs that each attack is tried on")
     min_accuracy: float = Field(0.6, ge=0, le=1, description="least accuracy on the gold for labels to be made")
     min_length_matched: float = Field(
         0.0, ge=0, le=1, description="least accuracy on the pairs of gold whose answers are about equally long"
