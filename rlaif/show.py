@@ -230,7 +230,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> Table:
         table.add_column(heading)
     for verdict in verdicts:
         failure = "" if verdict.failure is None else f"{verdict.failure.kind}: {verdict.failure.reason}"
-        cells = (verdict.principle_id, verdict.method, verdict.order)
+        cells = (verdict.principle_id, " by ".join(filter(None, (verdict.method, verdict.member))), verdict.order)
         numbers = (number(verdict.prob_a), number(verdict.margin))
         table.add_row(*(Text(visible(cell)) for cell in (*cells, *numbers, failure)))
     return table
@@ -239,7 +239,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> Table:
 def _said(verdicts: Sequence[Verdict]) -> list[RenderableType]:
     """What the judge wrote for each verdict, where it wrote anything."""
     return [
-        _line(f"{verdict.principle_id}, {verdict.order}", text)
+        _line(", ".join(filter(None, (verdict.principle_id, verdict.member, verdict.order))), text)
         for verdict in verdicts
         for text in (verdict.rationale, verdict.raw)
         if text

@@ -72,7 +72,7 @@ def _view(run: RunFolder, examples: int) -> dict[str, Any]:
     summary = read_summary(run)
     part = overview.main_slice(config, summary.slices) if summary is not None else None
     revise = feedback.read_revise(run, examples)
-    label = feedback.read_label(run, constitution, examples)
+    label = feedback.read_label(run, constitution, examples, overview.panel(config))
     held_out = curves.read_held_out(run)
     evaluate_failures = samples.evaluate_failures(run)
     return {

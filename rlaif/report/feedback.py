@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from rlaif.records import Constitution, FailedAnswer, Failure, PreferenceLabel, RevisionTrace, Verdict
+from rlaif.judge.aggregate import ALONE, votes
+from rlaif.records import Constitution, FailedAnswer, Failure, PreferenceLabel, Principle, RevisionTrace, Verdict
 from rlaif.report.text import is_known
 from rlaif.store import JsonlFile, RunFolder
 
@@ -166,8 +167,10 @@ class LabelFacts:
         return self.clear / self.settled if self.settled else None
 
 
-def read_label(run: RunFolder, constitution: Constitution | None, examples: int) -> LabelFacts:
-    """The facts of label/labels.jsonl and failures.jsonl as far as they are written."""
+def read_label(
+    run: RunFolder, constitution: Constitution | None, examples: int, panel: Mapping[str, float] = ALONE
+) -> LabelFacts:
+    """The facts of label/labels.jsonl and failures.jsonl as far as they are written; `panel`: member -> weight."""
     weights = {p.id: p.weight for p in constitution.principles} if constitution is not None else {}
     facts, sample = LabelFacts(), Sample[PreferenceLabel](examples)
     _count_answers(facts.failures, run, "label")
@@ -182,7 +185,7 @@ def read_label(run: RunFolder, constitution: Constitution | None, examples: int)
             _add_settled(facts, label.prob_a)
         elif label.failure is not None and label.failure.kind == ABSTAINED:
             facts.abstained += 1
-        _add_voices(facts, label, weights)
+        _add_voices(facts, label, weights, panel)
     facts.examples = sample.taken()
     return facts
 
@@ -194,8 +197,9 @@ def _add_settled(facts: LabelFacts, prob: float) -> None:
     facts.entropy_sum -= sum(p * math.log(p) for p in (prob, 1 - prob) if p > 0)
 
 
-def _add_voices(facts: LabelFacts, label: PreferenceLabel, weights: dict[str, float]) -> None:
-    votes: dict[str, list[float | None]] = {}
+def _add_voices(
+    facts: LabelFacts, label: PreferenceLabel, weights: Mapping[str, float], panel: Mapping[str, float]
+) -> None:
     for verdict in label.verdicts:
         voice = facts.voices.setdefault(verdict.principle_id, PrincipleVoice())
         voice.verdicts += 1
@@ -203,9 +207,9 @@ def _add_voices(facts: LabelFacts, label: PreferenceLabel, weights: dict[str, fl
         if is_known(verdict.margin):
             voice.margins += 1
             voice.margin_sum += abs(verdict.margin)
-        votes.setdefault(verdict.principle_id, []).append(verdict.prob_a)
-    whole = {principle: [p for p in values if is_known(p)] for principle, values in votes.items()}
-    means = {p: sum(known) / len(known) for p, known in whole.items() if len(known) == len(votes[p])}
+    asked = [Principle(name, "") for name in dict.fromkeys(verdict.principle_id for verdict in label.verdicts)]
+    said = votes(label.verdicts, asked, panel)
+    means = {vote.principle.id: vote.prob_a for vote in said if vote.prob_a is not None}
     if not is_known(label.prob_a) or not means:
         return
     for principle, mean in means.items():

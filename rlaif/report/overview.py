@@ -113,6 +113,12 @@ def lookup(config: dict[str, Any], name: str, default: Any = None) -> Any:
     return value
 
 
+def panel(config: dict[str, Any]) -> dict[str, float]:
+    """Member of the judge's panel -> weight of its vote; "" is the run's own judge."""
+    members = lookup(config, "judge.panel", [])
+    return {"": 1.0} | {str(m.get("name")): float(m.get("weight", 1.0)) for m in members if isinstance(m, dict)}
+
+
 def main_slice(config: dict[str, Any], slices: Sequence[str]) -> str | None:
     """The first slice whose answers are revised, since that is what the run is about; else the first of all."""
     prompts = lookup(config, "prompts", {})
@@ -127,6 +133,8 @@ def facts(config: dict[str, Any], constitution: Constitution | None, rows: list[
     opening = lookup(config, "judge.opening_tokens", None)
     if method == "contrast" and opening is not None:
         method = f"contrast of the first {opening} tokens"
+    beside = [name for name in panel(config) if name]
+    method += f"; beside it vote {', '.join(beside)}" if beside else ""
     found = [
         ("Model", str(lookup(config, "model.source", "embedded"))),
         ("Judge", f"{judge} ({lookup(config, 'judge.backend', 'local')}), {method}"),

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NoReturn
@@ -17,7 +18,7 @@ from rich.console import Console
 from rlaif.config import parse
 from rlaif.errors import DataError, StageError
 from rlaif.progress import Silent
-from rlaif.records import FailedAnswer, Failure, StageRecord, from_json, to_json
+from rlaif.records import FailedAnswer, Failure, PreferenceLabel, StageRecord, from_json, to_json
 from rlaif.report import build, text, verdict
 from rlaif.report.build import build_report
 from rlaif.report.feedback import Sample, read_label, read_revise
@@ -26,7 +27,7 @@ from rlaif.report.samples import side_by_side
 from rlaif.report.summary import Summary, read_summary, summary_table
 from rlaif.stage import StageContext
 from rlaif.store import JsonlFile, RunFolder, write_atomic
-from tests.report.fake_run import CONSTITUTION, cell, summary, write_run
+from tests.report.fake_run import CONSTITUTION, cell, finish, summary, write_run
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -384,6 +385,38 @@ def test_facts_agree_with_the_records(run: RunFolder) -> None:
     assert label.failures["verdict: context_overflow"] == 3 * label.failures["label: context_overflow"] > 0
     assert sum(voice.strongest for voice in label.voices.values()) == label.settled
     assert label.consistency is None
+
+
+def test_the_judges_card_is_summed_up_where_there_is_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "demo")
+    assert "#card" not in Page(build_report(run).read_text()).targets
+    figures = {name: {"judge": {"mean": 0.7}} for name in ("accuracy", "length_matched")}
+    subject = {"gold": "tests:mine", "gold_about": "<b>its</b> tests"}
+    card = {"id": "c0ffee", "subject": subject, "failures": {"pairs": 24, "labelled": 23}, **figures}
+    said = {"verdict": ["Better than <script>a coin</script>."], "notes": ["few"]}
+    write_atomic(run.file("card", "card.json"), json.dumps({**card, **said}))
+    finish(run, "card", 0)
+    page = Page(build_report(run).read_text())
+    assert {"#card", "card/card.html"} <= set(page.targets)
+    assert page.ids.count("card") == 1
+    for words in ("Better than <script>a coin</script>.", "c0ffee", "<b>its</b> tests", "23 of 24"):
+        assert words in page.words
+    assert "script" not in page.tags
+
+
+def test_members_of_a_panel_speak_for_a_principle_by_weight(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "demo")
+    label = next(label for label in JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel) if label.verdicts)
+    own = replace(label.verdicts[0], prob_first=0.9, order="none", failure=None)
+    other = replace(own, member="other", prob_first=0.2)
+    silent = replace(own, member="silent", prob_first=None, failure=Failure("backend", "down"))
+    run.clear("label")
+    JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel).append(
+        [replace(label, prob_a=0.7, failure=None, verdicts=(own, other, silent))]
+    )
+    for weight, agreed in ((1.0, 1), (9.0, 0)):
+        voice = read_label(run, CONSTITUTION, 1, {"": 1.0, "other": weight, "silent": 1.0}).voices[own.principle_id]
+        assert (voice.verdicts, voice.failed, voice.votes, voice.agreed) == (3, 1, 1, agreed)
 
 
 def test_answers_that_were_never_given_are_counted(tmp_path: Path) -> None:
