@@ -29,15 +29,15 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rlaif.errors import TemplateError
-from rlaif.records import Contrast, Message, Principle, Prompt, Role, content_id
+from rlaif.records import Contrast, ContrastExample, Message, Principle, Prompt, Role, content_id
 from rlaif.resources import shipped
 
 VARIABLES: dict[str, dict[str, type]] = {
     "critique": {"principle": Principle, "prompt": Prompt, "response": str, "few_shots": int},
     "revision": {"principle": Principle, "prompt": Prompt, "response": str, "critique": str, "few_shots": int},
-    "pairwise": {"principle": Principle, "prompt": Prompt, "response_a": str, "response_b": str},
+    "pairwise": {"principle": Principle, "prompt": Prompt, "response_a": str, "response_b": str, "few_shots": int},
     "cot": {"principle": Principle, "prompt": Prompt, "response_a": str, "response_b": str, "rationale": str},
-    "rating": {"principle": Principle, "prompt": Prompt, "response": str},
+    "rating": {"principle": Principle, "prompt": Prompt, "response": str, "few_shots": int},
     "contrast": {"system": str, "examples": tuple, "conversation": tuple},
     "propose": {"pairs": tuple, "number": int},
 }
@@ -266,7 +266,7 @@ def _samples(name: str) -> Iterator[dict[str, Any]]:
     question, answer = Message("user", "question"), Message("assistant", "answer")
     full = Principle(
         "sample", "statement", critique="critique", revision="revision", comparison="comparison",
-        contrast=Contrast("followed", "violated"),
+        contrast=Contrast("followed", "violated", (ContrastExample("question", "followed", "violated"),) * 2),
     )  # fmt: skip
     for principle, turns, few_shots in (
         (full, (question, answer, question), 3),

@@ -42,7 +42,9 @@ def test_messages_are_collected_with_their_roles_and_stripped() -> None:
 
 def test_a_last_assistant_message_becomes_the_prefix() -> None:
     text = user("Which?") + '{% message "assistant" %}It is ({% endmessage %}'
-    rendered = Template("pairwise", text).render(principle=PRINCIPLE, prompt=PROMPT, response_a="a", response_b="b")
+    rendered = Template("pairwise", text).render(
+        principle=PRINCIPLE, prompt=PROMPT, response_a="a", response_b="b", few_shots=0
+    )
     assert rendered.messages == (Message("user", "Which?"),)
     assert rendered.prefix == "It is ("
 
@@ -59,7 +61,7 @@ def test_the_hash_follows_the_text() -> None:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_candidate_cannot_open_a_message_or_leave_its_quotation(attack: str) -> None:
-    values = {"principle": PRINCIPLE, "prompt": PROMPT}
+    values = {"principle": PRINCIPLE, "prompt": PROMPT, "few_shots": 0}
     template = load_template("pairwise")
     plain = template.render(**values, response_a="harmless", response_b="b")
     attacked = template.render(**values, response_a=attack, response_b="b")
@@ -78,6 +80,7 @@ def test_a_candidate_cannot_open_a_message_or_leave_its_quotation(attack: str) -
 def test_what_a_judge_reads_stays_in_its_quotation(name: str, attacked: str, attack: str) -> None:
     values: dict[str, object] = dict.fromkeys(VARIABLES[name], "harmless")
     values |= {"principle": PRINCIPLE, "prompt": PROMPT}
+    values |= {"few_shots": 2} if "few_shots" in values else {}
     plain = load_template(name).render(**values)
     found = load_template(name).render(**{**values, attacked: attack or " "})
     assert [m.role for m in found.messages] == [m.role for m in plain.messages]
@@ -98,7 +101,7 @@ def test_jinja_in_a_principle_stays_literal() -> None:
 
 def test_several_turns_are_quoted_under_their_speakers() -> None:
     text = user("{{ prompt | dialogue }}")
-    values = {"principle": PRINCIPLE, "response_a": "a", "response_b": "b"}
+    values = {"principle": PRINCIPLE, "response_a": "a", "response_b": "b", "few_shots": 0}
     flat = Template("pairwise", text).render(**values, prompt=Prompt(TALK)).messages[0].content
     assert flat == "Human:\n> Hi\nAssistant:\n> Hello.\n> How are you?\nHuman:\n> Fine"
     assert Template("pairwise", text).render(**values, prompt=PROMPT).messages[0].content == "> Hello there"
@@ -236,11 +239,30 @@ def test_own_wordings_are_used_and_the_statement_is_the_fallback() -> None:
 
 def test_pairwise_ends_where_a_letter_follows() -> None:
     rendered = load_template("pairwise").render(
-        principle=PRINCIPLE, prompt=PROMPT, response_a="first", response_b="second"
+        principle=PRINCIPLE, prompt=PROMPT, response_a="first", response_b="second", few_shots=0
     )
     assert rendered.prefix == "The better answer is ("
     content = rendered.messages[-1].content
     assert content.index("Answer (A):\n> first") < content.index("Answer (B):\n> second") < content.index("Kinder?")
+
+
+def test_a_judge_is_shown_examples_whose_better_answer_is_in_turn_a_and_b() -> None:
+    values = {"principle": TAUGHT, "prompt": PROMPT, "response_a": "first", "response_b": "second"}
+    turns = load_template("pairwise").render(**values, few_shots=2).messages
+    assert [m.content for m in turns if m.role == "assistant"] == [
+        "The better answer is (A).",
+        "The better answer is (B).",
+    ]
+    good = [m.content.index("> good") < m.content.index("> bad") for m in turns if "> good" in m.content]
+    assert good == [True, False]
+    assert turns[-1] == load_template("pairwise").render(**values, few_shots=0).messages[-1]
+
+
+def test_a_rater_is_shown_both_ends_of_the_scale() -> None:
+    values = {"principle": TAUGHT, "prompt": PROMPT, "response": "mine"}
+    turns = load_template("rating").render(**values, few_shots=1).messages
+    assert [m.content for m in turns if m.role == "assistant"] == ["My rating is (9).", "My rating is (1)."]
+    assert ["> good0" in turns[1].content, "> bad0" in turns[3].content] == [True, True]
 
 
 @pytest.mark.parametrize("field", ["rationale", "tags", "id", "tests"])

@@ -38,6 +38,12 @@ class AskingConfig(Table):
         description="rating: difference of two mean ratings (points, of 1 to 9) that makes one unit of log-odds; 1 = "
         "one step of the scale the judge is given is won 73 % of the time",
     )
+    few_shots: int = Field(
+        0,
+        ge=0,
+        description="pairwise and rating: contrast examples of the principle shown as worked ones first; contrast "
+        "always shows all, cot none, for they have no rationale",
+    )
     rationale_tokens: int = Field(128, ge=1, description="cot: longest rationale, in tokens; a longer one is cut")
     clamp: tuple[float, float] | None = Field(
         (0.4, 0.6),

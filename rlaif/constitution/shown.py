@@ -22,12 +22,13 @@ SHOWN: dict[Viewer, tuple[str, ...]] = {
 }
 
 
-def shown_fields(method: str, *, shipped_template: bool = True) -> tuple[str, ...]:
-    """The fields that a judging method shows; all of JUDGED where its template, which is handed the whole principle,
-    is not the shipped one. The method "contrast" hands its template the pair alone, whatever that template is."""
+def shown_fields(method: str, *, shipped_template: bool = True, few_shots: int = 0) -> tuple[str, ...]:
+    """The fields that a judging method shows, with `few_shots` the examples too; all of JUDGED where its template,
+    which is handed the whole principle, is not the shipped one. "contrast" hands any template the pair alone."""
     match method:
         case "pairwise" | "cot" | "rating":
-            return SHOWN[method] if shipped_template else JUDGED
+            examples = ("contrast",) if few_shots and method != "cot" else ()
+            return (*SHOWN[method], *examples) if shipped_template else JUDGED
         case "contrast":
             return SHOWN["contrast"]
     return ()

@@ -126,6 +126,7 @@ def _keys(principles: Sequence[Principle], judge: Judge) -> dict[tuple[str, str]
         method, template = member.asking.method, member.template
         if template is None:
             return {(p.id, p.hash): p.id for p in principles}
-        fields.update(shown_fields(method, shipped_template=template.hash == load_template(method).hash))
+        shipped = template.hash == load_template(method).hash
+        fields.update(shown_fields(method, shipped_template=shipped, few_shots=member.asking.few_shots))
     shown = tuple(sorted(fields))
     return {(p.id, p.hash): shown_hash(p, shown) for p in principles}

@@ -152,11 +152,11 @@ class Judge:
             case "contrast":
                 found = contrast(asks, model, template, scale=asking.scale, opening=asking.opening_tokens)
             case "rating":
-                found = rating(asks, model, template, scale=asking.rating_scale)
+                found = rating(asks, model, template, scale=asking.rating_scale, few_shots=asking.few_shots)
             case "cot":
                 found = cot(asks, model, template, rationale_tokens=asking.rationale_tokens, clamp=asking.clamp)
             case _:
-                found = pairwise(asks, model, template)
+                found = pairwise(asks, model, template, few_shots=asking.few_shots)
         if not member.name:
             return found
         return [[replace(verdict, member=member.name, id="") for verdict in said] for said in found]

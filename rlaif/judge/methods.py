@@ -97,7 +97,9 @@ def _contrast_requests(
     return first, second
 
 
-def rating(asks: Sequence[Ask], model: LanguageModel, template: Template, *, scale: float) -> list[list[Verdict]]:
+def rating(
+    asks: Sequence[Ask], model: LanguageModel, template: Template, *, scale: float, few_shots: int = 0
+) -> list[list[Verdict]]:
     """One verdict per ask: P(A) = sigmoid((E_A - E_B) / scale), E = mean rating of a response, 1 to 9.
 
     A response is rated once per principle, however many pairs it is in.
@@ -109,7 +111,9 @@ def rating(asks: Sequence[Ask], model: LanguageModel, template: Template, *, sca
             key = (ask.principle.hash, response.id)
             if key not in place:
                 place[key] = len(requests)
-                shown = template.render(principle=ask.principle, prompt=ask.comparison.prompt, response=response.text)
+                shown = template.render(
+                    principle=ask.principle, prompt=ask.comparison.prompt, response=response.text, few_shots=few_shots
+                )
                 requests.append(ChoiceRequest(shown.messages, RATINGS, shown.prefix))
     means = [mean_rating(answer) for answer in model.choice_logprobs(requests)]
     verdicts = []
@@ -153,9 +157,11 @@ def _difference(a: float | Failure, b: float | Failure) -> tuple[float | None, F
     return a - b, None
 
 
-def pairwise(asks: Sequence[Ask], model: LanguageModel, template: Template) -> list[list[Verdict]]:
+def pairwise(
+    asks: Sequence[Ask], model: LanguageModel, template: Template, *, few_shots: int = 0
+) -> list[list[Verdict]]:
     """Two verdicts per ask, orders "ab" and "ba": P(first) = softmax of the two letters' log-probs."""
-    requests = [_letters(_pair(ask, order, template)) for ask in asks for order in ORDERS]
+    requests = [_letters(_pair(ask, order, template, few_shots=few_shots)) for ask in asks for order in ORDERS]
     answers = iter(model.choice_logprobs(requests))
     verdicts = []
     for ask in asks:
@@ -208,7 +214,7 @@ def cot(
     return verdicts
 
 
-def _pair(ask: Ask, order: Order, template: Template, **more: str) -> Rendered:
+def _pair(ask: Ask, order: Order, template: Template, **more: str | int) -> Rendered:
     """The two responses in the order, as the template shows them."""
     shown = ask.comparison if order == "ab" else ask.comparison.swap()
     return template.render(

@@ -7,7 +7,7 @@ import pytest
 
 from rlaif.constitution.diff import diff
 from rlaif.constitution.render import difference_lines
-from rlaif.constitution.shown import SHOWN
+from rlaif.constitution.shown import SHOWN, shown_fields
 from rlaif.records import Constitution, Contrast, ContrastExample, Message, Principle, PrincipleTest, Prompt
 from rlaif.templates import VARIABLES, load_template
 
@@ -60,8 +60,9 @@ def test_each_text_is_named_with_those_who_see_it(name: str, value: Any, seen_by
     assert (field.name, field.old, field.new, field.seen) == (name, getattr(KIND, name), value, True)
 
 
+@pytest.mark.parametrize("few_shots", [0, 2])
 @pytest.mark.parametrize("viewer", ["pairwise", "cot", "rating", "critique", "revision"])
-def test_the_shipped_templates_show_what_is_said_here(viewer: str) -> None:
+def test_the_shipped_templates_show_what_is_said_here(viewer: str, few_shots: int) -> None:
     """Rendered with every text of a principle changed in turn, a template differs for the texts that it shows."""
     pair = replace(PAIR, examples=(ContrastExample("p", "f", "v"),))
     full = replace(KIND, critique="C", revision="R", comparison="Q", contrast=pair)
@@ -70,7 +71,7 @@ def test_the_shipped_templates_show_what_is_said_here(viewer: str) -> None:
     answers: dict[str, object] = dict.fromkeys(
         ("response", "response_a", "response_b", "critique", "rationale"), "text"
     )
-    answers["few_shots"] = 2
+    answers["few_shots"] = few_shots
     prompt = Prompt((Message("user", "Hm?"),))
 
     def rendered(principle: Principle) -> object:
@@ -79,9 +80,11 @@ def test_the_shipped_templates_show_what_is_said_here(viewer: str) -> None:
 
     differ = {name for name, text in values.items() if rendered(replace(full, **{name: text})) != rendered(full)}  # type: ignore[arg-type]
     if viewer in ASKED:
-        assert differ == set(SHOWN[viewer])  # type: ignore[index]
-    else:
+        assert differ == set(shown_fields(viewer, few_shots=few_shots))
+    elif few_shots:
         assert differ == {"statement", viewer, "contrast"} <= set(SHOWN["revise"])
+    else:
+        assert "contrast" not in differ
 
 
 def test_what_no_judge_sees_needs_no_new_verdict() -> None:

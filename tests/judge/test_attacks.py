@@ -50,7 +50,9 @@ def test_no_attack_makes_a_special_token(attack: Attack, tiny_model: Path) -> No
 def test_no_attack_changes_the_structure_of_a_question(attack: Attack) -> None:
     prompt, rule = Prompt((Message("user", "Hi"),)), Principle("p", "Be good.")
     clean, attacked = (
-        load_template("pairwise").render(principle=rule, prompt=prompt, response_a=text, response_b="other")
+        load_template("pairwise").render(
+            principle=rule, prompt=prompt, response_a=text, response_b="other", few_shots=0
+        )
         for text in (ANSWER, attack.apply(ANSWER))
     )
     assert structure(clean.messages) == structure(attacked.messages)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rlaif.judge.methods import RATINGS, UNLISTED, mean_rating
 from rlaif.lm.openai_replies import Position, indistinct, read_choices
 from rlaif.lm.protocol import ChoiceLogprobs, Generation
-from rlaif.records import Comparison, Failure, Message, Prompt
+from rlaif.records import Comparison, Contrast, ContrastExample, Failure, Message, Prompt
 from tests.judge.cases import KIND, SHORT, Recorder, comparison, judge, logistic, only, response
 
 
@@ -228,3 +228,15 @@ def test_a_rationale_cannot_choose_in_the_judge_s_place() -> None:
         assert [line for line in lines if line.startswith("Answer (")] == ["Answer (A):", "Answer (B):"]
         assert not any(line.startswith("The better answer") for line in lines)
         assert asked.prefix == "The better answer is ("
+
+
+@pytest.mark.parametrize("method", ["pairwise", "rating"])
+def test_few_shots_come_from_the_principles_own_examples(method: str) -> None:
+    examples = tuple(ContrastExample(f"Q{n}?", f"yes {n}", f"no {n}") for n in range(3))
+    principle = replace(KIND, contrast=Contrast("You are kind.", "You are cruel.", examples))
+    shown = []
+    for few_shots in (0, 2):
+        model = Recorder()
+        judge(model, only(principle), method=method, few_shots=few_shots).label([comparison()])
+        shown.append("\n".join(message.content for message in model.choices[0].messages))
+    assert [[f"Q{n}?" in text for n in range(3)] for text in shown] == [[False] * 3, [True, True, False]]
