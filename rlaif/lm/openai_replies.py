@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
+from typing import Any
 
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from rlaif.lm.protocol import ChoiceLogprobs
 from rlaif.records import Failure
+
+_OVERFLOW = re.compile(
+    r"context[ _-]?(length|size|window)|maximum context|max_model_len|too many tokens|prompt is too long", re.IGNORECASE
+)
+_FILTERED = re.compile(r"content[ _-]?(filter|policy|management)|safety system", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +92,23 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
+class BrokenReply(ValueError):
+    """An answer that another try may mend: one that was cut on its way, or an error in the place of an answer."""
+
+
 def parse_reply(text: str) -> Reply:
     """The reply in the body of an answer with status 200; `ValueError` says what is malformed in it."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError(f"the server's answer is not JSON: {shorten(text)!r}") from None
+        raise BrokenReply(f"the server's answer is not JSON: {shorten(text)!r}") from None
+    return read_reply(data)
+
+
+def read_reply(data: Any) -> Reply:
+    """The reply in the JSON of an answer with status 200; `ValueError` says what is malformed in it."""
     if isinstance(data, dict) and data.get("error") and not data.get("choices"):
-        raise ValueError(f"the server answered with an error: {shorten(json.dumps(data['error']))}")
+        raise BrokenReply(f"the server answered with an error: {shorten(json.dumps(data['error']))}")
     try:
         completion = _Completion.model_validate(data)
     except ValidationError as problem:
@@ -110,6 +127,24 @@ def parse_reply(text: str) -> Reply:
         prompt_tokens=usage.prompt_tokens or 0,
         completion_tokens=usage.completion_tokens or 0,
     )
+
+
+def refusal(reply: Reply) -> Failure | None:
+    """Why a well-formed reply is no answer, or None."""
+    if reply.refusal:
+        return Failure("refused", shorten(reply.refusal))
+    if reply.finish == "content_filter":
+        return Failure("refused", "the server's content filter stopped the answer")
+    return None
+
+
+def own_fault(message: str, code: object = None, kind: object = None) -> Failure | None:
+    """What an error status says about this one request (too long, filtered), or None where it is not about it."""
+    if _OVERFLOW.search(f"{code} {kind} {message}"):
+        return Failure("context_overflow", shorten(message))
+    if _FILTERED.search(f"{code} {message}"):
+        return Failure("refused", shorten(message))
+    return None
 
 
 def shorten(text: str, limit: int = 300) -> str:
@@ -137,7 +172,8 @@ def _positions(logprobs: _Logprobs | None) -> tuple[Position, ...] | None:
     return tuple(Position(token, value, tuple((top or {}).items()), offset) for token, value, top, offset in rows)
 
 
-def indistinct(choices: Sequence[str]) -> tuple[str, str] | None:
+@lru_cache
+def indistinct(choices: tuple[str, ...]) -> tuple[str, str] | None:
     """Two choices that the first tokens of an answer cannot tell apart ("1" begins "10"), or None."""
     for i, a in enumerate(choices):
         for j, b in enumerate(choices):

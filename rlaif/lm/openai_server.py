@@ -1,74 +1,64 @@
 """Any OpenAI-compatible server (vLLM, llama.cpp, Ollama, SGLang, hosted ones) as a language model.
 
-How the protocol maps onto a server:
-1. A `prefix` is sent as a last assistant message to be continued (vLLM and SGLang need the two extra fields,
-   llama.cpp and Ollama do it anyway). A server that rejects this is asked with "Begin your answer with exactly: ..."
-   in the last user message instead, and the prefix is taken off its answer.
-2. `api: completions` sends a plain "Human: / Assistant:" transcript, for base models; no chat template is applied.
-3. Choices are read from the likeliest tokens of a greedy answer (20 for chat, 5 for completions: OpenAI's limits).
-4. The SDK retries 408, 409, 429, 5xx, timeouts and lost connections with growing, jittered pauses and honours
-   Retry-After. What is left after that is a failure of the one request. What no other request can mend (refused
-   connection, key, unknown model, no credit, no log-probs, a whole batch without one answer) is a BackendError.
+What is sent and how replies are read: openai_requests.py and openai_replies.py. How a server is treated:
+1. A call keeps `concurrency` requests in flight, fewer where the server says that it is too much (pace.py). Answers are
+   handed out as they come, and a request is taken up only when the answer that had its place has been taken in.
+2. 408, 409, 429, 5xx, timeouts, lost connections and answers cut on their way are tried again with growing, jittered
+   pauses, or after the pause that the server asks for (Retry-After), which then holds for all requests.
+3. A prefix is folded into the user's message from the first time that the server rejected continuing it.
+4. What is left after all tries is a failure of the one request. What no other request can mend (refused connection,
+   key, unknown model, no credit, no log-probs, a row of requests without one answer) is a BackendError, raised when the
+   requests in flight have ended: their answers are paid for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import threading
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import CancelledError
+import time
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rlaif.config import AskingConfig
 from rlaif.errors import BackendError
-from rlaif.lm.openai_replies import Reply, indistinct, parse_reply, read_choices, read_scores, shorten, tokens_to_decide
+from rlaif.lm.openai_replies import BrokenReply, Reply, own_fault, parse_reply, refusal, shorten
+from rlaif.lm.openai_requests import HOSTED, Endpoint
+from rlaif.lm.pace import Pace, asked_pause, own_pause
 from rlaif.lm.protocol import (
+    Answer,
     ChoiceLogprobs,
     ChoiceRequest,
     GenerateRequest,
     Generation,
+    Request,
     ResponseLogprobs,
     ScoreRequest,
     Usage,
 )
-from rlaif.records import Failure, Message, content_id
+from rlaif.records import Failure
 
 if TYPE_CHECKING:
     import openai
 
 T = TypeVar("T")
 
-TOP_LOGPROBS = {"chat": 20, "completions": 5}
 LIKELY_DOWN = 8
-"""A batch of at least this many requests without a single answer means that the server is at fault, not the rows."""
-
-_OVERFLOW = re.compile(
-    r"context[ _-]?(length|size|window)|maximum context|max_model_len|too many tokens|prompt is too long", re.IGNORECASE
-)
-_FILTERED = re.compile(r"content[ _-]?(filter|policy|management)|safety system", re.IGNORECASE)
-_HOSTED = "https://api.openai.com/v1"
-_NO_LOGPROBS = "use a server with log-probs (vLLM, llama.cpp, SGLang, ...), or judge.backend: local"
+"""At least this many requests in a row without a single answer mean that the server is at fault, not the rows."""
+LONGEST_WAIT = 600.0
+"""Seconds; a server that asks for a longer pause (the quota of a day) ends the work instead."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """One request before it is written in the form of an endpoint."""
+class _Fault:
+    """Why a try failed that another one may mend; `pause`: seconds the server asks to wait."""
 
-    messages: tuple[Message, ...]
-    prefix: str
-    max_tokens: int
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """`folded`: the prefix was asked for in the user's message, so the answer's tokens begin with it."""
-
-    reply: Reply | Failure
-    folded: bool = False
+    reason: str
+    pause: float | None = None
+    unreachable: bool = False
 
 
 class _Rejected(Exception):
@@ -76,10 +66,10 @@ class _Rejected(Exception):
 
 
 class OpenAIModel:
-    """A model behind a server; requests of a batch run `concurrency` at a time, results keep their order.
+    """A model behind a server; requests of a call run `concurrency` at a time, results keep their order.
 
-    `base_url` None is api.openai.com. `timeout` is in seconds per try. `n_tokens` of a generation is what the server
-    counted, 0 if it does not count. Raises BackendError as said at the top of this file.
+    `base_url` None is api.openai.com. `timeout` is in seconds for the whole of a try. `usage.calls` counts requests, not
+    tries. Raises BackendError as said at the top of this file.
     """
 
     def __init__(
@@ -105,17 +95,18 @@ class OpenAIModel:
         if not key and base_url is None:
             raise BackendError(
                 f"the environment variable {api_key_env} does not hold a key",
-                where=_HOSTED,
+                where=HOSTED,
                 remedy=f"export {api_key_env}=..., or set judge.base_url to your own server",
             )
         self.name, self.usage = model, Usage()
-        self.fingerprint = content_id("openai", base_url, model, api)
-        self._api, self._base_url, self._key_env = api, base_url, api_key_env
-        self._concurrency, self._timeout, self._max_retries = concurrency, timeout, max_retries
-        self._folds_prefix = False
-        # a local server wants no key, but the SDK refuses to send none
+        self.endpoint = Endpoint(model, base_url, api)
+        self.fingerprint = self.endpoint.fingerprint
+        self._key_env, self._timeout, self._tries = api_key_env, timeout, max_retries + 1
+        self._concurrency, self._pace = concurrency, Pace(concurrency)
+        self._folds = not self.endpoint.continues
+        # a local server wants no key, but the SDK refuses to send none; its own retries know no other request's pause
         self._client = openai.AsyncOpenAI(
-            api_key=key or "none", base_url=base_url or _HOSTED, timeout=timeout, max_retries=max_retries
+            api_key=key or "none", base_url=base_url or HOSTED, timeout=timeout, max_retries=0
         )
         self._loop = _LoopThread()
 
@@ -134,204 +125,120 @@ class OpenAIModel:
             api=judge.api,
         )
 
-    def check(self, *, logprobs: bool = False) -> None:
-        """Makes one cheap call without retries, with log-probs if asked; BackendError says what is wrong."""
-        messages = (Message("user", "Which comes first in the alphabet, (A) or (B)?"),)
-        if logprobs:
-            call = self._choice_call(ChoiceRequest(messages, ("A", "B"), prefix="("))
-        else:
-            call = _Call(messages, "", 1, {"temperature": 0.0})
-        reply = self._ask_all([call], max_retries=0)[0].reply
-        if isinstance(reply, Failure):
-            raise BackendError(reply.reason, where=self._where, remedy="look at the server's log")
-        if logprobs and not reply.positions:
-            raise self._no_logprobs()
-
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         """One continuation per request, in order; an answer without text is the failure `empty`."""
-        calls = [
-            _Call(
-                request.messages,
-                request.prefix,
-                request.max_new_tokens,
-                # some servers keep seeds in 32 bits
-                {"temperature": request.temperature, "seed": request.seed & 0x7FFFFFFF, "stop": list(request.stop)},
-            )
-            for request in requests
-        ]
-        return [
-            _generation(answer.reply, call.prefix) for answer, call in zip(self._ask_all(calls), calls, strict=True)
-        ]
+        return self._in_order(requests, Generation)
 
     def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        """Log-probabilities of the choices as `openai_replies.read_choices` reads them from the likeliest tokens.
-
-        Without a prefix an answer that merely begins with a choice ("A fruit is ...") counts for it: give a prefix.
-        """
-        for request in requests:
-            pair = indistinct(request.choices)
-            if pair is not None:
-                raise BackendError(
-                    f"the choices {pair[0]!r} and {pair[1]!r} cannot be told apart by the first token of an answer",
-                    where=self._where,
-                    remedy="use choices of which none begins another (letters), or judge.backend: local",
-                )
-        answers = self._ask_all([self._choice_call(request) for request in requests])
-        return [self._choices(answer, request) for answer, request in zip(answers, requests, strict=True)]
+        """Log-probabilities of the choices, in order, as `read_choices` reads them from the likeliest tokens."""
+        return self._in_order(requests, ChoiceLogprobs)
 
     def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
         """Log-probability of each token of the responses, by `echo` of the completions endpoint (vLLM has it)."""
-        if self._api == "chat":
-            raise BackendError(
-                "chat servers do not return the log-probs of given text",
-                where=self._where,
-                remedy="use judge.api: completions with a server that echoes (vLLM), or judge.backend: local",
-            )
-        options = {"temperature": 0.0, "echo": True, "logprobs": 1}
-        calls = [_Call(request.messages, " " + request.response, 1, options) for request in requests]
-        answers = self._ask_all(calls)
-        return [
-            self._scores(answer.reply, call, request.first_tokens)
-            for answer, call, request in zip(answers, calls, requests, strict=True)
-        ]
+        return self._in_order(requests, ResponseLogprobs)
+
+    def arriving(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Answer]]]:
+        """The answers in groups, as they come; errors are raised after the answers to all that was in flight."""
+        flight = _Flight(self, self._concurrency, requests)
+        work = self._loop.start(flight.run())
+        try:
+            for group in flight.groups():
+                yield group
+                self._loop.soon(flight.taken, len(group))
+            work.result()
+        finally:
+            work.cancel()
 
     def close(self) -> None:
         self._loop.close(self._client.close)
 
-    @property
-    def _where(self) -> str:
-        return f"{self.name} at {self._base_url or _HOSTED}"
+    def _in_order(self, requests: Sequence[Request], kind: type[T]) -> list[T]:
+        answers = {place: answer for group in self.arriving(requests) for place, answer in group}
+        return [answer for _, answer in sorted(answers.items()) if isinstance(answer, kind)]
 
-    def _choice_call(self, request: ChoiceRequest) -> _Call:
-        top = TOP_LOGPROBS[self._api]
-        options = {"logprobs": True, "top_logprobs": top} if self._api == "chat" else {"logprobs": top}
-        return _Call(
-            request.messages, request.prefix, tokens_to_decide(request.choices), {"temperature": 0.0} | options
-        )
+    # -- the network: everything below runs in the thread of the event loop
 
-    def _choices(self, answer: _Answer, request: ChoiceRequest) -> ChoiceLogprobs:
-        reply = answer.reply
-        if isinstance(reply, Failure):
-            return ChoiceLogprobs(None, reply)
-        if not reply.positions:
-            if not reply.text.strip():
-                return ChoiceLogprobs(None, Failure("empty", "the server returned no text"))
-            raise self._no_logprobs()
-        return read_choices(reply.positions, request.choices, request.prefix if answer.folded else "")
-
-    def _scores(self, reply: Reply | Failure, call: _Call, first_tokens: int | None) -> ResponseLogprobs:
-        if isinstance(reply, Failure):
-            return ResponseLogprobs(None, reply)
-        given = _transcript(call.messages)
-        if not reply.positions or not reply.text.startswith(given + call.prefix):
-            raise self._no_logprobs("the server does not return the log-probs of given text")
-        values = read_scores(reply, len(given), len(given) + len(call.prefix))[:first_tokens]
-        if not values or any(value is None for value in values):
-            return ResponseLogprobs(None, Failure("missing_logprobs", "no log-probs for the tokens of the response"))
-        self.usage.scored_tokens += len(values)
-        return ResponseLogprobs(tuple(value for value in values if value is not None))
-
-    def _no_logprobs(self, what: str = "the server returned no log-probs") -> BackendError:
-        return BackendError(what, where=self._where, remedy=_NO_LOGPROBS)
-
-    # -- the network: everything below runs in the thread of the event loop, except `_ask_all`
-
-    def _ask_all(self, calls: Sequence[_Call], *, max_retries: int | None = None) -> list[_Answer]:
-        """One answer per call, in order. A batch of which nothing came back is a BackendError."""
-        retries = self._max_retries if max_retries is None else max_retries
-        answers = self._loop.run(self._gather(calls, retries)) if calls else []
-        failures = [a.reply for a in answers if isinstance(a.reply, Failure) and a.reply.kind == "backend"]
-        if len(answers) >= LIKELY_DOWN and len(failures) == len(answers):
-            raise BackendError(
-                f"all {len(answers)} requests of a batch failed; the first: {failures[0].reason}",
-                where=self._where,
-                remedy="look at the server's log; finished work is kept, run again with --resume",
-            )
-        return answers
-
-    async def _gather(self, calls: Sequence[_Call], max_retries: int) -> list[_Answer]:
-        slots = asyncio.Semaphore(self._concurrency)
-
-        async def one(call: _Call) -> _Answer:
-            async with slots:
-                return await self._ask(call, max_retries)
-
+    async def ask(self, request: Request, flight: _Flight) -> Answer:
+        """The answer, after as many tries as it takes and is allowed."""
+        self.endpoint.refuse(request)
+        self.usage.calls += 1
+        prefix = "" if isinstance(request, ScoreRequest) else request.prefix
+        folded = bool(prefix) and self._folds
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(call)) for call in calls]
-        except BaseExceptionGroup as problems:
-            raise problems.exceptions[0] from None
-        return [task.result() for task in tasks]
+            reply = await self._post(self.endpoint.body(request, folded=folded), flight)
+        except _Rejected as problem:
+            reply = Failure("backend", str(problem))
+            if prefix and not folded and self.endpoint.api == "chat":
+                folded = True
+                try:
+                    reply = await self._post(self.endpoint.body(request, folded=True), flight)
+                    self._folds = True
+                except _Rejected as second:
+                    reply = Failure("backend", str(second))
+        answer = self.endpoint.answer(request, reply, folded=folded)
+        if isinstance(answer, ResponseLogprobs):
+            self.usage.scored_tokens += len(answer.token_logprobs or ())
+        return answer
 
-    async def _ask(self, call: _Call, max_retries: int) -> _Answer:
-        """One answer; a prefix is folded into the user's message once the server has rejected continuing it."""
-        fold = self._api == "chat" and bool(call.prefix) and self._folds_prefix
-        try:
-            return _Answer(await self._post(self._body(call, fold=fold), max_retries), fold)
-        except _Rejected as first:
-            if self._api == "completions" or not call.prefix or fold:
-                return _Answer(Failure("backend", str(first)), fold)
-        try:
-            reply = await self._post(self._body(call, fold=True), max_retries)
-        except _Rejected as second:
-            return _Answer(Failure("backend", str(second)), True)
-        self._folds_prefix = True
-        return _Answer(reply, True)
-
-    def _body(self, call: _Call, *, fold: bool) -> dict[str, Any]:
-        """The JSON of one request."""
-        options = {key: value for key, value in call.options.items() if value != []}
-        body: dict[str, Any] = {"model": self.name, **options}
-        if self._api == "completions":
-            if "echo" not in options:
-                body["stop"] = [*options.get("stop", []), "\n\nHuman:"][:4]
-            return body | {"prompt": _transcript(call.messages) + call.prefix, "max_tokens": call.max_tokens}
-        # OpenAI's newer models refuse max_tokens, other servers know nothing else
-        limit = "max_tokens" if self._base_url is not None else "max_completion_tokens"
-        messages = [{"role": message.role, "content": message.content} for message in call.messages]
-        body |= {"messages": messages, limit: call.max_tokens}
-        if call.prefix and not fold:
-            messages.append({"role": "assistant", "content": call.prefix})
-            return body | {"continue_final_message": True, "add_generation_prompt": False}
-        if call.prefix:
-            messages[-1]["content"] += f"\n\nBegin your answer with exactly: {call.prefix}"
-            body[limit] += len(call.prefix)  # the answer repeats the prefix, and no token is shorter than a character
-        return body
-
-    async def _post(self, body: dict[str, Any], max_retries: int) -> Reply | Failure:
+    async def _post(self, body: dict[str, Any], flight: _Flight) -> Reply | Failure:
         """The server's reply, or why this one request has none. Raises BackendError, _Rejected."""
+        tries = 0
+        while True:
+            async with self._pace:
+                found = await self._try(body)
+            if not isinstance(found, _Fault):
+                return found
+            tries += 1
+            if found.pause is not None and found.pause > LONGEST_WAIT:
+                raise BackendError(
+                    f"the server asks to wait {found.pause / 60:,.0f} minutes ({found.reason})",
+                    where=self.endpoint.where,
+                    remedy="finished work is kept: run the same command with --resume after that",
+                )
+            if tries >= self._tries or flight.ending:
+                break
+            if found.pause is None:
+                await asyncio.sleep(own_pause(tries))
+            else:
+                self._pace.wait(found.pause)
+        if found.unreachable:
+            raise BackendError(
+                f"cannot reach the server ({found.reason})",
+                where=self.endpoint.where,
+                remedy="start the server or correct judge.base_url, then run again with --resume",
+            )
+        return Failure("backend", f"{found.reason}, tried {tries} time{'s' * (tries > 1)}")
+
+    async def _try(self, body: dict[str, Any]) -> Reply | Failure | _Fault:
+        """What came of one try. Raises BackendError, _Rejected."""
         import openai
 
-        self.usage.calls += 1
-        path = "/chat/completions" if self._api == "chat" else "/completions"
+        sent = time.monotonic()
         try:
-            text = await self._client.post(path, cast_to=str, body=body, options={"max_retries": max_retries})
+            # the SDK's own timeout is for each read: a server that sends a byte now and then would never meet it
+            async with asyncio.timeout(self._timeout):
+                text = await self._client.post(self.endpoint.path, cast_to=str, body=body)
             reply = parse_reply(text)
         except openai.APIStatusError as problem:
-            return self._status_failure(problem)
-        except openai.APITimeoutError:
-            return Failure("backend", f"no answer within {self._timeout:g} s, tried {max_retries + 1} times")
+            return self._status(problem, sent)
+        except (TimeoutError, openai.APITimeoutError):
+            return _Fault(f"no answer within {self._timeout:g} s")
         except openai.APIConnectionError as problem:
             cause = problem.__cause__ or problem
             if type(cause).__name__ == "ConnectError":
-                raise BackendError(
-                    f"cannot reach the server ({shorten(str(cause))})",
-                    where=self._where,
-                    remedy="start the server or correct judge.base_url, then run again with --resume",
-                ) from None
-            return Failure("backend", f"connection lost ({shorten(str(cause))}), tried {max_retries + 1} times")
+                return _Fault(shorten(str(cause)), unreachable=True)
+            return _Fault(f"connection lost ({shorten(str(cause))})")
+        except BrokenReply as problem:
+            return _Fault(str(problem))
         except (openai.OpenAIError, ValueError) as problem:
             return Failure("backend", shorten(str(problem)))
+        self._pace.answered()
         self.usage.prompt_tokens += reply.prompt_tokens
         self.usage.generated_tokens += reply.completion_tokens
-        if reply.refusal:
-            return Failure("refused", shorten(reply.refusal))
-        if reply.finish == "content_filter":
-            return Failure("refused", "the server's content filter stopped the answer")
-        return reply
+        return refusal(reply) or reply
 
-    def _status_failure(self, problem: openai.APIStatusError) -> Failure:
-        """What an error status means for this request. Raises BackendError where it means all of them, or _Rejected."""
+    def _status(self, problem: openai.APIStatusError, sent: float) -> Failure | _Fault:
+        """What an error status means for the request. Raises BackendError where it means all of them, or _Rejected."""
         status, said = problem.status_code, shorten(problem.message)
         remedies = {
             401: f"put a valid key into the environment variable {self._key_env} (judge.api_key_env)",
@@ -342,14 +249,112 @@ class OpenAIModel:
         if problem.code == "insufficient_quota":
             status = 402
         if status in remedies:
-            raise BackendError(f"the server refuses ({said})", where=self._where, remedy=remedies[status])
-        if _OVERFLOW.search(f"{problem.code} {problem.type} {problem.message}"):
-            return Failure("context_overflow", said)
-        if _FILTERED.search(f"{problem.code} {problem.message}"):
-            return Failure("refused", said)
+            raise BackendError(f"the server refuses ({said})", where=self.endpoint.where, remedy=remedies[status])
+        fault = own_fault(problem.message, problem.code, problem.type)
+        if fault is not None:
+            return fault
+        if status == 429:
+            self._pace.too_many(sent)
+        may_pass = status in (408, 409, 429) or status >= 500
+        advice = problem.response.headers.get("x-should-retry")
+        if advice == "true" or (may_pass and advice != "false"):
+            return _Fault(said, asked_pause(problem.response.headers))
         if status in (400, 422):
             raise _Rejected(f"the server rejects the request: {said}")
-        return Failure("backend", f"{said} (after all retries)")
+        return Failure("backend", said)
+
+
+class _Flight:
+    """The requests of one call on their way, and their answers until somebody takes them in.
+
+    A request holds one of `concurrency` places from when it is taken up until its answer is `taken`: what a kill can
+    cost, and what can wait here, is never more.
+    """
+
+    def __init__(self, model: OpenAIModel, concurrency: int, requests: Iterable[Request]) -> None:
+        self._model, self._concurrency = model, concurrency
+        self._source = iter(enumerate(requests))
+        self._places = asyncio.Semaphore(concurrency)
+        self._arrived: SimpleQueue[tuple[int, Answer] | None] = SimpleQueue()
+        self._problem: BackendError | None = None
+        self._answered = False
+        self._last_answer = 0.0
+        self._failures: list[str] = []  # of requests sent after the last answer came
+
+    @property
+    def ending(self) -> bool:
+        """Whether there was an error that ends the call: nothing is tried again."""
+        return self._problem is not None
+
+    async def run(self) -> None:
+        """Sends everything; raises the error that ended it, when all has come back."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._concurrency):
+                    group.create_task(self._work())
+        except BaseExceptionGroup as problems:
+            raise problems.exceptions[0] from None
+        finally:
+            self._arrived.put(None)
+        if not self._answered and len(self._failures) >= LIKELY_DOWN:
+            self._give_up()
+        if self._problem is not None:
+            raise self._problem
+
+    async def _work(self) -> None:
+        while True:
+            await self._places.acquire()
+            taken = None if self.ending else next(self._source, None)
+            if taken is None:
+                self._places.release()
+                return
+            place, request = taken
+            sent = time.monotonic()
+            try:
+                answer = await self._model.ask(request, self)
+            except BackendError as problem:
+                self._problem = self._problem or problem
+                self._places.release()
+                return
+            self._arrived.put((place, answer))
+            self._watch(answer.failure, sent)
+
+    def _watch(self, failure: Failure | None, sent: float) -> None:
+        """Ends the call where a long row of requests, each sent after the last answer, found the server broken."""
+        if failure is None or failure.kind != "backend":
+            self._answered, self._last_answer = True, time.monotonic()
+            self._failures.clear()
+        elif sent >= self._last_answer:
+            self._failures.append(failure.reason)
+            if len(self._failures) >= max(LIKELY_DOWN, 2 * self._concurrency):
+                self._give_up()
+
+    def _give_up(self) -> None:
+        self._problem = self._problem or BackendError(
+            f"all of the last {len(self._failures)} requests failed; the first: {self._failures[0]}",
+            where=self._model.endpoint.where,
+            remedy="look at the server's log; finished work is kept, run again with --resume",
+        )
+
+    def taken(self, number: int) -> None:
+        """That many answers were taken in: their places are free."""
+        for _ in range(number):
+            self._places.release()
+
+    def groups(self) -> Iterator[list[tuple[int, Answer]]]:
+        """What has arrived since the last group, until all is there; called from the thread that waits."""
+        ended = False
+        while not ended:
+            waiting = [self._arrived.get()]
+            while True:
+                try:
+                    waiting.append(self._arrived.get_nowait())
+                except Empty:
+                    break
+            ended = waiting[-1] is None
+            group = [item for item in waiting if item is not None]
+            if group:
+                yield group
 
 
 class _LoopThread:
@@ -360,39 +365,19 @@ class _LoopThread:
         self._thread = threading.Thread(target=self._loop.run_forever, name="rlaif-openai", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except (KeyboardInterrupt, CancelledError):
-            future.cancel()
-            raise
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def soon(self, call: Any, *arguments: Any) -> None:
+        self._loop.call_soon_threadsafe(call, *arguments)
 
     def close(self, last: Any) -> None:
+        """Awaits `last()` and ends the thread; a second call does nothing."""
         if self._thread.is_alive():
-            self.run(last())
+            try:
+                self.start(last()).result()
+            except CancelledError:
+                pass
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-
-
-def _generation(reply: Reply | Failure, prefix: str) -> Generation:
-    if isinstance(reply, Failure):
-        return Generation(None, "stop", 0, reply)
-    finish: Literal["stop", "length"] = "length" if reply.finish == "length" else "stop"
-    text = reply.text
-    # llama.cpp repeats a continued prefix, and an answer to a folded one begins with it
-    if prefix.strip() and text.lstrip().startswith(prefix.strip()):
-        whole, bare = prefix.lstrip(), prefix.strip()
-        text = text.lstrip()
-        text = text[len(whole if text.startswith(whole) else bare) :]
-    if not text.strip():
-        reason = "the server returned no text" + (" (only hidden reasoning?)" if finish == "length" else "")
-        return Generation(None, finish, reply.completion_tokens, Failure("empty", reason))
-    return Generation(text, finish, reply.completion_tokens)
-
-
-def _transcript(messages: Sequence[Message]) -> str:
-    """The conversation as plain text for a base model, up to and with "Assistant:"."""
-    names = {"system": "", "user": "Human: ", "assistant": "Assistant: "}
-    return "\n\n".join([names[message.role] + message.content for message in messages] + ["Assistant:"])

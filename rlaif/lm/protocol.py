@@ -6,9 +6,9 @@ can mend (server down, wrong key, no log-probs at all) raises BackendError or Mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rlaif.records import Failure, FinishReason, Message
 
@@ -76,6 +76,10 @@ class ResponseLogprobs:
     failure: Failure | None = None
 
 
+Request = GenerateRequest | ChoiceRequest | ScoreRequest
+Answer = Generation | ChoiceLogprobs | ResponseLogprobs
+
+
 @dataclass(slots=True)
 class Usage:
     """What a model was asked for since it was opened. `cached` calls cost nothing and are not in `calls`."""
@@ -108,3 +112,16 @@ class LanguageModel(Protocol):
     def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ArrivingModel(LanguageModel, Protocol):
+    """A model whose answers come one by one and cost money, so that each can be kept before the next ones are there."""
+
+    def arriving(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Answer]]]:
+        """The answers in groups, as they come: (place of the request, answer of its kind).
+
+        A request is taken from `requests` when it is about to be sent, so where they end nothing more is paid for. An
+        error is raised after the answers to everything that was in flight.
+        """
+        ...

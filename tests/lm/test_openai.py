@@ -178,9 +178,6 @@ def test_a_server_without_logprobs_is_an_error_that_names_the_alternatives(start
     _, model = start(lambda *_: chat("A"))
     with pytest.raises(BackendError, match="local"):
         model.choice_logprobs([choose()])
-    with pytest.raises(BackendError, match="no log-probs"):
-        model.check(logprobs=True)
-    model.check()
 
 
 def test_no_text_and_no_logprobs_is_one_empty_answer_not_a_server_without_logprobs(start: Any) -> None:
@@ -365,8 +362,6 @@ def test_what_holds_for_every_request_stops_the_batch(start: Any, answer: Answer
     with pytest.raises(BackendError, match=remedy):
         model.generate([ask(str(n)) for n in range(5)])
     assert len(server.seen) == 1
-    with pytest.raises(BackendError, match=remedy):
-        model.check()
 
 
 def test_a_server_that_is_not_there_is_named_with_the_remedy() -> None:
@@ -386,13 +381,6 @@ def test_a_batch_without_one_answer_is_the_servers_fault(start: Any) -> None:
     assert {result.failure.kind for result in few} == {"backend"}
     with pytest.raises(BackendError, match="out of memory"):
         model.generate([ask(str(n)) for n in range(LIKELY_DOWN)])
-
-
-def test_check_does_not_wait_for_retries(start: Any) -> None:
-    server, model = start(lambda *_: error(500, "starting"), max_retries=5)
-    with pytest.raises(BackendError, match="starting"):
-        model.check()
-    assert len(server.seen) == 1
 
 
 def test_wrong_settings_are_refused_before_any_call() -> None:
@@ -457,7 +445,6 @@ def llama_server() -> Iterator[str]:
 @pytest.mark.slow
 def test_a_real_server(llama_server: str) -> None:
     model = OpenAIModel("smollm2", base_url=llama_server, concurrency=2, max_retries=1)
-    model.check(logprobs=True)
     capital = (Message("user", "What is the capital of France?"),)
     cut, long = model.generate(
         [
