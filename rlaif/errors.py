@@ -73,3 +73,9 @@ class DiskError(RlaifError):
     """The disk is full or cannot be written; what was written before is intact."""
 
     exit_code = 7
+
+
+class BudgetError(RlaifError):
+    """The judge has cost as much as the config allows; every answer that was paid for is kept."""
+
+    exit_code = 8

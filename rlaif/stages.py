@@ -16,7 +16,12 @@ from rlaif.store import RunFolder, file_hash
 
 SPEED_FIELDS: dict[str, frozenset[str]] = {
     "model": frozenset({"device", "batch_size"}),
-    "judge": frozenset({"base_url", "api_key_env", "concurrency", "timeout", "max_retries"}),
+    "judge": frozenset(
+        {
+            *("base_url", "api_key_env", "concurrency", "timeout", "max_retries"),
+            *("max_calls", "max_tokens", "max_cost", "price_in", "price_out"),
+        }
+    ),
     "card": frozenset({"required", "min_accuracy", "min_length_matched", "max_failed"}),
     "revise": frozenset({"batch_size"}),
     "sft": frozenset({"save_steps"}),

@@ -22,7 +22,8 @@ is an error that names the line and the nearest known key.
 - `rlaif init` writes a file with every field and these comments; `rlaif check my.yaml` checks yours and costs nothing.
 - `--set ppo.kl_coef=0.1` overrides one field for one call; it may be given several times.
 - A file or folder that lies beside the config is found there, wherever `rlaif` is started.
-- A field marked "speed" changes only how fast a stage goes, not what it writes: it may differ when a run is resumed.
+- A field marked "speed" changes only how fast a stage goes or what it may cost, not what it writes: it may differ when
+  a run is resumed.
 
 *This page is made by `python scripts/config_docs.py` from `rlaif/config/`; edit the descriptions there.*
 """

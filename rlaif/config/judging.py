@@ -53,10 +53,28 @@ class AskingConfig(Table):
     )
     base_url: str | None = Field(None, description="openai: address of the server, e.g. http://127.0.0.1:8000/v1")
     api_key_env: str = Field("OPENAI_API_KEY", description="openai: environment variable that holds the key")
-    concurrency: int = Field(8, ge=1, description="openai: requests in flight")
-    timeout: float = Field(60.0, gt=0, description="openai: seconds until a request is given up")
+    concurrency: int = Field(8, ge=1, description="openai: requests in flight, at most")
+    timeout: float = Field(60.0, gt=0, description="openai: seconds until a try is given up")
     max_retries: int = Field(5, ge=0, description="openai: tries after a failed one, with growing pauses")
     api: Literal["chat", "completions"] = Field("chat", description="openai: which endpoint the server offers")
+    max_calls: int | None = Field(
+        None,
+        ge=0,
+        description="most requests to this judge that a run may make, all its stages and sessions together; null = no "
+        "limit. What the cache answers and the tries after a failed one do not count (docs/judging.md)",
+    )
+    max_tokens: int | None = Field(
+        None, ge=0, description="the same for tokens, read and written together; passed by at most what was in flight"
+    )
+    max_cost: float | None = Field(None, ge=0, description="the same for money, by price_in and price_out")
+    price_in: float = Field(0.0, ge=0, description="price of a million tokens that the judge reads, in any currency")
+    price_out: float = Field(0.0, ge=0, description="price of a million tokens that the judge writes")
+
+    @model_validator(mode="after")
+    def _cost_needs_prices(self) -> AskingConfig:
+        if self.max_cost is not None and not (self.price_in or self.price_out):
+            raise ValueError("judge.max_cost needs judge.price_in and judge.price_out, the prices of a million tokens")
+        return self
 
     @model_validator(mode="after")
     def _server_needs_address(self) -> AskingConfig:

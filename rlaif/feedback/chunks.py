@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlaif.errors import BudgetError
 from rlaif.lm.protocol import Generation
 from rlaif.progress import Task
 from rlaif.records import FailedAnswer, Failure, Prompt
@@ -45,7 +46,15 @@ def resume(
     known: dict[Hashable, R] = {key_of(record): record for file in files for record in file}
     for chunk in chunks(items, size):
         if any(key not in known for item in chunk for key in keys(item)):
-            made = {key_of(record): record for record in work(chunk)}
+            try:
+                made = {key_of(record): record for record in work(chunk)}
+            except BudgetError as spent:
+                left = sum(any(key not in known for key in keys(item)) for item in items)
+                raise BudgetError(
+                    f"{spent.what}; {left:,} of {len(items):,} items of the stage are left",
+                    where=spent.where,
+                    remedy=spent.remedy,
+                ) from None
             fresh = {key: record for key, record in made.items() if key not in known}
             for file in files:
                 rows = [record for record in fresh.values() if isinstance(record, file.kind)]

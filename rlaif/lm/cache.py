@@ -6,18 +6,25 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from rlaif.errors import DataError, DiskError, RunFolderError
+from rlaif.errors import BackendError, DataError, DiskError, RunFolderError
+from rlaif.lm.budget import Budget
 from rlaif.lm.protocol import (
+    Answer,
+    ArrivingModel,
     ChoiceLogprobs,
     ChoiceRequest,
     GenerateRequest,
     Generation,
     LanguageModel,
+    Request,
     ResponseLogprobs,
     ScoreRequest,
+    Usage,
 )
 from rlaif.records import content_id, from_json, to_json
 from rlaif.store import disk_errors
@@ -29,7 +36,26 @@ _DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sql
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _KEYS_PER_QUERY = 500
 REQUESTS_PER_CALL = 256
-"""What a kill or a server that goes down can cost at most: the answers of one inner call."""
+"""What a kill can cost at most with a model that answers a call as a whole. Of one whose answers arrive one by one, a
+server, it costs at most what was in flight."""
+_COUNTED = ("calls", "prompt_tokens", "generated_tokens")
+_TABLES = """
+CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS spent (model TEXT PRIMARY KEY, calls INTEGER NOT NULL DEFAULT 0,
+    prompt_tokens INTEGER NOT NULL DEFAULT 0, generated_tokens INTEGER NOT NULL DEFAULT 0);
+"""
+
+
+def request_key(fingerprint: str, request: Request) -> str:
+    """What the answer to the request is kept under: the content of model, kind of call and every field."""
+    return content_id(fingerprint, _CALLS[type(request)], request)
+
+
+_CALLS: dict[type, str] = {
+    GenerateRequest: "generate",
+    ChoiceRequest: "choice_logprobs",
+    ScoreRequest: "response_logprobs",
+}
 
 
 class CachedModel:
@@ -37,14 +63,19 @@ class CachedModel:
 
     A key is the content of (the inner model's fingerprint, the kind of call, every field of the request); seeds are
     among the fields, so sampling is cached too. Failures are never kept: the next run asks again. Equal requests of a
-    batch are asked once, at most REQUESTS_PER_CALL in one inner call, and the answers of each inner call are on disk,
-    in one transaction, before the next one begins. `usage` is the inner model's, with `cached` counting the answers
-    that cost nothing.
+    batch are asked once. Answers that arrive one by one are on disk before others are asked for in their place; a model
+    that answers as a whole is asked at most REQUESTS_PER_CALL at a time. `usage` is the inner model's, with `cached`
+    counting the answers that cost nothing.
+
+    The file also keeps what each model was asked for in all (`spent`). A `budget` counts that in, unless it is to count
+    from now on. At its limit no further request is sent; what is in flight is kept, then BudgetError is raised.
 
     Raises DataError for a file that is not such a cache or is damaged, DiskError if it cannot be written.
     """
 
-    def __init__(self, inner: LanguageModel, path: Path) -> None:
+    def __init__(
+        self, inner: LanguageModel, path: Path, *, budget: Budget | None = None, counts_before: bool = True
+    ) -> None:
         self.inner, self.path = inner, path
         self.name, self.fingerprint, self.usage = inner.name, inner.fingerprint, inner.usage
         self._closed = False
@@ -53,16 +84,36 @@ class CachedModel:
         with self._errors():
             self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
+            self._database.executescript(_TABLES)
+        self._budget = budget or Budget()
+        self._before = self.spent() if counts_before else Usage()
+        self._sent = 0
+        self._noted = replace(inner.usage)
+
+    def spent(self) -> Usage:
+        """What the file says that the model was asked for, by all commands together."""
+        with self._errors():
+            row = self._database.execute(
+                f"SELECT {', '.join(_COUNTED)} FROM spent WHERE model = ?", (self.fingerprint,)
+            ).fetchone()
+        return Usage() if row is None else Usage(**dict(zip(_COUNTED, row, strict=True)))
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        return self._answers("generate", requests, Generation, self.inner.generate)
+        return self._answers(requests, Generation, self.inner.generate)
 
     def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        return self._answers("choice_logprobs", requests, ChoiceLogprobs, self.inner.choice_logprobs)
+        return self._answers(requests, ChoiceLogprobs, self.inner.choice_logprobs)
 
     def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        return self._answers("response_logprobs", requests, ResponseLogprobs, self.inner.response_logprobs)
+        return self._answers(requests, ResponseLogprobs, self.inner.response_logprobs)
+
+    def keep(self, answers: dict[str, Any]) -> None:
+        """Writes answers that came by another way under their keys; one that is there already stays."""
+        self._write(answers)
+
+    def holds(self, keys: Sequence[str]) -> set[str]:
+        """Those of the keys that have an answer."""
+        return {key for key, _ in self._rows(keys)}
 
     def close(self) -> None:
         """Closes file and model; a second call does nothing."""
@@ -71,50 +122,90 @@ class CachedModel:
             self._database.close()
             self.inner.close()
 
-    def _answers(
-        self, call: str, requests: Sequence[Q], kind: type[A], ask: Callable[[Sequence[Q]], list[A]]
-    ) -> list[A]:
+    def _answers(self, requests: Sequence[Q], kind: type[A], ask: Callable[[Sequence[Q]], list[A]]) -> list[A]:
         """The answers in the order of the requests, asking the inner model only for what the file lacks."""
-        keys = [content_id(self.fingerprint, call, request) for request in requests]
-        known = self._read(keys, kind)
+        keys = [request_key(self.fingerprint, request) for request in requests]
+        known: dict[str, Any] = self._read(keys, kind)
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
         todo = list(missing)
-        for start in range(0, len(todo), REQUESTS_PER_CALL):
-            part = todo[start : start + REQUESTS_PER_CALL]
-            fresh = dict(zip(part, ask([missing[key] for key in part]), strict=True))
+        uncounted = False
+        stop: list[str] = []
+
+        def allowed() -> Iterator[Q]:
+            """The missing requests, as far as the budget goes; taken one by one when they are about to be sent."""
+            for request in missing.values():
+                limit = self._budget.reached(self._spent())
+                if limit is not None:
+                    stop.append(limit)
+                if stop or uncounted:
+                    return
+                self._sent += 1
+                yield request
+
+        for group in _groups(self.inner, allowed(), ask):
+            fresh = {todo[place]: answer for place, answer in group}
             self._write({key: answer for key, answer in fresh.items() if answer.failure is None})
             known |= fresh
+            uncounted = self._budget.counts_tokens and not self.usage.prompt_tokens + self.usage.generated_tokens
+        unasked = len(todo) - sum(key in known for key in todo)
+        if stop:
+            raise self._budget.error(stop[0], self._spent(), unasked)
+        if unasked:
+            raise BackendError(
+                "the server does not say how many tokens it used, so judge.max_tokens and max_cost cannot be kept",
+                where=self.name,
+                remedy="limit judge.max_calls instead",
+            )
         self.usage.cached += len(requests) - len(missing)
         return [known[key] for key in keys]
 
+    def _spent(self) -> Usage:
+        """What counts towards the budget: each request from when it is sent, tokens from when the answer is there."""
+        before, now = self._before, self.usage
+        return Usage(
+            calls=before.calls + self._sent,
+            prompt_tokens=before.prompt_tokens + now.prompt_tokens,
+            generated_tokens=before.generated_tokens + now.generated_tokens,
+        )
+
     def _read(self, keys: Sequence[str], kind: type[A]) -> dict[str, A]:
+        try:
+            return {key: from_json(kind, json.loads(answer)) for key, answer in self._rows(keys)}
+        except ValueError:
+            raise self._damaged("holds an answer that cannot be read") from None
+
+    def _rows(self, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """(key, JSON of its answer) of those keys that the file has."""
         wanted = list(dict.fromkeys(keys))
-        found: dict[str, A] = {}
         for start in range(0, len(wanted), _KEYS_PER_QUERY):
             part = wanted[start : start + _KEYS_PER_QUERY]
             marks = ",".join("?" * len(part))
             with self._errors():
-                rows = self._database.execute(
+                yield from self._database.execute(
                     f"SELECT key, answer FROM answers WHERE key IN ({marks})", part
                 ).fetchall()
-            try:
-                found |= {key: from_json(kind, json.loads(answer)) for key, answer in rows}
-            except ValueError:
-                raise self._damaged("holds an answer that cannot be read") from None
-        return found
 
-    def _write(self, answers: dict[str, A]) -> None:
+    def _write(self, answers: dict[str, Any]) -> None:
+        """Keeps the answers and what was spent since the last time, in one transaction."""
         rows = [(key, json.dumps(to_json(answer))) for key, answer in answers.items()]
+        now = replace(self.usage)
+        spent = [getattr(now, name) - getattr(self._noted, name) for name in _COUNTED]
         with self._errors():
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 # another process may have asked the same meanwhile: the first answer stays
                 self._database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
+                self._database.execute(
+                    "INSERT INTO spent VALUES (?, ?, ?, ?) ON CONFLICT (model) DO UPDATE SET "
+                    + ", ".join(f"{name} = {name} + excluded.{name}" for name in _COUNTED),
+                    (self.fingerprint, *spent),
+                )
                 self._database.execute("COMMIT")
             except BaseException:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
+        self._noted = now
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -145,3 +236,16 @@ class CachedModel:
             where=str(self.path),
             remedy="delete the file; its answers will be asked again, everything else in the run folder stays",
         )
+
+
+def _groups(
+    inner: LanguageModel, requests: Iterator[Q], ask: Callable[[Sequence[Q]], list[A]]
+) -> Iterator[Sequence[tuple[int, Answer]]]:
+    """(place of the request, its answer) of everything that `requests` yields, as it comes from the model."""
+    if isinstance(inner, ArrivingModel):
+        yield from inner.arriving(requests)
+        return
+    start = 0
+    while part := list(islice(requests, REQUESTS_PER_CALL)):
+        yield list(enumerate(ask(part), start))
+        start += len(part)

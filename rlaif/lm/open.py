@@ -7,9 +7,13 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from rlaif.config import AskingConfig, JudgeConfig, ModelConfig
+from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import LanguageModel
+from rlaif.resources import cache_folder
+
+JUDGE_CACHE = "judge.sqlite"
 
 
 def open_policy(model: ModelConfig, adapters: tuple[Path, ...], cache: Path) -> LanguageModel:
@@ -19,7 +23,10 @@ def open_policy(model: ModelConfig, adapters: tuple[Path, ...], cache: Path) -> 
 
 def open_judge(judge: JudgeConfig, model: ModelConfig, cache: Path) -> LanguageModel:
     """The judge's model, a `PanelModel` where others vote beside it; verdicts are cached in `cache`/judge.sqlite, so
-    that no finished call is made twice."""
+    that no finished call is made twice.
+
+    The budget of each counts what all commands of a run have asked it; in the user's own cache a command counts for
+    itself."""
     own = _asked(judge, model, cache)
     if not judge.panel:
         return own
@@ -37,7 +44,9 @@ def _asked(asking: AskingConfig, model: ModelConfig, cache: Path) -> LanguageMod
         inner = open_server(asking)
     else:
         inner = _local(model if asking.source is None else model.model_copy(update={"source": asking.source}), ())
-    return CachedModel(inner, cache / "judge.sqlite")
+    return CachedModel(
+        inner, cache / JUDGE_CACHE, budget=Budget.from_config(asking), counts_before=cache != cache_folder()
+    )
 
 
 def open_server(asking: AskingConfig) -> LanguageModel:

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -76,6 +75,7 @@ class _Message(BaseModel):
 
 
 class _Choice(BaseModel):
+    index: int | None = None
     message: _Message | None = None
     text: str | None = None
     finish_reason: str | None = None
@@ -117,7 +117,9 @@ def read_reply(data: Any) -> Reply:
         raise ValueError(f"the server's answer is malformed at {place}: {first['msg']}") from None
     if not completion.choices:
         raise ValueError("the server's answer holds no choice")
-    choice, usage = completion.choices[0], completion.usage or _Usage()
+    # one is asked for; a server that sends more is to be taken at its own numbers
+    choice = min(completion.choices, key=lambda c: c.index or 0)
+    usage = completion.usage or _Usage()
     message = choice.message or _Message(content=choice.text)
     return Reply(
         text=message.content or "",
@@ -172,8 +174,7 @@ def _positions(logprobs: _Logprobs | None) -> tuple[Position, ...] | None:
     return tuple(Position(token, value, tuple((top or {}).items()), offset) for token, value, top, offset in rows)
 
 
-@lru_cache
-def indistinct(choices: tuple[str, ...]) -> tuple[str, str] | None:
+def indistinct(choices: Sequence[str]) -> tuple[str, str] | None:
     """Two choices that the first tokens of an answer cannot tell apart ("1" begins "10"), or None."""
     for i, a in enumerate(choices):
         for j, b in enumerate(choices):

@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from rlaif.errors import BackendError
@@ -30,7 +32,12 @@ from rlaif.records import Failure, Message, content_id
 
 HOSTED = "https://api.openai.com/v1"
 TOP_LOGPROBS = {"chat": 20, "completions": 5}
-_NO_LOGPROBS = "use a server with log-probs (vLLM, llama.cpp, SGLang, ...), or judge.backend: local"
+UNKNOWN = 0.05
+"""Most of the probability that choices may hold which a server left out of a list shorter than was asked for."""
+NO_LOGPROBS = "use a server with log-probs (vLLM, llama.cpp, SGLang, ...), or judge.backend: local"
+
+_clash = lru_cache(indistinct)
+"""A run has a handful of sets of choices and asks with each of them thousands of times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ class Endpoint:
                 where=self.where,
                 remedy="use judge.api: completions with a server that echoes (vLLM), or judge.backend: local",
             )
-        pair = indistinct(request.choices) if isinstance(request, ChoiceRequest) else None
+        pair = _clash(request.choices) if isinstance(request, ChoiceRequest) else None
         if pair is not None:
             raise BackendError(
                 f"the choices {pair[0]!r} and {pair[1]!r} cannot be told apart by the first token of an answer",
@@ -97,7 +104,7 @@ class Endpoint:
         return body
 
     def answer(self, request: Request, reply: Reply | Failure, *, folded: bool) -> Answer:
-        """What the reply says about the request; BackendError if the server does not give the log-probs asked for.
+        """What the reply says about the request; without the log-probs asked for, the failure `missing_logprobs`.
 
         `n_tokens` of a generation is what the server counted, 0 if it does not count. Choices: `read_choices` from the
         likeliest tokens; without a prefix an answer that merely begins with a choice ("A fruit is ...") counts for it.
@@ -126,23 +133,33 @@ class Endpoint:
         if not reply.positions:
             if not reply.text.strip():
                 return ChoiceLogprobs(None, Failure("empty", "the server returned no text"))
-            raise self._no_logprobs()
-        return read_choices(reply.positions, request.choices, request.prefix if folded else "")
+            return ChoiceLogprobs(None, Failure("missing_logprobs", "the server returned no log-probs"))
+        answer = read_choices(reply.positions, request.choices, request.prefix if folded else "")
+        listed = max(len(position.top) for position in reply.positions)
+        if answer.logprobs is not None and answer.bounds and listed < TOP_LOGPROBS[self.api]:
+            masses = [math.exp(value) for value in answer.logprobs]
+            unknown = sum(masses[place] for place in answer.bounds) / sum(masses)
+            if unknown > UNKNOWN:
+                names = ", ".join(repr(request.choices[place]) for place in answer.bounds)
+                reason = (
+                    f"the server lists {listed} of {TOP_LOGPROBS[self.api]} likely tokens, without {names}, which may "
+                    f"hold {unknown:.0%} of the probability"
+                )
+                return ChoiceLogprobs(None, Failure("missing_logprobs", reason))
+        return answer
 
     def _scores(self, reply: Reply | Failure, request: ScoreRequest) -> ResponseLogprobs:
         if isinstance(reply, Failure):
             return ResponseLogprobs(None, reply)
         given, response = _transcript(request.messages), _begun(request)
         if not reply.positions or not reply.text.startswith(given + response):
-            raise self._no_logprobs("the server does not return the log-probs of given text")
+            reason = "the server does not return the log-probs of given text"
+            return ResponseLogprobs(None, Failure("missing_logprobs", reason))
         values = read_scores(reply, len(given), len(given) + len(response))[: request.first_tokens]
         known = tuple(value for value in values if value is not None)
         if not values or len(known) < len(values):
             return ResponseLogprobs(None, Failure("missing_logprobs", "no log-probs for the tokens of the response"))
         return ResponseLogprobs(known)
-
-    def _no_logprobs(self, what: str = "the server returned no log-probs") -> BackendError:
-        return BackendError(what, where=self.where, remedy=_NO_LOGPROBS)
 
 
 def _begun(request: Request) -> str:

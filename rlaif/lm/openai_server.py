@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rlaif.config import AskingConfig
 from rlaif.errors import BackendError
+from rlaif.lm.loop_thread import LoopThread
 from rlaif.lm.openai_replies import BrokenReply, Reply, own_fault, parse_reply, refusal, shorten
-from rlaif.lm.openai_requests import HOSTED, Endpoint
+from rlaif.lm.openai_requests import HOSTED, NO_LOGPROBS, Endpoint
 from rlaif.lm.pace import Pace, asked_pause, own_pause
 from rlaif.lm.protocol import (
     Answer,
@@ -68,8 +67,8 @@ class _Rejected(Exception):
 class OpenAIModel:
     """A model behind a server; requests of a call run `concurrency` at a time, results keep their order.
 
-    `base_url` None is api.openai.com. `timeout` is in seconds for the whole of a try. `usage.calls` counts requests, not
-    tries. Raises BackendError as said at the top of this file.
+    `base_url` None is api.openai.com. `timeout` is in seconds, for the whole of a try. `usage.calls` counts requests,
+    not tries. Raises BackendError as said at the top of this file.
     """
 
     def __init__(
@@ -104,11 +103,12 @@ class OpenAIModel:
         self._key_env, self._timeout, self._tries = api_key_env, timeout, max_retries + 1
         self._concurrency, self._pace = concurrency, Pace(concurrency)
         self._folds = not self.endpoint.continues
+        self.gives_logprobs = False  # not seen yet
         # a local server wants no key, but the SDK refuses to send none; its own retries know no other request's pause
         self._client = openai.AsyncOpenAI(
             api_key=key or "none", base_url=base_url or HOSTED, timeout=timeout, max_retries=0
         )
-        self._loop = _LoopThread()
+        self._loop = LoopThread()
 
     @classmethod
     def from_config(cls, judge: AskingConfig) -> OpenAIModel:
@@ -279,6 +279,7 @@ class _Flight:
         self._problem: BackendError | None = None
         self._answered = False
         self._last_answer = 0.0
+        self._lacking: list[str] = []  # why there are no log-probs, of answers without them
         self._failures: list[str] = []  # of requests sent after the last answer came
 
     @property
@@ -298,6 +299,8 @@ class _Flight:
             self._arrived.put(None)
         if not self._answered and len(self._failures) >= LIKELY_DOWN:
             self._give_up()
+        if self._lacking:
+            self._refuse_without_logprobs()
         if self._problem is not None:
             raise self._problem
 
@@ -317,10 +320,18 @@ class _Flight:
                 self._places.release()
                 return
             self._arrived.put((place, answer))
-            self._watch(answer.failure, sent)
+            self._watch(answer, sent)
 
-    def _watch(self, failure: Failure | None, sent: float) -> None:
-        """Ends the call where a long row of requests, each sent after the last answer, found the server broken."""
+    def _watch(self, answer: Answer, sent: float) -> None:
+        """Ends the call where a long row of requests, each sent after the last answer, found the server broken, or none
+        of the first ones got log-probs."""
+        failure = answer.failure
+        if failure is None and not isinstance(answer, Generation):
+            self._model.gives_logprobs = True
+        if failure is not None and failure.kind == "missing_logprobs":
+            self._lacking.append(failure.reason)
+            if len(self._lacking) >= LIKELY_DOWN:
+                self._refuse_without_logprobs()
         if failure is None or failure.kind != "backend":
             self._answered, self._last_answer = True, time.monotonic()
             self._failures.clear()
@@ -328,6 +339,11 @@ class _Flight:
             self._failures.append(failure.reason)
             if len(self._failures) >= max(LIKELY_DOWN, 2 * self._concurrency):
                 self._give_up()
+
+    def _refuse_without_logprobs(self) -> None:
+        if not self._model.gives_logprobs:
+            where = self._model.endpoint.where
+            self._problem = self._problem or BackendError(self._lacking[0], where=where, remedy=NO_LOGPROBS)
 
     def _give_up(self) -> None:
         self._problem = self._problem or BackendError(
@@ -355,29 +371,3 @@ class _Flight:
             group = [item for item in waiting if item is not None]
             if group:
                 yield group
-
-
-class _LoopThread:
-    """An event loop in a thread of its own: works inside notebooks, keeps connections, and Ctrl-C stops it at once."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="rlaif-openai", daemon=True)
-        self._thread.start()
-
-    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def soon(self, call: Any, *arguments: Any) -> None:
-        self._loop.call_soon_threadsafe(call, *arguments)
-
-    def close(self, last: Any) -> None:
-        """Awaits `last()` and ends the thread; a second call does nothing."""
-        if self._thread.is_alive():
-            try:
-                self.start(last()).result()
-            except CancelledError:
-                pass
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from rlaif.config import RunConfig
-from rlaif.errors import StageError
+from rlaif.errors import BudgetError, StageError
 from rlaif.feedback import label
-from rlaif.lm.protocol import GenerateRequest
+from rlaif.lm.budget import Budget
+from rlaif.lm.cache import CachedModel
+from rlaif.lm.protocol import GenerateRequest, LanguageModel
 from rlaif.records import FailedAnswer, PreferenceLabel, Prompt, Response
 from rlaif.store import JsonlFile
 from tests.feedback.runs import CONSTITUTION, PROMPTS, Killed, World, content, context_in, prompt, quality, settings
@@ -187,3 +189,23 @@ def test_a_finished_stage_opens_no_model_even_where_answers_failed(tmp_path: Pat
     _, _, again = work(tmp_path, config(), MIXED, world)
     assert world.opened == []
     assert again == counts
+
+
+def test_a_spent_budget_leaves_no_row_behind_and_a_higher_one_the_same_labels(tmp_path: Path) -> None:
+    _, whole, _ = work(tmp_path / "whole", config())
+    context = context_in(tmp_path / "run", "label", World(), config())
+    open_judge = context.open_judge
+
+    def limited() -> LanguageModel:
+        cached = open_judge()
+        assert isinstance(cached, CachedModel)
+        return CachedModel(cached.inner, cached.path, budget=Budget(max_calls=40))
+
+    context.open_judge = limited
+    with pytest.raises(BudgetError, match="30 of 42 items of the stage are left"):  # 12 pairs a batch, 32 calls
+        label.run(context)
+    labels = JsonlFile(tmp_path / "run" / "label" / "labels.jsonl", PreferenceLabel)
+    assert [x.prob_a for x in labels.read()] == [x.prob_a for x in whole[:12]]
+    context.open_judge = open_judge
+    label.run(context)
+    assert labels.read() == whole

@@ -210,7 +210,7 @@ def test_ratings_are_read_from_the_likeliest_tokens_and_too_few_are_a_failure(st
     assert (good.prob_a, len(server.seen)) == (0.5, 3)
     assert bad.failure is not None
     assert (bad.failure.kind, bad.prob_a) == ("missing_logprobs", None)
-    assert "ratings 6, 7, 8" in bad.failure.reason
+    assert "6 of 20 likely tokens, without '6', '7', '8', which may hold 14%" in bad.failure.reason
     assert server.bodies()[0]["top_logprobs"] == 20
 
 

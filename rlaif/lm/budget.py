@@ -1,0 +1,60 @@
+"""What a judge may cost: the limits of the config, and whether what was spent has reached one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlaif.config import AskingConfig
+from rlaif.errors import BudgetError
+from rlaif.lm.protocol import Usage
+
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits on requests, on tokens (read and written together) and on money; None = none.
+
+    Prices are those of a million tokens read (`price_in`) and written (`price_out`), in the currency of `max_cost`.
+    """
+
+    max_calls: int | None = None
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    price_in: float = 0.0
+    price_out: float = 0.0
+
+    @classmethod
+    def from_config(cls, judge: AskingConfig) -> Budget:
+        """The limits and prices of a config's `judge` table."""
+        return cls(judge.max_calls, judge.max_tokens, judge.max_cost, judge.price_in, judge.price_out)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether a limit can only be kept if the server says how many tokens it used."""
+        return self.max_tokens is not None or self.max_cost is not None
+
+    def cost(self, spent: Usage) -> float:
+        return (spent.prompt_tokens * self.price_in + spent.generated_tokens * self.price_out) / MILLION
+
+    def reached(self, spent: Usage) -> str | None:
+        """The field and value of the first limit that leaves no room for another request, or None."""
+        if self.max_calls is not None and spent.calls >= self.max_calls:
+            return f"judge.max_calls ({self.max_calls:,})"
+        if self.max_tokens is not None and spent.prompt_tokens + spent.generated_tokens >= self.max_tokens:
+            return f"judge.max_tokens ({self.max_tokens:,})"
+        if self.max_cost is not None and self.cost(spent) >= self.max_cost:
+            return f"judge.max_cost ({self.max_cost:g})"
+        return None
+
+    def error(self, limit: str, spent: Usage, unasked: int) -> BudgetError:
+        """The error that ends the work at the limit, with `unasked` requests of the call left."""
+        paid = [f"{spent.calls:,} calls", f"{spent.prompt_tokens + spent.generated_tokens:,} tokens"]
+        if self.price_in or self.price_out:
+            paid.append(f"{self.cost(spent):,.2f} by judge.price_in and judge.price_out")
+        return BudgetError(
+            f"the judge's budget is spent: {', '.join(paid)}; {unasked:,} requests of this batch are not asked",
+            where=limit,
+            remedy="every answer that was paid for is kept: raise the limit with --set and run the same command with "
+            "--resume",
+        )
