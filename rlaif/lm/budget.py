@@ -53,7 +53,7 @@ class Budget:
         if self.price_in or self.price_out:
             paid.append(f"{self.cost(spent):,.2f} by judge.price_in and judge.price_out")
         return BudgetError(
-            f"the judge's budget is spent: {', '.join(paid)}; {unasked:,} requests of this batch are not asked",
+            f"the judge's budget is spent: {', '.join(paid)}; not asked: {unasked:,} of this batch",
             where=limit,
             remedy="every answer that was paid for is kept: raise the limit with --set and run the same command with "
             "--resume",

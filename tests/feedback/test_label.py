@@ -202,10 +202,10 @@ def test_a_spent_budget_leaves_no_row_behind_and_a_higher_one_the_same_labels(tm
         return CachedModel(cached.inner, cached.path, budget=Budget(max_calls=40))
 
     context.open_judge = limited
-    with pytest.raises(BudgetError, match="30 of 42 items of the stage are left"):  # 12 pairs a batch, 32 calls
+    with pytest.raises(BudgetError, match="18 of 42 items of the stage are left"):
         label.run(context)
     labels = JsonlFile(tmp_path / "run" / "label" / "labels.jsonl", PreferenceLabel)
-    assert [x.prob_a for x in labels.read()] == [x.prob_a for x in whole[:12]]
+    assert [x.prob_a for x in labels.read()] == [x.prob_a for x in whole[:24]]
     context.open_judge = open_judge
     label.run(context)
     assert labels.read() == whole

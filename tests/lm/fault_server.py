@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from typing import Any
 
 @dataclass
 class Answer:
-    """What goes over the wire. `hang`: seconds of silence first; `cut`: bytes of the body that are really sent."""
+    """What goes over the wire. `hang`: seconds of silence first; `drip`: seconds before each byte of the body; `cut`:
+    bytes of the body that are really sent."""
 
     body: Any = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     hang: float = 0.0
+    drip: float = 0.0
     cut: int | None = None
 
 
@@ -43,6 +46,7 @@ class FaultServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behaviour = behaviour
         self.seen: list[Seen] = []
+        self.times: Counter[bytes] = Counter()
         self.lock = threading.Lock()
         self.closing = threading.Event()
         self.in_flight = self.most_in_flight = 0
@@ -65,9 +69,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         server = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.loads(raw)
         with server.lock:
-            before = sum(seen.body == body for seen in server.seen)
+            before = server.times[raw]
+            server.times[raw] += 1
             server.seen.append(Seen(self.path, body, time.monotonic(), self.headers.get("Authorization", "")))
             server.in_flight += 1
             server.most_in_flight = max(server.most_in_flight, server.in_flight)
@@ -88,7 +94,12 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answer.headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(raw if answer.cut is None else raw[: answer.cut])
+        for place in range(len(raw) if answer.drip else 0):
+            if self.server.closing.wait(answer.drip):
+                return
+            self.wfile.write(raw[place : place + 1])
+        if not answer.drip:
+            self.wfile.write(raw if answer.cut is None else raw[: answer.cut])
         self.close_connection = answer.cut is not None
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -54,7 +54,7 @@ def test_calls_stop_at_the_very_number_and_every_answer_is_kept(server: FaultSer
         model.generate(requests)
     assert len(server.seen) == 17
     assert caught.value.exit_code == 8
-    for part in ("judge.max_calls (17)", "17 calls", "170 tokens", "23 requests", "--resume"):
+    for part in ("judge.max_calls (17)", "17 calls", "170 tokens", "not asked: 23", "--resume"):
         assert part in str(caught.value)
     model.close()
 
@@ -69,7 +69,7 @@ def test_what_is_cached_costs_nothing_of_a_budget_that_is_spent(server: FaultSer
     model = opened(server, tmp_path, Budget(max_calls=3))
     model.generate([ask(n) for n in range(3)])
     assert [answer.text for answer in model.generate([ask(2), ask(0)])] == ["answer 2", "answer 0"]
-    with pytest.raises(BudgetError, match="1 requests"):
+    with pytest.raises(BudgetError, match="not asked: 1 "):
         model.generate([ask(0), ask(3)])
     model.close()
 
