@@ -135,6 +135,28 @@ def run_stages(
         return dict(_outcomes(job, names))
 
 
+@contextmanager
+def begun_stage(
+    config: RunConfig, run_folder: Path, stage: StageName, *, limit: int | None, progress: Progress
+) -> Iterator[StageContext]:
+    """The context of a stage for work on it that does not finish it: the stage is begun, and goes on with `--resume`.
+
+    Raises as `run_stages` does where an earlier stage is missing or this one was begun with something else.
+    """
+    run = RunFolder(run_folder)
+    with run.lock():
+        given = gather_kept(config, run)
+        job = _Job(config, run, given, limit, progress, _shared_inputs(config, given))
+        inputs = {**job.inputs(stage), **stages.own_inputs(config, stage, run)}
+        ledger.refuse_changed(run, stage, job.settings(stage), inputs)
+        for need in stages.needs(config, stage):
+            _refuse_missing(job, need, (stage,))
+        _write_materials(job)
+        ledger.begin(run, stage, job.settings(stage), inputs)
+        with _models(config, run) as (open_policy, open_judge, _), _full_disk(run.root / stage):
+            yield StageContext(stage, config, run, given.constitution, progress, open_policy, open_judge, limit=limit)
+
+
 # --- before the first stage -------------------------------------------------------------------------------------------
 
 

@@ -54,6 +54,7 @@ LAYERS = {
     "recover": 8,
     "card": 8,
     "judged_run": 8,
+    "judge_batch": 8,
     "cli": 9,
     "__main__": 9,
 }

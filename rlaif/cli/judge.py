@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from rlaif.cli.judge_batch import export_batch, import_batch
+
 Command = Callable[..., None]
 
 
@@ -54,7 +56,7 @@ def card(
     deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)
 
 
-VERBS: dict[str, Command] = {"card": card}
+VERBS: dict[str, Command] = {"card": card, "export": export_batch, "import": import_batch}
 """Verb -> the function that does it; its docstring is the help."""
 
 

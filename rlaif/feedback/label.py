@@ -48,6 +48,13 @@ def run(context: StageContext) -> dict[str, float]:
     }
 
 
+def pairs(context: StageContext) -> list[Comparison]:
+    """The pairs that the stage has judged; samples the answers that are not there yet."""
+    prompts = context.train_prompts()
+    answers = _sample(context, prompts)
+    return _comparisons(context, prompts, [answer for answer in answers if isinstance(answer, Response)])
+
+
 def label_counts(labels: Sequence[PreferenceLabel]) -> dict[str, float]:
     """What labels come to: pairs, labelled ones, abstentions, failures, mean confidence and consistency."""
     missing = [label.failure.kind for label in labels if label.failure is not None]

@@ -8,6 +8,7 @@ again, by one for a full round of answers (additive increase, multiplicative dec
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 
 def asked_pause(headers: Mapping[str, str]) -> float | None:
     """Seconds that a server asks to wait before the next try (`retry-after-ms`, or `Retry-After` as seconds or as an
-    HTTP date); None where it does not say or what it says makes no sense."""
+    HTTP date); None where it does not say, or what it says makes no sense or is over."""
     try:
         if "retry-after-ms" in headers:
             seconds = float(headers["retry-after-ms"]) / 1000
@@ -32,8 +33,7 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
             seconds = parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
         except (KeyError, ValueError, OverflowError):
             return None
-    # a date may have passed on the way here; "nan" and "inf" are numbers to float()
-    return max(0.0, seconds) if seconds < float("inf") else None
+    return seconds if 0 < seconds < math.inf else None  # "nan" and "inf" are numbers to float()
 
 
 def own_pause(tries: int) -> float:

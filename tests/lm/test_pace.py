@@ -39,8 +39,8 @@ def _local(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"retry-after": "0.25"}, 0.25),
         ({"retry-after": "7200"}, 7200.0),
         ({"retry-after-ms": "40", "retry-after": "3"}, 0.04),
-        ({"retry-after": "-5"}, 0.0),
-        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "nan"}, None),
         ({"retry-after": "inf"}, None),
@@ -179,7 +179,7 @@ def test_a_long_call_ends_soon_after_its_server_broke() -> None:
 
     with serving(behaviour) as server:
         model = opened(server.url, max_retries=0, concurrency=4)
-        with pytest.raises(BackendError, match="all of the last 8 requests failed; the first: .*out of memory"):
+        with pytest.raises(BackendError, match=r"all of the last 8 requests failed; the first: .*out of memory"):
             model.generate(asks(1000))
         assert len(server.seen) < 70
         model.close()

@@ -1,0 +1,222 @@
+"""The judging of a run through a provider's batch interface: the requests of `label` as files, the results into the
+cache, where `label` finds them and asks nothing.
+
+`cot` takes two rounds: its letters can only be asked for when the rationales are there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlaif import pipeline
+from rlaif.config import JudgeConfig, load
+from rlaif.errors import ConfigError, DataError, RunFolderError
+from rlaif.feedback import label
+from rlaif.feedback.chunks import chunks
+from rlaif.judge.judge import Judge
+from rlaif.lm.batch_files import Exported, RequestFiles, RequestRecorder, Result, batch_line, read_results
+from rlaif.lm.cache import CachedModel
+from rlaif.lm.open import JUDGE_CACHE
+from rlaif.lm.openai_requests import Endpoint
+from rlaif.lm.protocol import Request, ScoreRequest
+from rlaif.progress import Progress
+from rlaif.records import Failure, to_json
+from rlaif.store import JsonlFile, RunFolder, refuse_no_run, write_atomic
+
+WAITING = "exported.jsonl"
+"""In the cache folder: the requests whose results have not come yet."""
+ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOutcome:
+    """What an export wrote. `waiting`: requests of an earlier one that were left out, their results may still come."""
+
+    files: list[Path]
+    written: int
+    waiting: int
+    pairs: int
+
+    def as_json(self) -> dict[str, object]:
+        counts = {"written": self.written, "waiting": self.waiting, "pairs": self.pairs}
+        return {"files": [str(path) for path in self.files], **counts}
+
+
+@dataclass(slots=True)
+class ImportOutcome:
+    """What became of the lines of results. `known`: they were in the cache; `waiting`: no line about them yet."""
+
+    imported: int = 0
+    known: int = 0
+    unknown: int = 0
+    waiting: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        counts = {"imported": self.imported, "known": self.known, "unknown": self.unknown, "waiting": self.waiting}
+        return {**counts, "failed": dict(self.failed), "reasons": self.reasons}
+
+
+def export_requests(
+    folder: Path,
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    limit: int | None = None,
+    again: bool = False,
+    progress: Progress,
+) -> ExportOutcome:
+    """Writes what the judge of the run still has to be asked for its labels; samples the answers first if they are not
+    there. With `again` also what an earlier export wrote and no result has come for.
+
+    Raises ConfigError where the judge cannot be asked by files, RunFolderError where the labels are finished.
+    """
+    refuse_no_run(folder)
+    run = RunFolder(folder)
+    config = load(run.config_path, overrides)
+    endpoint = _endpoint(config.judge)
+    if run.record("label") is not None:
+        raise RunFolderError(
+            "the labels of this run are finished: there is nothing to ask",
+            where=str(folder),
+            remedy=f"to make them again: rlaif label --run {folder} --force",
+        )
+    waiting = _waiting(run)
+    left_out = set[str]()
+    fresh: dict[str, Exported] = {}
+    folded = not endpoint.continues
+    with pipeline.begun_stage(config, folder, "label", limit=limit, progress=progress) as context:
+        pairs = label.pairs(context)
+        with RequestFiles(out) as files:
+
+            def note(key: str, request: Request) -> None:
+                assert not isinstance(request, ScoreRequest)
+                if key in waiting and not again:
+                    left_out.add(key)
+                elif key not in fresh:
+                    fresh[key] = Exported.of(key, request, folded=folded)
+                    files.add(batch_line(key, endpoint, request, folded=folded))
+
+            model = CachedModel(RequestRecorder(endpoint, note), run.cache_path / JUDGE_CACHE)
+            judge = Judge(
+                config.judge,
+                context.constitution,
+                model=model,
+                seed=config.seed,
+                templates=run.templates_path,
+                prompts=config.prompts,
+            )
+            with progress.task("writing requests", len(pairs), "pairs") as task:
+                for part in chunks(pairs, config.label.batch_size * config.label.pairs):
+                    judge.label(part)
+                    task.advance(len(part))
+            model.close()
+    _write_waiting(run, waiting | fresh)
+    return ExportOutcome(files.paths, len(fresh), len(left_out), len(pairs))
+
+
+def import_results(folder: Path, results: Sequence[Path]) -> ImportOutcome:
+    """Puts the answers in the files of results into the run's cache.
+
+    Answers that failed are counted by kind and not kept, so that they are exported again or asked by `label` itself.
+    Raises DataError for a line that is no result and where no line is about a request of this run.
+    """
+    refuse_no_run(folder)
+    run = RunFolder(folder)
+    endpoint = _endpoint(load(run.config_path).judge)
+    waiting = _waiting(run)
+    found = ImportOutcome()
+    lost: dict[str, Failure] = {}
+    with run.lock():
+        cache = CachedModel(RequestRecorder(endpoint, lambda *_: None), run.cache_path / JUDGE_CACHE)
+        try:
+            for path in results:
+                for part in _parts(read_results(path)):
+                    _take_in(part, endpoint, cache, waiting, lost, found)
+        finally:
+            done = cache.holds(list(waiting))
+            waiting = {key: row for key, row in waiting.items() if key not in done and key not in lost}
+            _write_waiting(run, waiting)
+            cache.close()
+    found.waiting = len(waiting)
+    for key, failure in lost.items():
+        if key not in done:
+            found.failed[failure.kind] += 1
+            found.reasons.setdefault(failure.kind, failure.reason)
+    if found.unknown and not (found.imported or found.known or found.failed):
+        raise DataError(
+            f"none of the {found.unknown:,} results is about a request that this run exported",
+            where=", ".join(map(str, results)),
+            remedy="import into the run that exported them. If its cache was deleted: `rlaif judge export` makes the "
+            "same requests with the same ids, and the results can be imported then",
+        )
+    return found
+
+
+def _take_in(
+    part: Sequence[Result],
+    endpoint: Endpoint,
+    cache: CachedModel,
+    waiting: dict[str, Exported],
+    lost: dict[str, Failure],
+    found: ImportOutcome,
+) -> None:
+    """Keeps the answers among the results, and notes in `lost` what failed."""
+    known = cache.holds([result.key for result in part])
+    fresh = {}
+    for result in part:
+        row = waiting.get(result.key)
+        if result.key in known or result.key in fresh:
+            found.known += 1
+        elif row is None:
+            found.unknown += 1
+        else:
+            answer = endpoint.answer(row.request, result.reply, folded=row.folded)
+            if answer.failure is None:
+                fresh[result.key] = answer
+            else:
+                lost[result.key] = answer.failure
+    cache.keep(fresh)
+    found.imported += len(fresh)
+
+
+def _parts(results: Iterator[Result]) -> Iterator[list[Result]]:
+    part: list[Result] = []
+    for result in results:
+        part.append(result)
+        if len(part) == ROWS_AT_ONCE:
+            yield part
+            part = []
+    yield part
+
+
+def _endpoint(judge: JudgeConfig) -> Endpoint:
+    """The server of the judge; ConfigError where requests cannot go by files."""
+    if judge.backend != "openai" or judge.source is None:
+        raise ConfigError(
+            "only requests to a server can be written to batch files",
+            where=f"judge.backend: {judge.backend}",
+            remedy="set judge.backend: openai and judge.source",
+        )
+    if judge.method in ("contrast", "random"):
+        raise ConfigError(
+            "batch interfaces have no log-probs of given text"
+            if judge.method == "contrast"
+            else "the random judge asks nothing",
+            where=f"judge.method: {judge.method}",
+            remedy="choose pairwise, cot or rating",
+        )
+    return Endpoint(judge.source, judge.base_url, judge.api)
+
+
+def _waiting(run: RunFolder) -> dict[str, Exported]:
+    return {row.key: row for row in JsonlFile(run.cache_path / WAITING, Exported)}
+
+
+def _write_waiting(run: RunFolder, rows: dict[str, Exported]) -> None:
+    write_atomic(run.cache_path / WAITING, "".join(json.dumps(to_json(row)) + "\n" for row in rows.values()))
