@@ -1,23 +1,28 @@
-"""`rlaif check`: everything a run needs, looked at before it starts. Generates nothing and asks no judge."""
+"""`rlaif check`: everything a run needs, looked at before it starts.
+
+It generates nothing. A judge behind a server is asked about one made-up pair: nothing less shows that it can judge.
+"""
 
 from __future__ import annotations
 
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rlaif.card.gold import read_gold_set
-from rlaif.config import JudgeConfig, ModelConfig, RunConfig, load
+from rlaif.config import AskingConfig, JudgeConfig, ModelConfig, RunConfig, load
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.constitution.scope import by_slice
 from rlaif.environment import GOLD_PACKAGES, OPTIONAL, installed
 from rlaif.errors import BackendError, ConfigError, ModelError, RlaifError
 from rlaif.judge.calibration import LEAST
+from rlaif.judge.judge import Judge
+from rlaif.lm.open import open_server
+from rlaif.lm.openai_requests import HOSTED
 from rlaif.prompt_sets import split_prompts
+from rlaif.records import Comparison, Response
 from rlaif.stages import of_run
 from rlaif.templates import VARIABLES, load_template
 
@@ -51,7 +56,7 @@ def check_all(path: Path, overrides: Sequence[str] = ()) -> list[Finding]:
         ("templates", _templates),
         ("prompts", lambda: _prompts(config)),
         ("model", lambda: _model(config.model)),
-        ("judge", lambda: _judge(config.judge, config.model)),
+        ("judge", lambda: _judge(config)),
         ("card", lambda: _card(config)),
         ("reward", lambda: _reward(config)),
     ]
@@ -109,41 +114,52 @@ def _model(config: ModelConfig) -> str:
     return f"{place}, will be downloaded from the hub"
 
 
-def _judge(judge: JudgeConfig, model: ModelConfig) -> str:
-    if judge.backend == "openai":
-        return f"{judge.method} by {judge.source} at {_reach(judge)}"
-    if judge.backend == "local" and judge.source is not None:
-        return f"{judge.method} by {_model(model.model_copy(update={'source': judge.source}))}"
-    return f"{judge.method} by {'the model of the run' if judge.backend == 'local' else 'the scripted judge'}"
+def _judge(config: RunConfig) -> str:
+    """The run's judge and whoever votes beside it; one behind a server is asked."""
+    found = [_member(config, config.judge)]
+    found += [f"{member.name}: {_member(config, member)}" for member in config.judge.panel]
+    return "; ".join(found)
 
 
-def _reach(judge: JudgeConfig) -> str:
-    """The server's address, after it answered a request that costs nothing (the list of its models)."""
-    base = (judge.base_url or "https://api.openai.com/v1").rstrip("/")
-    key = os.environ.get(judge.api_key_env)
-    if judge.base_url is None and not key:
-        raise BackendError(
-            f"the environment variable {judge.api_key_env} is not set",
-            where="judge.api_key_env",
-            remedy=f"export {judge.api_key_env}=..., or set judge.base_url to a server of your own",
-        )
-    if not base.startswith(("http://", "https://")):
-        raise ConfigError(f"{base!r} is no http address", where="judge.base_url", remedy="http://127.0.0.1:8000/v1")
-    request = urllib.request.Request(f"{base}/models", headers={"Authorization": f"Bearer {key}"} if key else {})
+def _member(config: RunConfig, asking: AskingConfig) -> str:
+    """What is known of one judge of the panel, or of the only one."""
+    if asking.backend == "openai" and asking.method != "random":
+        return f"{asking.method} by {asking.source} at {asking.base_url or HOSTED}: {_asked(config, asking)}"
+    if asking.backend == "local" and asking.source is not None:
+        return f"{asking.method} by {_model(config.model.model_copy(update={'source': asking.source}))}"
+    by = "the model of the run" if asking.backend == "local" else f"the {asking.backend} judge"
+    return f"{asking.method} by {by}"
+
+
+def _asked(config: RunConfig, asking: AskingConfig) -> str:
+    """What came of judging one pair by the server as the run would: under the longest principle, about the longest
+    prompt, with answers as long as they can get. That shows a server that is down, a wrong key, an unknown model,
+    missing log-probs and a context that is too small before a run spends anything."""
     try:
-        with urllib.request.urlopen(request, timeout=min(judge.timeout, 10.0)):
-            return base
-    except urllib.error.HTTPError as answer:
-        if answer.code in (401, 403):
-            raise BackendError(
-                f"the server refuses the key (HTTP {answer.code})", where=base, remedy=f"check {judge.api_key_env}"
-            ) from None
-        return base  # it is there; not every server lists its models
-    except (OSError, ValueError) as problem:
-        reason = getattr(problem, "reason", problem)
-        raise BackendError(
-            f"cannot be reached: {reason}", where=base, remedy="start the server, or correct judge.base_url"
-        ) from None
+        constitution = load_constitution(config.constitution)
+        prompts = [prompt for part in split_prompts(config.prompts, config.seed) for prompt in part]
+    except RlaifError:
+        return "not asked, because there is nothing to ask about"
+    prompt = max(prompts, key=lambda p: sum(len(message.content) for message in p.messages))
+    principle = max(constitution.principles, key=lambda p: len(p.statement) + len(p.comparison or ""))
+    tokens = max(config.label.max_new_tokens, config.evaluate.max_new_tokens, config.revise.max_new_tokens)
+    a, b = (Response(prompt.id, f"{word} " * tokens, "check", 0, 0.0, "length", tokens) for word in ("some", "other"))
+    alone = JudgeConfig.model_validate(asking.model_dump(include=set(AskingConfig.model_fields)) | {"max_retries": 0})
+    model = open_server(alone)
+    try:
+        judge = Judge(alone, constitution, model=model, seed=config.seed)
+        verdicts = judge.label_under([Comparison(prompt, a, b)], [[principle]])[0].verdicts
+    finally:
+        model.close()
+    usage = model.usage
+    cost = f"{usage.calls} calls, {usage.prompt_tokens + usage.generated_tokens:,} tokens"
+    failure = next((verdict.failure for verdict in verdicts if verdict.failure is not None), None)
+    if failure is None or failure.kind in ("off_menu", "refused", "empty"):
+        return f"judged a made-up pair of the longest answers ({cost})" + (f", but {failure.reason}" if failure else "")
+    if failure.kind == "context_overflow":
+        remedy = "serve the judge with a longer context, or lower label.max_new_tokens"
+        raise BackendError(f"answers of {tokens} tokens do not fit: {failure.reason}", where="judge", remedy=remedy)
+    raise BackendError(failure.reason, where="judge", remedy="see docs/judging.md on servers, or the server's log")
 
 
 def _card(config: RunConfig) -> str:

@@ -19,7 +19,8 @@ HEADER = """\
 One YAML file describes a run. Only `prompts` has to be there; a field that is left out has its default. An unknown key
 is an error that names the line and the nearest known key.
 
-- `rlaif init` writes a file with every field and these comments; `rlaif check my.yaml` checks yours and costs nothing.
+- `rlaif init` writes a file with every field and these comments; `rlaif check my.yaml` checks yours, and asks a
+  judge behind a server about one pair.
 - `--set ppo.kl_coef=0.1` overrides one field for one call; it may be given several times.
 - A file or folder that lies beside the config is found there, wherever `rlaif` is started.
 - A field marked "speed" changes only how fast a stage goes or what it may cost, not what it writes: it may differ when

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -33,6 +31,7 @@ from rlaif.records import (
 )
 from rlaif.store import JsonlFile
 from tests import stub_stages
+from tests.lm.fault_server import Answer, Behaviour, chat, error, serving
 from tests.report.fake_run import write_run
 
 
@@ -112,38 +111,60 @@ def test_check_names_what_fails_and_what_to_do(project: Path, override: str, cod
     assert [item["exit_code"] for item in found["checks"] if not item["ok"]] == [code]
 
 
-class _Server(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        known = self.headers.get("Authorization") == "Bearer right"
-        self.send_response(200 if known else 401)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
+def _asking(url: str) -> list[str]:
+    """The options that make a server the judge."""
+    fields = ("backend=openai", "method=pairwise", "source=m", "api_key_env=TEST_KEY", f"base_url={url}")
+    return [word for field in fields for word in ("--set", f"judge.{field}")]
 
 
-@pytest.fixture
-def server() -> Iterator[str]:
-    """Address of a server that knows the key "right"."""
-    with HTTPServer(("127.0.0.1", 0), _Server) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}/v1"
-        http.shutdown()
-        thread.join()
+def _judging(body: dict[str, Any], _: int) -> Answer:
+    """Judges by letters, except what is too long for it."""
+    shown = body["messages"][-2]["content"]
+    if len(shown.split()) > 1000:
+        return error(400, "This model's maximum context length is 1000 tokens")
+    return chat("A", positions=[("A", -0.5, [("A", -0.5), ("B", -1.0)])])
 
 
-def test_check_reaches_the_judge(project: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["check", project]
-    for field in ("backend=openai", "method=pairwise", "source=m", "api_key_env=TEST_KEY", f"base_url={server}"):
-        words += ["--set", f"judge.{field}"]
+def test_check_asks_the_judge_about_one_pair(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("TEST_KEY", "right")
-    assert rlaif(*words).exit_code == 0
-    monkeypatch.setenv("TEST_KEY", "wrong")
-    refused = rlaif(*words)
-    assert (refused.exit_code, "refuses the key" in refused.stdout) == (4, True)
-    gone = rlaif(*words, "--set", "judge.base_url=http://127.0.0.1:9/v1")
-    assert (gone.exit_code, "cannot be reached" in gone.stdout) == (4, True)
+
+    with serving(_judging) as server:
+        words = ["check", project, *_asking(server.url)]
+        good = rlaif(*words)
+        assert good.exit_code == 0, good.stdout
+        assert "judged a made-up pair of the longest answers (2 calls, 20 tokens)" in good.stdout
+        assert server.seen[0].key == "Bearer right"
+        shown = server.bodies()[0]["messages"][-2]["content"]
+        assert shown.count("some") >= 80, "as long as label.max_new_tokens lets an answer be"
+        overflow = rlaif(*words, "--set", "label.max_new_tokens=600")
+        assert (overflow.exit_code, "answers of 600 tokens do not fit" in overflow.stdout) == (4, True)
+        assert len(server.seen) == 4
+        nothing = rlaif(*words, "--set", "constitution=no-such-file.yaml")
+        assert "not asked, because there is nothing to ask about" in nothing.stdout
+        assert len(server.seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        (lambda *_: error(401, "bad key"), "TEST_KEY"),
+        (lambda *_: error(404, "the model `m` does not exist"), "check judge.source"),
+        (lambda *_: chat("A"), "no log-probs"),
+        (lambda *_: error(500, "still loading"), "still loading"),
+    ],
+)
+def test_check_says_what_is_wrong_with_a_server(
+    project: Path, behaviour: Behaviour, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(behaviour) as server:
+        words = ["check", project, *_asking(server.url)]
+        wrong = rlaif(*words)
+        assert (wrong.exit_code, message in wrong.stdout) == (4, True), wrong.stdout
+        assert len(server.seen) <= 2, "nothing is tried again"
+    gone = rlaif(*words)
+    assert (gone.exit_code, "cannot reach the server" in gone.stdout) == (4, True)
 
 
 def test_run_resume_and_verbs(project: Path, tmp_path: Path) -> None:

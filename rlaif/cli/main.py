@@ -211,7 +211,7 @@ app.command()(_friendly(principles))
 def check(
     config: Annotated[Path, typer.Argument(metavar="CONFIG")], overrides: SetOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check config, constitution, templates, prompts, model, judge and gold packages; costs nothing."""
+    """Check all that a run needs; a judge behind a server is asked about one pair, nothing else costs anything."""
     from rlaif.check import check_all
 
     findings = check_all(config, overrides or ())
