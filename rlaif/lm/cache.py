@@ -84,6 +84,8 @@ class CachedModel:
         with self._errors():
             self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
+            # a kill loses nothing that was written; only a power cut may cost the last answers
+            self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.executescript(_TABLES)
         self._budget = budget or Budget()
         self._before = self.spent() if counts_before else Usage()
