@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlaif import pipeline
-from rlaif.config import JudgeConfig, load
+from rlaif.config import AskingConfig, JudgeConfig, load
 from rlaif.errors import ConfigError, DataError, RunFolderError
 from rlaif.feedback import label
 from rlaif.feedback.chunks import chunks
@@ -22,9 +22,11 @@ from rlaif.lm.batch_files import Exported, RequestFiles, RequestRecorder, Result
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.open import JUDGE_CACHE
 from rlaif.lm.openai_requests import Endpoint
-from rlaif.lm.protocol import Request, ScoreRequest
+from rlaif.lm.panel import PanelModel
+from rlaif.lm.protocol import LanguageModel, Request, ScoreRequest
 from rlaif.progress import Progress
 from rlaif.records import Failure, to_json
+from rlaif.stage import StageContext
 from rlaif.store import JsonlFile, RunFolder, refuse_no_run, write_atomic
 
 WAITING = "exported.jsonl"
@@ -66,20 +68,23 @@ def export_requests(
     folder: Path,
     out: Path,
     *,
+    member: str = "",
     overrides: Sequence[str] = (),
     limit: int | None = None,
     again: bool = False,
     progress: Progress,
 ) -> ExportOutcome:
     """Writes what the judge of the run still has to be asked for its labels; samples the answers first if they are not
-    there. With `again` also what an earlier export wrote and no result has come for.
+    there. With `again` also what an earlier export wrote and no result has come for. `member` names one of a panel: its
+    requests go into files of their own, since a provider takes one model a file.
 
-    Raises ConfigError where the judge cannot be asked by files, RunFolderError where the labels are finished.
+    Raises ConfigError where the judge cannot be asked by files, RunFolderError where the labels are finished, and as
+    `rlaif label` does where it may not begin.
     """
     refuse_no_run(folder)
     run = RunFolder(folder)
     config = load(run.config_path, overrides)
-    endpoint = _endpoint(config.judge)
+    endpoint = _endpoint(config.judge, member)
     if run.record("label") is not None:
         raise RunFolderError(
             "the labels of this run are finished: there is nothing to ask",
@@ -95,27 +100,23 @@ def export_requests(
         with RequestFiles(out) as files:
 
             def note(key: str, request: Request) -> None:
+                endpoint.refuse(request)
                 assert not isinstance(request, ScoreRequest)
                 if key in waiting and not again:
                     left_out.add(key)
                 elif key not in fresh:
-                    fresh[key] = Exported.of(key, request, folded=folded)
+                    fresh[key] = Exported.of(key, member, request, folded=folded)
                     files.add(batch_line(key, endpoint, request, folded=folded))
 
-            model = CachedModel(RequestRecorder(endpoint, note), run.cache_path / JUDGE_CACHE)
-            judge = Judge(
-                config.judge,
-                context.constitution,
-                model=model,
-                seed=config.seed,
-                templates=run.templates_path,
-                prompts=config.prompts,
+            asked = CachedModel(
+                RequestRecorder(endpoint.model, endpoint.fingerprint, note), run.cache_path / JUDGE_CACHE
             )
+            judge = _recording(context, member, asked)
             with progress.task("writing requests", len(pairs), "pairs") as task:
                 for part in chunks(pairs, config.label.batch_size * config.label.pairs):
                     judge.label(part)
                     task.advance(len(part))
-            model.close()
+            asked.close()
     _write_waiting(run, waiting | fresh)
     return ExportOutcome(files.paths, len(fresh), len(left_out), len(pairs))
 
@@ -128,16 +129,16 @@ def import_results(folder: Path, results: Sequence[Path]) -> ImportOutcome:
     """
     refuse_no_run(folder)
     run = RunFolder(folder)
-    endpoint = _endpoint(load(run.config_path).judge)
+    judge = load(run.config_path).judge
     waiting = _waiting(run)
     found = ImportOutcome()
     lost: dict[str, Failure] = {}
     with run.lock():
-        cache = CachedModel(RequestRecorder(endpoint, lambda *_: None), run.cache_path / JUDGE_CACHE)
+        cache = CachedModel(_silent("import"), run.cache_path / JUDGE_CACHE)
         try:
             for path in results:
                 for part in _parts(read_results(path)):
-                    _take_in(part, endpoint, cache, waiting, lost, found)
+                    _take_in(part, judge, cache, waiting, lost, found)
         finally:
             done = cache.holds(list(waiting))
             waiting = {key: row for key, row in waiting.items() if key not in done and key not in lost}
@@ -160,7 +161,7 @@ def import_results(folder: Path, results: Sequence[Path]) -> ImportOutcome:
 
 def _take_in(
     part: Sequence[Result],
-    endpoint: Endpoint,
+    judge: JudgeConfig,
     cache: CachedModel,
     waiting: dict[str, Exported],
     lost: dict[str, Failure],
@@ -176,7 +177,7 @@ def _take_in(
         elif row is None:
             found.unknown += 1
         else:
-            answer = endpoint.answer(row.request, result.reply, folded=row.folded)
+            answer = _endpoint(judge, row.member).answer(row.request, result.reply, folded=row.folded)
             if answer.failure is None:
                 fresh[result.key] = answer
             else:
@@ -195,23 +196,47 @@ def _parts(results: Iterator[Result]) -> Iterator[list[Result]]:
     yield part
 
 
-def _endpoint(judge: JudgeConfig) -> Endpoint:
-    """The server of the judge; ConfigError where requests cannot go by files."""
-    if judge.backend != "openai" or judge.source is None:
+def _endpoint(judge: JudgeConfig, member: str) -> Endpoint:
+    """The server of the judge, or of that member of its panel; ConfigError where requests cannot go by files."""
+    asking: AskingConfig | None = judge if not member else next((m for m in judge.panel if m.name == member), None)
+    if asking is None:
+        names = ", ".join(m.name for m in judge.panel) or "nobody"
+        raise ConfigError(f"the panel has no member {member!r}", where="judge.panel", remedy=f"it has {names}")
+    if asking.backend != "openai" or asking.source is None:
         raise ConfigError(
             "only requests to a server can be written to batch files",
-            where=f"judge.backend: {judge.backend}",
-            remedy="set judge.backend: openai and judge.source",
+            where=f"judge.backend: {asking.backend}",
+            remedy="set judge.backend: openai and judge.source; a panel's other judges are chosen by --member",
         )
-    if judge.method in ("contrast", "random"):
+    if asking.method in ("contrast", "random"):
         raise ConfigError(
             "batch interfaces have no log-probs of given text"
-            if judge.method == "contrast"
+            if asking.method == "contrast"
             else "the random judge asks nothing",
-            where=f"judge.method: {judge.method}",
+            where=f"judge.method: {asking.method}",
             remedy="choose pairwise, cot or rating",
         )
-    return Endpoint(judge.source, judge.base_url, judge.api)
+    return Endpoint(asking.source, asking.base_url, asking.api)
+
+
+def _recording(context: StageContext, member: str, asked: LanguageModel) -> Judge:
+    """The run's judge with `asked` in the place of the member, and the others silent."""
+    config = context.config
+    models = {name: asked if name == member else _silent(name) for name in config.judge.weights}
+    own = models.pop("")
+    return Judge(
+        config.judge,
+        context.constitution,
+        model=PanelModel(own, models) if models else own,
+        seed=config.seed,
+        templates=context.run.templates_path,
+        prompts=config.prompts,
+    )
+
+
+def _silent(name: str) -> LanguageModel:
+    """A model that answers nothing and notes nothing."""
+    return RequestRecorder(name, name, lambda *_: None)
 
 
 def _waiting(run: RunFolder) -> dict[str, Exported]:

@@ -151,6 +151,8 @@ def begun_stage(
         ledger.refuse_changed(run, stage, job.settings(stage), inputs)
         for need in stages.needs(config, stage):
             _refuse_missing(job, need, (stage,))
+        if stage == "label":
+            passed_card(run, config)
         _write_materials(job)
         ledger.begin(run, stage, job.settings(stage), inputs)
         with _models(config, run) as (open_policy, open_judge, _), _full_disk(run.root / stage):

@@ -28,6 +28,9 @@ REAL_LABEL = stages.TABLE["label"]
 
 def answer(body: dict[str, Any]) -> dict[str, Any]:
     """What the model says to a request, however it comes."""
+    if body["model"] == "n":
+        listed = [(str(n), math.log(0.1)) for n in range(1, 10)]
+        return chat("5", positions=[("5", math.log(0.1), listed)]).body  # type: ignore[no-any-return]
     if body.get("top_logprobs") is None:
         return chat(f"because of {content_id(body['messages'])}").body  # type: ignore[no-any-return]
     p = (int(content_id(body["messages"]), 16) % 97 + 1) / 99
@@ -53,10 +56,9 @@ def done(*words: str | Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def make(
-    tmp_path: Path, tiny_model: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, str], Path]:
-    """make(name, method) -> a run folder that is finished up to `sft`; its policy is scripted, its judge the server."""
+def make(tmp_path: Path, tiny_model: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """make(name, method, **more of the judge's table) -> a run folder that is finished up to `sft`; its policy is
+    scripted, its judge the server."""
     stub_stages.install(set_table=lambda name, spec: monkeypatch.setitem(stages.TABLE, name, spec))
     monkeypatch.setitem(stages.TABLE, "label", REAL_LABEL)
     policy: Callable[..., CachedModel] = lambda model, adapters, cache: CachedModel(  # noqa: E731
@@ -66,12 +68,13 @@ def make(
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Question {n}?"}) + "\n" for n in range(9)))
 
-    def run(name: str, method: str) -> Path:
+    def run(name: str, method: str, **more: Any) -> Path:
         config = tmp_path / f"{name}.yaml"
         judge = {"backend": "openai", "source": "m", "base_url": server.url, "method": method, "principles": "one"}
         tables = {
             "model": {"source": str(tiny_model)},
-            "judge": judge | {"max_retries": 0},
+            "judge": judge | {"max_retries": 0} | more,
+            "card": {"required": False},
             "prompts": {"mine": {"source": str(prompts), "train": 8, "held_out": 1}},
             "label": {"samples": 3, "pairs": 3, "batch_size": 3},
         }
@@ -143,6 +146,34 @@ def test_cot_takes_two_rounds(make: Any, server: FaultServer, tmp_path: Path) ->
     done("label", "--run", run, "--resume")
     assert len(server.seen) == asked
     assert labels(run) == labels(live)
+
+
+def test_a_panel_is_asked_member_by_member(make: Any, server: FaultServer, tmp_path: Path) -> None:
+    second = {"name": "second", "backend": "openai", "source": "n", "base_url": server.url, "method": "rating"}
+    rules = {"name": "rules", "backend": "scripted", "method": "pairwise"}
+    run = make("run", "pairwise", panel=[second, rules])
+    for member, model in (("", "m"), ("second", "n")):
+        out = tmp_path / f"requests-{model}.jsonl"
+        done("judge", "export", "--run", run, "--out", out, "--member", member)
+        assert {json.loads(line)["body"]["model"] for line in out.read_text().splitlines()} == {model}
+    for member in ("rules", "nobody"):
+        wrong = rlaif("judge", "export", "--run", run, "--out", tmp_path / "x.jsonl", "--member", member)
+        assert wrong.exit_code == 2
+    files = (tmp_path / "requests-m.jsonl", tmp_path / "requests-n.jsonl")
+    found = done("judge", "import", "--run", run, provider(*files, to=tmp_path / "results.jsonl"))
+    assert (found["unknown"], found["failed"]) == (0, {})
+    done("label", "--run", run, "--resume")
+    assert server.seen == [], "only the rules had still to be asked"
+    said = [{verdict["member"] for verdict in label["verdicts"]} for label in labels(run)]
+    assert said == [{"", "second", "rules"}] * 24
+
+
+def test_without_a_card_that_passes_nothing_is_exported(make: Any, tmp_path: Path) -> None:
+    run = make("run", "pairwise")
+    words = ["judge", "export", "--run", run, "--out", tmp_path / "x.jsonl"]
+    refused = rlaif(*words, "--set", "card.required=true")
+    assert (refused.exit_code, "--accept-uncarded-judge" in refused.stderr) == (6, True)
+    assert rlaif(*words, "--set", "card.required=true", "--accept-uncarded-judge").exit_code == 0
 
 
 def test_missing_failed_doubled_unknown_and_cut_results(make: Any, server: FaultServer, tmp_path: Path) -> None:

@@ -18,9 +18,15 @@ def export_batch(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field")
     ] = None,
+    member: Annotated[
+        str, typer.Option("--member", metavar="NAME", help="the requests of this member of judge.panel")
+    ] = "",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="only the first N prompts of each slice")] = None,
     again: Annotated[
         bool, typer.Option("--again", help="also what an earlier export wrote and no result was imported for")
+    ] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept-uncarded-judge", help="export without a card of the judge that passes")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -28,8 +34,9 @@ def export_batch(
     from rlaif.judge_batch import export_requests
     from rlaif.progress import choose
 
+    words = [*(overrides or []), *["card.required=false"] * accept]
     found = export_requests(
-        run, out, overrides=overrides or (), limit=limit, again=again, progress=choose(quiet=as_json)
+        run, out, member=member, overrides=words, limit=limit, again=again, progress=choose(quiet=as_json)
     )
     if as_json:
         print(json.dumps(found.as_json()))

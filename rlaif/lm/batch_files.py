@@ -38,17 +38,19 @@ _NOT_ASKED = Failure("backend", "not asked: written to a file")
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What has to be known of a request to read its answer. `folded`: the answer begins with the prefix itself."""
+    """What has to be known of a request to read its answer. `member`: the judge of a panel that it is for, "" = the
+    run's own; `folded`: the answer begins with the prefix itself."""
 
     key: str
+    member: str
     prefix: str
     choices: tuple[str, ...] | None
     folded: bool
 
     @classmethod
-    def of(cls, key: str, request: GenerateRequest | ChoiceRequest, *, folded: bool) -> Exported:
+    def of(cls, key: str, member: str, request: GenerateRequest | ChoiceRequest, *, folded: bool) -> Exported:
         choices = request.choices if isinstance(request, ChoiceRequest) else None
-        return cls(key, request.prefix, choices, folded and bool(request.prefix))
+        return cls(key, member, request.prefix, choices, folded and bool(request.prefix))
 
     @property
     def request(self) -> GenerateRequest | ChoiceRequest:
@@ -61,9 +63,9 @@ class Exported:
 class RequestRecorder:
     """A model that asks nobody: it hands each request to `note` with its key, and every answer is a failure."""
 
-    def __init__(self, endpoint: Endpoint, note: Callable[[str, Request], None]) -> None:
-        self.name, self.fingerprint, self.usage = endpoint.model, endpoint.fingerprint, Usage()
-        self._endpoint, self._note = endpoint, note
+    def __init__(self, name: str, fingerprint: str, note: Callable[[str, Request], None]) -> None:
+        self.name, self.fingerprint, self.usage = name, fingerprint, Usage()
+        self._note = note
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         self._record(requests)
@@ -82,7 +84,6 @@ class RequestRecorder:
 
     def _record(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            self._endpoint.refuse(request)
             self._note(request_key(self.fingerprint, request), request)
 
 
