@@ -1,4 +1,4 @@
-"""`rlaif judge VERB`: measure a judge before it is trusted. Heavy imports stand in the verbs."""
+"""`rlaif judge VERB`: measure a judge before it is trusted, or ask it by files. Heavy imports stand in the verbs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ VERBS: dict[str, Command] = {"card": card, "export": export_batch, "import": imp
 
 def judge_app(friendly: Callable[[Command], Command]) -> typer.Typer:
     """The sub-app with every verb; `friendly` is what the command line wraps around a command to print its errors."""
-    app = typer.Typer(help="Measure a judge before its labels are used.", no_args_is_help=True)
+    app = typer.Typer(
+        help="Measure a judge before its labels are used, or have it answer through batch files.", no_args_is_help=True
+    )
     for verb, command in VERBS.items():
         app.command(verb)(friendly(command))
     return app

@@ -51,7 +51,8 @@ class Budget:
         """The error that ends the work at the limit, with `unasked` requests of the call left."""
         paid = [f"{spent.calls:,} calls", f"{spent.prompt_tokens + spent.generated_tokens:,} tokens"]
         if self.price_in or self.price_out:
-            paid.append(f"{self.cost(spent):,.2f} by judge.price_in and judge.price_out")
+            cost = self.cost(spent)
+            paid.append(f"{cost:,.2f} in money" if cost >= 0.1 else f"{cost:.2g} in money")
         return BudgetError(
             f"the judge's budget is spent: {', '.join(paid)}; not asked: {unasked:,} of this batch",
             where=limit,

@@ -99,7 +99,7 @@ def test_money_is_told_as_it_was_spent() -> None:
     budget = Budget(max_cost=1.0, price_in=0.5, price_out=2.0)
     spent = Usage(calls=3, prompt_tokens=4_000_000, generated_tokens=250_000)
     assert budget.cost(spent) == 2.5
-    assert "2.50" in str(budget.error("judge.max_cost", spent, 0))
+    assert "2.50 in money" in str(budget.error("judge.max_cost", spent, 0))
 
 
 def test_a_run_counts_from_its_first_command_and_the_users_cache_from_this_one(
