@@ -5,26 +5,29 @@ Each line of the JSONL file has one of these shapes, and `read_comparisons` find
     {"comparison": {...}, "prob_a": 0.8, "verdicts": [...]}       a label of ours, as in label/labels.jsonl
     {"prompt": {...}, "a": {...}, "b": {...}}                     a Comparison of ours, not judged
     {"prompt": ..., "chosen": ..., "rejected": ...}               TRL's preference format
+    {"prompt": ..., "chosen": ["...", ...], "rejected": ["...", ...]}             as RewardBench 2 and RM-Bench have it
     {"prompt": ..., "response_a": "...", "response_b": "...", "prob_a": 0.8}      or "label": "a" | "b" | "tie"
+    {"question": "...", "response_A": "...", "response_B": "...", "label": "A>B"} as JudgeBench has it
 
 The prompt and the answers are texts, lists of messages or transcripts ("\\n\\nHuman: ...\\n\\nAssistant: ...", as in
 hh-rlhf). Answers may repeat the conversation before them; where it is in messages or a transcript, `prompt` is not
-needed. The last two shapes take an optional `slice`, `tags` (a `subset`, as RewardBench has it, is one more) and
-`system` (the text of a system message before the prompt); where `score_chosen` and `score_rejected` are equal, neither
-answer is preferred. Other keys are ignored.
+needed. A line with lists is one pair for each right answer and each wrong one. All but the first two shapes take an
+optional `slice`, `tags` (a `subset`, as RewardBench has it, is one more, and so is JudgeBench's `source`) and `system`
+(the text of a system message before the prompt); where `score_chosen` and `score_rejected` are equal, neither answer is
+preferred. Other keys are ignored.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlaif.conversations import ComparesNothing, conversation_of
 from rlaif.errors import DataError
-from rlaif.prompt_sets import filled_text, json_lines, read_conversation, read_messages, read_tags
+from rlaif.prompt_sets import json_lines, read_tags
 from rlaif.records import (
     Comparison,
     Failure,
@@ -32,7 +35,6 @@ from rlaif.records import (
     PreferenceLabel,
     Prompt,
     Response,
-    Role,
     Verdict,
     content_id,
     from_json,
@@ -40,13 +42,8 @@ from rlaif.records import (
 
 MOST_TOLD = 20
 """Problems and repeated lines that are named; of more only the number is told."""
-LABELS = {"a": 1.0, "b": 0.0, "tie": 0.5}
-FEW_WORDS = 5
-"""From so many words on, a prompt with which both answers begin is one that they repeat."""
-_OTHER_NAMES = ("question", "instruction", "query", "conversations", "conversation", "messages", "context", "input")
-"""Where others keep what is `prompt` here."""
-_TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
-_TURN = re.compile(r"\n\n(Human|Assistant):")
+LABELS = {"a": 1.0, "b": 0.0, "tie": 0.5, "a>b": 1.0, "b>a": 0.0, "a=b": 0.5}
+SIDES = ("chosen", "rejected")
 _SHAPES = "write prompt, chosen and rejected; or prompt, response_a and response_b with prob_a or label"
 
 
@@ -101,17 +98,14 @@ class ComparisonFile:
         notes = []
         if self.left_out:
             lines = [f"{left.line} ({left.why})" for left in self.left_out]
-            notes.append(f"left out, as they compare nothing, {len(lines):,} of the lines: {_first_of(lines)}")
+            number = len({left.line for left in self.left_out})
+            notes.append(f"left out, as they compare nothing, {number:,} of the lines: {_first_of(lines)}")
         if self.repeated:
             lines = [f"{r.line} (as in {r.first})" for r in self.repeated]
             other = sum(not r.agrees for r in self.repeated)
             against = f"; {other} of them have another label than the first" if other else ""
             notes.append(f"left out, as they repeat a pair, {len(lines):,} of the lines: {_first_of(lines)}{against}")
         return notes
-
-
-class _ComparesNothing(DataError):
-    """Raised for a line that is to be left out."""
 
 
 def read_comparisons(path: Path) -> ComparisonFile:
@@ -127,9 +121,12 @@ def read_comparisons(path: Path) -> ComparisonFile:
     try:
         for number, row in json_lines(path):
             try:
-                pairs.append(_pair(row, number))
-            except _ComparesNothing as problem:
-                left_out.append(LeftOut(number, problem.what))
+                for part in _parts(row):
+                    try:
+                        pairs.append(_pair(part, number))
+                    except ComparesNothing as problem:
+                        left = LeftOut(number, problem.what)
+                        left_out += [left] if left_out[-1:] != [left] else []
             except DataError as problem:
                 problems.append((number, problem))
     except DataError as broken:  # no line of JSON: nothing after it can be read
@@ -146,6 +143,28 @@ def read_comparisons(path: Path) -> ComparisonFile:
     return ComparisonFile(path, *_without_repeated(pairs), tuple(left_out))
 
 
+def _parts(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The line itself, or, where it has lists of answers, one for each right answer and each wrong one."""
+    if "response_A" in row and "response_B" in row:
+        own = {"prompt": row.get("question"), "subset": row.get("source"), **row}
+        yield {**own, "response_a": row["response_A"], "response_b": row["response_B"]}
+    elif not any(_is_texts(row.get(side)) for side in SIDES):
+        yield row
+    else:
+        right, wrong = (_each(row.get(side)) for side in SIDES)
+        yield from ({**row, "chosen": one, "rejected": other} for one in right for other in wrong)
+
+
+def _is_texts(value: Any) -> bool:
+    """Whether this is a list of answers, and not of messages; some of them may be missing."""
+    return isinstance(value, list) and all(text is None or isinstance(text, str) for text in value)
+
+
+def _each(value: Any) -> list[Any]:
+    """The different answers of one side, of which there may be a single one or a blank one."""
+    return list(dict.fromkeys(value)) or [""] if _is_texts(value) else [value]
+
+
 def _pair(row: dict[str, Any], line: int) -> GivenPair:
     if "comparison" in row:
         label = _record(PreferenceLabel, row)
@@ -154,10 +173,10 @@ def _pair(row: dict[str, Any], line: int) -> GivenPair:
         )
     if "a" in row and "b" in row:
         return GivenPair(_record(Comparison, row), None, line)
-    if "chosen" in row and "rejected" in row:
+    if all(side in row for side in SIDES):
         return _preference(row, line)
     if "response_a" in row and "response_b" in row:
-        prompt, *texts = _conversation(row, ("response_a", "response_b"))
+        prompt, *texts = conversation_of(row, ("response_a", "response_b"))
         return GivenPair(_comparison(prompt, texts, row), _given_probability(row), line)
     known = {"prompt", "chosen", "rejected", "response_a", "response_b", "comparison"}
     found = ", ".join(sorted(known & row.keys()))
@@ -166,154 +185,18 @@ def _pair(row: dict[str, Any], line: int) -> GivenPair:
 
 def _preference(row: dict[str, Any], line: int) -> GivenPair:
     """A line with `chosen` and `rejected`; the hash of the two, whichever is chosen, says which one stands as A."""
-    prompt, chosen, rejected = _conversation(row, ("chosen", "rejected"))
+    prompt, chosen, rejected = conversation_of(row, SIDES)
     first, second = sorted((chosen, rejected))
     swapped = int(content_id("places", prompt, first, second), 16) % 2 == 1
     texts = [second, first] if swapped else [first, second]
-    scores = [row.get(f"score_{side}") for side in ("chosen", "rejected")]
+    scores = [row.get(f"score_{side}") for side in SIDES]
     undecided = all(isinstance(score, int | float) for score in scores) and scores[0] == scores[1]
     return GivenPair(_comparison(prompt, texts, row), 0.5 if undecided else float(texts[0] == chosen), line)
 
 
-def _conversation(row: dict[str, Any], keys: tuple[str, str]) -> tuple[tuple[Message, ...], str, str]:
-    """The prompt of a line and its two answers, which may repeat the prompt or bring it along."""
-    given = row.get("prompt")
-    if given is None and all(_stands_alone(row[key]) for key in keys):
-        raise _no_prompt(row, keys[0])
-    sides = [_side(row[key], key) for key in keys]
-    prompt = _implicit(keys, sides) if given is None else _prompt(given)
-    own = [_split(side)[0] for side in (prompt, *sides)]
-    if row.get("system") not in (None, ""):
-        own.append((Message("system", filled_text(row["system"], "system", "a system message")),))
-    systems = {
-        message.content.strip(): message for before in reversed(own) for message in before
-    }  # as the prompt has it
-    if len(systems) > 1:
-        raise _ComparesNothing("the system messages of the prompt and the answers differ")
-    first, second = (_answer(side, key, prompt) for side, key in zip(sides, keys, strict=True))
-    return (*systems.values(), *_split(prompt)[1]), *_without_prompt(first, second, prompt)
-
-
-def _split(messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """The system message at the beginning, or none, and the other messages."""
-    number = int(messages[0].role == "system")
-    return messages[:number], messages[number:]
-
-
-def _stands_alone(value: Any) -> bool:
-    """Whether this is an answer without any conversation before it."""
-    if isinstance(value, str):
-        return not _TRANSCRIPT.match(value)
-    return isinstance(value, dict) or (isinstance(value, list) and len(value) < 2)
-
-
-def _no_prompt(row: dict[str, Any], key: str) -> DataError:
-    name = next((name for name in _OTHER_NAMES if name in row), None)
-    if name is not None:
-        return DataError(
-            f"there is no prompt, but there is {name}",
-            where=key,
-            remedy=f"rename {name} to prompt: a text, or a list of messages with role and content",
-        )
-    return DataError(
-        "there is no prompt, and only lists of messages or transcripts can bring it along",
-        where=key,
-        remedy="add the prompt; of texts that repeat it, keep the answer alone",
-    )
-
-
-def _implicit(keys: tuple[str, str], sides: Sequence[tuple[Message, ...]]) -> tuple[Message, ...]:
-    """The conversation that both sides share, for a line without a prompt."""
-    for side, key in zip(sides, keys, strict=True):
-        if side[-1].role != "assistant":
-            raise _ComparesNothing(f"{key} does not end with the assistant's answer")
-    if not _same(sides[0][:-1], sides[1][:-1]):
-        raise _ComparesNothing(f"{keys[0]} and {keys[1]} do not share the conversation before their last message")
-    return _checked(sides[0][:-1], keys[0])
-
-
-def _same(one: Sequence[Message], other: Sequence[Message]) -> bool:
-    """Whether these are the same turns, whatever space stands around them."""
-    return [(m.role, m.content.strip()) for m in one] == [(m.role, m.content.strip()) for m in other]
-
-
-def _without_prompt(first: str, second: str, prompt: tuple[Message, ...]) -> tuple[str, str]:
-    """Both texts without the prompt, where both repeat it before the answer. A prompt of few words is none that is
-    repeated: answers to "Hello" begin with it."""
-    asked = prompt[-1].content.strip()
-    again = re.compile(rf"\s*{re.escape(asked)}\s+(?=\S)")
-    found = [again.match(text) for text in (first, second)]
-    if len(asked.split()) < FEW_WORDS or not all(found):
-        return first, second
-    one, other = (text[match.end() :] for text, match in zip((first, second), found, strict=True) if match is not None)
-    return one, other
-
-
-def _side(value: Any, key: str) -> tuple[Message, ...]:
-    """The messages of one side, the answer last; a text that is a transcript has several."""
-    if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
-        raise DataError(f"is a list of {len(value)} texts", where=key, remedy="write a line for each pair of answers")
-    if isinstance(value, dict):
-        value = [value]
-    last = (
-        value[-1].get("content", False) if isinstance(value, list) and value and isinstance(value[-1], dict) else value
-    )
-    if last is None or (isinstance(last, str) and not last.strip()):
-        raise _ComparesNothing(f"{key} is blank")
-    if isinstance(value, list):
-        return read_messages(value, key)
-    text = filled_text(value, key, "an answer")
-    turns = _transcript(text) or (Message("assistant", text),)
-    if not all(turn.content for turn in turns):
-        raise _ComparesNothing(f"{key} {'has a blank turn' if turns[-1].content else 'is blank'}")
-    return turns
-
-
-def _transcript(text: str) -> tuple[Message, ...]:
-    """The turns of a text like "\\n\\nHuman: ...\\n\\nAssistant: ..." (hh-rlhf), () for any other. Turns of one speaker
-    in a row are one."""
-    if not _TRANSCRIPT.match(text):
-        return ()
-    turns: list[Message] = []
-    _, *parts = _TURN.split(f"\n\n{text.strip()}")
-    for speaker, said in zip(parts[::2], parts[1::2], strict=True):
-        role: Role = "user" if speaker == "Human" else "assistant"
-        before = f"{turns.pop().content}\n\n" if turns and turns[-1].role == role else ""
-        turns.append(Message(role, f"{before}{said.strip()}".strip()))
-    return tuple(turns)
-
-
-def _checked(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
-    return read_conversation([{"role": m.role, "content": m.content} for m in messages], where)
-
-
-def _prompt(value: Any) -> tuple[Message, ...]:
-    if isinstance(value, list):
-        return read_conversation(value, "prompt")
-    text = filled_text(value, "prompt", "a prompt")
-    turns = _transcript(text)
-    if not turns:
-        return (Message("user", text),)
-    return _checked(turns if turns[-1].content else turns[:-1], "prompt")  # it may end with "Assistant:"
-
-
-def _answer(side: tuple[Message, ...], key: str, prompt: tuple[Message, ...]) -> str:
-    """The text of the one message behind the prompt, which may be repeated."""
-    turns, rest = _split(prompt)[1], _split(side)[1]
-    rest = rest[len(turns) :] if _same(rest[: len(turns)], turns) else rest
-    if len(rest) != 1 or rest[0].role != "assistant":
-        raise DataError(
-            "must be one message by the assistant, behind the messages of the prompt or alone "
-            f"(given: {', '.join(m.role for m in rest) or 'the prompt alone'})",
-            where=key,
-            remedy="what comes before the answer belongs into the prompt, word for word",
-        )
-    return rest[0].content
-
-
 def _comparison(messages: tuple[Message, ...], texts: list[str], row: dict[str, Any]) -> Comparison:
     if texts[0] == texts[1]:
-        raise _ComparesNothing("both answers are the same text")
+        raise ComparesNothing("both answers are the same text")
     part = row.get("slice", "")
     if not isinstance(part, str):
         raise DataError(f"must be text, not {type(part).__name__}", where="slice", remedy="put it in quotes")

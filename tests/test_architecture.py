@@ -31,6 +31,7 @@ LAYERS = {
     "templates": 3,
     "prompt_sets": 3,
     "comparison_files": 3,
+    "conversations": 3,
     "resources": 3,
     "provenance": 3,
     "lm": 4,

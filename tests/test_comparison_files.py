@@ -88,6 +88,42 @@ def test_the_subset_of_rewardbench_is_a_tag(tmp_path: Path) -> None:
     assert only(tmp_path, {**PAIR, "subset": 3}).comparison.prompt.tags == ()
 
 
+TIES = {
+    "id": "tied:0", "prompt": "Name a primary colour.", "chosen": ["Red.", "Blue."],
+    "rejected": ["Pink.", "Grey.", "Brown."], "num_correct": 2, "num_incorrect": 3, "total_completions": 5,
+    "models": ["m"], "subset": "Ties", "additional_metadata": {"category": None},
+}  # fmt: skip
+
+
+def test_every_right_answer_of_rewardbench_2_is_compared_with_every_wrong_one(tmp_path: Path) -> None:
+    other = {**TIES, "prompt": "What is 2 + 2?", "chosen": ["4"], "rejected": ["3", "5", "22"], "subset": "Math"}
+    found = read_comparisons(written(tmp_path / "rb2.jsonl", TIES, other))
+    told = [({p.comparison.a.text, p.comparison.b.text} - {better(p)}, better(p), p.line) for p in found.pairs]
+    assert told[:6] == [({wrong}, right, 1) for right in ("Red.", "Blue.") for wrong in ("Pink.", "Grey.", "Brown.")]
+    assert told[6:] == [({wrong}, "4", 2) for wrong in ("3", "5", "22")]
+    assert [p.comparison.prompt.tags for p in found.pairs] == [("Ties",)] * 6 + [("Math",)] * 3
+    assert len({p.group for p in found.pairs}) == 2, "the pairs of a prompt are one cluster"
+    assert (found.repeated, found.left_out) == ((), ())
+
+
+def test_a_list_on_one_side_and_blank_answers_in_it(tmp_path: Path) -> None:
+    row = {"prompt": "What is 2 + 2?", "chosen": "4", "rejected": ["3", "", None, "3", "4", "5"]}
+    found = read_comparisons(written(tmp_path / "l.jsonl", row, {**row, "rejected": []}))
+    assert [{p.comparison.a.text, p.comparison.b.text} for p in found.pairs] == [{"4", "3"}, {"4", "5"}]
+    assert [(left.line, left.why) for left in found.left_out] == [
+        (1, "rejected is blank"), (1, "both answers are the same text"), (2, "rejected is blank"),
+    ]  # fmt: skip
+    assert "2 of the lines: 1 (rejected is blank), 1 (both" in found.notes()[0]
+
+
+def test_judgebench_says_which_is_right_in_its_own_way(tmp_path: Path) -> None:
+    row = {"pair_id": "p", "source": "livebench-math", "question": "Hi?", "response_A": "x", "response_B": "y"}
+    for label, expected in (("A>B", 1.0), ("B>A", 0.0), ("A=B", 0.5)):
+        pair = only(tmp_path, {**row, "label": label})
+        assert (pair.comparison.a.text, pair.prob_a) == ("x", expected)
+        assert (pair.comparison.prompt.text, pair.comparison.prompt.tags) == ("Hi?", ("livebench-math",))
+
+
 def test_a_conversation_keeps_its_turns(tmp_path: Path) -> None:
     talk = [{"role": "system", "content": "Be kind."}, *HELLO, *WARM, {"role": "user", "content": "Who are you?"}]
     pair = only(tmp_path, {"chosen": talk + WARM, "rejected": talk + COLD, "slice": "chat", "tags": ["x"]})
@@ -257,7 +293,10 @@ SHARED = {"from": "gpt", "value": "x"}
             ["there is conversations", "role and content"],
         ),
         ({"prompt": "Hello", "chosen": SHARED, "rejected": SHARED}, ["chosen.0.role: role must be one of"]),
-        ({"prompt": "Hello", "chosen": ["x"], "rejected": ["y", "z"]}, ["chosen: is a list of 1 texts", "each pair"]),
+        ({**PAIR, "response_a": ["x"]}, ["response_a: is a list of 1 texts", "each pair"]),
+        ({"prompt": "Hello", "chosen": ["x"], "rejected": ["y", 3]}, ["rejected.0: must be"]),
+        ({"response_A": "x", "response_B": "y", "label": "A>B"}, ["there is no prompt"]),
+        ({"question": "Q?", "response_A": "x", "response_B": "y", "label": "A>C"}, ["label: must be one of", "A>C"]),
         ({"prompt": "Hello", "system": 3, "chosen": "x", "rejected": "y"}, ["system: must be text, not int"]),
         ({"chosen": "x", "rejected": "y"}, ["chosen: there is no prompt", "add the prompt"]),
         ({"chosen": WARM, "rejected": COLD}, ["chosen: there is no prompt"]),
