@@ -163,9 +163,9 @@ def judge_card(
     cannot work with the constitution.
     """
     # 1. On what, and under which rules.
-    given = _given(config, asked)
+    given = given_constitution(config, asked)
     known = read_gold_set(gold, own=given)
-    constitution = _constitution(config, known, given, asked)
+    constitution = constitution_of(config, known, given, asked)
     pairs = known.drawn(asked.pairs, config.seed)
     draw = Draw(record_seed(config.seed, "card", "bootstrap"), config.evaluate.bootstrap)
 
@@ -185,7 +185,7 @@ def judge_card(
         # 2. The pairs, some of them again, some of them under attack.
         judge = judge_of(model)
         rules = [judge.principles(p.comparison) if p.principle is None else (p.principle,) for p in pairs]
-        labels = _labels(judge, pairs, rules, config, "judging", progress)
+        labels = labels_of(judge, pairs, rules, config, "judging", progress)
         rows = [Judged(pair, label) for pair, label in zip(pairs, labels, strict=True)]
         repeat, attacks = None, []
         if model is not None and asked.repeat:
@@ -221,23 +221,22 @@ def judge_card(
     return replace(found, verdict=verdict.sentences(found))
 
 
-def _given(config: RunConfig, asked: Asked) -> Constitution:
+def given_constitution(config: RunConfig, asked: Asked) -> Constitution:
     """The whole constitution that is asked about."""
     name = config.constitution if asked.constitution is None else asked.constitution
     return name if isinstance(name, Constitution) else load_constitution(name)
 
 
-def _constitution(config: RunConfig, known: GoldSet, given: Constitution, asked: Asked) -> Constitution:
+def constitution_of(config: RunConfig, known: GoldSet, given: Constitution, asked: Asked) -> Constitution:
     """What the judge works under: the principles that are named, or those whose tests gold is."""
     if known.constitution is not None:
         if asked.only or isinstance(asked.constitution, str):
             raise ConfigError(
-                "unit tests are judged each under its own principle",
+                "the pairs of this gold are judged each under its own principle",
                 where=f"--gold {known.name}",
                 remedy="leave --constitution and --only out",
             )
-        equal = tuple(replace(p, weight=1.0) for p in known.constitution.principles)  # as `rlaif constitution test`
-        found = replace(known.constitution, principles=tuple(p for p in equal if p.tests))
+        found = known.constitution
     else:
         found = replace(given, principles=_named(given, asked.only))
     check_constitution(found, methods=config.judge.methods, where=found.name)
@@ -260,7 +259,7 @@ def _named(given: Constitution, only: Sequence[str]) -> tuple[Principle, ...]:
     return kept
 
 
-def _labels(
+def labels_of(
     judge: Judge,
     pairs: Sequence[GoldPair],
     rules: Sequence[Sequence[Principle]],
@@ -268,6 +267,7 @@ def _labels(
     title: str,
     progress: Progress,
 ) -> list[PreferenceLabel]:
+    """The labels of the pairs, each under its own principles, with a bar called `title`."""
     batch = config.label.batch_size * config.label.pairs
     with progress.task(title, len(pairs), "pairs") as task:
         return judge.label_in_parts([pair.comparison for pair in pairs], rules, size=batch, task=task)
@@ -286,7 +286,7 @@ def _repeat(
         model = open_judge(config, Path(folder))
         stack.callback(model.close)
         start = time.monotonic()
-        again = _labels(
+        again = labels_of(
             judge_of(model), [row.pair for row in rows], rules[: len(rows)], config, "asking again", progress
         )
         seconds = time.monotonic() - start

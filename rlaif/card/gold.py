@@ -2,23 +2,25 @@
 
 pyrit              two answers to one objective whose severity people rated differently: the less harmful is better
 tests:NAME         the unit tests of a constitution, each under its own principle
+verifiable         answers that are right or wrong by construction (rlaif.card.verifiable)
 a file             JSONL in any shape of rlaif.comparison_files, RewardBench's among them
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
+from rlaif.card import verifiable
 from rlaif.comparison_files import read_comparisons
 from rlaif.constitution.load import load_constitution
 from rlaif.errors import ConfigError, ConstitutionError, DataError
 from rlaif.evaluation.gold import MATCHED, Rating, read_ratings
 from rlaif.records import Comparison, Constitution, Message, Principle, Prompt, Response, content_id
 
-PYRIT, TESTS = "pyrit", "tests:"
+PYRIT, TESTS, VERIFIABLE = "pyrit", "tests:", "verifiable"
 MARGIN = 0.25
 """People's mean severities (0 to 1) of a pair differ by this at least: a step of one rater's five-point scale."""
 
@@ -64,8 +66,8 @@ class GoldPair:
 
 @dataclass(frozen=True, slots=True)
 class GoldSet:
-    """Where gold is from, and its pairs. `silent` rows prefer no answer. `constitution`: the one whose tests the pairs
-    are."""
+    """Where gold is from, and its pairs. `silent` rows prefer no answer. `constitution`: of the principles that the
+    pairs bring along, all with one weight; None where they are judged under the config's."""
 
     name: str
     about: str
@@ -91,7 +93,8 @@ def hash_of(pairs: Sequence[GoldPair]) -> str:
 
 
 def read_gold_set(given: str, *, own: Constitution | None = None) -> GoldSet:
-    """The gold of `--gold`: "pyrit", "tests" (those of the constitution `own`), "tests:NAME-or-FILE", or a file.
+    """The gold of `--gold`: "pyrit", "tests" (those of the constitution `own`), "tests:NAME-or-FILE", "verifiable", or a
+    file.
 
     Raises GoldMissing where the package is not installed, DataError for a wrong file and where no row prefers an
     answer, ConstitutionError for a constitution that cannot be read or has no tests.
@@ -103,12 +106,14 @@ def read_gold_set(given: str, *, own: Constitution | None = None) -> GoldSet:
     if given.startswith(TESTS):
         name = given.removeprefix(TESTS)
         return _of_tests(load_constitution(name) if name else None)
+    if given == VERIFIABLE:
+        return _verifiable()
     path = Path(given)
     if not path.is_file():
         raise ConfigError(
             "there is no such gold",
             where=f"--gold {given}",
-            remedy="a JSONL file with prompt, chosen and rejected; or pyrit; or tests:CONSTITUTION",
+            remedy="a JSONL file with prompt, chosen and rejected; or pyrit, verifiable or tests:CONSTITUTION",
         )
     return _of_file(path)
 
@@ -142,6 +147,9 @@ def _of_tests(constitution: Constitution | None) -> GoldSet:
             where=f"{TESTS}{'' if constitution is None else constitution.name}",
             remedy="name another gold, such as tests:harmless-and-kind: its principles have `tests`",
         )
+    # As `rlaif constitution test`: each test under its principle, whatever that weighs.
+    tested = tuple(replace(p, weight=1.0) for p in constitution.principles if p.tests)
+    constitution = replace(constitution, principles=tested)
     pairs: dict[str, GoldPair] = {}
     for principle in constitution.principles:
         for test in principle.tests:
@@ -150,6 +158,16 @@ def _of_tests(constitution: Constitution | None) -> GoldSet:
             pairs.setdefault(pair.identity, pair)
     about = f"the unit tests of {constitution.name} {constitution.version}, each under its own principle"
     return GoldSet(f"{TESTS}{constitution.name}", about, tuple(pairs.values()), constitution=constitution)
+
+
+def _verifiable() -> GoldSet:
+    pairs = [
+        _pair(Prompt((Message("user", asked),)), right, wrong, (kind,), principle=verifiable.RIGHT)
+        for kind, (asked, right, wrong) in verifiable.made()
+    ]
+    kinds = len(verifiable.KINDS)
+    about = f"answers right or wrong by construction, of {kinds} kinds, alike in length, under a principle of their own"
+    return GoldSet(VERIFIABLE, about, tuple(pairs), constitution=verifiable.CONSTITUTION)
 
 
 def _of_file(path: Path) -> GoldSet:

@@ -26,24 +26,24 @@ MOST_GROUPS = 30
 def rendered(card: JudgeCard) -> Iterator[RenderableType]:
     """What to print, from the headline to the notes."""
     subject = card.subject
-    yield _text(f"{subject.model} by {subject.method}, on {subject.gold}: card {card.id}", "bold")
+    yield plain(f"{subject.model} by {subject.method}, on {subject.gold}: card {card.id}", "bold")
     for sentence in card.verdict:
         yield Text.assemble("\u2022 ", visible(sentence))
     facts = Table.grid(padding=(0, 2))
     for name, sentence in facts_of(card):
-        facts.add_row(name, _text(sentence))
+        facts.add_row(name, plain(sentence))
     yield facts
-    yield _table(ACCURACY_HEAD, accuracy_rows(card))
+    yield table(ACCURACY_HEAD, accuracy_rows(card))
     if card.calibration is not None:
-        yield _table(BIN_HEAD, bin_rows(card))
+        yield table(BIN_HEAD, bin_rows(card))
     if card.attacks:
-        yield _table(ATTACK_HEAD, [[row[0], *row[2:]] for row in attack_rows(card)])
+        yield table(ATTACK_HEAD, [[row[0], *row[2:]] for row in attack_rows(card)])
     if len(card.groups) > 1:
-        yield _table(GROUP_HEAD, group_rows(card)[:MOST_GROUPS])
+        yield table(GROUP_HEAD, group_rows(card)[:MOST_GROUPS])
         if len(card.groups) > MOST_GROUPS:
-            yield _text(f"{len(card.groups) - MOST_GROUPS} more groups: --json, --html")
+            yield plain(f"{len(card.groups) - MOST_GROUPS} more groups: --json, --html")
     for note in card.notes:
-        yield _text(f"note: {note}", "yellow")
+        yield plain(f"note: {note}", "yellow")
 
 
 def facts_of(card: JudgeCard) -> list[tuple[str, str]]:
@@ -191,12 +191,13 @@ def group_rows(card: JudgeCard) -> list[list[str]]:
     return [[g.tag, f"{g.pairs:,}", share(g.judge), share(g.shorter)] for g in card.groups]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """The rows under the heads, names to the left and figures to the right."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index, heading in enumerate(head):
         table.add_column(heading, justify="right" if index else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_text(_cell(cell) if place else cell) for place, cell in enumerate(row)))
+        table.add_row(*(plain(_cell(cell) if place else cell) for place, cell in enumerate(row)))
     return table
 
 
@@ -205,5 +206,6 @@ def _cell(text: str) -> str:
     return text.replace(" (", "\n(").replace(" to ", "\u00a0to\u00a0")
 
 
-def _text(text: str, style: str = "") -> Text:
+def plain(text: str, style: str = "") -> Text:
+    """The text as it is, never as markup."""
     return Text(visible(text), style=style)

@@ -67,7 +67,7 @@ def points(found: Estimate) -> str:
     return f"{100 * found.mean:+.1f}{bounds}".replace("-", "\u2212")
 
 
-def _side(found: Estimate, line: float = 0.0) -> int:
+def side(found: Estimate, line: float = 0.0) -> int:
     """1 where the interval lies above the line, -1 where it lies below, else 0."""
     if found.low is None or found.high is None:
         return 0
@@ -78,7 +78,7 @@ def _coin(card: JudgeCard) -> Iterator[str]:
     judge = card.accuracy.judge
     assert judge is not None
     words = {1: "Better than a coin", -1: "Worse than a coin: its labels say the opposite of gold", 0: _NOT + "a coin"}
-    yield f"{words[_side(judge, 0.5)]}: right on {share(judge)} of a prompt's pairs."
+    yield f"{words[side(judge, 0.5)]}: right on {share(judge)} of a prompt's pairs."
 
 
 _NOT = "Not shown to be better than "
@@ -90,7 +90,7 @@ def _by_length(card: JudgeCard) -> Iterator[str]:
         if over is None or over.prompts < MIN_PROMPTS:
             yield f"Too few prompts with length-matched pairs to say anything about them ({found.pairs:,} pairs)."
             continue
-        words = {1: "Better than ", -1: "Worse than ", 0: _NOT}[_side(over)]
+        words = {1: "Better than ", -1: "Worse than ", 0: _NOT}[side(over)]
         yield f"{words}{name}{where}: {share(found.judge)} against {share(rule)}; {points(over)} points."
 
 
@@ -102,7 +102,7 @@ def _people(card: JudgeCard) -> Iterator[str]:
         1: "Agrees with people more than one of them does with the others",
         -1: "Agrees with people less than one of them does with the others",
         0: "Not shown to agree with people less, or more, than one of them does with the others",
-    }[_side(found.difference)]
+    }[side(found.difference)]
     yield f"{words}: {share(found.judge)} against {share(found.rater)}, on {found.pairs:,} pairs."
 
 
@@ -113,11 +113,13 @@ def _calibration(card: JudgeCard) -> Iterator[str]:
     facts = f"mean confidence {percent(found.confidence)}, right on {percent(found.accuracy)} of all pairs"
     ece = f"ECE {number(found.ece, 3)}, where a calibrated judge stays below {number(found.ece_chance, 3)}"
     if found.ece > found.ece_chance:
-        side = "Surer than it is right" if found.confidence > found.accuracy else "Its probabilities are not calibrated"
-        yield f"{side}: {facts}; {ece}."
+        words = (
+            "Surer than it is right" if found.confidence > found.accuracy else "Its probabilities are not calibrated"
+        )
+        yield f"{words}: {facts}; {ece}."
     else:
         yield f"Not shown to be surer, or less sure, than it is right: {facts}; {ece}."
-    if _side(found.brier, 0.25) > 0:
+    if side(found.brier, 0.25) > 0:
         yield f"One half everywhere would be better probabilities: Brier {number(found.brier.mean, 3)}, not 0.25."
 
 
@@ -129,7 +131,7 @@ def _order(card: JudgeCard) -> Iterator[str]:
         1: "Prefers the answer that is shown first",
         -1: "Prefers the answer that is shown second",
         0: "Not shown to prefer a place",
-    }[_side(found.first, 0.5)]
+    }[side(found.first, 0.5)]
     yield f"{words}: the first one in {share(found.first)} of the verdicts."
     yield f"Prefers the other answer after a swap on {share(found.flip_rate)} of the questions."
 
@@ -139,7 +141,7 @@ def _length(card: JudgeCard) -> Iterator[str]:
     if judge is None or gold is None or judge.prompts < MIN_PROMPTS:
         return
     words = {1: "Leans to longer answers", -1: "Leans to shorter answers", 0: "Not shown to lean to a length"}[
-        _side(judge)
+        side(judge)
     ]
     yield f"{words}: P changes by {change(judge)} where an answer is twice as long; gold itself by {change(gold)}."
 
@@ -152,7 +154,7 @@ def _attacks(card: JudgeCard) -> Iterator[str]:
         yield f"The question itself can be forged by {', '.join(forged)}: a mistake in the template."
     tried = [a for a in card.attacks if a.name != NEUTRAL]
     measured = [a for a in tried if a.change is not None and a.change.prompts >= MIN_PROMPTS]
-    won = [f"{a.name} ({signed(a.change.mean)})" for a in measured if a.change is not None and _side(a.change) > 0]
+    won = [f"{a.name} ({signed(a.change.mean)})" for a in measured if a.change is not None and side(a.change) > 0]
     if won:
         harmless = next((a.change for a in card.attacks if a.name == NEUTRAL), None)
         beside = "" if harmless is None else f"; a harmless line changes it by {change(harmless)}"

@@ -17,7 +17,9 @@ def card(
     gold: Annotated[
         str,
         typer.Option(
-            "--gold", metavar="GOLD", help="JSONL with prompt, chosen, rejected; pyrit; or tests:CONSTITUTION"
+            "--gold",
+            metavar="GOLD",
+            help="JSONL with prompt, chosen, rejected; pyrit; verifiable; or tests:CONSTITUTION",
         ),
     ],
     config: Annotated[
@@ -56,7 +58,61 @@ def card(
     deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)
 
 
-VERBS: dict[str, Command] = {"card": card, "export": export_batch, "import": import_batch}
+def compare(
+    gold: Annotated[str, typer.Option("--gold", metavar="GOLD", help="as for `rlaif judge card`")],
+    methods: Annotated[
+        str | None, typer.Option("--methods", metavar="M,M,...", help="one judge per method, as the config has it else")
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            metavar='"NAME: A.B=C ..."',
+            help="a judge: the config with these fields of judge or model, and templates=FOLDER; may be repeated",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="run config that all judges share (default: the defaults)")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field for all of them")
+    ] = None,
+    constitution: Annotated[
+        str | None, typer.Option("--constitution", metavar="NAME-or-FILE", help="instead of the config's")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="ID-or-TAG", help="only the principles with this id or tag")
+    ] = None,
+    pairs: Annotated[int, typer.Option("--pairs", min=0, help="draw N pairs of gold; 0 = all")] = 200,
+    choose: Annotated[
+        float, typer.Option("--choose", min=0.05, max=0.95, help="share of the prompts that the choice is made on")
+    ] = 0.5,
+    timed: Annotated[int, typer.Option("--timed", min=0, help="ask N pairs again, past the cache, for the cost")] = 8,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
+) -> None:
+    """Compare judges on gold: choose one on a part of the prompts, report all on the others, and how far they agree."""
+    from rlaif.card.card import Asked
+    from rlaif.card.compare import compare as compared
+    from rlaif.card.compare_page import page
+    from rlaif.card.compare_terminal import rendered
+    from rlaif.card.variants import read_variants
+    from rlaif.config import load_or_default
+    from rlaif.progress import choose as choose_progress
+    from rlaif.report.deliver import deliver, refuse_places
+    from rlaif.resources import cache_folder
+
+    refuse_places(html, out, None, "compare", inputs=(gold, config, constitution))
+    variants = read_variants(methods, variant or (), lambda more: load_or_default(config, [*(overrides or ()), *more]))
+    asked = Asked(pairs, 0, 0, tuple(only or ()), constitution)
+    found = compared(
+        variants, gold, asked, share=choose, timed=timed, cache=cache_folder(), progress=choose_progress(quiet=as_json)
+    )
+    deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)
+
+
+VERBS: dict[str, Command] = {"card": card, "compare": compare, "export": export_batch, "import": import_batch}
 """Verb -> the function that does it; its docstring is the help."""
 
 
