@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import LanguageModel
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.progress import Silent
-from rlaif.records import Message
+from rlaif.records import Message, Prompt
 from tests.card.cases import answer, first_letter, judged, length_lover, perfect, settings, write_gold
 from tests.card.test_card import Mute
 
@@ -37,7 +38,18 @@ def wavering(messages: tuple[Message, ...], choice: str) -> float:
     return 3.0 * ("good" in answer(messages, choice)) * (1 if number % 4 else -1)
 
 
-SCORES = {"perfect": perfect, "first": first_letter, "length": length_lover, "contrary": contrary, "wavering": wavering}
+def lucky(messages: tuple[Message, ...], choice: str) -> float:
+    """Right wherever it can be chosen, and wrong wherever it is reported."""
+    asked = re.search(r"question \d+", messages[-1].content)
+    assert asked is not None
+    there = in_choosing_part(Prompt((Message("user", asked[0]),)).id, 0, 0.5)
+    return perfect(messages, choice) if there else contrary(messages, choice)
+
+
+SCORES = {
+    "perfect": perfect, "first": first_letter, "length": length_lover, "contrary": contrary, "wavering": wavering,
+    "lucky": lucky,
+}  # fmt: skip
 
 
 def compared(folder: Path, *names: str, gold: Path | None = None, share: float = 0.5, **asked: Any) -> Compared:
@@ -86,6 +98,16 @@ def test_the_best_is_chosen_and_shown_to_be_better(tmp_path: Path) -> None:
     assert says(found, "Better than wavering there")
     assert says(found, "Better than wavering on the reporting part")
     assert says(found, "to 100), better than a coin, better than")
+
+
+def test_luck_on_the_choosing_part_shows_on_the_other(tmp_path: Path) -> None:
+    found = compared(tmp_path, "wavering", "lucky")
+    assert (found.choice.winner, found.choice.runner_up) == ("lucky", "wavering")
+    assert mean(of(found, "lucky").choosing.accuracy.judge) == 1.0
+    assert mean(of(found, "lucky").reporting.accuracy.judge) == 0.0
+    assert mean(found.choice.lead_after) < -0.5
+    assert says(found, "Better than wavering there")
+    assert says(found, "Worse than wavering on the reporting part")
 
 
 def test_the_parts_share_no_prompt_and_make_up_the_whole(tmp_path: Path) -> None:
