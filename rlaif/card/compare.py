@@ -20,7 +20,7 @@ from typing import Any
 from rlaif.card import compare_verdict
 from rlaif.card.agreement import agreements
 from rlaif.card.best_of import best_of
-from rlaif.card.card import Asked, constitution_of, labels_of
+from rlaif.card.card import Asked, constitution_of, given_constitution, labels_of
 from rlaif.card.compared import MOST_WITHOUT_LABEL, PANEL, Candidate, Choice, Compared, Cost, Criterion, Part
 from rlaif.card.figures import Judged, accuracy, calibration, difference, order
 from rlaif.card.gold import GoldPair, GoldSet, hash_of, read_gold_set
@@ -33,7 +33,6 @@ from rlaif.judged_run import OpenJudge, judge_of_config
 from rlaif.lm.protocol import LanguageModel, Usage
 from rlaif.progress import Progress
 from rlaif.records import PreferenceLabel, Principle, record_seed
-from rlaif.stages import SPEED_FIELDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,6 @@ class _Run:
     """A judge with its labels on all pairs, before any figure."""
 
     variant: Variant
-    judge: Judge
     model: str
     fingerprint: str
     rows: list[Judged]
@@ -59,16 +57,17 @@ def compare(
     progress: Progress,
     open_judge: OpenJudge = judge_of_config,
 ) -> Compared:
-    """The variants on the gold, of which about `share` is for choosing. `asked` says how many pairs are drawn and under
-    which principles they are judged; its `repeat` and `attack` are not looked at. The first `timed` pairs are asked a
-    second time, past the cache, for what they cost.
+    """The variants on the gold, of which about `share` is for choosing; they are compared before any calibration.
+    `asked` says how many pairs are drawn and under which principles they are judged; its `repeat` and `attack` are not
+    looked at. The first `timed` pairs are asked a second time, past the cache, for what they cost.
 
     Raises what `judge_card` does, and ConfigError where the gold has too few prompts to be split.
     """
     # 1. On what, and under which rules: the same for all of them.
-    known = read_gold_set(gold)
     config = variants[0].config
-    constitution, *_ = [constitution_of(variant.config, known, asked) for variant in variants]  # and each is checked
+    given = given_constitution(config, asked)
+    known = read_gold_set(gold, own=given)
+    constitution, *_ = [constitution_of(v.config, known, given, asked) for v in variants]  # and checked for each
     pairs = known.drawn(asked.pairs, config.seed)
     choosing = [in_choosing_part(pair.prompt_id, config.seed, share) for pair in pairs]
     _refuse_small(pairs, choosing)
@@ -161,7 +160,7 @@ def _run(
                 cost = _cost(judge_of(variant, fresh), pairs[:timed], rules[:timed], variant, fresh.usage, progress)
     rows = [Judged(pair, label) for pair, label in zip(pairs, labels, strict=True)]
     who = ("random", "") if model is None else (model.name, model.fingerprint)
-    return _Run(variant, judge, *who, rows, cost)
+    return _Run(variant, *who, rows, cost)
 
 
 def _cost(
@@ -233,20 +232,18 @@ def _candidates(
         there, here = (_part(_of_part(rows[name], choosing, part), known, draw) for part in (True, False))
         return Candidate(name, choosing=there, reporting=here, behind=behind, **about)
 
-    found = []
-    for run in runs:
-        template = run.judge.template
-        found.append(
-            candidate(
-                run.variant.name,
-                words=list(run.variant.words),
-                model=run.model,
-                fingerprint=run.fingerprint,
-                settings=run.variant.config.judge.model_dump(mode="json", exclude=set(SPEED_FIELDS["judge"])),
-                template_hash="" if template is None else template.hash,
-                cost=run.cost,
-            )
+    found = [
+        candidate(
+            run.variant.name,
+            words=list(run.variant.words),
+            model=run.model,
+            fingerprint=run.fingerprint,
+            settings=run.variant.settings,
+            template_hash=", ".join(run.variant.template_hashes),
+            cost=run.cost,
         )
+        for run in runs
+    ]
     return [*found, candidate(PANEL, words=[], model="", fingerprint="", settings={}, template_hash="", cost=None)]
 
 

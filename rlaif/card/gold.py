@@ -93,8 +93,8 @@ def hash_of(pairs: Sequence[GoldPair]) -> str:
 
 
 def read_gold_set(given: str, *, own: Constitution | None = None) -> GoldSet:
-    """The gold of `--gold`: "pyrit", "tests" (those of the constitution `own`), "tests:NAME-or-FILE", "verifiable", or a
-    file.
+    """The gold of `--gold`: "pyrit", "tests" (those of the constitution `own`), "tests:NAME-or-FILE", "verifiable", or
+    a file.
 
     Raises GoldMissing where the package is not installed, DataError for a wrong file and where no row prefers an
     answer, ConstitutionError for a constitution that cannot be read or has no tests.

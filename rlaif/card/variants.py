@@ -15,13 +15,14 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlaif.card.compared import PANEL
 from rlaif.config import RunConfig
 from rlaif.errors import ConfigError, RlaifError
 from rlaif.records import content_id
-from rlaif.stages import SPEED_FIELDS
-from rlaif.templates import Template, load_template
+from rlaif.stages import SPEED_FIELDS, judge_settings
+from rlaif.templates import load_template
 
 TEMPLATES = "templates"
 OF_A_JUDGE = ("judge", "model")
@@ -41,20 +42,21 @@ class Variant:
     templates: Path | None = None
 
     @property
-    def template(self) -> Template | None:
-        """The template that it asks with; the random judge asks nothing."""
-        method = self.config.judge.method
-        return None if method == "random" else load_template(method, self.templates)
+    def template_hashes(self) -> tuple[str, ...]:
+        """Of the templates that it asks with, one for each method; the method "random" asks nothing."""
+        methods = dict.fromkeys(method for method in self.config.judge.methods if method != "random")
+        return tuple(load_template(method, self.templates).hash for method in methods)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of the judge table that can change a label before calibration."""
+        return {name: value for name, value in judge_settings(self.config.judge).items() if name != "calibration"}
 
     @property
     def identity(self) -> str:
-        """A hash of all that can change a verdict."""
-        template = self.template
-        tables = {
-            name: getattr(self.config, name).model_dump(mode="json", exclude=set(SPEED_FIELDS[name]))
-            for name in OF_A_JUDGE
-        }
-        return content_id(tables, None if template is None else template.hash)
+        """A hash of all that can change a label before calibration."""
+        model = self.config.model.model_dump(mode="json", exclude=set(SPEED_FIELDS["model"]))
+        return content_id(self.settings, model, self.template_hashes)
 
 
 def read_variants(methods: str | None, given: Sequence[str], config_of: ConfigOf) -> list[Variant]:
@@ -115,19 +117,20 @@ def _variant(name: str, words: Sequence[str], config_of: ConfigOf) -> Variant:
             )
     config = config_of(overrides)
     if templates is not None:
-        _refuse_folder(templates, config.judge.method)
+        _refuse_folder(templates, config.judge.methods)
     variant = Variant(name, tuple(words), config, templates)
-    _ = variant.template  # a wrong one is told before anything is asked
+    _ = variant.template_hashes  # a wrong template is told before anything is asked
     return variant
 
 
-def _refuse_folder(folder: Path, method: str) -> None:
+def _refuse_folder(folder: Path, methods: Sequence[str]) -> None:
     """Raises ConfigError where the folder could change nothing."""
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder}", remedy="templates=FOLDER, with files such as pairwise.jinja")
-    if not (folder / f"{method}.jinja").is_file():
+    files = [f"{method}.jinja" for method in methods]
+    if not any((folder / file).is_file() for file in files):
         raise ConfigError(
-            f"the folder {folder} has no {method}.jinja, so the shipped template would be used",
+            f"the folder {folder} has no {' or '.join(files)}, so the shipped template would be used",
             remedy="write that file, or leave templates out",
         )
 

@@ -10,6 +10,7 @@ import pytest
 from rlaif.card.variants import Variant, read_variants
 from rlaif.config import RunConfig, default_config
 from rlaif.errors import ConfigError, RlaifError, TemplateError
+from rlaif.templates import Template
 
 
 def config_of(more: Sequence[str]) -> RunConfig:
@@ -34,13 +35,18 @@ def test_words_are_quoted_as_in_a_shell() -> None:
     assert found[1].config.judge.clamp == (0.3, 0.7)
 
 
+def test_a_panel_is_a_judge_too() -> None:
+    alone, panel = read("panel: judge.panel='[{name: outright, method: pairwise}]'", methods="contrast")
+    assert panel.config.judge.methods == ("contrast", "pairwise")
+    assert panel.template_hashes[0] == alone.template_hashes[0]
+    assert len(panel.template_hashes) == 2
+
+
 def test_a_folder_of_templates(tmp_path: Path) -> None:
     text = '{% message "user" %}{{ response | quote }} (1)?{% endmessage %}'
     (tmp_path / "rating.jinja").write_text(text, encoding="utf-8")
     shipped, own = read(f"own: judge.method=rating templates={tmp_path}", methods="rating")
-    assert own.template is not None
-    assert shipped.template is not None
-    assert own.template.text == text
+    assert own.template_hashes == (Template("rating", text).hash,) != shipped.template_hashes
     assert own.identity != shipped.identity
     with pytest.raises(ConfigError, match=r"has no cot\.jinja"):
         read(f"own: judge.method=cot templates={tmp_path}", methods="rating")
@@ -64,6 +70,7 @@ def test_a_folder_of_templates(tmp_path: Path) -> None:
         (("a:", "a: judge.scale=1"), None, "there already is a judge called a"),
         (("a:", "b: judge.scale=0.3"), None, "in the same way as a"),
         (("a:", "b: judge.concurrency=2"), None, "in the same way as a"),
+        (("a:", "b: judge.calibration=temperature"), None, "in the same way as a"),
         (("mean of all:",), "cot", "mean of all is what the mean"),
         ((), "cot,pairwize", "--methods pairwize: judge.method"),
     ],

@@ -84,7 +84,7 @@ def test_as_gold() -> None:
     assert {pair.tags for pair in gold.pairs} == {(kind,) for kind in KINDS}
     assert 95 < sum(pair.a_is_better for pair in gold.pairs) < 145
     assert gold.constitution is not None
-    check_constitution(gold.constitution, method="contrast", where="")
+    check_constitution(gold.constitution, methods=("contrast",), where="")
     assert {pair.principle for pair in gold.pairs} == set(gold.constitution.principles)
 
     def key(pair: GoldPair) -> tuple[str, str, str]:
