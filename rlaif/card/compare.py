@@ -21,11 +21,20 @@ from rlaif.card import compare_verdict
 from rlaif.card.agreement import agreements
 from rlaif.card.best_of import best_of
 from rlaif.card.card import Asked, constitution_of, given_constitution, labels_of
-from rlaif.card.compared import MOST_WITHOUT_LABEL, PANEL, Candidate, Choice, Compared, Cost, Criterion, Part
+from rlaif.card.compared import (
+    LEAST_MATCHED,
+    MOST_WITHOUT_LABEL,
+    PANEL,
+    Candidate,
+    Choice,
+    Compared,
+    Cost,
+    Criterion,
+    Part,
+)
 from rlaif.card.figures import Judged, accuracy, calibration, difference, order
 from rlaif.card.gold import GoldPair, GoldSet, hash_of, read_gold_set
 from rlaif.card.variants import Variant
-from rlaif.card.verdict import MIN_PROMPTS
 from rlaif.errors import ConfigError
 from rlaif.evaluation.statistics import Draw, Keyed, preferred
 from rlaif.judge.judge import Judge
@@ -58,8 +67,8 @@ def compare(
     open_judge: OpenJudge = judge_of_config,
 ) -> Compared:
     """The variants on the gold, of which about `share` is for choosing; they are compared before any calibration.
-    `asked` says how many pairs are drawn and under which principles they are judged; its `repeat` and `attack` are not
-    looked at. The first `timed` pairs are asked a second time, past the cache, for what they cost.
+    `asked` says how many pairs are drawn and under which principles they are judged; its other fields are not looked
+    at. The first `timed` pairs are asked a second time, past the cache, for what they cost.
 
     Raises what `judge_card` does, and ConfigError where the gold has too few prompts to be split.
     """
@@ -108,8 +117,8 @@ def in_choosing_part(prompt_id: str, seed: int, share: float) -> bool:
 
 
 def criterion_of(pairs: Sequence[GoldPair], choosing: Sequence[bool]) -> Criterion:
-    """What decides: accuracy on the length-matched pairs of the choosing part, or, where fewer than MIN_PROMPTS prompts
-    have one, on all of them. It looks at no verdict.
+    """What decides: accuracy on the length-matched pairs of the choosing part, or, where fewer than LEAST_MATCHED
+    prompts have one, on all of them. It looks at no verdict.
 
     Accuracy against people is what RLAIF chose its prompts by ("AI labeler alignment", arXiv 2309.00267, section 4.4),
     here without what length alone can earn (arXiv 2310.03716, 2404.04475). Not the Brier score: a judge that says one
@@ -117,7 +126,7 @@ def criterion_of(pairs: Sequence[GoldPair], choosing: Sequence[bool]) -> Criteri
     mended afterwards, by a scale or a calibration map.
     """
     matched = {pair.prompt_id for pair, part in zip(pairs, choosing, strict=True) if part and pair.length_matched}
-    return "length-matched accuracy" if len(matched) >= MIN_PROMPTS else "accuracy"
+    return "length-matched accuracy" if len(matched) >= LEAST_MATCHED else "accuracy"
 
 
 def _refuse_small(pairs: Sequence[GoldPair], choosing: Sequence[bool]) -> None:

@@ -12,6 +12,9 @@ from rlaif.records import content_id, to_json
 
 FORMAT = 1
 PANEL = "mean of all"
+LEAST_MATCHED = 30
+"""Prompts with a length-matched pair that a choice on such pairs takes; a share of fewer is 18 points from the truth or
+more one time in twenty."""
 MOST_WITHOUT_LABEL = 0.1
 """A judge without a label on more than this share of the choosing pairs is not chosen, however good the others are."""
 Criterion = Literal["length-matched accuracy", "accuracy"]

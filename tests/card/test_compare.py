@@ -53,7 +53,7 @@ SCORES = {
 
 
 def compared(folder: Path, *names: str, gold: Path | None = None, share: float = 0.5, **asked: Any) -> Compared:
-    """The judges of SCORES with these names (or "mute") against each other on gold of 96 prompts."""
+    """The judges of SCORES with these names (or "mute") against each other on gold of 120 prompts."""
 
     def open_judge(config: RunConfig, cache: Path) -> LanguageModel:
         name = config.model.source
@@ -64,7 +64,7 @@ def compared(folder: Path, *names: str, gold: Path | None = None, share: float =
         return settings(folder, "evaluate.bootstrap=100", *more)
 
     variants = read_variants(None, [f"{name}: model.source={name}" for name in names], config_of)
-    given = write_gold(folder / "gold.jsonl", prompts=96) if gold is None else gold
+    given = write_gold(folder / "gold.jsonl", prompts=120) if gold is None else gold
     wanted = Asked(**{"pairs": 0, **asked})
     return compare(
         variants, str(given), wanted, share=share, timed=2, cache=folder, progress=Silent(), open_judge=open_judge
@@ -113,8 +113,8 @@ def test_luck_on_the_choosing_part_shows_on_the_other(tmp_path: Path) -> None:
 def test_the_parts_share_no_prompt_and_make_up_the_whole(tmp_path: Path) -> None:
     found = compared(tmp_path, "perfect", "first")
     parts = [(one.choosing, one.reporting) for one in found.candidates]
-    assert {(a.pairs + b.pairs, a.prompts + b.prompts) for a, b in parts} == {(192, 96)}
-    assert 30 <= parts[0][0].prompts <= 66
+    assert {(a.pairs + b.pairs, a.prompts + b.prompts) for a, b in parts} == {(240, 120)}
+    assert 40 <= parts[0][0].prompts <= 80
     rarely = compared(tmp_path, "perfect", "first", share=0.2)
     assert of(rarely, "perfect").choosing.prompts < of(found, "perfect").choosing.prompts
     prompts = [f"p{n}" for n in range(2000)]
@@ -150,11 +150,12 @@ def test_a_judge_without_labels_is_not_chosen(tmp_path: Path) -> None:
 
 
 def test_what_decides_depends_on_the_gold_alone(tmp_path: Path) -> None:
-    pairs = read_gold_set(str(write_gold(tmp_path / "gold.jsonl", prompts=30))).pairs
+    pairs = read_gold_set(str(write_gold(tmp_path / "gold.jsonl", prompts=60))).pairs
     assert criterion_of(pairs, [True] * len(pairs)) == "length-matched accuracy"
     assert criterion_of(pairs, [pair.length_matched is False for pair in pairs]) == "accuracy"
-    nine = {pair.prompt_id for pair in [p for p in pairs if p.length_matched][:9]}
-    assert criterion_of(pairs, [pair.prompt_id in nine for pair in pairs]) == "accuracy"
+    matched = list(dict.fromkeys(pair.prompt_id for pair in pairs if pair.length_matched))
+    for number, criterion in ((29, "accuracy"), (30, "length-matched accuracy")):
+        assert criterion_of(pairs, [pair.prompt_id in matched[:number] for pair in pairs]) == criterion
 
 
 def test_the_mean_of_all_is_the_mean_of_those_with_a_label() -> None:
