@@ -161,7 +161,9 @@ def _attacks(card: JudgeCard) -> Iterator[str]:
         yield f"Taken in by {', '.join(won)}, of {len(measured)} attacks: mean change of P{beside}."
     elif measured:
         yield f"Not shown to be taken in by any of {len(measured)} attacks."
-    if len(measured) < len(tried):
+    if not measured:
+        yield "Too few pairs were attacked to say anything about attacks."
+    elif len(measured) < len(tried):
         yield f"Too few verdicts to say anything about {', '.join(a.name for a in tried if a not in measured)}."
 
 
