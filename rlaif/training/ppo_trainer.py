@@ -89,18 +89,10 @@ class PpoTrainer:
         batch, entropy = self.measure(rollouts)
         measured = time.perf_counter()
         stats = self.update(batch, step)
-        mask = batch.response_mask
-        kl = (batch.logprobs - batch.ref_logprobs) * mask
         row = {
-            "score": float(batch.scores.mean()),
-            "score_std": float(batch.scores.std(unbiased=False)),
-            "kl": float(kl.sum(1).mean()),
-            "kl_per_token": float(kl.sum() / mask.sum()),
+            **batch_metrics(batch),
             "kl_coef": self.kl.coefficient,
             "entropy": entropy,
-            "length": float(mask.sum(1).float().mean()),
-            "eos_rate": sum(f == "stop" for f in rollouts.finish) / len(rollouts),
-            "explained_variance": explained_variance(batch.values, batch.returns, mask),
             **asdict(stats),
             "seconds_generate": sampled - clock,
             "seconds_score": measured - sampled,
@@ -124,7 +116,7 @@ class PpoTrainer:
                     [ids for ids, _, _ in chosen],
                     max_new_tokens=self.config.max_new_tokens,
                     temperature=self.config.temperature,
-                    seeds=[record_seed(self.seed, "ppo", step, i) for _, i, _ in chosen],
+                    seeds=[self.seed_of(step, i) for _, i, _ in chosen],
                     ends=self.ends,
                 )
         return Rollouts(
@@ -133,6 +125,10 @@ class PpoTrainer:
             responses=tuple(tuple(s.ids) for s in sampled),
             finish=tuple(s.finish for s in sampled),
         )
+
+    def seed_of(self, step: int, place: int) -> int:
+        """The seed that the response to the step's prompt number `place` is drawn with."""
+        return record_seed(self.seed, "ppo", step, place)
 
     @torch.no_grad()
     def measure(self, rollouts: Rollouts) -> tuple[RolloutBatch, float]:
@@ -199,7 +195,7 @@ class PpoTrainer:
             advantages=advantages,
             returns=returns,
         )
-        bad = ~torch.isfinite(logprobs + returns).all(1)
+        bad = ~(torch.isfinite(logprobs + ref_logprobs + values).all(1) & torch.isfinite(scores))
         if bad.any():
             raise NotFiniteError("a log-probability, value or score", batch, bad.nonzero().flatten().tolist())
         return batch
@@ -251,22 +247,21 @@ class PpoTrainer:
         `warmup` nothing but the critic gets a gradient.
         """
         config, model = self.config, self.model
-        mask = batch.response_mask[rows]
-        advantages = whiten(batch.advantages[rows], mask)
-        tokens = int(mask.sum())
+        advantages, weights = self.advantages(batch, rows), self.token_weights(batch, rows)
+        tokens = int(batch.response_mask[rows].sum())
         sums = dict.fromkeys(MEASURED, 0.0)
         self.optimiser.zero_grad(set_to_none=True)
         for start in range(0, len(rows), config.micro_batch_size):
             chosen = rows[start : start + config.micro_batch_size]
             micro = _rows(batch.rollouts, chosen)
             take = batch.response_mask[chosen]
-            wanted = advantages[start : start + config.micro_batch_size][take]
+            wanted, weight = (t[start : start + config.micro_batch_size][take] for t in (advantages, weights))
             old, returns, old_values = (t[chosen][take] for t in (batch.logprobs, batch.returns, batch.values))
             with model.using("policy"):
                 with torch.set_grad_enabled(not warmup):
                     flat = model.response_states(micro)
                     logprobs = model.logprobs(flat, micro).cpu()
-                    loss = policy_loss(logprobs, old, wanted, config.cliprange).sum() / tokens
+                    loss = (weight * policy_loss(logprobs, old, wanted, config.cliprange)).sum()
                 if model.critic == "policy":
                     critic_loss = self._value_loss(flat, old_values, returns) / tokens
                     _backward(config.vf_coef * critic_loss if warmup else loss + config.vf_coef * critic_loss)
@@ -284,6 +279,15 @@ class PpoTrainer:
             sums["approx_kl"] += float(k3(logprobs.detach(), old).sum()) / tokens
         sums["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm))
         return sums
+
+    def advantages(self, batch: RolloutBatch, rows: Sequence[int]) -> Tensor:
+        """(len(rows), T) the advantages as the loss takes them: whitened over the tokens of the mini-batch."""
+        return whiten(batch.advantages[rows], batch.response_mask[rows])
+
+    def token_weights(self, batch: RolloutBatch, rows: Sequence[int]) -> Tensor:
+        """(len(rows), T) what the loss of each token counts in the mini-batch's; 0 under padding."""
+        mask = batch.response_mask[rows].float()
+        return mask / mask.sum()
 
     def _value_loss(self, flat: Tensor, old_values: Tensor, returns: Tensor) -> Tensor:
         """Sum over the tokens of the critic's clipped loss."""
@@ -334,6 +338,22 @@ class NotFiniteError(Exception):
     def __init__(self, what: str, batch: RolloutBatch, rows: Sequence[int]) -> None:
         self.batch, self.rows = batch, rows
         super().__init__(f"{what} is not finite")
+
+
+def batch_metrics(batch: RolloutBatch) -> dict[str, float]:
+    """What a batch says about the policy that sampled it; nothing under the padding is counted."""
+    mask = batch.response_mask
+    kl = torch.where(mask, batch.logprobs - batch.ref_logprobs, 0.0)
+    finish = batch.rollouts.finish
+    return {
+        "score": float(batch.scores.mean()),
+        "score_std": float(batch.scores.std(unbiased=False)),
+        "kl": float(kl.sum(1).mean()),
+        "kl_per_token": float(kl.sum() / mask.sum()),
+        "length": float(mask.sum(1).float().mean()),
+        "eos_rate": sum(reason == "stop" for reason in finish) / len(finish),
+        "explained_variance": explained_variance(batch.values, batch.returns, mask),
+    }
 
 
 def _prompt_means(scores: Tensor, prompts: Sequence[Prompt]) -> Tensor:
