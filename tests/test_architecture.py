@@ -70,7 +70,7 @@ ROOMS = {
     "openai": {"lm"},
     "matplotlib": {"report"},
     "torch": {"lm", "models", "training", "conformance", "evaluation"},
-    "transformers": {"lm", "models", "training", "evaluation"},
+    "transformers": {"lm", "models", "training", "conformance", "evaluation"},
     "peft": {"lm", "models", "training"},
     "datasets": {"training"},
     "accelerate": {"lm", "models", "training"},

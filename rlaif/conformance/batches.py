@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlaif.conformance.subject import Measure, Subject, apart, real, taken
+from rlaif.training.estimators import token_weights
 from rlaif.training.ppo_trainer import PpoTrainer, batch_metrics
 from rlaif.training.rollout import RolloutBatch
 
@@ -72,7 +73,7 @@ def accumulation(subject: Subject) -> Iterator[Measure]:
     for how, work, given, order in ways:
         metrics, gradient = _gradient(work, given, order)
         for name in ("policy_loss", "value_loss", "clip_fraction", "approx_kl"):
-            yield Measure(f"{name}, {how}", abs(metrics[name] - found[name]), subject.rounding * max(1, found[name]))
+            yield Measure(f"{name}, {how}", abs(metrics[name] - found[name]), subject.rounding * max(1.0, found[name]))
         length = float(wanted.norm())
         yield Measure(f"gradient, {how}, as a share of its length", apart_norm(gradient, wanted) / length, tolerance)
 
@@ -130,7 +131,7 @@ def response_mask(subject: Subject) -> Iterator[Measure]:
         yield Measure(f"rewards under the padding, {subject.row(row)}", float(torch.cat(beyond).abs().sum()))
     # The end token is trained: taken from the policy, its log-prob must have a gradient.
     rows = [row for row, finish in enumerate(subject.probe.finish) if finish == "stop"]
-    weights = trainer.token_weights(batch, rows)
+    weights = token_weights(batch.response_mask[rows], trainer.config)
     for place, row in enumerate(rows):
         last = weights[place, len(subject.probe.responses[row]) - 1]
         yield Measure(f"end tokens left out of the loss, {subject.row(row)}", float(last <= 0))

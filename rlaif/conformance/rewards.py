@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlaif.conformance.subject import Measure, Subject, apart, rows_of, taken
+from rlaif.training.estimators import normalizes
 from rlaif.training.objectives import KlController
 from rlaif.training.reward_model import RewardModel
 from rlaif.training.rollout import RolloutBatch, Rollouts
@@ -23,8 +24,26 @@ LOGPROBS = torch.tensor([[-1.0, -2.0, -0.5], [-1.0, -3.0, math.nan], [-0.2, math
 REF_LOGPROBS = torch.tensor([[-1.5, -1.5, -0.5], [-1.0, -2.0, math.nan], [-0.2, math.nan, math.nan]])
 VALUES = torch.tensor([[0.5, 0.4, 0.2], [0.1, 0.3, math.nan], [1.0, math.nan, math.nan]])
 SCORES = torch.tensor([2.0, -1.0, 4.0])
-PLAIN = {"whiten_rewards": False, "prompt_baseline": False, "gamma": 1.0}
+PLAIN: dict[str, Any] = {
+    "whiten_rewards": False,
+    "baseline": "none",
+    "scale_rewards": "none",
+    "score_clip": None,
+    "gamma": 1.0,
+}
 """Fields that would change the hand-worked numbers, at what they were worked out for."""
+
+BY_HAND = {
+    # Surprises: -0.15, -0.15, 1.8 | 0.2, -1.7 | 3; each advantage is its own and half (lambda) the next one.
+    "ppo": [[0.225, 0.75, 1.8], [-0.65, -1.7, 0.0], [3.0, 0.0, 0.0]],
+    # The rewards to come: -0.05 + 0.05 + 2, 0.05 + 2, 2 | 0 - 1.4, -1.4 | 4.
+    "reinforce": [[2.0, 2.05, 2.0], [-1.4, -1.4, 0.0], [4.0, 0.0, 0.0]],
+    # Whole returns 2, -1.4, 4; less 1.3, 3 and 0.3, the means of the other two.
+    "rloo": [[0.7, 0.7, 0.7], [-4.4, -4.4, 0.0], [3.7, 0.0, 0.0]],
+    # Scores 2, -1.5, 4 over their deviation 2.78388 (+ 1e-4), plus KL 0, 0.1, 0; less their mean 0.57213.
+    "grpo": [[0.14627, 0.14627, 0.14627], [-1.01093, -1.01093, 0.0], [0.86466, 0.0, 0.0]],
+}
+"""Advantages of the hand-worked case with lambda 0.5, by algorithm. All three responses are to one prompt."""
 
 
 def _hand_worked(subject: Subject, *, lengths: tuple[int, ...] = (3, 2, 1), **fields: Any) -> RolloutBatch:
@@ -35,7 +54,8 @@ def _hand_worked(subject: Subject, *, lengths: tuple[int, ...] = (3, 2, 1), **fi
         responses=tuple(tuple(range(n)) for n in lengths),
         finish=("stop", "length", "stop"),
     )
-    logprobs, ref_logprobs, values = (t.nan_to_num(nan=-77.0) for t in (LOGPROBS, REF_LOGPROBS, VALUES))
+    values = VALUES if trainer.model.critic is not None else torch.zeros_like(VALUES)
+    logprobs, ref_logprobs, values = (t.nan_to_num(nan=-77.0) for t in (LOGPROBS, REF_LOGPROBS, values))
     return trainer.shaped(rollouts, logprobs, ref_logprobs, values, SCORES)
 
 
@@ -52,19 +72,24 @@ def reward_place(subject: Subject) -> Iterator[Measure]:
 
 def advantages(subject: Subject) -> Iterator[Measure]:
     """Advantages and returns are those worked by hand; nothing is taken from beyond the last token."""
-    batch = _hand_worked(subject, kl_coef=0.1, missing_eos_penalty=0.5, lam=0.5)
-    # Surprises: -0.15, -0.15, 1.8 | 0.2, -1.7 | 3; each advantage is its own and half the next one.
-    wanted = torch.tensor([[0.225, 0.75, 1.8], [-0.65, -1.7, 0.0], [3.0, 0.0, 0.0]])
-    returns = torch.tensor([[0.725, 1.15, 2.0], [-0.55, -1.4, 0.0], [4.0, 0.0, 0.0]])
+    batch = _hand_worked(subject, kl_coef=0.1, missing_eos_penalty=0.5, lam=0.5, scale_rewards=None)
+    wanted = torch.tensor(BY_HAND[subject.config.algorithm])
     for row in range(3):
-        yield Measure(f"advantages of hand-worked response {row + 1}", apart(batch.advantages[row], wanted[row]), 1e-5)
-        yield Measure(f"returns of hand-worked response {row + 1}", apart(batch.returns[row], returns[row]), 1e-5)
+        off = apart(batch.advantages[row], wanted[row])
+        yield Measure(f"advantages of hand-worked response {row + 1}", off, 1e-4)
+    if subject.config.algorithm == "ppo":
+        returns = torch.tensor([[0.725, 1.15, 2.0], [-0.55, -1.4, 0.0], [4.0, 0.0, 0.0]])
+        yield Measure("returns of the hand-worked responses", apart(batch.returns, returns), 1e-5)
 
 
 def whitening(subject: Subject) -> Iterator[Measure]:
-    """Advantages are centred and scaled over the real tokens of the mini-batch; returns are not."""
+    """Advantages are centred and scaled over a mini-batch's real tokens where so configured; returns never are."""
     trainer = subject.trainer(moved=True)
     batch, _ = trainer.measure(subject.probe)
+    if not normalizes(subject.config):
+        kept = trainer.advantages(batch, range(len(subject.probe)))
+        yield Measure("advantages against those of the batch", apart(kept, batch.advantages))
+        return
     for rows in ([0, 2, 3], list(range(len(subject.probe)))):
         mask = batch.response_mask[rows]
         found = trainer.advantages(batch, rows)[mask]
@@ -72,8 +97,9 @@ def whitening(subject: Subject) -> Iterator[Measure]:
         yield Measure(
             f"spread of the advantages of {len(rows)} responses", abs(float(found.std(unbiased=False)) - 1), 1e-3
         )
-    off = apart(batch.returns, torch.where(batch.response_mask, batch.advantages + batch.values, 0.0))
-    yield Measure("returns against plain advantages + values", off, 1e-4)
+    if subject.config.algorithm == "ppo":
+        off = apart(batch.returns, torch.where(batch.response_mask, batch.advantages + batch.values, 0.0))
+        yield Measure("returns against plain advantages + values", off, 1e-4)
 
 
 def kl_controller(subject: Subject) -> Iterator[Measure]:

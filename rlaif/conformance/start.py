@@ -11,6 +11,7 @@ from rlaif.conformance.subject import Measure, Subject, apart, own_logprobs, rea
 from rlaif.lm.decode import uniforms
 from rlaif.lm.packing import Row
 from rlaif.records import Prompt
+from rlaif.training.estimators import token_weights
 from rlaif.training.objectives import masked_mean
 from rlaif.training.ppo_trainer import PpoTrainer
 
@@ -37,7 +38,7 @@ def first_update(subject: Subject) -> Iterator[Measure]:
     found = trainer.gradients(batch, rows, warmup=False)
     yield Measure("clip fraction of the first mini-batch", found["clip_fraction"])
     yield Measure("KL of the first mini-batch to the rollouts' policy", found["approx_kl"], subject.rounding**2)
-    unclipped = -float((trainer.token_weights(batch, rows) * trainer.advantages(batch, rows)).sum())
+    unclipped = -float((token_weights(batch.response_mask, trainer.config) * trainer.advantages(batch, rows)).sum())
     yield Measure("policy loss at ratio 1", abs(found["policy_loss"] - unclipped), subject.rounding)
 
 

@@ -39,7 +39,7 @@ def trained_weights(subject: Subject) -> Iterator[Measure]:
     trainer = subject.trainer(moved=True)
     batch, _ = trainer.measure(subject.probe)
     subject.move(0.002)
-    for warmup in (False, True):
+    for warmup in (False, True) if trainer.model.critic is not None else (False,):
         trainer.gradients(batch, range(len(subject.probe)), warmup=warmup)
         policy = [p for name, p in trainer.model.trained.items() if ".policy." in name]
         critic = [p for name, p in trainer.model.trained.items() if ".policy." not in name]

@@ -6,9 +6,7 @@ All randomness comes from (run seed, step, place), so a run that is cut and resu
 from __future__ import annotations
 
 import copy
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,13 +21,13 @@ from rlaif.lm.decode import sample
 from rlaif.lm.packing import Row
 from rlaif.models import encode_chat, end_ids
 from rlaif.records import Prompt, content_id, record_seed
-from rlaif.store import disk_errors
+from rlaif.training import checkpoint
 from rlaif.training.adapters import Adapter, PolicyModel
+from rlaif.training.estimators import compared, estimated, normalizes, token_weights
 from rlaif.training.judge_reward import JudgeReward
 from rlaif.training.objectives import (
     KlController,
     explained_variance,
-    gae,
     k3,
     masked_mean,
     policy_loss,
@@ -41,6 +39,8 @@ from rlaif.training.objectives import (
 from rlaif.training.reward_function import RewardFunction, function_scores
 from rlaif.training.rollout import RolloutBatch, Rollouts
 
+NO_CRITIC = {"explained_variance": None, "value_loss": None}
+"""What a step says of a critic where there is none."""
 MEASURED = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "grad_norm")
 
 
@@ -89,11 +89,12 @@ class PpoTrainer:
         batch, entropy = self.measure(rollouts)
         measured = time.perf_counter()
         stats = self.update(batch, step)
-        row = {
+        row: dict[str, Any] = {
             **batch_metrics(batch),
             "kl_coef": self.kl.coefficient,
             "entropy": entropy,
             **asdict(stats),
+            **(NO_CRITIC if self.model.critic is None else {}),
             "seconds_generate": sampled - clock,
             "seconds_score": measured - sampled,
             "seconds_optimise": time.perf_counter() - measured,
@@ -178,12 +179,13 @@ class PpoTrainer:
         Raises NotFiniteError if any of them is not a number.
         """
         config, mask = self.config, rollouts.mask
-        scores = scores - config.missing_eos_penalty * torch.tensor([reason != "stop" for reason in rollouts.finish])
-        compared = scores - _prompt_means(scores, rollouts.prompts) if config.prompt_baseline else scores
-        rewards = shaped_rewards(compared, logprobs, ref_logprobs, mask, self.kl.coefficient)
+        penalties = config.missing_eos_penalty * torch.tensor([reason != "stop" for reason in rollouts.finish])
+        groups = prompt_numbers(rollouts.prompts)
+        entering, scores = compared(scores, penalties, groups, config), scores - penalties
+        rewards = shaped_rewards(entering, logprobs, ref_logprobs, mask, self.kl.coefficient)
         if config.whiten_rewards:
             rewards = rescale(rewards, mask)
-        advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+        advantages, returns = estimated(rewards, values, mask, groups, config)
         batch = RolloutBatch(
             rollouts=rollouts,
             response_mask=mask,
@@ -247,7 +249,7 @@ class PpoTrainer:
         `warmup` nothing but the critic gets a gradient.
         """
         config, model = self.config, self.model
-        advantages, weights = self.advantages(batch, rows), self.token_weights(batch, rows)
+        advantages, weights = self.advantages(batch, rows), token_weights(batch.response_mask[rows], config)
         tokens = int(batch.response_mask[rows].sum())
         sums = dict.fromkeys(MEASURED, 0.0)
         self.optimiser.zero_grad(set_to_none=True)
@@ -257,16 +259,18 @@ class PpoTrainer:
             take = batch.response_mask[chosen]
             wanted, weight = (t[start : start + config.micro_batch_size][take] for t in (advantages, weights))
             old, returns, old_values = (t[chosen][take] for t in (batch.logprobs, batch.returns, batch.values))
+            critic_loss = torch.zeros(())
             with model.using("policy"):
                 with torch.set_grad_enabled(not warmup):
                     flat = model.response_states(micro)
-                    logprobs = model.logprobs(flat, micro).cpu()
+                    logprobs, bonus = self._logprobs_and_bonus(flat, micro, weight)
                     loss = (weight * policy_loss(logprobs, old, wanted, config.cliprange)).sum()
                 if model.critic == "policy":
                     critic_loss = self._value_loss(flat, old_values, returns) / tokens
-                    _backward(config.vf_coef * critic_loss if warmup else loss + config.vf_coef * critic_loss)
+                    part = config.vf_coef * critic_loss
+                    _backward(part if warmup else loss - bonus + part)
                 elif not warmup:
-                    _backward(loss)
+                    _backward(loss - bonus)
             if model.critic == "value":
                 with model.using("value"):
                     flat = model.response_states(micro)
@@ -281,13 +285,16 @@ class PpoTrainer:
         return sums
 
     def advantages(self, batch: RolloutBatch, rows: Sequence[int]) -> Tensor:
-        """(len(rows), T) the advantages as the loss takes them: whitened over the tokens of the mini-batch."""
-        return whiten(batch.advantages[rows], batch.response_mask[rows])
+        """(len(rows), T) the advantages as the loss takes them: for PPO whitened over the tokens of the mini-batch."""
+        found, mask = batch.advantages[rows], batch.response_mask[rows]
+        return whiten(found, mask) if normalizes(self.config) else torch.where(mask, found, 0.0)
 
-    def token_weights(self, batch: RolloutBatch, rows: Sequence[int]) -> Tensor:
-        """(len(rows), T) what the loss of each token counts in the mini-batch's; 0 under padding."""
-        mask = batch.response_mask[rows].float()
-        return mask / mask.sum()
+    def _logprobs_and_bonus(self, flat: Tensor, micro: list[Row], weight: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) log-probs of the tokens, and what their entropies take off the loss."""
+        if self.config.entropy_coef == 0:
+            return self.model.logprobs(flat, micro).cpu(), torch.zeros(())
+        logprobs, entropies = self.model.logprobs_and_entropies(flat, micro)
+        return logprobs.cpu(), self.config.entropy_coef * (weight * entropies.cpu()).sum()
 
     def _value_loss(self, flat: Tensor, old_values: Tensor, returns: Tensor) -> Tensor:
         """Sum over the tokens of the critic's clipped loss."""
@@ -306,28 +313,15 @@ class PpoTrainer:
 
     def save(self, folder: Path, step: int) -> None:
         """Writes a checkpoint after `step` finished steps; the one before it is kept until this one is whole."""
-        temporary, former = folder.with_suffix(".tmp"), folder.with_suffix(".old")
-        with disk_errors(folder):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            torch.save(self._state(), temporary / "state.pt")
-            facts = {"step": step, "kl_coef": self.kl.coefficient}
-            (temporary / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-            shutil.rmtree(former, ignore_errors=True)
-            if folder.exists():
-                folder.rename(former)
-            temporary.rename(folder)
-            shutil.rmtree(former, ignore_errors=True)
+        checkpoint.save(folder, self._state(), {"step": step, "kl_coef": self.kl.coefficient})
 
     def restore(self, folder: Path) -> int:
         """Takes up the last checkpoint; returns the number of finished steps (0 without one)."""
-        former = folder.with_suffix(".old")
-        if not folder.exists() and former.exists():
-            former.rename(folder)
-        if not folder.exists():
+        found = checkpoint.restore(folder)
+        if found is None:
             return 0
-        facts: dict[str, Any] = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        self._take_up(torch.load(folder / "state.pt", weights_only=True, map_location="cpu"))
+        state, facts = found
+        self._take_up(state)
         self.kl.coefficient = facts["kl_coef"]
         return int(facts["step"])
 
@@ -356,15 +350,10 @@ def batch_metrics(batch: RolloutBatch) -> dict[str, float]:
     }
 
 
-def _prompt_means(scores: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-    """(B,) the mean score of the responses to the same prompt, for each response."""
-    rows: dict[str, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        rows.setdefault(prompt.id, []).append(row)
-    means = torch.empty_like(scores)
-    for group in rows.values():
-        means[group] = scores[group].mean()
-    return means
+def prompt_numbers(prompts: Sequence[Prompt]) -> Tensor:
+    """(B,) numbers from 0 that are equal for responses to the same prompt."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(prompt.id, len(numbers)) for prompt in prompts])
 
 
 def _backward(loss: Tensor) -> None:

@@ -14,7 +14,7 @@ from peft.tuners.lora import Linear
 from rlaif.conformance import batches, suite
 from rlaif.conformance.subject import Check
 from rlaif.lm import decode
-from rlaif.training import adapters, objectives, ppo_trainer, reward_model
+from rlaif.training import adapters, estimators, objectives, ppo_trainer, reward_model
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.objectives import KlController
 from rlaif.training.ppo_trainer import PpoTrainer
@@ -258,12 +258,12 @@ def advantages_taken_from_beyond_the_end(patch: Patch) -> None:
         found, returns = f(rewards, values, torch.ones_like(mask), **named)
         return torch.where(mask, found, 0.0), torch.where(mask, returns, 0.0)
 
-    wrapped(patch, ppo_trainer, "gae", around)
+    wrapped(patch, estimators, "gae", around)
 
 
 @breaks("advantages")
 def lambda_ignored(patch: Patch) -> None:
-    wrapped(patch, ppo_trainer, "gae", lambda f, *given, **named: f(*given, **{**named, "lam": 1.0}))
+    wrapped(patch, estimators, "gae", lambda f, *given, **named: f(*given, **{**named, "lam": 1.0}))
 
 
 @breaks("whitening")
@@ -388,6 +388,17 @@ def test_a_planted_defect_is_found(
     plant(monkeypatch)
     tried = subject(source, reward=reward, samples_per_prompt=2)
     found = suite.outcome(check_called(name), tried)
+    assert not found.ok, found
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "name"), [("rloo", "others_mean"), ("grpo", "group_mean"), ("grpo", "group_std")]
+)
+def test_a_baseline_or_scale_that_is_another_is_found(
+    sources: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, algorithm: str, name: str
+) -> None:
+    wrapped(monkeypatch, estimators, name, lambda f, values, groups: f(values, torch.arange(len(groups))))
+    found = suite.outcome(check_called("advantages"), subject(sources[0], algorithm=algorithm, samples_per_prompt=2))
     assert not found.ok, found
 
 

@@ -20,11 +20,11 @@ from tests.training.test_adapters import reward_folder
 
 SHAPES: list[tuple[Any, dict[str, Any]]] = [
     ("llama", {"value": "adapter"}),
-    ("qwen2", {"value": "trunk", "samples_per_prompt": 2, "prompt_baseline": True}),
-    ("qwen3", {"value": "trunk", "kl_target": 6.0}),
+    ("qwen2", {"value": "trunk", "samples_per_prompt": 2, "baseline": "prompt"}),
+    ("qwen3", {"algorithm": "rloo", "samples_per_prompt": 2, "kl_target": 6.0}),
     ("gpt2", {"value": "adapter", "temperature": 1.0}),
-    ("gpt_neox", {"value": "trunk", "whiten_rewards": True, "batch_size": 36, "samples_per_prompt": 3}),
-    ("gemma", {"value": "adapter", "temperature": 1.3}),
+    ("gpt_neox", {"algorithm": "grpo", "batch_size": 36, "samples_per_prompt": 3, "loss_type": "dr_grpo"}),
+    ("gemma", {"algorithm": "reinforce", "temperature": 1.3, "entropy_coef": 0.01, "loss_type": "grpo"}),
 ]
 """Tied output layers: all but Qwen3 and GPT-NeoX. Pad is the end token and stands in every prompt of all of them."""
 
