@@ -24,8 +24,8 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
 ) -> None:
-    """Check all that a run needs: a judge behind a server is asked about one pair, nothing else costs anything. Or, with
-    `ppo`, that PPO computes what it says on your own model, tokenizer, chat template and reward: some minutes."""
+    """Check all that a run needs: a judge behind a server is asked about one pair, nothing else costs anything. Or, if
+    `ppo` comes first, that PPO computes what it says on your model, tokenizer, chat template and reward."""
     *subject, config = what
     if subject not in ([], ["ppo"]):
         raise ConfigError(

@@ -11,7 +11,7 @@ from rlaif.config import RunConfig
 from rlaif.conformance.subject import Subject, open_subject
 from rlaif.constitution.load import load_constitution
 from rlaif.errors import StageError
-from rlaif.judge.judge import Judge
+from rlaif.judge.judge import Judge, calibration_of
 from rlaif.lm.decode import CausalLM, sample
 from rlaif.lm.open import open_judge
 from rlaif.models import LoadedModel, context_length, encode_chat, end_ids, load_model
@@ -93,7 +93,9 @@ def _judge(config: RunConfig, run: RunFolder | None, loaded: LoadedModel, prompt
         load_constitution(config.constitution),
         model=None if random else open_judge(config.judge, config.model, cache_folder()),
         seed=config.seed,
+        templates=None if run is None else run.templates_path,
         prompts=config.prompts,
+        calibration=None if run is None else calibration_of(config.judge, run),
     )
     references: dict[str, list[Response]] = {}
     if run is not None and run.record("label") is not None:
