@@ -234,7 +234,7 @@ def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
         judging = _judged(config, rollouts, pairs, principles, table.max_new_tokens)
     # Each rollout is read by the reference, by the reward model if there is one, and by policy and critic once before
     # they are trained on it; a critic with an adapter of its own is a second pass with gradients.
-    critics = 2 if table.value == "adapter" else 1
+    critics = 2 if table.algorithm == "ppo" and table.value == "adapter" else 1
     return StageWork(
         "ppo",
         prompts,

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-Arch = Literal["llama", "qwen2", "gpt2", "gpt_neox"]
+Arch = Literal["llama", "qwen2", "qwen3", "gpt2", "gpt_neox", "gemma"]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -35,6 +35,8 @@ Yes, thank you. No, sorry. One, two, three, four, five, six, seven, eight, nine,
 _SIZES: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2, "intermediate_size": 96, "tie_word_embeddings": True},
     "qwen2": {"num_key_value_heads": 2, "intermediate_size": 96, "tie_word_embeddings": True},
+    "qwen3": {"num_key_value_heads": 2, "intermediate_size": 96, "head_dim": 12, "tie_word_embeddings": False},
+    "gemma": {"num_key_value_heads": 1, "intermediate_size": 96, "head_dim": 12, "tie_word_embeddings": True},
     "gpt2": {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1},
     "gpt_neox": {"intermediate_size": 96},
 }

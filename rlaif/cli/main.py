@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlaif import __version__
+from rlaif.cli.check import check
 from rlaif.cli.constitution import constitution_app
 from rlaif.cli.impact import impact
 from rlaif.cli.judge import judge_app
@@ -206,23 +207,7 @@ app.command("impact")(_friendly(impact))
 app.command()(_friendly(principles))
 
 
-@app.command()
-@_friendly
-def check(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG")], overrides: SetOption = None, as_json: JsonOption = False
-) -> None:
-    """Check all that a run needs; a judge behind a server is asked about one pair, nothing else costs anything."""
-    from rlaif.check import check_all
-
-    findings = check_all(config, overrides or ())
-    if as_json:
-        print(json.dumps({"ok": all(f.ok for f in findings), "checks": [f.as_json() for f in findings]}))
-    else:
-        for finding in findings:
-            print(finding)
-    failed = [finding for finding in findings if not finding.ok]
-    if failed:
-        raise typer.Exit(failed[0].exit_code)
+app.command()(_friendly(check))
 
 
 @app.command()

@@ -94,10 +94,28 @@ class PpoConfig(LoraTable):
     steps: int = Field(10, ge=1, description="rounds of sampling and updating")
     batch_size: int = Field(32, ge=1, description="responses per step")
     samples_per_prompt: int = Field(1, ge=1, description="responses to the same prompt within a step")
-    prompt_baseline: bool = Field(
-        False,
-        description="take the mean score of a prompt's samples off each of them, as GRPO does: an easy prompt is "
-        "no merit of a response; needs samples_per_prompt of 2 or more",
+    algorithm: Literal["ppo", "reinforce", "rloo", "grpo"] = Field(
+        "ppo",
+        description="where advantages come from: ppo = GAE over a critic; the others have none: reinforce = the "
+        "rewards to come, rloo and grpo = the whole return less that of the prompt's other samples (docs/ppo.md)",
+    )
+    baseline: Literal["none", "batch", "prompt"] = Field(
+        "none",
+        description="ppo, reinforce: what is taken off each score, the mean of the step or that of the prompt's "
+        "samples (an easy prompt is no merit of a response)",
+    )
+    scale_rewards: Literal["none", "batch", "group"] | None = Field(
+        None,
+        description="scores over their standard deviation in the step (batch) or among the prompt's samples (group); "
+        "null = group for grpo, none for the others",
+    )
+    normalize_advantages: bool | None = Field(
+        None, description="advantages to mean 0 and variance 1 over a mini-batch; null = for ppo, not for the others"
+    )
+    loss_type: Literal["dapo", "grpo", "dr_grpo"] = Field(
+        "dapo",
+        description="how tokens are averaged: dapo = all tokens of a mini-batch alike, grpo = within each response "
+        "first, dr_grpo = summed, over the longest length there can be",
     )
     micro_batch_size: int = Field(8, ge=1, description="responses per forward pass with gradients")
     max_new_tokens: int = Field(80, ge=1, description="longest response, in tokens")
@@ -110,10 +128,14 @@ class PpoConfig(LoraTable):
         500, ge=1, description="adaptive: responses over which the coefficient may change by a fifth"
     )
     cliprange: float = Field(0.2, gt=0, description="how far a token's probability ratio may move from 1")
-    cliprange_value: float = Field(0.2, gt=0, description="how far a value may move from the one before the step")
-    vf_coef: float = Field(0.1, ge=0, description="weight of the value loss beside the policy loss")
-    gamma: float = Field(1.0, ge=0, le=1, description="discount per token")
-    lam: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantage estimation (GAE)")
+    cliprange_value: float = Field(0.2, gt=0, description="ppo: how far a value may move from the one before the step")
+    vf_coef: float = Field(0.1, ge=0, description="ppo: weight of the value loss beside the policy loss")
+    entropy_coef: float = Field(0.0, ge=0, description="weight of the policy's entropy (nats per token), a bonus")
+    gamma: float = Field(1.0, ge=0, le=1, description="ppo, reinforce: discount per token")
+    lam: float = Field(0.95, ge=0, le=1, description="ppo: lambda of generalised advantage estimation (GAE)")
+    score_clip: float | None = Field(
+        None, gt=0, description="scores beyond this, up or down, count as this; null = as they are"
+    )
     whiten_rewards: bool = Field(False, description="scale the per-token rewards of a step to unit variance")
     missing_eos_penalty: float = Field(1.0, ge=0, description="taken off the score of a response that did not end")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients longer than this are cut to it")
@@ -121,15 +143,14 @@ class PpoConfig(LoraTable):
         0.5, gt=0, description="nats per token within a step; above it the last update is undone, the others skipped"
     )
     value: Literal["adapter", "trunk"] = Field(
-        "adapter", description="critic: a LoRA adapter of its own, or a head on the policy's trunk (half the compute)"
+        "adapter",
+        description="ppo's critic: a LoRA adapter of its own, or a head on the policy's trunk (half the compute)",
     )
-    value_warmup_steps: int = Field(0, ge=0, description="first steps that train the critic alone")
+    value_warmup_steps: int = Field(0, ge=0, description="ppo: first steps that train the critic alone")
     save_steps: int = Field(5, ge=1, description="steps between checkpoints: what a crash can cost")
 
     @model_validator(mode="after")
     def _batches_come_out_even(self) -> PpoConfig:
-        if self.prompt_baseline and self.samples_per_prompt == 1:
-            raise ValueError("prompt_baseline: true needs samples_per_prompt of 2 or more, or every score would be 0")
         prompts, rest = divmod(self.batch_size, self.samples_per_prompt)
         least = 1 if self.samples_per_prompt == 1 else 2
         if rest or prompts < least * self.num_mini_batches:
@@ -138,6 +159,21 @@ class PpoConfig(LoraTable):
                 f"of a step, with at least {least} for each of num_mini_batches {self.num_mini_batches}: advantages "
                 "are whitened over a mini-batch, and the samples of a prompt stay together"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fields_fit_the_algorithm(self) -> PpoConfig:
+        grouped = self.algorithm in ("rloo", "grpo")
+        if self.samples_per_prompt == 1:
+            asked = [f"algorithm: {self.algorithm}"] if grouped else []
+            asked += [f"baseline: {self.baseline}"] if self.baseline == "prompt" else []
+            asked += [f"scale_rewards: {self.scale_rewards}"] if self.scale_rewards == "group" else []
+            if asked:
+                raise ValueError(f"{asked[0]} compares the samples of a prompt: set samples_per_prompt to 2 or more")
+        if grouped and self.baseline != "none":
+            raise ValueError(f"algorithm: {self.algorithm} has a baseline of its own: leave baseline out")
+        if self.algorithm != "ppo" and self.value_warmup_steps:
+            raise ValueError(f"algorithm: {self.algorithm} has no critic to warm up: leave value_warmup_steps at 0")
         return self
 
 

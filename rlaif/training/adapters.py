@@ -25,8 +25,16 @@ from rlaif.training.reward_model import RewardHead, check_base, last_token_state
 Adapter = Literal["policy", "value", "reward"]
 
 
+def _critic(config: PpoConfig) -> Adapter | None:
+    """The adapter whose states the critic reads; None for an algorithm without one."""
+    if config.algorithm != "ppo":
+        return None
+    return "value" if config.value == "adapter" else "policy"
+
+
 class PolicyModel:
-    """Policy, critic, reward model and reference on one base. `value` = "trunk" puts the critic's head on the policy.
+    """Policy, critic, reward model and reference on one base. `value` = "trunk" puts the critic's head on the policy;
+    algorithms but "ppo" have no critic.
 
     Log-probs are those of the distribution that is sampled from: logits are divided by `temperature` everywhere.
     """
@@ -36,7 +44,7 @@ class PolicyModel:
         from peft.tuners.lora import LoraLayer
 
         self.loaded, self.temperature = loaded, config.temperature
-        self.critic: Adapter = "value" if config.value == "adapter" else "policy"
+        self.critic = _critic(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.peft = get_peft_model(loaded.model, lora_config(config), adapter_name="policy")
@@ -56,15 +64,18 @@ class PolicyModel:
                 remedy="PPO needs hidden states for the critic: choose a model without soft-capped or scaled logits",
             )
         hidden = loaded.model.get_output_embeddings().in_features
-        self.value_head = nn.Linear(hidden, 1, dtype=torch.float32, device=loaded.device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        self.value_head: nn.Linear | None = None
+        if self.critic is not None:
+            self.value_head = nn.Linear(hidden, 1, dtype=torch.float32, device=loaded.device)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
         self.layers = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
+        # By name: the parameters of the policy and value adapters and of the value head. The rest is frozen.
         self.trained: dict[str, nn.Parameter] = {
             **{n: p for n, p in self.peft.named_parameters() if ".policy." in n or ".value." in n},
-            **{f"value_head.{n}": p for n, p in self.value_head.named_parameters()},
         }
-        """By name: the parameters of the policy and value adapters and of the value head. The rest is frozen."""
+        if self.value_head is not None:
+            self.trained |= {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
         self.active: Adapter | None = None
         self._switch("policy")
 
@@ -144,7 +155,9 @@ class PolicyModel:
         return token_logprobs(logits, torch.tensor(tokens, device=logits.device))
 
     def values(self, flat: Tensor) -> Tensor:
-        """(N,) float32 values of states."""
+        """(N,) float32 values of states; zeros where there is no critic."""
+        if self.value_head is None:
+            return flat.new_zeros(len(flat), dtype=torch.float32)
         with torch.autocast(self.loaded.device.type, enabled=False):
             result: Tensor = self.value_head(flat.float()).squeeze(1)
         return result

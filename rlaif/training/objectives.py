@@ -35,9 +35,8 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(1)
 
 
-@torch.no_grad()
 def entropies(logits: Tensor) -> Tensor:
-    """(N,) entropies in nats of the softmax of `logits` (N, V), for logs only: as dear as the log-probs themselves."""
+    """(N,) entropies in nats of the softmax of `logits` (N, V); as dear as the log-probs themselves."""
     normaliser = logits.logsumexp(1)
     return normaliser - ((logits - normaliser[:, None]).exp_() * logits).sum(1)
 
@@ -68,6 +67,30 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
         advantages[:, t] = running
         after = values[:, t]
     return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def group_mean(values: Tensor, groups: Tensor) -> Tensor:
+    """(B,) for each response the mean of `values` (B,) over its group; `groups` (B,) are numbers from 0."""
+    return (_group_sum(values, groups) / _group_sum(torch.ones_like(values), groups))[groups]
+
+
+def others_mean(values: Tensor, groups: Tensor) -> Tensor:
+    """(B,) for each response the mean over the others of its group (RLOO, arXiv 2402.14740); 0 where there are none."""
+    others = _group_sum(torch.ones_like(values), groups)[groups] - 1
+    return torch.where(others > 0, (_group_sum(values, groups)[groups] - values) / others.clamp(min=1), 0.0)
+
+
+def group_std(values: Tensor, groups: Tensor) -> Tensor:
+    """(B,) for each response the standard deviation (of n - 1) over its group, 1e-4 more than it is, as in TRL: equal
+    values stay equal. 1 where a response is alone."""
+    others = _group_sum(torch.ones_like(values), groups)[groups] - 1
+    squares = _group_sum((values - group_mean(values, groups)) ** 2, groups)[groups]
+    return torch.where(others > 0, (squares / others.clamp(min=1)).sqrt() + 1e-4, 1.0)
+
+
+def _group_sum(values: Tensor, groups: Tensor) -> Tensor:
+    """(G,) sums over groups."""
+    return torch.zeros(int(groups.max()) + 1, dtype=values.dtype).index_add(0, groups, values)
 
 
 def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cliprange: float) -> Tensor:

@@ -26,6 +26,7 @@ from rlaif.models import LoadedModel, context_length, encode_chat, load_model
 from rlaif.records import Prompt, Response, record_seed
 from rlaif.stage import StageContext
 from rlaif.store import MetricsLog, disk_errors
+from rlaif.training import checkpoint as checkpoints
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.judge_reward import JudgeReward
 from rlaif.training.ppo_trainer import NotFiniteError, PpoTrainer
@@ -70,7 +71,7 @@ def run(context: StageContext) -> dict[str, float]:
             task.advance(1, f"score {row['score']:+.2f} kl {row['kl']:.1f} tokens {row['length']:.0f}")
     if not adapter.exists():
         _save_adapter(model, adapter)
-    _remove(checkpoint)
+    checkpoints.remove(checkpoint)
     return _counts(context.metrics.read(), config, len(fitting), len(prompts) - len(fitting))
 
 
@@ -182,11 +183,3 @@ def _save_adapter(model: PolicyModel, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         model.save_policy(temporary)
         temporary.rename(folder)
-
-
-def _remove(checkpoint: Path) -> None:
-    """Renames first: half a checkpoint must never stand where a whole one is looked for."""
-    for path in (checkpoint, checkpoint.with_suffix(".old")):
-        if path.exists():
-            path.rename(checkpoint.with_suffix(".tmp"))
-        shutil.rmtree(checkpoint.with_suffix(".tmp"), ignore_errors=True)

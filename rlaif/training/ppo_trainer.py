@@ -6,9 +6,7 @@ All randomness comes from (run seed, step, place), so a run that is cut and resu
 from __future__ import annotations
 
 import copy
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,13 +21,13 @@ from rlaif.lm.decode import sample
 from rlaif.lm.packing import Row
 from rlaif.models import encode_chat, end_ids
 from rlaif.records import Prompt, content_id, record_seed
-from rlaif.store import disk_errors
+from rlaif.training import checkpoint
 from rlaif.training.adapters import Adapter, PolicyModel
+from rlaif.training.estimators import compared, estimated, normalizes, token_weights
 from rlaif.training.judge_reward import JudgeReward
 from rlaif.training.objectives import (
     KlController,
     explained_variance,
-    gae,
     k3,
     masked_mean,
     policy_loss,
@@ -41,6 +39,8 @@ from rlaif.training.objectives import (
 from rlaif.training.reward_function import RewardFunction, function_scores
 from rlaif.training.rollout import RolloutBatch, Rollouts
 
+NO_CRITIC = {"explained_variance": None, "value_loss": None}
+"""What a step says of a critic where there is none."""
 MEASURED = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "grad_norm")
 
 
@@ -89,19 +89,12 @@ class PpoTrainer:
         batch, entropy = self.measure(rollouts)
         measured = time.perf_counter()
         stats = self.update(batch, step)
-        mask = batch.response_mask
-        kl = (batch.logprobs - batch.ref_logprobs) * mask
-        row = {
-            "score": float(batch.scores.mean()),
-            "score_std": float(batch.scores.std(unbiased=False)),
-            "kl": float(kl.sum(1).mean()),
-            "kl_per_token": float(kl.sum() / mask.sum()),
+        row: dict[str, Any] = {
+            **batch_metrics(batch),
             "kl_coef": self.kl.coefficient,
             "entropy": entropy,
-            "length": float(mask.sum(1).float().mean()),
-            "eos_rate": sum(f == "stop" for f in rollouts.finish) / len(rollouts),
-            "explained_variance": explained_variance(batch.values, batch.returns, mask),
             **asdict(stats),
+            **(NO_CRITIC if self.model.critic is None else {}),
             "seconds_generate": sampled - clock,
             "seconds_score": measured - sampled,
             "seconds_optimise": time.perf_counter() - measured,
@@ -124,7 +117,7 @@ class PpoTrainer:
                     [ids for ids, _, _ in chosen],
                     max_new_tokens=self.config.max_new_tokens,
                     temperature=self.config.temperature,
-                    seeds=[record_seed(self.seed, "ppo", step, i) for _, i, _ in chosen],
+                    seeds=[self.seed_of(step, i) for _, i, _ in chosen],
                     ends=self.ends,
                 )
         return Rollouts(
@@ -133,6 +126,10 @@ class PpoTrainer:
             responses=tuple(tuple(s.ids) for s in sampled),
             finish=tuple(s.finish for s in sampled),
         )
+
+    def seed_of(self, step: int, place: int) -> int:
+        """The seed that the response to the step's prompt number `place` is drawn with."""
+        return record_seed(self.seed, "ppo", step, place)
 
     @torch.no_grad()
     def measure(self, rollouts: Rollouts) -> tuple[RolloutBatch, float]:
@@ -182,12 +179,13 @@ class PpoTrainer:
         Raises NotFiniteError if any of them is not a number.
         """
         config, mask = self.config, rollouts.mask
-        scores = scores - config.missing_eos_penalty * torch.tensor([reason != "stop" for reason in rollouts.finish])
-        compared = scores - _prompt_means(scores, rollouts.prompts) if config.prompt_baseline else scores
-        rewards = shaped_rewards(compared, logprobs, ref_logprobs, mask, self.kl.coefficient)
+        penalties = config.missing_eos_penalty * torch.tensor([reason != "stop" for reason in rollouts.finish])
+        groups = prompt_numbers(rollouts.prompts)
+        entering, scores = compared(scores, penalties, groups, config), scores - penalties
+        rewards = shaped_rewards(entering, logprobs, ref_logprobs, mask, self.kl.coefficient)
         if config.whiten_rewards:
             rewards = rescale(rewards, mask)
-        advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+        advantages, returns = estimated(rewards, values, mask, groups, config)
         batch = RolloutBatch(
             rollouts=rollouts,
             response_mask=mask,
@@ -199,7 +197,7 @@ class PpoTrainer:
             advantages=advantages,
             returns=returns,
         )
-        bad = ~torch.isfinite(logprobs + returns).all(1)
+        bad = ~(torch.isfinite(logprobs + ref_logprobs + values).all(1) & torch.isfinite(scores))
         if bad.any():
             raise NotFiniteError("a log-probability, value or score", batch, bad.nonzero().flatten().tolist())
         return batch
@@ -251,27 +249,28 @@ class PpoTrainer:
         `warmup` nothing but the critic gets a gradient.
         """
         config, model = self.config, self.model
-        mask = batch.response_mask[rows]
-        advantages = whiten(batch.advantages[rows], mask)
-        tokens = int(mask.sum())
+        advantages, weights = self.advantages(batch, rows), token_weights(batch.response_mask[rows], config)
+        tokens = int(batch.response_mask[rows].sum())
         sums = dict.fromkeys(MEASURED, 0.0)
         self.optimiser.zero_grad(set_to_none=True)
         for start in range(0, len(rows), config.micro_batch_size):
             chosen = rows[start : start + config.micro_batch_size]
             micro = _rows(batch.rollouts, chosen)
             take = batch.response_mask[chosen]
-            wanted = advantages[start : start + config.micro_batch_size][take]
+            wanted, weight = (t[start : start + config.micro_batch_size][take] for t in (advantages, weights))
             old, returns, old_values = (t[chosen][take] for t in (batch.logprobs, batch.returns, batch.values))
+            critic_loss = torch.zeros(())
             with model.using("policy"):
                 with torch.set_grad_enabled(not warmup):
                     flat = model.response_states(micro)
-                    logprobs = model.logprobs(flat, micro).cpu()
-                    loss = policy_loss(logprobs, old, wanted, config.cliprange).sum() / tokens
+                    logprobs, bonus = self._logprobs_and_bonus(flat, micro, weight)
+                    loss = (weight * policy_loss(logprobs, old, wanted, config.cliprange)).sum()
                 if model.critic == "policy":
                     critic_loss = self._value_loss(flat, old_values, returns) / tokens
-                    _backward(config.vf_coef * critic_loss if warmup else loss + config.vf_coef * critic_loss)
+                    part = config.vf_coef * critic_loss
+                    _backward(part if warmup else loss - bonus + part)
                 elif not warmup:
-                    _backward(loss)
+                    _backward(loss - bonus)
             if model.critic == "value":
                 with model.using("value"):
                     flat = model.response_states(micro)
@@ -284,6 +283,18 @@ class PpoTrainer:
             sums["approx_kl"] += float(k3(logprobs.detach(), old).sum()) / tokens
         sums["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm))
         return sums
+
+    def advantages(self, batch: RolloutBatch, rows: Sequence[int]) -> Tensor:
+        """(len(rows), T) the advantages as the loss takes them: for PPO whitened over the tokens of the mini-batch."""
+        found, mask = batch.advantages[rows], batch.response_mask[rows]
+        return whiten(found, mask) if normalizes(self.config) else torch.where(mask, found, 0.0)
+
+    def _logprobs_and_bonus(self, flat: Tensor, micro: list[Row], weight: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) log-probs of the tokens, and what their entropies take off the loss."""
+        if self.config.entropy_coef == 0:
+            return self.model.logprobs(flat, micro).cpu(), torch.zeros(())
+        logprobs, entropies = self.model.logprobs_and_entropies(flat, micro)
+        return logprobs.cpu(), self.config.entropy_coef * (weight * entropies.cpu()).sum()
 
     def _value_loss(self, flat: Tensor, old_values: Tensor, returns: Tensor) -> Tensor:
         """Sum over the tokens of the critic's clipped loss."""
@@ -302,28 +313,15 @@ class PpoTrainer:
 
     def save(self, folder: Path, step: int) -> None:
         """Writes a checkpoint after `step` finished steps; the one before it is kept until this one is whole."""
-        temporary, former = folder.with_suffix(".tmp"), folder.with_suffix(".old")
-        with disk_errors(folder):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            torch.save(self._state(), temporary / "state.pt")
-            facts = {"step": step, "kl_coef": self.kl.coefficient}
-            (temporary / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-            shutil.rmtree(former, ignore_errors=True)
-            if folder.exists():
-                folder.rename(former)
-            temporary.rename(folder)
-            shutil.rmtree(former, ignore_errors=True)
+        checkpoint.save(folder, self._state(), {"step": step, "kl_coef": self.kl.coefficient})
 
     def restore(self, folder: Path) -> int:
         """Takes up the last checkpoint; returns the number of finished steps (0 without one)."""
-        former = folder.with_suffix(".old")
-        if not folder.exists() and former.exists():
-            former.rename(folder)
-        if not folder.exists():
+        found = checkpoint.restore(folder)
+        if found is None:
             return 0
-        facts: dict[str, Any] = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        self._take_up(torch.load(folder / "state.pt", weights_only=True, map_location="cpu"))
+        state, facts = found
+        self._take_up(state)
         self.kl.coefficient = facts["kl_coef"]
         return int(facts["step"])
 
@@ -336,15 +334,26 @@ class NotFiniteError(Exception):
         super().__init__(f"{what} is not finite")
 
 
-def _prompt_means(scores: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-    """(B,) the mean score of the responses to the same prompt, for each response."""
-    rows: dict[str, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        rows.setdefault(prompt.id, []).append(row)
-    means = torch.empty_like(scores)
-    for group in rows.values():
-        means[group] = scores[group].mean()
-    return means
+def batch_metrics(batch: RolloutBatch) -> dict[str, float]:
+    """What a batch says about the policy that sampled it; nothing under the padding is counted."""
+    mask = batch.response_mask
+    kl = torch.where(mask, batch.logprobs - batch.ref_logprobs, 0.0)
+    finish = batch.rollouts.finish
+    return {
+        "score": float(batch.scores.mean()),
+        "score_std": float(batch.scores.std(unbiased=False)),
+        "kl": float(kl.sum(1).mean()),
+        "kl_per_token": float(kl.sum() / mask.sum()),
+        "length": float(mask.sum(1).float().mean()),
+        "eos_rate": sum(reason == "stop" for reason in finish) / len(finish),
+        "explained_variance": explained_variance(batch.values, batch.returns, mask),
+    }
+
+
+def prompt_numbers(prompts: Sequence[Prompt]) -> Tensor:
+    """(B,) numbers from 0 that are equal for responses to the same prompt."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(prompt.id, len(numbers)) for prompt in prompts])
 
 
 def _backward(loss: Tensor) -> None:

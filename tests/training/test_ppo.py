@@ -447,7 +447,6 @@ def test_sizes_that_do_not_come_out_even_are_an_error() -> None:
     tables: tuple[dict[str, Any], ...] = (
         {"batch_size": 9, "samples_per_prompt": 2},
         {"batch_size": 8, "samples_per_prompt": 4, "num_mini_batches": 2},  # a prompt each: whitening would be its own
-        {"prompt_baseline": True},
     )
     for table in tables:
         with pytest.raises(ConfigError, match="ppo"):
@@ -456,7 +455,7 @@ def test_sizes_that_do_not_come_out_even_are_an_error() -> None:
 
 def test_the_mean_of_a_prompts_samples_is_their_baseline(tiny_model: Path) -> None:
     """By hand, without KL and critic: the advantage is the score less the mean of its prompt, wherever it stands."""
-    work = trainer(tiny_model, batch_size=4, samples_per_prompt=2, num_mini_batches=1, prompt_baseline=True, lam=1.0)
+    work = trainer(tiny_model, batch_size=4, samples_per_prompt=2, num_mini_batches=1, baseline="prompt", lam=1.0)
     rollouts = made(work, "a", "b", "c", "d")
     rollouts = replace(rollouts, prompts=tuple(PROMPTS[i] for i in (0, 1, 0, 1)))
     zeros = torch.zeros(rollouts.mask.shape)

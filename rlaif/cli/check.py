@@ -1,0 +1,82 @@
+"""`rlaif check CONFIG`: is everything there? `rlaif check ppo CONFIG`: does PPO compute what it says, on this model?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlaif.errors import ConfigError
+
+WRONG_MODEL = 4  # the exit code of a ModelError: PPO and this model do not go together
+
+
+def check(
+    what: Annotated[list[str], typer.Argument(metavar="[ppo] CONFIG", help="`ppo` first: check PPO itself")],
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="RUN", help="ppo: with the SFT, reward model and answers of this run, if any"),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
+) -> None:
+    """Check all that a run needs: a judge behind a server is asked about one pair, nothing else costs anything. Or, if
+    `ppo` comes first, that PPO computes what it says on your model, tokenizer, chat template and reward."""
+    *subject, config = what
+    if subject not in ([], ["ppo"]):
+        raise ConfigError(
+            f"cannot check {' '.join(subject)!r}", where="rlaif check", remedy="rlaif check CONFIG, or check ppo CONFIG"
+        )
+    if subject:
+        _check_ppo(Path(config), run, overrides or [], as_json)
+    elif run is not None:
+        raise ConfigError("--run goes with `rlaif check ppo`", remedy="leave it out: a config needs no run")
+    else:
+        _check_config(Path(config), overrides or [], as_json)
+
+
+def _check_config(config: Path, overrides: list[str], as_json: bool) -> None:
+    from rlaif.check import check_all
+
+    findings = check_all(config, overrides)
+    if as_json:
+        print(json.dumps({"ok": all(f.ok for f in findings), "checks": [f.as_json() for f in findings]}))
+    else:
+        for finding in findings:
+            print(finding)
+    failed = [finding for finding in findings if not finding.ok]
+    if failed:
+        raise typer.Exit(failed[0].exit_code)
+
+
+def _check_ppo(config: Path, run: Path | None, overrides: list[str], as_json: bool) -> None:
+    from rlaif.config import load
+    from rlaif.report.text import visible
+    from rlaif.store import RunFolder, refuse_no_run
+
+    settings = load(config, overrides)
+    if run is not None:
+        refuse_no_run(run)
+    from rlaif.conformance.of_config import opened
+    from rlaif.conformance.suite import run as checks
+
+    with opened(settings, None if run is None else RunFolder(run)) as (subject, about):
+        outcomes = []
+        if not as_json:
+            print(visible(about))
+        for outcome in checks(subject):
+            outcomes.append(outcome)
+            if not as_json:
+                print(visible(str(outcome)), flush=True)
+    failed = [outcome for outcome in outcomes if not outcome.ok]
+    if as_json:
+        print(json.dumps({"ok": not failed, "about": about, "checks": [outcome.as_json() for outcome in outcomes]}))
+    else:
+        done = sum(outcome.applies for outcome in outcomes)
+        print(f"{done - len(failed)} of {done} checks passed" + (f", {len(failed)} failed" if failed else ""))
+    if failed:
+        raise typer.Exit(WRONG_MODEL)
