@@ -157,7 +157,7 @@ def pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tor
     """
     highest = logits.amax(-1, keepdim=True)
     if not torch.isfinite(highest).all():
-        raise _not_numbers()
+        raise not_numbers()
     if temperature == 0:
         return logits.argmax(-1)
     # The highest logit goes first, or a small temperature would make it infinite.
@@ -167,7 +167,7 @@ def pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tor
     return torch.searchsorted(cumulative, point, right=True).squeeze(1)
 
 
-def _not_numbers() -> ModelError:
+def not_numbers() -> ModelError:
     return ModelError(
         "the model's output is not a number (NaN or infinite)",
         remedy="its weights are damaged, or its training diverged: lower the learning rate of the stage that made it",
@@ -393,5 +393,5 @@ def _score_batch(
         pieces.append(logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(1))
     chosen = torch.cat(pieces)
     if not torch.isfinite(chosen).all():
-        raise _not_numbers()
+        raise not_numbers()
     return list(torch.split(chosen.cpu(), [len(target) for _, target in batch]))

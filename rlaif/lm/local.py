@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlaif.lm.decode import CausalLM, PrefixCache, common_prefix, sample, target_logprobs
+from rlaif.lm.packing import Row
 from rlaif.lm.protocol import (
     ChoiceLogprobs,
     ChoiceRequest,
@@ -15,12 +16,22 @@ from rlaif.lm.protocol import (
     ScoreRequest,
     Usage,
 )
+from rlaif.lm.walker import Walker
 from rlaif.models import LoadedModel, context_length, encode_chat, encode_text, end_ids
-from rlaif.records import Failure
+from rlaif.records import Failure, Message
+
+ASKED_TOGETHER = 1024
+"""Requests scored together: enough to find what they share, few enough that their token ids take little memory."""
+TOKENS = 16
+"""Tokens of a walk's forward pass for each sequence of `batch_size`: at 64 as many as make the products efficient."""
 
 
 class LocalModel:
-    """Samples and scores with one loaded model. Requests are batched by length inside a call; results keep order."""
+    """Samples and scores with one loaded model. Requests are batched inside a call; results keep order.
+
+    Scoring on a CPU is a walk (rlaif.lm.walker) where the model takes it: each beginning is computed once, in this call
+    and mostly in the next, and a score does not depend on what is asked beside it. Else requests stand in batches.
+    """
 
     def __init__(self, loaded: LoadedModel, *, batch_size: int = 64) -> None:
         self.loaded: LoadedModel | None = loaded  # held until `close`: models of the same weights share it
@@ -28,6 +39,8 @@ class LocalModel:
         self.tokenizer, self.batch_size = loaded.tokenizer, batch_size
         self.lm = CausalLM(loaded.model)
         self.prefixes = PrefixCache(self.lm)
+        walker = Walker(self.lm, tokens=TOKENS * batch_size)
+        self.walker: Walker | None = walker if walker.fits() else None
         self.ends = end_ids(loaded.tokenizer, loaded.model)
         self.context = context_length(loaded.model)
 
@@ -63,11 +76,27 @@ class LocalModel:
 
     def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
         """Summed log-probability of all tokens of each choice, for the very strings that prefix + choice encode to."""
-        rows: list[tuple[list[int], list[int]]] = []
+        parts = range(0, len(requests), ASKED_TOGETHER)
+        return [answer for at in parts for answer in self._choices(requests[at : at + ASKED_TOGETHER])]
+
+    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
+        """Log-probability of each token of each response; what requests share is computed once."""
+        parts = range(0, len(requests), ASKED_TOGETHER)
+        return [answer for at in parts for answer in self._responses(requests[at : at + ASKED_TOGETHER])]
+
+    def close(self) -> None:
+        """Lets go of the weights."""
+        if self.loaded is not None:
+            self.loaded = self.walker = None
+            del self.lm, self.prefixes
+
+    def _choices(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
+        rows: list[Row] = []
         places: list[tuple[int, int]] = []
         results: list[ChoiceLogprobs | None] = [None] * len(requests)
+        chats = self._chats(requests)
         for index, request in enumerate(requests):
-            chat = encode_chat(self.tokenizer, request.messages)
+            chat = chats[request.messages]
             tails = [encode_text(self.tokenizer, request.prefix + choice) for choice in request.choices]
             shared = min(len(common_prefix(tails)), max(0, min(map(len, tails)) - 1))
             longest = len(chat) + max(map(len, tails))
@@ -79,20 +108,19 @@ class LocalModel:
                 places.append((index, choice))
             self.usage.prompt_tokens += longest
         found: dict[int, list[float]] = {}
-        if rows:
-            for (index, _), values in zip(places, self._score(rows), strict=True):
-                found.setdefault(index, []).append(float(values.sum()))
+        for (index, _), values in zip(places, self._score(rows), strict=True):
+            found.setdefault(index, []).append(float(values.sum()))
         for index, logprobs in found.items():
             results[index] = ChoiceLogprobs(tuple(logprobs))
         self.usage.calls += len(requests)
         return [result for result in results if result is not None]
 
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        """Log-probability of each token of each response; requests under one system prompt share its computation."""
+    def _responses(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
         results: list[ResponseLogprobs | None] = [None] * len(requests)
-        groups: dict[str, list[tuple[int, tuple[list[int], list[int]]]]] = {}
+        groups: dict[str, list[tuple[int, Row]]] = {}  # requests under one system prompt stand in common batches
+        chats = self._chats(requests)
         for index, request in enumerate(requests):
-            chat = encode_chat(self.tokenizer, request.messages)
+            chat = chats[request.messages]
             answer = encode_text(self.tokenizer, request.response)[: request.first_tokens]
             if not answer:
                 results[index] = ResponseLogprobs(None, Failure("empty", "the response has no tokens"))
@@ -100,7 +128,7 @@ class LocalModel:
                 results[index] = ResponseLogprobs(None, self._overflow(len(chat) + len(answer)))
             else:
                 first = request.messages[0]
-                key = first.content if first.role == "system" else ""
+                key = first.content if first.role == "system" and self.walker is None else ""
                 groups.setdefault(key, []).append((index, (chat, answer)))
                 self.usage.prompt_tokens += len(chat)
                 self.usage.scored_tokens += len(answer)
@@ -110,14 +138,19 @@ class LocalModel:
         self.usage.calls += len(requests)
         return [result for result in results if result is not None]
 
-    def close(self) -> None:
-        """Lets go of the weights."""
-        if self.loaded is not None:
-            self.loaded = None
-            del self.lm, self.prefixes
+    def _chats(
+        self, requests: Sequence[ChoiceRequest] | Sequence[ScoreRequest]
+    ) -> dict[tuple[Message, ...], list[int]]:
+        """The token ids of each conversation; several requests mostly have the same one."""
+        distinct = dict.fromkeys(request.messages for request in requests)
+        return {messages: encode_chat(self.tokenizer, messages) for messages in distinct}
 
-    def _score(self, rows: list[tuple[list[int], list[int]]]) -> Any:
+    def _score(self, rows: Sequence[Row]) -> list[Any]:
         """Log-probs of the targets; equal rows are computed once, so that rounding cannot tell them apart."""
+        if not rows:
+            return []
+        if self.walker is not None:
+            return self.walker.logprobs(rows)
         keys = [(tuple(context), tuple(target)) for context, target in rows]
         distinct = list(dict.fromkeys(keys))
         size = max(1, self.batch_size // 2)
