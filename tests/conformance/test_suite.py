@@ -12,11 +12,17 @@ import torch
 from typer.testing import CliRunner
 
 from rlaif.cli import app
-from rlaif.conformance import suite
+from rlaif.config import LoraTable, load
+from rlaif.conformance import rewards, start, suite
+from rlaif.conformance.of_config import opened
 from rlaif.conformance.subject import Measure
+from rlaif.models import load_model
+from rlaif.records import StageRecord
+from rlaif.store import RunFolder
+from rlaif.training.reward_model import RewardModel
 from tests.conformance.subjects import subject
 from tests.tiny import make_tiny_model
-from tests.training.test_adapters import reward_folder
+from tests.training.test_adapters import disturb, model_config, policy_model, reward_folder
 
 SHAPES: list[tuple[Any, dict[str, Any]]] = [
     ("llama", {"value": "adapter"}),
@@ -125,3 +131,35 @@ def test_every_check_passes_on_the_embedded_model(tmp_path: Path) -> None:
     config = written(tmp_path, Path("embedded"))
     result = CliRunner().invoke(app, ["check", "ppo", str(config)])
     assert result.exit_code == 0, result.output
+
+
+def test_the_judge_can_be_the_reward(tmp_path: Path, tiny_model: Path) -> None:
+    overrides = ["ppo.reward=judge", "judge.backend=scripted", "judge.method=pairwise"]
+    with opened(load(written(tmp_path, tiny_model), overrides), None) as (tried, about):
+        assert "reward: judge; 4 prompts" in about
+        found = suite.outcome(rewards.reward_source, tried)
+        assert found.ok, found
+        assert all(len(tried.judge.references[p.id]) == 2 for p in tried.prompts)  # type: ignore[union-attr]
+
+
+def test_with_a_run_its_sft_policy_and_reward_model_are_checked(tmp_path: Path, tiny_model: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    sft = policy_model(tiny_model)
+    disturb(sft, std=0.03)
+    sft.save_policy(run.stage("sft") / "adapter")
+    config = model_config(tiny_model)
+    scorer = RewardModel.new(load_model(config, (run.file("sft", "adapter"),)), LoraTable(), seed=0)  # type: ignore[call-arg]
+    scorer.head.weight.data.normal_(std=0.1)
+    scorer.save(run.stage("reward") / "adapter")
+    for stage in ("sft", "reward"):
+        run.finish(StageRecord(stage, {}, "", {}, {}, 1.0, 0.1, {}, "", 0, "", "", ""))
+    overrides = ["ppo.reward=model", "model.dtype=float32"]
+    settings = load(written(tmp_path, tiny_model), overrides)
+    with opened(settings, run) as (tried, about):
+        assert about.startswith("model SFT policy")
+        assert "the run's reward model" in about
+        found = [suite.outcome(check, tried) for check in (start.sft_model, rewards.reward_model)]
+        assert failures(found) == []
+        merged = tried.truth[0].logprobs
+    with opened(settings, None) as (plain, _):
+        assert (plain.truth[0].logprobs - merged).abs().max() > 0.01  # the SFT policy is another model
