@@ -4,9 +4,10 @@
 
 A comparison is a pair of answers under one principle; the pairs are the shipped constitutions' unit tests, judged under
 every principle of harmless-and-kind. `pairwise` is asked in both orders behind a long beginning (all rules, two
-examples); `contrast` behind its own system prompts and examples. The loop takes one request at a time, the batches are
-sorted by length; both make the logits of every token and are measured on fewer comparisons, since each costs the same.
-With one thread the clock counts CPU seconds, so that other work on the machine disturbs less.
+examples), `contrast` behind its own system prompts and examples; a next call judges other pairs under the same
+principles. The loop takes one request at a time, the padded batches are sorted by length; both make the logits of every
+token and are measured on fewer comparisons, since each costs the same. With one thread the clock counts CPU seconds, so
+that other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -54,10 +56,13 @@ class Recorder:
         return [ResponseLogprobs((0.0,)) for _ in requests]
 
 
+constitution_of = cache(load_constitution)
+
+
 def asked(method: str, number: int) -> list[Any]:
     """The requests of `number` comparisons, in order: 2 each for pairwise, 4 each for contrast."""
-    constitution, recorder = load_constitution("harmless-and-kind"), Recorder()
-    tests = [test for name in TESTS_OF for p in load_constitution(name).principles for test in p.tests]
+    constitution, recorder = constitution_of("harmless-and-kind"), Recorder()
+    tests = [test for name in TESTS_OF for p in constitution_of(name).principles for test in p.tests]
     for test in tests:
         prompt = Prompt((Message("user", test.prompt),))
         a, b = (Response(prompt.id, text, "", 0, 0.0, "stop", 0) for text in (test.better, test.worse))
@@ -153,7 +158,8 @@ def apart(found: Numbers, other: Numbers) -> float:
 
 
 def measure(method: str, models: dict[str, LocalModel], given: argparse.Namespace, clock: Callable[[], float]) -> None:
-    requests, each = asked(method, given.comparisons), per_comparison(method)
+    both, each = asked(method, 2 * given.comparisons), per_comparison(method)
+    requests, later = both[: len(both) // 2], both[len(both) // 2 :]
     few, some = requests[: each * given.loop], requests[: each * given.naive]
 
     def packed(dtype: str) -> Numbers:
@@ -167,7 +173,7 @@ def measure(method: str, models: dict[str, LocalModel], given: argparse.Namespac
         ways[f"padded {dtype}"] = given.naive, lambda dtype=dtype: batches(models[dtype], some, given.batch)
         ways[f"ours, packed {dtype}"] = given.comparisons, lambda dtype=dtype: packed(dtype)
         ways[f"ours {dtype}"] = given.comparisons, lambda dtype=dtype: ours(models[dtype], requests)
-        ways[f"ours {dtype}, next call"] = given.comparisons, lambda dtype=dtype: ours(models[dtype], requests)
+        ways[f"ours {dtype}, next call"] = given.comparisons, lambda dtype=dtype: ours(models[dtype], later)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, Numbers] = {}
     for repeat in range(given.repeats):
@@ -191,8 +197,8 @@ def measure(method: str, models: dict[str, LocalModel], given: argparse.Namespac
             for way in (f"padded {dtype}", "loop float32")
         )
         spread = f"{statistics.median(found):.3f} ({min(found):.3f} to {max(found):.3f})"
-        far = apart(answers[name], answers["loop float32"])
-        print(f"| {name} | {spread} | {by_padded:.1f} | {by_loop:.1f} | {far:.2g} |")
+        far = "" if name.endswith("next call") else f"{apart(answers[name], answers['loop float32']):.2g}"
+        print(f"| {name} | {spread} | {by_padded:.1f} | {by_loop:.1f} | {far} |")
     print()
     for dtype, model in models.items():
         speed = max(rates[f"ours {dtype}"]), statistics.median(rates[f"ours {dtype}"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rlaif.config import JudgeConfig, ModelConfig
+from rlaif.lm import local
 from rlaif.lm import open as open_model
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.local import LocalModel
@@ -136,9 +137,13 @@ def test_usage_counts_calls_and_tokens(settings: ModelConfig) -> None:
 # --- response_logprobs ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("walks", [True, False], ids=["walk", "batches"])
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_response_logprobs_are_those_of_a_plain_forward(settings: ModelConfig, batch_size: int) -> None:
+def test_response_logprobs_are_those_of_a_plain_forward(settings: ModelConfig, batch_size: int, walks: bool) -> None:
     model = LocalModel(load_model(settings), batch_size=batch_size)
+    assert model.walker is not None
+    if not walks:
+        model.walker = None
     texts = ["Yes.", "I cannot help with that, because it could hurt somebody.", "No", "Dear neighbour, could we talk?"]
     requests = [
         ScoreRequest(chat(question, system), text)
@@ -150,6 +155,23 @@ def test_response_logprobs_are_those_of_a_plain_forward(settings: ModelConfig, b
         for request, found in zip(requests, model.response_logprobs(requests), strict=True):
             expected = plain(model, request.messages, request.response)
             assert found.token_logprobs == pytest.approx(expected, abs=2e-4)
+
+
+def test_many_requests_are_scored_some_at_a_time_in_order(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{n} times no." for n in range(7)]
+    scored = [ScoreRequest(chat("Hi", SYSTEM), text) for text in texts]
+    chosen = [ChoiceRequest(chat(text, SYSTEM), ("A", "B"), "(") for text in texts]
+    at_once = model.response_logprobs(scored), model.choice_logprobs(chosen)
+    monkeypatch.setattr(local, "ASKED_TOGETHER", 3)
+    assert (model.response_logprobs(scored), model.choice_logprobs(chosen)) == at_once
+    assert len(set(at_once[0])) == len(set(at_once[1])) == 7
+
+
+def test_a_conversation_is_encoded_once(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[Any] = []
+    monkeypatch.setattr(local, "encode_chat", lambda *args: encoded.append(args) or encode_chat(*args))
+    model.response_logprobs([ScoreRequest(chat(text), answer) for text in ("Hi", "Why?") for answer in ("Yes", "No")])
+    assert len(encoded) == 2
 
 
 def test_scores_do_not_depend_on_what_is_asked_beside(model: LocalModel) -> None:

@@ -24,8 +24,8 @@ def ids(size: int) -> tuple[int, ...]:
     return tuple(DRAW.integers(3, 390, size).tolist())
 
 
-SYSTEM, OTHER = ids(150), ids(60)  # the first is longer than a stretch of the grid
-CHATS = [SYSTEM + ids(9), SYSTEM + ids(30), OTHER + ids(5), ids(4), SYSTEM]
+SYSTEM, OTHER = ids(150), ids(60)  # with what follows they end just before a stretch of the grid does, and after
+CHATS = [SYSTEM + ids(9), SYSTEM + ids(98), OTHER + ids(62), ids(4), SYSTEM]
 ROWS: list[Row] = [(chat, ids(size)) for chat in CHATS for size in (1, 7, 20)] + [(CHATS[0], ids(2)), (CHATS[3], ())]
 
 
