@@ -22,6 +22,7 @@ from rlaif.constitution.load import check_constitution, constitution_text, load_
 from rlaif.constitution.scope import by_slice
 from rlaif.errors import DiskError, StageError
 from rlaif.judge.gate import passed_card
+from rlaif.judge.judge import calibration_of
 from rlaif.lm import open as open_model
 from rlaif.lm.protocol import LanguageModel
 from rlaif.progress import Progress
@@ -68,6 +69,7 @@ class _Job:
         names = [name for name in stages.TABLE[stage].reads if name.startswith("prompts/")]
         names += ["model"] if "model" in used else []
         names += ["judge model", "constitution", "templates"] if "judge" in used else []
+        names += ["gold"] if stage == "card" else []
         return {name: self.shared_inputs[name] for name in names}
 
 
@@ -125,11 +127,11 @@ def run_stages(
         if mode == "new":
             ledger.refuse_existing(run, names)
         redone = stages.with_followers(config, names) if mode == "force" else ()
-        for stage in stages.TABLE:
-            if stage != "report" and stage not in redone and (stage in names or run.record(stage) is not None):
-                ledger.refuse_changed(run, stage, job.settings(stage), job.inputs(stage))
+        _refuse_changed(job, names, redone)
         for stage in _needed(config, names):
             _refuse_missing(job, stage, names)
+        if "card" not in redone and (run.record("card") is not None or "card" not in names):
+            _refuse_judge(job, names, redone)  # before anything is removed
         ledger.clear(run, redone)
         _write_materials(job)
         return dict(_outcomes(job, names))
@@ -148,15 +150,34 @@ def begun_stage(
         given = gather_kept(config, run)
         job = _Job(config, run, given, limit, progress, _shared_inputs(config, given))
         inputs = {**job.inputs(stage), **stages.own_inputs(config, stage, run)}
-        ledger.refuse_changed(run, stage, job.settings(stage), inputs)
+        _refuse_changed(job, (stage,), ())
+        ledger.refuse_changed(run, stage, None, inputs)
         for need in stages.needs(config, stage):
             _refuse_missing(job, need, (stage,))
-        if stage == "label":
-            passed_card(run, config)
+        _refuse_judge(job, (stage,), ())
         _write_materials(job)
         ledger.begin(run, stage, job.settings(stage), inputs)
         with _models(config, run) as (open_policy, open_judge, _), _full_disk(run.root / stage):
             yield StageContext(stage, config, run, given.constitution, progress, open_policy, open_judge, limit=limit)
+
+
+def _refuse_changed(job: _Job, names: Sequence[StageName], redone: Sequence[StageName]) -> None:
+    """Raises where a stage that is asked for or finished was made under something else, unless it is redone."""
+    for stage in stages.TABLE:
+        passed_over = stage == "report" or stage in redone or (stage == "card" and stage not in _of_run(job, names))
+        if not passed_over and (stage in names or job.run.record(stage) is not None):
+            ledger.refuse_changed(job.run, stage, job.settings(stage), job.inputs(stage))
+
+
+def _of_run(job: _Job, names: Sequence[StageName]) -> tuple[StageName, ...]:
+    """The stages that count: a card that nothing asks for may be of another judge."""
+    return (*stages.of_run(job.config), *names)
+
+
+def _refuse_judge(job: _Job, names: Sequence[StageName], redone: Sequence[StageName]) -> None:
+    """Raises where labels would be made by a judge that may make none; finished ones are not asked about again."""
+    if "label" in names and ("label" in redone or job.run.record("label") is None):
+        passed_card(job.run, job.config)
 
 
 # --- before the first stage -------------------------------------------------------------------------------------------
@@ -173,6 +194,7 @@ def _shared_inputs(config: RunConfig, given: Materials) -> dict[str, str]:
         "prompts/held_out.jsonl": content_id(given.held_out),
         "model": model_fingerprint(config.model),
         "judge model": judge_model_hash(config),
+        "gold": _gold_hash(config.card.gold),
     }
 
 
@@ -180,6 +202,12 @@ def judge_model_hash(config: RunConfig) -> str:
     """A hash of the judge's weights or rules, or the mere name of its backend: a server is known by its settings."""
     own, *others = (_asked_hash(asking, config.model) for asking in (config.judge, *config.judge.panel))
     return content_id(own, others) if others else own
+
+
+def _gold_hash(gold: str) -> str:
+    """A hash of the file that the judge is measured on, or the mere name of gold that comes with a package."""
+    path = Path(gold.removeprefix("tests:"))
+    return file_hash(path) if path.is_file() else gold
 
 
 def _asked_hash(asking: AskingConfig, model: ModelConfig) -> str:
@@ -226,11 +254,13 @@ def _write_materials(job: _Job) -> None:
 
 def _outcomes(job: _Job, names: Sequence[StageName]) -> Iterator[tuple[StageName, Outcome]]:
     """Each stage with what became of it. A judge that may make no labels stops a run before anything is spent on it."""
-    fit = "label" not in names
+    looked = False
     for stage in names:
-        if stage != "card" and not fit:
-            passed_card(job.run, job.config)
-            fit = True
+        if stage != "card" and not looked:
+            _refuse_judge(job, names, ())
+            if "card" in names:
+                calibration_of(job.config.judge, job.run)
+            looked = True
         yield stage, _run_or_keep(job, stage)
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import STAGES, JudgeConfig, RunConfig, StageName
+from rlaif.config import STAGES, JudgeConfig, RunConfig, StageName, Table
+from rlaif.judge.gate import card_of_run
 from rlaif.records import content_id
 from rlaif.store import RunFolder, file_hash
 
@@ -46,6 +47,8 @@ class StageSpec:
     shared: tuple[str, ...] = ()
 
 
+CARD = "card/card.json"
+
 TABLE: dict[StageName, StageSpec] = {
     "card": StageSpec(
         "rlaif.card.stage",
@@ -55,7 +58,7 @@ TABLE: dict[StageName, StageSpec] = {
     "revise": StageSpec(
         "rlaif.feedback.revise",
         "the model answers, criticises its answer under a principle and rewrites it",
-        reads=("prompts/train.jsonl", "card/card.json"),
+        reads=("prompts/train.jsonl", CARD),
         shared=("model", "judge", "limit", "slices"),
     ),
     "sft": StageSpec(
@@ -69,7 +72,7 @@ TABLE: dict[StageName, StageSpec] = {
         "rlaif.feedback.label",
         "the trained policy answers each prompt several times and the judge compares the answers",
         needs=("sft",),
-        reads=("prompts/train.jsonl", "sft/adapter", "card/card.json"),
+        reads=("prompts/train.jsonl", "sft/adapter", CARD),
         shared=("model", "judge", "limit"),
     ),
     "reward": StageSpec(
@@ -83,14 +86,14 @@ TABLE: dict[StageName, StageSpec] = {
         "rlaif.training.ppo",
         "optimises the policy against the reward, held near the SFT policy by a KL penalty",
         needs=("sft", "reward"),
-        reads=("prompts/train.jsonl", "sft/adapter", "reward/adapter", "label/responses.jsonl", "card/card.json"),
+        reads=("prompts/train.jsonl", "sft/adapter", "reward/adapter", "label/responses.jsonl", CARD),
         shared=("model", "limit"),
     ),
     "evaluate": StageSpec(
         "rlaif.evaluation.evaluate",
         "compares base, SFT and PPO on held-out prompts: judge, gold scores, length, KL",
         needs=("sft", "ppo"),
-        reads=("prompts/held_out.jsonl", "sft/adapter", "ppo/adapter", "card/card.json"),
+        reads=("prompts/held_out.jsonl", "sft/adapter", "ppo/adapter", CARD),
         shared=("model", "judge", "limit"),
     ),
     "report": StageSpec("rlaif.report.build", "writes report.html from the run folder"),
@@ -112,21 +115,27 @@ def with_followers(config: RunConfig, names: tuple[StageName, ...]) -> tuple[Sta
     """The stages and all that stand on what they write, in order."""
     found = set(names)
     for stage in STAGES:
-        if stage == "report" or found & set(needs(config, stage)):
+        if stage == "report" or found & set(stands_on(config, stage)):
             found.add(stage)
     return in_order(tuple(found))
 
 
 def needs(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
-    """The stages that must be finished before this one. A reward function in Python needs no reward model, and the
-    judge as the reward needs the answers that `label` sampled; a judge that is calibrated needs its card, and so do
-    labels, unless the config accepts the judge without."""
+    """The stages that must be finished before this one: those that it stands on, and for labels the judge's card,
+    unless the config accepts the judge without. A new card does not change labels that are there."""
+    names = stands_on(config, stage)
+    asked = stage == "label" and config.card.required and "card" not in names
+    return ("card", *names) if asked else names
+
+
+def stands_on(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
+    """The stages whose files this one reads. A reward function in Python needs no reward model, and the judge as the
+    reward the answers that `label` sampled; a judge that is calibrated reads its card."""
     names: tuple[StageName, ...] = TABLE[stage].needs
     if stage == "ppo" and config.ppo.reward != "model":
         names = tuple(name for name in names if name != "reward")
         names = (*names, "label") if config.ppo.reward == "judge" else names
-    calibrated = config.judge.calibration != "none" and "judge" in shared(config, stage)
-    if stage != "card" and (calibrated or (stage == "label" and config.card.required)):
+    if stage != "card" and config.judge.calibration != "none" and "judge" in shared(config, stage):
         names = ("card", *names)
     return names
 
@@ -164,9 +173,15 @@ def judge_settings(judge: JudgeConfig) -> dict[str, Any]:
 
 def own_inputs(config: RunConfig, stage: StageName, run: RunFolder) -> dict[str, str]:
     """Hash of every file or folder of an *earlier stage* that this one reads; "missing" where there is none."""
-    before = needs(config, stage)
+    before = stands_on(config, stage)
     names = [name for name in TABLE[stage].reads if name.partition("/")[0] in before]
-    return {name: path_hash(run.root / name) for name in names}
+    return {name: _card_id(run) if name == CARD else path_hash(run.root / name) for name in names}
+
+
+def _card_id(run: RunFolder) -> str:
+    """The id of the run's card: its file holds seconds too."""
+    card = card_of_run(run)
+    return "missing" if card is None else str(card["id"])
 
 
 def path_hash(path: Path) -> str:
@@ -184,7 +199,16 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """One phrase per key whose value differs: "label.samples (was 4, now 8)"."""
     found = []
     for name in sorted(before.keys() | now.keys()):
-        if name in before and name in now and before[name] == now[name]:
+        if name in now and before.get(name, _default(name)) == now[name]:
             continue
         found.append(f"{name} (was {before.get(name, 'not there')}, now {now.get(name, 'not there')})")
     return found
+
+
+def _default(name: str) -> Any:
+    """The default of the config field "table.field": what a run had before there was such a field. Else a value that
+    equals nothing."""
+    table, _, field = name.partition(".")
+    kind = RunConfig.model_fields[table].annotation if table in RunConfig.model_fields else None
+    known = kind.model_fields if isinstance(kind, type) and issubclass(kind, Table) else {}
+    return known[field].get_default(call_default_factory=True) if field in known else object()

@@ -81,7 +81,6 @@ def test_a_run_finishes_every_stage_and_explains_itself(config: RunConfig, tmp_p
     assert label.config["judge.method"] == "contrast"
     assert "ppo.steps" not in label.config
     expected = {
-        "card/card.json",
         "prompts/train.jsonl",
         "sft/adapter",
         "model",
@@ -290,12 +289,61 @@ def test_too_many_failures_are_below_a_threshold(
         go(config, tmp_path / "run")
 
 
-def test_the_card_made_again_removes_what_stands_on_it_alone(config: RunConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("calibration", "kept"), [("none", list(STAGES[:-1])), ("temperature", ["card", "sft"])])
+def test_the_card_made_again_removes_what_is_calibrated_by_it_alone(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calibration: str, kept: list[str]
+) -> None:
+    monkeypatch.setattr(pipeline, "calibration_of", lambda *_: None)
+    setup = changed(config, "judge", calibration=calibration)
+    out = tmp_path / "run"
+    go(setup, out)
+    go(changed(setup, "card", pairs=50), out, "card", mode="force")
+    assert [name for name in STAGES if RunFolder(out).record(name) is not None and name != "sft"] == [
+        name for name in kept if name != "sft"
+    ]
+    if calibration == "none":  # and what was there stays valid
+        assert go(changed(setup, "card", pairs=50), out, mode="resume")["label"] == "kept"
+
+
+def test_a_judge_that_may_not_label_costs_no_label_that_is_there(config: RunConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
     go(config, out)
-    go(changed(config, "card", pairs=50), out, "card", mode="force")
-    kept = [name for name in STAGES if RunFolder(out).record(name) is not None]
-    assert kept == ["card", "revise", "sft"]
+    before = contents(out)
+    with pytest.raises(StageError, match="below what the config asks for"):
+        go(changed(config, "card", min_accuracy=0.9), out, "label", mode="force")
+    assert contents(out) == before
+    assert go(changed(config, "card", min_accuracy=0.9), out, mode="resume")["label"] == "kept"
+
+
+def test_a_card_is_of_the_gold_that_is_there_now(config: RunConfig, tmp_path: Path) -> None:
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text("one")
+    setup = changed(config, "card", gold=str(gold))
+    go(setup, tmp_path / "run", "card")
+    gold.write_text("two")
+    with pytest.raises(RunFolderError, match="card stage was finished with something else; changed since: the gold"):
+        go(setup, tmp_path / "run", "card", mode="resume")
+
+
+def test_a_card_that_nothing_asks_for_may_be_of_another_judge(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out, "card")
+    accepted = changed(changed(config, "judge", scale=0.2), "card", required=False)
+    names = stages.of_run(accepted)
+    assert go(accepted, out, *names, mode="resume") == dict.fromkeys(names, "done")
+
+
+def test_a_field_that_was_not_there_yet_had_its_default(config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    go(config, out)
+    path = out / "label" / "stage.json"
+    kept = json.loads(path.read_text())
+    for name in ("judge.panel", "judge.few_shots", "judge.calibration"):
+        del kept["config"][name]
+    path.write_text(json.dumps(kept))
+    assert go(config, out, mode="resume")["label"] == "kept"
+    with pytest.raises(RunFolderError, match=r"judge\.few_shots \(was 0, now 2\)"):
+        go(changed(config, "judge", few_shots=2), out, mode="resume")
 
 
 def test_a_calibrated_judge_needs_its_card_in_every_stage(config: RunConfig, tmp_path: Path) -> None:

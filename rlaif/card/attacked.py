@@ -16,6 +16,7 @@ from rlaif.card.figures import Judged, share_of
 from rlaif.evaluation.statistics import Draw, Estimate, Keyed, preferred
 from rlaif.judge.attacks import ATTACKS, Attack
 from rlaif.judge.judge import Judge
+from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import (
     ChoiceLogprobs,
     ChoiceRequest,
@@ -89,12 +90,12 @@ def attack_all(
     task: Task,
 ) -> list[AttackResult]:
     """One result per attack, on all the rows; `principles` are those that each row was judged under."""
-    plain = _structures(judge_of, [row.pair.comparison for row in rows], principles)
+    plain = _structures(judge_of, judge, [row.pair.comparison for row in rows], principles)
     found = []
     for attack in ATTACKS:
         attacked = [_attacked(row, attack) for row in rows]
         labels = judge.label_under(attacked, principles)
-        kept = sum(a == b for a, b in zip(_structures(judge_of, attacked, principles), plain, strict=True))
+        kept = sum(a == b for a, b in zip(_structures(judge_of, judge, attacked, principles), plain, strict=True))
         found.append(_result(attack, rows, labels, kept, draw))
         task.advance(len(rows), attack.name)
     return found
@@ -108,13 +109,14 @@ def _attacked(row: Judged, attack: Attack) -> Comparison:
 
 
 def _structures(
-    judge_of: JudgeOf, comparisons: Sequence[Comparison], principles: Sequence[Sequence[Principle]]
+    judge_of: JudgeOf, judge: Judge, comparisons: Sequence[Comparison], principles: Sequence[Sequence[Principle]]
 ) -> list[list[object]]:
     """For each comparison what stands around the quotations in every question that it is asked by."""
     found = []
     for comparison, chosen in zip(comparisons, principles, strict=True):
         model = Overheard()
-        judge_of(model).label_under([comparison], [chosen])
+        members = {member.name: model for member in judge.config.panel}
+        judge_of(PanelModel(model, members) if members else model).label_under([comparison], [chosen])
         found.append([structure(messages) for messages in model.asked])
     return found
 

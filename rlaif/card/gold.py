@@ -145,7 +145,8 @@ def _of_tests(constitution: Constitution | None) -> GoldSet:
         raise ConstitutionError(
             "there is no test to measure a judge on",
             where=f"{TESTS}{'' if constitution is None else constitution.name}",
-            remedy="name another gold, such as tests:harmless-and-kind: its principles have `tests`",
+            remedy="write `tests` for its principles, name a file of preferences or another gold, or go on "
+            "without a card: --accept-uncarded-judge",
         )
     # As `rlaif constitution test`: each test under its principle, whatever that weighs.
     tested = tuple(replace(p, weight=1.0) for p in constitution.principles if p.tests)

@@ -56,6 +56,8 @@ def _anchored(config: RunConfig, folder: Path) -> RunConfig:
     """The config with every source that exists relative to `folder` made absolute."""
 
     def anchor(source: str) -> str:
+        if source.startswith("tests:"):
+            return "tests:" + anchor(source.removeprefix("tests:"))
         looks_like_path = "/" in source or bool(Path(source).suffix)
         return str(folder / source) if looks_like_path and (folder / source).exists() else source
 

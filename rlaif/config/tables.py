@@ -227,6 +227,17 @@ class RunConfig(Table):
             )
         return self
 
+    @model_validator(mode="after")
+    def _map_fits_the_labels(self) -> RunConfig:
+        single = self.card.gold == "verifiable" or self.card.gold.partition(":")[0] == "tests"
+        if self.judge.calibration != "none" and single and self.judge.principles != "one":
+            raise ValueError(
+                f"judge.calibration: card.gold {self.card.gold} is judged under one principle a pair, and labels under "
+                "several, whose mean is less extreme: a map of the one does not fit the other; name a file of "
+                "preferences or pyrit, or set judge.principles: one"
+            )
+        return self
+
     def table(self, stage: StageName) -> Table:
         """The table of one stage."""
         value: Table = getattr(self, stage)

@@ -66,6 +66,8 @@ def label_counts(labels: Sequence[PreferenceLabel]) -> dict[str, float]:
         "abstained": missing.count("abstained"),
         "pairs_failed": len(missing) - missing.count("abstained"),
     }
+    silent = Counter(v.member for label in labels for v in label.verdicts if v.member and v.failure is not None)
+    counts.update({f"verdicts_failed_{member}": number for member, number in sorted(silent.items())})
     if probabilities:
         counts["mean_confidence"] = sum(abs(p - 0.5) for p in probabilities) / len(probabilities) + 0.5
     if consistencies:

@@ -13,6 +13,7 @@ from rlaif.card.figures import Judged
 from rlaif.card.gold import GoldPair
 from rlaif.config import RunConfig, default_config
 from rlaif.lm.cache import CachedModel
+from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import LanguageModel
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.progress import Silent
@@ -98,6 +99,8 @@ def card_of(
     """The card of a scripted judge, or of `model`."""
 
     def open_judge(config: RunConfig, cache: Path) -> LanguageModel:
+        if isinstance(model, PanelModel):
+            return model
         return CachedModel(ScriptedModel(score=score) if model is None else model, cache / "judge.sqlite")
 
     config, counted = settings(folder, *overrides), Asked(**{"pairs": 0, "repeat": 4, "attack": 0, **asked})

@@ -14,6 +14,7 @@ from rlaif.errors import ConfigError, ConstitutionError
 from rlaif.evaluation.statistics import Estimate
 from rlaif.judge.attacks import ATTACKS
 from rlaif.judge.judge import Judge
+from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, LanguageModel
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.progress import Silent
@@ -232,3 +233,11 @@ def test_settings_that_cannot_change_a_verdict_are_not_in_the_card(tmp_path: Pat
     assert "timeout" not in card.subject.settings
     assert card.subject.settings["abstain_below"] == 0.0
     assert card.id == card_of(tmp_path, perfect, pairs=4).id
+
+
+def test_a_panel_is_attacked_like_any_judge(tmp_path: Path) -> None:
+    model = PanelModel(ScriptedModel(score=perfect), {"points": ScriptedModel()})
+    panel = "judge.panel=[{name: points, backend: scripted, method: rating}]"
+    card = card_of(tmp_path, None, panel, model=model, attack=2)
+    assert len(card.attacks) == len(ATTACKS)
+    assert all(attack.structure_kept == attack.pairs == 2 for attack in card.attacks)
