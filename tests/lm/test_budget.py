@@ -144,6 +144,18 @@ def test_a_server_that_counts_no_tokens_cannot_keep_a_budget_of_tokens(tmp_path:
         model.close()
 
 
+def test_a_failure_at_the_start_does_not_say_that_a_server_counts_no_tokens(tmp_path: Path) -> None:
+    def behaviour(body: dict[str, Any], before: int) -> Answer:
+        return error(400, "maximum context length exceeded") if last(body) == "0" else echo(body, before)
+
+    with serving(behaviour) as server:
+        model = opened(server, tmp_path, Budget(max_tokens=1000))
+        assert model.generate([ask(0)])[0].failure is not None
+        answers = model.generate([ask(n) for n in range(9)])
+        assert [answer.text for answer in answers] == [None, *(f"answer {n}" for n in range(1, 9))]
+        model.close()
+
+
 def test_a_model_that_answers_as_a_whole_keeps_to_its_calls(tmp_path: Path) -> None:
     model = CachedModel(ScriptedModel(), tmp_path / "judge.sqlite", budget=Budget(max_calls=300))
     with pytest.raises(BudgetError, match="300 calls"):
