@@ -156,10 +156,11 @@ class CachedModel:
         if stop:
             raise self._budget.error(stop[0], self._spent(), unasked)
         if unasked:
+            table = self._budget.table
             raise BackendError(
-                "the server does not say how many tokens it used, so judge.max_tokens and max_cost cannot be kept",
+                f"the server does not say how many tokens it used, so {table}.max_tokens and max_cost cannot be kept",
                 where=self.name,
-                remedy="limit judge.max_calls instead",
+                remedy=f"limit {table}.max_calls instead",
             )
         self.usage.cached += len(requests) - len(missing)
         return [known[key] for key in keys]

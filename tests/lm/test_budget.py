@@ -14,6 +14,7 @@ from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.open import open_judge
 from rlaif.lm.openai_server import OpenAIModel
+from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Usage
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.records import Message
@@ -185,6 +186,18 @@ def test_the_fields_of_the_config_are_kept(tmp_path: Path, fields: dict[str, Any
     except BudgetError:
         pass
     assert (done, model.usage.calls) == (asked, asked)
+    model.close()
+
+
+@pytest.mark.parametrize("fields", [{"max_calls": 1}, {"max_tokens": 1}, {"max_cost": 0.01, "price_in": 9e6}])
+def test_a_member_of_a_panel_that_is_at_its_limit_is_named(tmp_path: Path, fields: dict[str, Any]) -> None:
+    member = {"name": "big", "backend": "scripted", **fields}
+    judge = JudgeConfig.model_validate({"backend": "scripted", "panel": [member]})
+    model = open_judge(judge, ModelConfig(), tmp_path)  # type: ignore[call-arg]
+    assert isinstance(model, PanelModel)
+    model.beside["big"].generate([ask(0)])
+    with pytest.raises(BudgetError, match=rf"^judge\.panel\.big\.{next(iter(fields))} \("):
+        model.beside["big"].generate([ask(1)])
     model.close()
 
 
