@@ -21,7 +21,8 @@ is an error that names the line and the nearest known key.
 
 - `rlaif init` writes a file with every field and these comments; `rlaif check my.yaml` checks yours, and asks a
   judge behind a server about one pair.
-- `--set ppo.kl_coef=0.1` overrides one field for one call; it may be given several times.
+- `--set ppo.kl_coef=0.1` overrides one field for one call; it may be given several times. A table in a list goes by
+  its `name` or its place from 0: `--set judge.panel.large.max_calls=1000`, `--set judge.panel.0.max_calls=1000`.
 - A file or folder that lies beside the config is found there, wherever `rlaif` is started.
 - A field marked "speed" changes only how fast a stage goes or what it may cost, not what it writes: it may differ when
   a run is resumed.

@@ -110,6 +110,23 @@ def test_overrides_that_name_nothing_are_errors(file: Path, override: str) -> No
     assert override.partition("=")[0].split(".")[0] in fails(file, MINIMAL + "seed: 1\n", override)
 
 
+PANEL = f"{MINIMAL}judge: {{panel: [{{name: big, method: rating}}, {{name: a.b}}, {{name: '0'}}]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("member", "place"), [("big", 0), ("a.b", 1), ("1", 1), ("2", 2), pytest.param("0", 2, id="a name before a place")]
+)
+def test_overrides_reach_a_member_of_a_panel_by_name_or_place(file: Path, member: str, place: int) -> None:
+    file.write_text(PANEL)
+    limits = [found.max_calls for found in load(file, [f"judge.panel.{member}.max_calls=7"]).judge.panel]
+    assert limits == [7 if number == place else None for number in range(3)]
+
+
+@pytest.mark.parametrize("keys", ["none.max_calls", "3.max_calls", "-1.max_calls", "big", "0"])
+def test_overrides_of_a_member_that_is_not_there_are_errors(file: Path, keys: str) -> None:
+    assert f"panel is a list, and {keys} is no field" in fails(file, PANEL, f"judge.panel.{keys}=7")
+
+
 def test_files_beside_the_config_are_found_from_anywhere(tmp_path: Path, file: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "x"}\n')
     (tmp_path / "everyday").mkdir()  # a bare name is a shipped set, whatever lies about

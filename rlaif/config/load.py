@@ -93,11 +93,30 @@ def _apply_override(data: dict[str, Any], text: str) -> None:
     if not equals or not all(keys):
         raise ConfigError(f"--set {text!r} is not table.field=value", remedy="for example --set ppo.kl_coef=0.1")
     table: Any = data
-    for key in keys[:-1]:
-        table = table.setdefault(key, {})
+    while len(keys) > 1:
+        key, table, keys = keys[0], table.setdefault(keys[0], {}), keys[1:]
+        if isinstance(table, list):
+            table, keys = _item(table, keys, f"--set {text!r}: {key}")
         if not isinstance(table, dict):
             raise ConfigError(f"--set {text!r}: {key} is a value, not a table")
-    table[keys[-1]] = parse_scalar(value)
+    table[keys[0]] = parse_scalar(value)
+
+
+def _item(items: list[Any], keys: list[str], where: str) -> tuple[Any, list[str]]:
+    """The item of a list of tables that the first of the keys name, and the keys of its own field that are left.
+
+    An item goes by its `name`, in which dots may stand, or by its place from 0.
+    """
+    names = [str(item.get("name", place)) if isinstance(item, dict) else str(place) for place, item in enumerate(items)]
+    for n in range(1, len(keys)):
+        if ".".join(keys[:n]) in names:
+            return items[names.index(".".join(keys[:n]))], keys[n:]
+    if len(keys) > 1 and keys[0].isdecimal() and int(keys[0]) < len(items):
+        return items[int(keys[0])], keys[1:]
+    raise ConfigError(
+        f"{where} is a list, and {'.'.join(keys)} is no field of one of its tables",
+        remedy=f"begin with the name or the place of one: {', '.join(names) or 'it has none'}",
+    )
 
 
 def _problem(item: Any, lines: dict[tuple[str | int, ...], int]) -> str:

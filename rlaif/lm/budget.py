@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlaif.config import AskingConfig
+from rlaif.config import AskingConfig, PanelMember
 from rlaif.errors import BudgetError
 from rlaif.lm.protocol import Usage
 
@@ -16,6 +16,7 @@ class Budget:
     """Limits on requests, on tokens (read and written together) and on money; None = none.
 
     Prices are those of a million tokens read (`price_in`) and written (`price_out`), in the currency of `max_cost`.
+    `table` is where the limits stand in the config.
     """
 
     max_calls: int | None = None
@@ -23,11 +24,13 @@ class Budget:
     max_cost: float | None = None
     price_in: float = 0.0
     price_out: float = 0.0
+    table: str = "judge"
 
     @classmethod
     def from_config(cls, judge: AskingConfig) -> Budget:
-        """The limits and prices of a config's `judge` table."""
-        return cls(judge.max_calls, judge.max_tokens, judge.max_cost, judge.price_in, judge.price_out)
+        """The limits and prices of a config's `judge` table or of a member of its panel."""
+        table = f"judge.panel.{judge.name}" if isinstance(judge, PanelMember) else "judge"
+        return cls(judge.max_calls, judge.max_tokens, judge.max_cost, judge.price_in, judge.price_out, table)
 
     @property
     def counts_tokens(self) -> bool:
@@ -40,11 +43,11 @@ class Budget:
     def reached(self, spent: Usage) -> str | None:
         """The field and value of the first limit that leaves no room for another request, or None."""
         if self.max_calls is not None and spent.calls >= self.max_calls:
-            return f"judge.max_calls ({self.max_calls:,})"
+            return f"{self.table}.max_calls ({self.max_calls:,})"
         if self.max_tokens is not None and spent.prompt_tokens + spent.generated_tokens >= self.max_tokens:
-            return f"judge.max_tokens ({self.max_tokens:,})"
+            return f"{self.table}.max_tokens ({self.max_tokens:,})"
         if self.max_cost is not None and self.cost(spent) >= self.max_cost:
-            return f"judge.max_cost ({self.max_cost:g})"
+            return f"{self.table}.max_cost ({self.max_cost:g})"
         return None
 
     def error(self, limit: str, spent: Usage, unasked: int) -> BudgetError:

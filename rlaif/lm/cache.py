@@ -148,15 +148,19 @@ class CachedModel:
             fresh = {todo[place]: answer for place, answer in group}
             self._write({key: answer for key, answer in fresh.items() if answer.failure is None})
             known |= fresh
-            uncounted = self._budget.counts_tokens and not self.usage.prompt_tokens + self.usage.generated_tokens
+            # a failure, for example of a prompt that is too long, has no tokens on any server
+            answered = any(answer.failure is None for answer in fresh.values())
+            if answered and self._budget.counts_tokens:
+                uncounted = not self.usage.prompt_tokens + self.usage.generated_tokens
         unasked = len(todo) - sum(key in known for key in todo)
         if stop:
             raise self._budget.error(stop[0], self._spent(), unasked)
         if unasked:
+            table = self._budget.table
             raise BackendError(
-                "the server does not say how many tokens it used, so judge.max_tokens and max_cost cannot be kept",
+                f"the server does not say how many tokens it used, so {table}.max_tokens and max_cost cannot be kept",
                 where=self.name,
-                remedy="limit judge.max_calls instead",
+                remedy=f"limit {table}.max_calls instead",
             )
         self.usage.cached += len(requests) - len(missing)
         return [known[key] for key in keys]

@@ -14,6 +14,7 @@ from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.open import open_judge
 from rlaif.lm.openai_server import OpenAIModel
+from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Usage
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.records import Message
@@ -144,6 +145,18 @@ def test_a_server_that_counts_no_tokens_cannot_keep_a_budget_of_tokens(tmp_path:
         model.close()
 
 
+def test_a_failure_at_the_start_does_not_say_that_a_server_counts_no_tokens(tmp_path: Path) -> None:
+    def behaviour(body: dict[str, Any], before: int) -> Answer:
+        return error(400, "maximum context length exceeded") if last(body) == "0" else echo(body, before)
+
+    with serving(behaviour) as server:
+        model = opened(server, tmp_path, Budget(max_tokens=1000))
+        assert model.generate([ask(0)])[0].failure is not None
+        answers = model.generate([ask(n) for n in range(9)])
+        assert [answer.text for answer in answers] == [None, *(f"answer {n}" for n in range(1, 9))]
+        model.close()
+
+
 def test_a_model_that_answers_as_a_whole_keeps_to_its_calls(tmp_path: Path) -> None:
     model = CachedModel(ScriptedModel(), tmp_path / "judge.sqlite", budget=Budget(max_calls=300))
     with pytest.raises(BudgetError, match="300 calls"):
@@ -173,6 +186,18 @@ def test_the_fields_of_the_config_are_kept(tmp_path: Path, fields: dict[str, Any
     except BudgetError:
         pass
     assert (done, model.usage.calls) == (asked, asked)
+    model.close()
+
+
+@pytest.mark.parametrize("fields", [{"max_calls": 1}, {"max_tokens": 1}, {"max_cost": 0.01, "price_in": 9e6}])
+def test_a_member_of_a_panel_that_is_at_its_limit_is_named(tmp_path: Path, fields: dict[str, Any]) -> None:
+    member = {"name": "big", "backend": "scripted", **fields}
+    judge = JudgeConfig.model_validate({"backend": "scripted", "panel": [member]})
+    model = open_judge(judge, ModelConfig(), tmp_path)  # type: ignore[call-arg]
+    assert isinstance(model, PanelModel)
+    model.beside["big"].generate([ask(0)])
+    with pytest.raises(BudgetError, match=rf"^judge\.panel\.big\.{next(iter(fields))} \("):
+        model.beside["big"].generate([ask(1)])
     model.close()
 
 
