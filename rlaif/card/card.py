@@ -102,7 +102,7 @@ class Repeat:
 @dataclass(frozen=True, slots=True)
 class JudgeCard:
     """The whole card; None for what was not asked for or does not exist with the method. `calls` were made to the
-    judge's model in all, and `cached` answers were known."""
+    judge's model in all, the repeat's among them, and `cached` answers were known."""
 
     subject: Subject
     failures: Failures
@@ -215,7 +215,7 @@ def judge_card(
         attacks=attacks,
         groups=groups(rows, draw),
         notes=_notes(config, known, pairs, asked),
-        calls=usage.calls,
+        calls=usage.calls + (0 if repeat is None else repeat.calls),
         cached=usage.cached,
     )
     return replace(found, verdict=verdict.sentences(found))

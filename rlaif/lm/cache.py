@@ -67,8 +67,9 @@ class CachedModel:
     that answers as a whole is asked at most REQUESTS_PER_CALL at a time. `usage` is the inner model's, with `cached`
     counting the answers that cost nothing.
 
-    The file also keeps what each model was asked for in all (`spent`). A `budget` counts that in, unless it is to count
-    from now on. At its limit no further request is sent; what is in flight is kept, then BudgetError is raised.
+    The file also keeps what each model was asked for in all (`spent`). A `budget` counts that in, with what others add
+    to it meanwhile, unless it is to count for itself from now on. At its limit no further request is sent; what is in
+    flight is kept, then BudgetError is raised.
 
     Raises DataError for a file that is not such a cache or is damaged, DiskError if it cannot be written.
     """
@@ -88,9 +89,10 @@ class CachedModel:
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.executescript(_TABLES)
         self._budget = budget or Budget()
-        self._before = self.spent() if counts_before else Usage()
+        self._counts_others = counts_before
+        self._others = Usage()
         self._sent = 0
-        self._noted = replace(inner.usage)
+        self._at_opening, self._noted = replace(inner.usage), replace(inner.usage)
 
     def spent(self) -> Usage:
         """What the file says that the model was asked for, by all commands together."""
@@ -130,6 +132,7 @@ class CachedModel:
         known: dict[str, Any] = self._read(keys, kind)
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
         todo = list(missing)
+        self._look_at_others()
         uncounted = False
         stop: list[str] = []
 
@@ -148,6 +151,7 @@ class CachedModel:
             fresh = {todo[place]: answer for place, answer in group}
             self._write({key: answer for key, answer in fresh.items() if answer.failure is None})
             known |= fresh
+            self._look_at_others()
             # a failure, for example of a prompt that is too long, has no tokens on any server
             answered = any(answer.failure is None for answer in fresh.values())
             if answered and self._budget.counts_tokens:
@@ -165,13 +169,20 @@ class CachedModel:
         self.usage.cached += len(requests) - len(missing)
         return [known[key] for key in keys]
 
+    def _look_at_others(self) -> None:
+        """Takes in what all but this object have written down as spent: earlier commands, a panel's other member with
+        the same model, another process."""
+        if self._counts_others:
+            spent, own, first = self.spent(), self._noted, self._at_opening
+            self._others = Usage(**{n: getattr(spent, n) - getattr(own, n) + getattr(first, n) for n in _COUNTED})
+
     def _spent(self) -> Usage:
         """What counts towards the budget: each request from when it is sent, tokens from when the answer is there."""
-        before, now = self._before, self.usage
+        others, now = self._others, self.usage
         return Usage(
-            calls=before.calls + self._sent,
-            prompt_tokens=before.prompt_tokens + now.prompt_tokens,
-            generated_tokens=before.generated_tokens + now.generated_tokens,
+            calls=others.calls + self._sent,
+            prompt_tokens=others.prompt_tokens + now.prompt_tokens,
+            generated_tokens=others.generated_tokens + now.generated_tokens,
         )
 
     def _read(self, keys: Sequence[str], kind: type[A]) -> dict[str, A]:

@@ -50,7 +50,8 @@ class Endpoint:
 
     @property
     def fingerprint(self) -> str:
-        return content_id("openai", self.base_url, self.model, self.api)
+        """Of the model by its name; one's own servers count as one, wherever they run."""
+        return content_id("openai", "hosted" if self.base_url is None else "own", self.model, self.api)
 
     @property
     def where(self) -> str:

@@ -175,6 +175,7 @@ def test_asking_again_goes_past_the_cache(tmp_path: Path) -> None:
     assert (steady.repeat.identical, steady.repeat.largest) == (1.0, 0.0)
     assert (steady.repeat.asked, steady.repeat.calls) == (8, 8)
     assert steady.repeat.tokens > 8 * 30
+    assert steady.calls == 2 * steady.failures.pairs + 8, "what is asked again is asked and paid for"
     restless = card_of(tmp_path / "two", None, model=Restless())
     assert restless.repeat is not None
     assert restless.repeat.identical == 0.0

@@ -13,6 +13,7 @@ from rlaif.errors import BackendError, BudgetError, ConfigError
 from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.open import open_judge
+from rlaif.lm.openai_requests import Endpoint
 from rlaif.lm.openai_server import OpenAIModel
 from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Usage
@@ -116,6 +117,37 @@ def test_a_run_counts_from_its_first_command_and_the_users_cache_from_this_one(
     with pytest.raises(BudgetError, match="5 calls"):
         run.generate([ask(5), ask(6)])
     run.close()
+
+
+def test_members_on_one_model_share_what_is_counted(server: FaultServer, tmp_path: Path) -> None:
+    one, other = opened(server, tmp_path, Budget(max_calls=5)), opened(server, tmp_path, Budget(max_tokens=60))
+    one.generate([ask(1), ask(2)])
+    other.generate([ask(3), ask(4)])
+    with pytest.raises(BudgetError, match="5 calls, 50 tokens; not asked: 1 "):
+        one.generate([ask(5), ask(6)])
+    other.generate([ask(7)])
+    with pytest.raises(BudgetError, match="6 calls, 60 tokens"):
+        other.generate([ask(8)])
+    assert len(server.seen) == 6
+    one.close()
+    other.close()
+
+
+def test_what_another_process_spends_during_a_batch_counts(tmp_path: Path) -> None:
+    def behaviour(body: dict[str, Any], before: int) -> Answer:
+        if last(body) == "4":
+            second = CachedModel(ScriptedModel(), tmp_path / "judge.sqlite")
+            second.fingerprint = Endpoint("m", server.url).fingerprint
+            second.generate([ask(100 + n) for n in range(50)])
+            second.close()
+        return echo(body, before)
+
+    with serving(behaviour) as server:
+        model = opened(server, tmp_path, Budget(max_calls=60))
+        with pytest.raises(BudgetError):
+            model.generate([ask(n) for n in range(40)])
+        assert 10 <= len(server.seen) < 40
+        model.close()
 
 
 def test_the_tries_after_a_failed_one_do_not_count(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 from rlaif.config import JudgeConfig
 from rlaif.errors import BackendError
 from rlaif.lm.cache import CachedModel
+from rlaif.lm.openai_requests import Endpoint
 from rlaif.lm.openai_server import LIKELY_DOWN, OpenAIModel
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
@@ -60,6 +61,13 @@ def choose(text: str = "(A) or (B)?", prefix: str = "(") -> ChoiceRequest:
 
 
 # -- what is asked and what comes back
+
+
+def test_a_server_is_known_by_its_model_wherever_it_runs() -> None:
+    own = Endpoint("m", "http://127.0.0.1:8000/v1").fingerprint
+    assert own == Endpoint("m", "http://127.0.0.1:8000/v1/").fingerprint == Endpoint("m", "http://box:9/v1").fingerprint
+    others = {Endpoint("m"), Endpoint("n", "http://box:9/v1"), Endpoint("m", "http://box:9/v1", "completions")}
+    assert len({own, *(other.fingerprint for other in others)}) == 4
 
 
 def test_results_keep_the_order_of_the_requests_whatever_the_server_does(start: Any) -> None:
