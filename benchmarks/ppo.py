@@ -45,6 +45,10 @@ ROWS: dict[str, tuple[str, ...]] = {
 DEFAULT_ROWS = [name for name in ROWS if "lora-critic" not in name]
 YARDSTICK = "trl-bf16-eager"
 DISTURBED = 0.15
+SPARE = 1.5e9
+"""Bytes of memory that a step leaves to the machine."""
+FIRST_STEP = 20
+"""Bytes for each parameter held that a row is taken to need at most, as long as none of its steps has been seen."""
 WORK = {
     "batch_size": 16,
     "max_new_tokens": 48,
@@ -55,6 +59,10 @@ WORK = {
 }
 
 
+class StoppedEarly(Exception):
+    """The turns cannot go on; what was counted so far stands."""
+
+
 @dataclass
 class Worker:
     """A row of the table: its process and the steps that count."""
@@ -63,13 +71,21 @@ class Worker:
     process: subprocess.Popen[str]
     facts: dict[str, Any] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    peak: float = 0.0
 
     def turn(self) -> dict[str, Any]:
-        """One step of the worker, with the cores that others used meanwhile."""
+        """One step of the worker, with the cores that others used meanwhile.
+
+        Raises StoppedEarly where the step would take the machine's last memory: pages that come and go are no
+        measurement, and whoever else works there would pay for it.
+        """
         assert self.process.stdin is not None
+        if _available() < self.peak - _resident(self.process.pid) + SPARE:
+            raise StoppedEarly(f"too little memory is free for a step of {self.name}: take fewer --rows")
         busy, start = _busy_seconds(), time.perf_counter()
         print("step", file=self.process.stdin, flush=True)
         row = self.answer()
+        self.peak = row["peak_bytes"]
         wall = time.perf_counter() - start
         others = (_busy_seconds() - busy - sum(row["cpu"].values())) / wall
         return row | {"others": max(0.0, others)}
@@ -78,8 +94,13 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended: see {self.name}.log in the folder named above")
+            raise StoppedEarly(f"{self.name} ended: see its log")
         return dict(json.loads(line))
+
+    def end(self) -> None:
+        """Ends the process; it may be in the midst of a step."""
+        self.process.kill()
+        self.process.wait()
 
     def each(self, kind: str, phase: str) -> list[float]:
         """What the counted steps took, in one phase or ("total") in all."""
@@ -101,25 +122,32 @@ def main() -> None:
         subprocess.run(prepare, env=environment, check=True)
         work = json.loads(workload.read_text(encoding="utf-8"))
         _say_what(work, given)
-        workers = [_start(row, given.trl_python, workload, environment, Path(given.logs)) for row in rows]
-        for turn in range(given.steps + given.warmup):
-            for worker in workers:
-                step = worker.turn()
-                _say_step(worker.name, turn - given.warmup + 1, step)
-                if turn >= given.warmup:
-                    worker.steps.append(step)
+        workers: list[Worker] = []
+        try:
+            workers.extend(_start(row, given.trl_python, workload, environment, Path(given.logs)) for row in rows)
+            _take_turns(workers, given.warmup, given.steps)
+        except (StoppedEarly, KeyboardInterrupt) as problem:
+            print(f"stopped: {str(problem) or 'by hand'}")
         for worker in workers:
-            assert worker.process.stdin is not None
-            worker.process.stdin.close()
-            worker.process.wait()
-        model_config = json.loads((Path(work["model"]) / "config.json").read_text(encoding="utf-8"))
-        products = step_products(model_config, work)
-        floor = _floor(products, environment)
-    _print_tables(workers, work)
-    _print_floor(workers, products, floor)
+            worker.end()
+    workers = [worker for worker in workers if worker.steps]
     if given.out:
         found = {worker.name: {"facts": worker.facts, "steps": worker.steps} for worker in workers}
         Path(given.out).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    if workers:
+        _print_tables(workers, work)
+        model_config = json.loads((Path(work["model"]) / "config.json").read_text(encoding="utf-8"))
+        products = step_products(model_config, work)
+        _print_floor(workers, products, _floor(products, environment))
+
+
+def _take_turns(workers: Sequence[Worker], warmup: int, steps: int) -> None:
+    for turn in range(warmup + steps):
+        for worker in workers:
+            step = worker.turn()
+            _say_step(worker.name, turn - warmup + 1, step)
+            if turn >= warmup:
+                worker.steps.append(step)
 
 
 def _arguments() -> argparse.Namespace:
@@ -151,6 +179,7 @@ def _start(name: str, trl_python: str, workload: Path, environment: dict[str, st
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment)
     worker = Worker(name, process)
     worker.facts = worker.answer()
+    worker.peak = FIRST_STEP * worker.facts["held"]
     return worker
 
 
@@ -162,6 +191,24 @@ def _busy_seconds() -> float:
         return 0.0
     user, nice, system, _, _, *rest = map(int, first)
     return float(user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+
+
+def _available() -> float:
+    """Bytes of memory that can be had (infinitely many where there is no /proc)."""
+    return _from_proc("/proc/meminfo", "MemAvailable", otherwise=float("inf"))
+
+
+def _resident(process: int) -> float:
+    """Bytes of memory that a process holds."""
+    return _from_proc(f"/proc/{process}/status", "VmRSS", otherwise=0.0)
+
+
+def _from_proc(file: str, name: str, *, otherwise: float) -> float:
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return otherwise
+    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), otherwise)
 
 
 def _say_what(work: dict[str, Any], given: argparse.Namespace) -> None:

@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,7 @@ def main() -> None:
     if given.critic == "lora":
         critic.model = get_peft_model(critic.model, LoraConfig(**lora))
     trainer = PPOTrainer(
-        args=_arguments(work),
+        args=_arguments(work, given.workload.parent / "trl"),
         processing_class=tokenizer,
         model=policy,
         ref_model=None,
@@ -106,10 +105,10 @@ def main() -> None:
     trainer.train()
 
 
-def _arguments(work: dict[str, Any]) -> Any:
+def _arguments(work: dict[str, Any], folder: Path) -> Any:
     batch = len(work["ids"])
     return PPOConfig(
-        output_dir=tempfile.mkdtemp(),
+        output_dir=str(folder),
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=1,
         num_mini_batches=work["num_mini_batches"],
