@@ -70,7 +70,7 @@ def test_a_folder_of_templates(tmp_path: Path) -> None:
         (("a:", "a: judge.scale=1"), None, "there already is a judge called a"),
         (("a:", "b: judge.scale=0.3"), None, "in the same way as a"),
         (("a:", "b: judge.concurrency=2"), None, "in the same way as a"),
-        (("a:", "b: judge.calibration=temperature"), None, "in the same way as a"),
+        (("a: judge.principles=one", "b: judge.principles=one judge.calibration=temperature"), None, "same way as a"),
         (("mean of all:",), "cot", "mean of all is what the mean"),
         ((), "cot,pairwize", "--methods pairwize: judge.method"),
     ],
