@@ -176,6 +176,16 @@ class JudgeConfig(AskingConfig):
             raise ValueError(f"two members of judge.panel are called {twice[0]!r}: a vote is known by its name")
         if self.panel and self.method == "random":
             raise ValueError("judge.method: random is a control and votes alone: take judge.panel out")
+        places: dict[tuple[str | None, str], str | None] = {}
+        for asked in (self, *self.panel):
+            if (
+                asked.backend == "openai"
+                and places.setdefault((asked.source, asked.api), asked.base_url) != asked.base_url
+            ):
+                raise ValueError(
+                    f"the model {asked.source!r} stands at two addresses: answers are kept by the model's name, so two "
+                    "members would share them; give different models different names on their servers"
+                )
         return self
 
 

@@ -103,6 +103,15 @@ def test_a_calibration_maps_the_vote_of_all() -> None:
         ({"panel": [{"name": "a", "backend": "openai"}]}, "needs judge.source"),
         ({"panel": [{"name": "a", "wieght": 2}]}, "did you mean 'weight'"),
         ({"panel": [{"name": "a", "weight": 0}]}, "greater than 0"),
+        (
+            {
+                "panel": [
+                    {"name": n, "backend": "openai", "source": "m", "method": "rating", "base_url": f"http://{n}/v1"}
+                    for n in "ab"
+                ]
+            },
+            "'m' stands at two addresses",
+        ),
     ],
 )
 def test_a_panel_that_cannot_sit_is_refused(fields: dict[str, Any], said: str) -> None:
