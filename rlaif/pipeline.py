@@ -149,29 +149,24 @@ def begun_stage(
     with run.lock():
         given = gather_kept(config, run)
         job = _Job(config, run, given, limit, progress, _shared_inputs(config, given))
-        inputs = {**job.inputs(stage), **stages.own_inputs(config, stage, run)}
+        own = stages.own_inputs(config, stage, run)
         _refuse_changed(job, (stage,), ())
-        ledger.refuse_changed(run, stage, None, inputs)
+        ledger.refuse_changed(run, stage, None, own)
         for need in stages.needs(config, stage):
             _refuse_missing(job, need, (stage,))
         _refuse_judge(job, (stage,), ())
         _write_materials(job)
-        ledger.begin(run, stage, job.settings(stage), inputs)
+        ledger.begin(run, stage, job.settings(stage), {**job.inputs(stage), **own})
         with _models(config, run) as (open_policy, open_judge, _), _full_disk(run.root / stage):
             yield StageContext(stage, config, run, given.constitution, progress, open_policy, open_judge, limit=limit)
 
 
 def _refuse_changed(job: _Job, names: Sequence[StageName], redone: Sequence[StageName]) -> None:
     """Raises where a stage that is asked for or finished was made under something else, unless it is redone."""
-    for stage in stages.TABLE:
-        passed_over = stage == "report" or stage in redone or (stage == "card" and stage not in _of_run(job, names))
-        if not passed_over and (stage in names or job.run.record(stage) is not None):
+    # A card that nothing asks for is none of the run's stages: it may be of another judge.
+    for stage in stages.in_order((*stages.of_run(job.config), *names)):
+        if stage != "report" and stage not in redone and (stage in names or job.run.record(stage) is not None):
             ledger.refuse_changed(job.run, stage, job.settings(stage), job.inputs(stage))
-
-
-def _of_run(job: _Job, names: Sequence[StageName]) -> tuple[StageName, ...]:
-    """The stages that count: a card that nothing asks for may be of another judge."""
-    return (*stages.of_run(job.config), *names)
 
 
 def _refuse_judge(job: _Job, names: Sequence[StageName], redone: Sequence[StageName]) -> None:

@@ -6,8 +6,6 @@ a hash of that and of the figures; time and cost are not in it.
 
 from __future__ import annotations
 
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.card import verdict
+from rlaif.card.asking import Again, asked_again, judge_on, labels_of, rules_of
 from rlaif.card.attacked import AttackResult, attack_all
 from rlaif.card.figures import (
     Accuracy,
@@ -43,7 +42,7 @@ from rlaif.judge.judge import Judge
 from rlaif.judged_run import OpenJudge, judge_of_config
 from rlaif.lm.protocol import LanguageModel, Usage
 from rlaif.progress import Progress
-from rlaif.records import Constitution, PreferenceLabel, Principle, content_id, record_seed, to_json
+from rlaif.records import Constitution, Principle, content_id, record_seed, to_json
 from rlaif.stages import judge_settings
 
 FORMAT = 2
@@ -170,11 +169,7 @@ def judge_card(
     draw = Draw(record_seed(config.seed, "card", "bootstrap"), config.evaluate.bootstrap)
 
     def judge_of(model: LanguageModel | None) -> Judge:
-        narrowed = bool(asked.only) or known.constitution is not None
-        prompts = None if narrowed else config.prompts  # whose principles may not be among those that are left
-        return Judge(
-            config.judge, constitution, model=model, seed=config.seed, templates=asked.templates, prompts=prompts
-        )
+        return judge_on(known, constitution, config, model, only=asked.only, templates=asked.templates)
 
     with ExitStack() as stack:
         model = None
@@ -184,12 +179,14 @@ def judge_card(
             stack.callback(model.close)
         # 2. The pairs, some of them again, some of them under attack.
         judge = judge_of(model)
-        rules = [judge.principles(p.comparison) if p.principle is None else (p.principle,) for p in pairs]
+        rules = rules_of(judge, pairs)
         labels = labels_of(judge, pairs, rules, config, "judging", progress)
         rows = [Judged(pair, label) for pair, label in zip(pairs, labels, strict=True)]
         repeat, attacks = None, []
         if model is not None and asked.repeat:
-            repeat = _repeat(rows[: asked.repeat], rules, config, judge_of, open_judge, progress)
+            n = asked.repeat
+            again = asked_again(judge_of, open_judge, pairs[:n], rules[:n], config, "asking again", progress)
+            repeat = _repeat(rows[:n], again)
         if model is not None and asked.attack:
             from rlaif.judge.attacks import ATTACKS
 
@@ -259,41 +256,11 @@ def _named(given: Constitution, only: Sequence[str]) -> tuple[Principle, ...]:
     return kept
 
 
-def labels_of(
-    judge: Judge,
-    pairs: Sequence[GoldPair],
-    rules: Sequence[Sequence[Principle]],
-    config: RunConfig,
-    title: str,
-    progress: Progress,
-) -> list[PreferenceLabel]:
-    """The labels of the pairs, each under its own principles, with a bar called `title`."""
-    batch = config.label.batch_size * config.label.pairs
-    with progress.task(title, len(pairs), "pairs") as task:
-        return judge.label_in_parts([pair.comparison for pair in pairs], rules, size=batch, task=task)
-
-
-def _repeat(
-    rows: Sequence[Judged],
-    rules: Sequence[Sequence[Principle]],
-    config: RunConfig,
-    judge_of: Any,
-    open_judge: OpenJudge,
-    progress: Progress,
-) -> Repeat:
-    """The same questions to the same model behind an empty cache."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        model = open_judge(config, Path(folder))
-        stack.callback(model.close)
-        start = time.monotonic()
-        again = labels_of(
-            judge_of(model), [row.pair for row in rows], rules[: len(rows)], config, "asking again", progress
-        )
-        seconds = time.monotonic() - start
-        usage = model.usage
+def _repeat(rows: Sequence[Judged], again: Again) -> Repeat:
+    """What the second asking says beside the first."""
     both = [
         (old.prob_first, new.prob_first)
-        for row, label in zip(rows, again, strict=True)
+        for row, label in zip(rows, again.labels, strict=True)
         for old, new in zip(row.label.verdicts, label.verdicts, strict=True)
     ]
     gaps = [abs(old - new) for old, new in both if old is not None and new is not None]
@@ -304,9 +271,9 @@ def _repeat(
         largest=max(gaps, default=None),
         lost=sum((old is None) != (new is None) for old, new in both),
         asked=len(both),
-        calls=usage.calls,
-        tokens=usage.prompt_tokens + usage.generated_tokens + usage.scored_tokens,
-        seconds=round(seconds, 3),
+        calls=again.usage.calls,
+        tokens=again.tokens,
+        seconds=round(again.seconds, 3),
     )
 
 

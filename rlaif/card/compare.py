@@ -8,19 +8,19 @@ choosing part is too good by as much as it was lucky there; the figures on the r
 from __future__ import annotations
 
 import math
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlaif.card import compare_verdict
 from rlaif.card.agreement import agreements
+from rlaif.card.asking import asked_again, judge_on, labels_of, rules_of
 from rlaif.card.best_of import best_of
-from rlaif.card.card import Asked, constitution_of, given_constitution, labels_of
+from rlaif.card.card import Asked, constitution_of, given_constitution
 from rlaif.card.compared import (
     LEAST_MATCHED,
     MOST_WITHOUT_LABEL,
@@ -39,9 +39,9 @@ from rlaif.errors import ConfigError
 from rlaif.evaluation.statistics import Draw, Keyed, preferred
 from rlaif.judge.judge import Judge
 from rlaif.judged_run import OpenJudge, judge_of_config
-from rlaif.lm.protocol import LanguageModel, Usage
+from rlaif.lm.protocol import LanguageModel
 from rlaif.progress import Progress
-from rlaif.records import PreferenceLabel, Principle, record_seed
+from rlaif.records import PreferenceLabel, record_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,7 @@ def compare(
 
     # 2. Every judge on every pair, and on some of them again for the time.
     def judge_of(variant: Variant, model: LanguageModel | None) -> Judge:
-        prompts = None if asked.only or known.constitution is not None else config.prompts
-        own, folder = variant.config, variant.templates
-        return Judge(own.judge, constitution, model=model, seed=own.seed, templates=folder, prompts=prompts)
+        return judge_on(known, constitution, variant.config, model, only=asked.only, templates=variant.templates)
 
     runs = [_run(variant, pairs, judge_of, timed, cache, progress, open_judge) for variant in variants]
     judged = [(run.variant.name, run.rows) for run in runs]
@@ -159,33 +157,18 @@ def _run(
             model = open_judge(config, cache)
             stack.callback(model.close)
         judge = judge_of(variant, model)
-        rules = [judge.principles(p.comparison) if p.principle is None else (p.principle,) for p in pairs]
+        rules = rules_of(judge, pairs)
         labels = labels_of(judge, pairs, rules, config, name, progress)
         cost = None
         if model is not None and timed:
-            with tempfile.TemporaryDirectory() as folder, ExitStack() as again:
-                fresh = open_judge(config, Path(folder))
-                again.callback(fresh.close)
-                cost = _cost(judge_of(variant, fresh), pairs[:timed], rules[:timed], variant, fresh.usage, progress)
+            some, title = pairs[:timed], f"{name}, timed"
+            ask = partial(judge_of, variant)
+            again = asked_again(ask, open_judge, some, rules[:timed], config, title, progress)
+            n = len(some)
+            cost = Cost(n, round(again.seconds / n, 4), again.usage.calls / n, again.tokens / n)
     rows = [Judged(pair, label) for pair, label in zip(pairs, labels, strict=True)]
     who = ("random", "") if model is None else (model.name, model.fingerprint)
     return _Run(variant, *who, rows, cost)
-
-
-def _cost(
-    judge: Judge,
-    pairs: Sequence[GoldPair],
-    rules: Sequence[Sequence[Principle]],
-    variant: Variant,
-    usage: Usage,
-    progress: Progress,
-) -> Cost:
-    """What these pairs cost the judge, whose model has no answer yet and counts in `usage`."""
-    start = time.monotonic()
-    labels_of(judge, pairs, rules, variant.config, f"{variant.name}, timed", progress)
-    seconds, n = time.monotonic() - start, len(pairs)
-    tokens = usage.prompt_tokens + usage.generated_tokens + usage.scored_tokens
-    return Cost(n, round(seconds / n, 4), usage.calls / n, tokens / n)
 
 
 def _choice(

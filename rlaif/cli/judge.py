@@ -12,6 +12,17 @@ from rlaif.cli.judge_batch import export_batch, import_batch
 
 Command = Callable[..., None]
 
+ConstitutionOption = Annotated[
+    str | None, typer.Option("--constitution", metavar="NAME-or-FILE", help="instead of the config's")
+]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", metavar="ID-or-TAG", help="only the principles with this id or tag")
+]
+PairsOption = Annotated[int, typer.Option("--pairs", min=0, help="draw N pairs of gold; 0 = all")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
+
 
 def card(
     gold: Annotated[
@@ -29,18 +40,14 @@ def card(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field")
     ] = None,
-    constitution: Annotated[
-        str | None, typer.Option("--constitution", metavar="NAME-or-FILE", help="instead of the config's")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="ID-or-TAG", help="only the principles with this id or tag")
-    ] = None,
-    pairs: Annotated[int, typer.Option("--pairs", min=0, help="draw N pairs of gold; 0 = all")] = 200,
+    constitution: ConstitutionOption = None,
+    only: OnlyOption = None,
+    pairs: PairsOption = 200,
     repeat: Annotated[int, typer.Option("--repeat", min=0, help="ask N of them again, past the cache")] = 40,
     attack: Annotated[int, typer.Option("--attack", min=0, help="try each attack on N of them")] = 24,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
+    html: HtmlOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure the judge of a config against gold: accuracy beside length alone, calibration, order, attacks, cost."""
     from rlaif.card.card import Asked, judge_card
@@ -77,20 +84,16 @@ def compare(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field for all of them")
     ] = None,
-    constitution: Annotated[
-        str | None, typer.Option("--constitution", metavar="NAME-or-FILE", help="instead of the config's")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="ID-or-TAG", help="only the principles with this id or tag")
-    ] = None,
-    pairs: Annotated[int, typer.Option("--pairs", min=0, help="draw N pairs of gold; 0 = all")] = 200,
+    constitution: ConstitutionOption = None,
+    only: OnlyOption = None,
+    pairs: PairsOption = 200,
     choose: Annotated[
         float, typer.Option("--choose", min=0.05, max=0.95, help="share of the prompts that the choice is made on")
     ] = 0.5,
     timed: Annotated[int, typer.Option("--timed", min=0, help="ask N pairs again, past the cache, for the cost")] = 8,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
+    html: HtmlOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare judges on gold: choose one on a part of the prompts, report all on the others, and how far they agree."""
     from rlaif.card.card import Asked

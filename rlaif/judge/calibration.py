@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rlaif.errors import DataError, StageError
+from rlaif.errors import StageError
+from rlaif.judge.card_file import reading_card
 from rlaif.judge.methods import sigmoid
 from rlaif.records import from_json
 
@@ -93,13 +94,9 @@ def _isotonic(right: Sequence[float]) -> CalibrationMap:
 
 def read_calibration(card: Path, kind: Kind) -> CalibrationMap:
     """The map of that kind in a judge card. Raises StageError where it has none, DataError for what is no card."""
-    try:
+    with reading_card(card):
         maps = json.loads(card.read_text(encoding="utf-8"))["maps"]
         found = [from_json(CalibrationMap, entry["map"]) for entry in maps]
-    except (ValueError, KeyError, TypeError) as problem:
-        raise DataError(
-            f"is no judge card ({type(problem).__name__})", where=str(card), remedy="make it again: rlaif card --force"
-        ) from None
     for entry in found:
         if entry.kind == kind:
             return entry

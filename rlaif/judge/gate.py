@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from rlaif.config import RunConfig
-from rlaif.errors import DataError, StageError
+from rlaif.errors import StageError
+from rlaif.judge.card_file import reading_card
 from rlaif.store import RunFolder
 
 WAY_OUT = "or accept the judge as it is: --accept-uncarded-judge"
@@ -17,13 +18,9 @@ def card_of_run(run: RunFolder) -> dict[str, Any] | None:
     path = run.file("card", "card.json")
     if run.record("card") is None:
         return None
-    try:
+    with reading_card(path):
         card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         card["id"], card["accuracy"], card["length_matched"], card["failures"]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise DataError(
-            f"is no judge card ({type(problem).__name__})", where=str(path), remedy="make it again: rlaif card --force"
-        ) from None
     return card
 
 

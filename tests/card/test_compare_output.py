@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from rlaif.card.compare_page import page
 from rlaif.card.compare_terminal import rendered
 from rlaif.card.compared import Compared
 from tests.card.cases import settings, write_gold
 from tests.card.test_compare import compared
-from tests.card.test_output import EVIL, rlaif
+from tests.card.test_output import EVIL, on_terminal, rlaif
 from tests.report.test_report import Page
 
 
 def printed(found: Compared, width: int = 80) -> str:
-    out = io.StringIO()
-    console = Console(file=out, width=width, force_terminal=False)
-    for part in rendered(found):
-        console.print(part)
-    return out.getvalue()
+    return on_terminal(rendered(found), width)
 
 
 @pytest.fixture(scope="module")

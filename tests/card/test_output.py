@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 from typer.testing import CliRunner, Result
 
 from rlaif.card.card import JudgeCard
@@ -25,12 +26,16 @@ def rlaif(*words: str | Path) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def printed(card: JudgeCard, width: int = 80) -> str:
+def on_terminal(parts: Iterable[RenderableType], width: int) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=False)
-    for part in rendered(card):
+    for part in parts:
         console.print(part)
     return out.getvalue()
+
+
+def printed(card: JudgeCard, width: int = 80) -> str:
+    return on_terminal(rendered(card), width)
 
 
 @pytest.fixture(scope="module")
