@@ -51,7 +51,7 @@ def serve(workload: Path, value: str) -> None:
     config = _config(work, value=value)
     model = PolicyModel(loaded, config, reward=workload.parent / "reward", seed=0)
     trainer = PpoTrainer(model, config, seed=0)
-    trainer.ends = [work["pad"]]
+    trainer.sampler.ends = [work["pad"]]
     trainer.measure = turns.marking(lambda: "score", trainer.measure)  # type: ignore[method-assign]
     trainer.update = turns.marking(lambda: "optimise", trainer.update)  # type: ignore[method-assign]
     prompts = [Prompt(messages=(Message("user", text),)) for text in work["texts"]]

@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 from rlaif.config import PpoConfig
-from rlaif.lm.decode import sample
 from rlaif.lm.packing import Row
-from rlaif.models import encode_chat, end_ids
-from rlaif.records import Prompt, content_id, record_seed
+from rlaif.records import Prompt, content_id
 from rlaif.training import checkpoint
 from rlaif.training.adapters import Adapter, PolicyModel
 from rlaif.training.estimators import compared, estimated, normalizes, token_weights
@@ -38,6 +36,7 @@ from rlaif.training.objectives import (
 )
 from rlaif.training.reward_function import RewardFunction, function_scores
 from rlaif.training.rollout import RolloutBatch, Rollouts
+from rlaif.training.sampling import LocalSampler
 
 NO_CRITIC = {"explained_variance": None, "value_loss": None}
 """What a step says of a critic where there is none."""
@@ -75,16 +74,15 @@ class PpoTrainer:
     ) -> None:
         self.model, self.config, self.seed = model, config, seed
         self.function, self.judge = function, judge
-        self.sample_batch_size = sample_batch_size
+        self.sampler = LocalSampler(model, config, seed=seed, batch_size=sample_batch_size)
         self.parameters = list(model.trained.values())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
         self.kl = KlController(config.kl_coef, config.kl_target, config.kl_horizon)
-        self.ends = end_ids(model.loaded.tokenizer, model.loaded.model)
 
     def step(self, step: int, prompts: Sequence[Prompt]) -> tuple[Rollouts, RolloutBatch, dict[str, Any]]:
         """One PPO step; returns what was sampled and the row for metrics.jsonl."""
         clock = time.perf_counter()
-        rollouts = self.sample(prompts, step)
+        rollouts = self.sampler.sample(prompts, step)
         sampled = time.perf_counter()
         batch, entropy = self.measure(rollouts)
         measured = time.perf_counter()
@@ -101,35 +99,6 @@ class PpoTrainer:
         }
         self.kl.update(row["kl"], len(rollouts))
         return rollouts, batch, row
-
-    def sample(self, prompts: Sequence[Prompt], step: int) -> Rollouts:
-        """One response per prompt from the merged policy. Prompts of like length stand together."""
-        tokenizer = self.model.loaded.tokenizer
-        rows = sorted(
-            ((encode_chat(tokenizer, p.messages), i, p) for i, p in enumerate(prompts)), key=lambda r: len(r[0])
-        )
-        sampled = []
-        with self.model.merged() as lm:
-            for start in range(0, len(rows), self.sample_batch_size):
-                chosen = rows[start : start + self.sample_batch_size]
-                sampled += sample(
-                    lm,
-                    [ids for ids, _, _ in chosen],
-                    max_new_tokens=self.config.max_new_tokens,
-                    temperature=self.config.temperature,
-                    seeds=[self.seed_of(step, i) for _, i, _ in chosen],
-                    ends=self.ends,
-                )
-        return Rollouts(
-            prompts=tuple(p for _, _, p in rows),
-            prompt_ids=tuple(tuple(ids) for ids, _, _ in rows),
-            responses=tuple(tuple(s.ids) for s in sampled),
-            finish=tuple(s.finish for s in sampled),
-        )
-
-    def seed_of(self, step: int, place: int) -> int:
-        """The seed that the response to the step's prompt number `place` is drawn with."""
-        return record_seed(self.seed, "ppo", step, place)
 
     @torch.no_grad()
     def measure(self, rollouts: Rollouts) -> tuple[RolloutBatch, float]:

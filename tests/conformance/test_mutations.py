@@ -14,7 +14,7 @@ from peft.tuners.lora import Linear
 from rlaif.conformance import batches, suite
 from rlaif.conformance.subject import Check
 from rlaif.lm import decode
-from rlaif.training import adapters, estimators, objectives, ppo_trainer, reward_model
+from rlaif.training import adapters, estimators, objectives, ppo_trainer, reward_model, sampling
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.objectives import KlController
 from rlaif.training.ppo_trainer import PpoTrainer
@@ -139,7 +139,7 @@ def only_the_likeliest_tokens_are_sampled(patch: Patch) -> None:
 
 @breaks("sampler")
 def sampled_at_temperature_1(patch: Patch) -> None:
-    wrapped(patch, ppo_trainer, "sample", lambda f, *a, **k: f(*a, **{**k, "temperature": 1.0}))
+    wrapped(patch, sampling, "sample", lambda f, *a, **k: f(*a, **{**k, "temperature": 1.0}))
 
 
 @breaks("sampler")
@@ -157,7 +157,7 @@ def end_tokens_cut_off(patch: Patch) -> None:
         rows = f(*given, **named)
         return [decode.Sampled(r.ids[:-1] if len(r.ids) > 1 and r.finish == "stop" else r.ids, r.finish) for r in rows]
 
-    wrapped(patch, ppo_trainer, "sample", around)
+    wrapped(patch, sampling, "sample", around)
 
 
 @breaks("end-token")
@@ -167,7 +167,7 @@ def end_tokens_looked_for_in_the_prompt(patch: Patch) -> None:
         ended = [bool(set(prompt) & set(named["ends"])) for prompt in prompts]
         return [decode.Sampled(r.ids, "stop" if e else r.finish) for r, e in zip(rows, ended, strict=True)]
 
-    wrapped(patch, ppo_trainer, "sample", around)
+    wrapped(patch, sampling, "sample", around)
 
 
 # Masks and batches

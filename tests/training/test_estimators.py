@@ -113,7 +113,7 @@ def test_with_one_update_a_step_the_gradient_is_that_of_the_lecture(tiny_model: 
     work = trainer(
         tiny_model, algorithm="reinforce", loss_type="dr_grpo", kl_coef=0.0, missing_eos_penalty=0.0, max_grad_norm=1e9
     )
-    rollouts = work.sample(chosen(work), 0)
+    rollouts = work.sampler.sample(chosen(work), 0)
     batch, _ = work.measure(rollouts)
     work.gradients(batch, range(8), warmup=False)
     found = {name: p.grad.clone() for name, p in work.model.trained.items() if p.grad is not None}

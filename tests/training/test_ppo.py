@@ -227,7 +227,7 @@ def test_end_tokens_of_the_prompt_do_not_count(tiny_model: Path) -> None:
 
 def test_sampling_ends_with_an_end_token_of_the_response(tiny_model: Path) -> None:
     work = trainer(tiny_model, batch_size=64, max_new_tokens=24)
-    rollouts = work.sample(chosen(work), 0)
+    rollouts = work.sampler.sample(chosen(work), 0)
     end = work.model.loaded.tokenizer.eos_token_id
     for response, finish in zip(rollouts.responses, rollouts.finish, strict=True):
         assert end not in response[:-1]
@@ -240,16 +240,16 @@ def test_sampled_responses_do_not_depend_on_how_many_are_sampled_at_a_time(tiny_
     work = trainer(tiny_model)
     disturb(work.model)
     few = PpoTrainer(work.model, work.config, seed=work.seed, sample_batch_size=3)
-    assert few.sample(chosen(work), 5) == work.sample(chosen(work), 5)
-    assert work.sample(chosen(work), 6) != work.sample(chosen(work), 5)
+    assert few.sampler.sample(chosen(work), 5) == work.sampler.sample(chosen(work), 5)
+    assert work.sampler.sample(chosen(work), 6) != work.sampler.sample(chosen(work), 5)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.6])
 def test_responses_are_drawn_from_the_distribution_that_is_trained(tiny_model: Path, temperature: float) -> None:
     work = trainer(tiny_model, temperature=temperature, max_new_tokens=1)
     disturb(work.model)
-    work.sample_batch_size = 1000
-    rollouts = work.sample([PROMPTS[0]] * 3000, 0)
+    work.sampler.batch_size = 1000
+    rollouts = work.sampler.sample([PROMPTS[0]] * 3000, 0)
     counts = torch.bincount(torch.tensor([response[0] for response in rollouts.responses]), minlength=400).float()
     asked = rollouts.prompt_ids[0]
     tokens = range(work.model.loaded.model.config.vocab_size)
@@ -468,7 +468,7 @@ def test_the_mean_of_a_prompts_samples_is_their_baseline(tiny_model: Path) -> No
 def test_samples_of_a_prompt_stand_side_by_side(tiny_model: Path) -> None:
     asked = [prompt(f"Question {i}") for i in range(6)]  # all of one length
     work = trainer(tiny_model, batch_size=18, samples_per_prompt=3, max_new_tokens=2)
-    rollouts = work.sample(ppo.step_prompts(asked, work.config, 0, 0), 0)
+    rollouts = work.sampler.sample(ppo.step_prompts(asked, work.config, 0, 0), 0)
     assert [p.id for p in rollouts.prompts] == [p.id for p in rollouts.prompts[::3] for _ in range(3)]
     assert len(set(rollouts.prompts)) == 6
 
@@ -477,7 +477,7 @@ def test_samples_behind_one_prompt_may_be_split_over_micro_batches(tiny_model: P
     table = {"batch_size": 6, "samples_per_prompt": 3, "num_mini_batches": 1}
     work = trainer(tiny_model, micro_batch_size=6, **table)
     disturb(work.model)
-    rollouts = work.sample(chosen(work), 0)
+    rollouts = work.sampler.sample(chosen(work), 0)
     batch, entropy = work.measure(rollouts)
     for size in (1, 4):
         split = same_model(work, micro_batch_size=size)
