@@ -25,7 +25,7 @@ from rlaif.judge.gate import passed_card
 from rlaif.judge.judge import calibration_of
 from rlaif.lm import open as open_model
 from rlaif.lm.protocol import LanguageModel
-from rlaif.progress import Progress
+from rlaif.progress import Progress, Silent
 from rlaif.prompt_sets import split_prompts
 from rlaif.records import Constitution, Prompt, StageRecord, content_id, to_json
 from rlaif.stage import StageContext
@@ -135,6 +135,15 @@ def run_stages(
         ledger.clear(run, redone)
         _write_materials(job)
         return dict(_outcomes(job, names))
+
+
+def assist(config: RunConfig, run_folder: Path, stage: StageName, *, limit: int | None) -> None:
+    """Works on a stage that another process runs by `run_stages`, which has checked and written what it needs."""
+    run = RunFolder(run_folder)
+    with _models(config, run) as (open_policy, open_judge, _):
+        constitution = load_constitution(str(run.constitution_path))
+        context = StageContext(stage, config, run, constitution, Silent(), open_policy, open_judge, limit=limit)
+        importlib.import_module(stages.TABLE[stage].module).run(context)
 
 
 @contextmanager

@@ -105,10 +105,11 @@ def in_order(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
     return tuple(name for name in STAGES if name in stages)
 
 
-def of_run(config: RunConfig) -> tuple[StageName, ...]:
-    """The stages of a whole run: all, but for a card that nothing asks for."""
+def of_run(config: RunConfig, until: StageName | None = None) -> tuple[StageName, ...]:
+    """The stages of a whole run, or `until` one of them: all, but for a card that nothing asks for."""
     asked = config.card.required or config.judge.calibration != "none"
-    return tuple(name for name in STAGES if name != "card" or asked)
+    last = len(STAGES) if until is None else STAGES.index(until) + 1
+    return tuple(name for name in STAGES[:last] if name != "card" or asked)
 
 
 def with_followers(config: RunConfig, names: tuple[StageName, ...]) -> tuple[StageName, ...]:

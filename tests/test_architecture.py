@@ -27,6 +27,7 @@ LAYERS = {
     "config": 2,
     "yaml_io": 2,
     "progress": 2,
+    "launch": 2,
     "constitution": 3,
     "templates": 3,
     "prompt_sets": 3,

@@ -18,6 +18,7 @@ from rlaif.cli.check import check
 from rlaif.cli.constitution import constitution_app
 from rlaif.cli.impact import impact
 from rlaif.cli.judge import judge_app
+from rlaif.cli.launched import assisted, leading
 from rlaif.cli.principles import principles
 from rlaif.errors import ConfigError, DiskError, RlaifError
 
@@ -47,6 +48,7 @@ LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="at most
 AcceptOption = Annotated[
     bool, typer.Option("--accept-uncarded-judge", help="make labels without a card that passes (card.required: false)")
 ]
+UntilOption = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="the last stage to run")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
 
 
@@ -115,6 +117,7 @@ def run_all(
     force: ForceOption = False,
     limit: LimitOption = None,
     accept: AcceptOption = False,
+    until: UntilOption = None,
     as_json: JsonOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print how much work it is and how long it may take; run nothing")
@@ -125,7 +128,7 @@ def run_all(
     if dry_run:
         _dry_run(config, out, overrides, limit, as_json)
         return
-    _run_stages((), config, out, overrides, resume, force, limit, as_json)
+    _run_stages((), config, out, overrides, resume, force, limit, as_json, _stage(until))
 
 
 def _add_stage_command(stage: StageName, about: str) -> None:
@@ -253,8 +256,9 @@ def _run_stages(
     force: bool,
     limit: int | None,
     as_json: bool,
+    until: StageName | None = None,
 ) -> None:
-    """Runs the stages and says what became of them; all of a whole run for none."""
+    """Runs the stages and says what became of them; for none those of a whole run, `until` one of them."""
     if resume and force:
         raise ConfigError("--resume keeps what is finished and --force removes it", remedy="give one of them")
     with _waiting("loading"):
@@ -264,17 +268,20 @@ def _run_stages(
 
     folder = _run_folder(config_path, out)
     config = _load(config_path, folder, overrides)
+    if assisted(names, config, folder, limit):
+        return
     materials = pipeline.gather_kept(config, RunFolder(folder)) if config_path is None else None
     mode: Mode = "resume" if resume else "force" if force else "new"
-    outcomes = pipeline.run_stages(
-        config,
-        folder,
-        names or stages.of_run(config),
-        mode=mode,
-        limit=limit,
-        progress=choose(quiet=as_json),
-        materials=materials,
-    )
+    with leading():
+        outcomes = pipeline.run_stages(
+            config,
+            folder,
+            names or stages.of_run(config, until),
+            mode=mode,
+            limit=limit,
+            progress=choose(quiet=as_json),
+            materials=materials,
+        )
     _print_outcome(RunFolder(folder), outcomes, as_json)
 
 
@@ -291,6 +298,17 @@ def _waiting(what: str) -> Iterator[None]:
 
 def _accepting(overrides: list[str] | None, accept: bool) -> list[str]:
     return [*(overrides or []), *["card.required=false"] * accept]
+
+
+def _stage(name: str | None) -> StageName | None:
+    from rlaif.config import STAGES
+
+    for stage in STAGES:
+        if stage == name:
+            return stage
+    if name is None:
+        return None
+    raise ConfigError(f"no such stage: {name!r}", where="--until", remedy=f"write one of {', '.join(STAGES)}")
 
 
 def _run_folder(config_path: Path | None, out: Path | None) -> Path:

@@ -20,7 +20,9 @@ from rlaif.lm.decode import CausalLM, right_pad
 from rlaif.lm.packing import Row
 from rlaif.models import LoadedModel, autocast, lora_config
 from rlaif.training.objectives import entropies, token_logprobs
+from rlaif.training.processes import Processes
 from rlaif.training.reward_model import RewardHead, check_base, last_token_state, load_head
+from rlaif.training.sharding import Shards
 
 Adapter = Literal["policy", "value", "reward"]
 
@@ -76,8 +78,13 @@ class PolicyModel:
         }
         if self.value_head is not None:
             self.trained |= {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
+        self.shards = Shards([])
         self.active: Adapter | None = None
         self._switch("policy")
+
+    def shard(self, processes: Processes) -> None:
+        """Leaves each process a part of the frozen weights; nothing that is computed changes."""
+        self.shards = Shards.of(self.lm.trunk, processes)
 
     def _switch(self, adapter: Adapter | None) -> None:
         for layer in self.layers:
@@ -106,6 +113,11 @@ class PolicyModel:
     @contextmanager
     def merged(self) -> Iterator[CausalLM]:
         """The policy as plain weights, for sampling: LoRA layers would make decoding three times slower."""
+        with self.shards.gathered(), self._merged():
+            yield self.lm
+
+    @contextmanager
+    def _merged(self) -> Iterator[None]:
         originals = [layer.get_base_layer().weight.data for layer in self.layers]
         try:
             with torch.no_grad():
@@ -113,7 +125,7 @@ class PolicyModel:
                     merged = weight.float() + layer.get_delta_weight("policy").float()
                     layer.get_base_layer().weight.data = merged.to(weight.dtype)
             with self.using(None):
-                yield self.lm
+                yield
         finally:
             for layer, weight in zip(self.layers, originals, strict=True):
                 layer.get_base_layer().weight.data = weight

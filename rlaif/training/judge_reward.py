@@ -23,8 +23,8 @@ SPREAD = 0.25
 class JudgeReward:
     """Scores responses by how surely the judge prefers them to the reference answers of their prompt."""
 
-    def __init__(self, judge: Judge, references: Mapping[str, Sequence[Response]]) -> None:
-        """`references`: prompt id -> the SFT policy's answers."""
+    def __init__(self, judge: Judge | None, references: Mapping[str, Sequence[Response]]) -> None:
+        """`references`: prompt id -> the SFT policy's answers; the judge is None in a process that asks nothing."""
         self.judge, self.references = judge, references
 
     def scores(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
@@ -39,6 +39,7 @@ class JudgeReward:
             if text
         ]
         found: dict[int, list[float]] = {row: [0.0] for row, text in enumerate(responses) if not text}
+        assert self.judge is not None
         labels = self.judge.label([comparison for _, comparison in asked])
         for (row, _), label in zip(asked, labels, strict=True):
             if label.prob_a is not None:

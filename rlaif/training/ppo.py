@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from rlaif.config import PpoConfig
-from rlaif.errors import StageError
+from rlaif.config import PpoConfig, RunConfig
+from rlaif.errors import ConfigError, StageError
 from rlaif.judge.judge import Judge
+from rlaif.launch import sharded
 from rlaif.models import LoadedModel, context_length, encode_chat, load_model
 from rlaif.records import Prompt, Response, record_seed
 from rlaif.stage import StageContext
@@ -30,6 +31,7 @@ from rlaif.training import checkpoint as checkpoints
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.judge_reward import JudgeReward
 from rlaif.training.ppo_trainer import NotFiniteError, PpoTrainer
+from rlaif.training.processes import Processes, launched_processes
 from rlaif.training.reward_function import load_function
 from rlaif.training.rollout import RolloutBatch, Rollouts
 
@@ -37,8 +39,11 @@ from rlaif.training.rollout import RolloutBatch, Rollouts
 def run(context: StageContext) -> dict[str, float]:
     """Trains the policy adapter into ppo/adapter; returns counts and the first and last step's score and KL."""
     config, prompts = context.config.ppo, context.train_prompts()
+    processes = launched_processes()
+    _refuse_launch(context.config, processes)
+    processes.begin()
     function = None if config.reward in ("model", "judge") else load_function(config.reward)
-    judge = _judge_reward(context) if config.reward == "judge" else None
+    judge = _judge_reward(context, processes) if config.reward == "judge" else None
     if judge is not None:
         prompts = [prompt for prompt in prompts if prompt.id in judge.references]
     loaded = load_model(context.config.model, (context.adapter("sft"),))
@@ -49,6 +54,11 @@ def run(context: StageContext) -> dict[str, float]:
         reward=context.adapter("reward") if config.reward == "model" else None,
         seed=record_seed(context.config.seed, "ppo", "adapters") % (1 << 31),
     )
+    if sharded():
+        model.shard(processes)
+    if processes.count > 1:
+        held = model.shards.held
+        context.progress.say(f"  {processes.count} processes, each with {held:.0%} of the layers' frozen weights")
     trainer = PpoTrainer(
         model,
         config,
@@ -56,12 +66,15 @@ def run(context: StageContext) -> dict[str, float]:
         function=function,
         judge=judge,
         sample_batch_size=context.config.model.batch_size,
+        processes=processes,
     )
     adapter, checkpoint = context.folder / "adapter", context.folder / "checkpoint"
     # The adapter is put in its place after the last step; only the stage's record can be missing then.
-    start = config.steps if adapter.exists() else trainer.restore(checkpoint)
-    context.metrics.keep_before(start)
-    _rollout_log(context).keep_before(start)
+    done = processes.from_first(adapter.exists)
+    start = config.steps if done else trainer.restore(checkpoint)
+    if processes.first:
+        context.metrics.keep_before(start)
+        _rollout_log(context).keep_before(start)
     with context.progress.task("ppo", config.steps, "steps") as task:
         task.advance(start)
         for step in range(start, config.steps):
@@ -69,18 +82,41 @@ def run(context: StageContext) -> dict[str, float]:
             if (step + 1) % config.save_steps == 0 or step + 1 == config.steps:
                 trainer.save(checkpoint, step + 1)
             task.advance(1, f"score {row['score']:+.2f} kl {row['kl']:.1f} tokens {row['length']:.0f}")
-    if not adapter.exists():
+    if not processes.first:
+        return {}
+    if not done:
         _save_adapter(model, adapter)
     checkpoints.remove(checkpoint)
-    return _counts(context.metrics.read(), config, len(fitting), len(prompts) - len(fitting))
+    counts = _counts(context.metrics.read(), config, len(fitting), len(prompts) - len(fitting))
+    return counts | ({"processes": float(processes.count)} if processes.count > 1 else {})
 
 
-def _judge_reward(context: StageContext) -> JudgeReward:
+def _refuse_launch(whole: RunConfig, processes: Processes) -> None:
+    """Raises where a mini-batch cannot be shared out evenly, some having nothing to do, or all would take one GPU."""
+    config = whole.ppo
+    if processes.count > 1 and ":" in whole.model.device:
+        raise ConfigError(
+            f"device {whole.model.device!r} would be that of all {processes.count} processes",
+            where="model.device",
+            remedy="write auto: each process takes a device of its own",
+        )
+    unit = config.samples_per_prompt * config.num_mini_batches * processes.count
+    if processes.count > 1 and config.batch_size % unit:
+        raise ConfigError(
+            f"batch_size {config.batch_size} cannot be shared by {processes.count} processes: it must be a multiple of "
+            f"samples_per_prompt {config.samples_per_prompt} x num_mini_batches {config.num_mini_batches} x "
+            f"{processes.count} = {unit}",
+            where="ppo.batch_size",
+            remedy=f"set ppo.batch_size to {-(-config.batch_size // unit) * unit}, or launch other processes",
+        )
+
+
+def _judge_reward(context: StageContext, processes: Processes) -> JudgeReward:
     """The run's judge, with the answers that `label` sampled to compare with."""
     references: dict[str, list[Response]] = {}
     for response in context.responses("label").read():
         references.setdefault(response.prompt_id, []).append(response)
-    return JudgeReward(Judge.of_run(context), references)
+    return JudgeReward(Judge.of_run(context) if processes.first else None, references)
 
 
 def _step(context: StageContext, trainer: PpoTrainer, step: int, prompts: Sequence[Prompt]) -> dict[str, float]:
@@ -89,8 +125,10 @@ def _step(context: StageContext, trainer: PpoTrainer, step: int, prompts: Sequen
         rollouts, batch, row = trainer.step(step, prompts)
     except NotFiniteError as problem:
         path = context.folder / "bad_batch.pt"
-        with disk_errors(path):
-            torch.save({"rows": list(problem.rows), **_tensors(problem.batch)}, path)
+        if trainer.processes.first:
+            with disk_errors(path):
+                torch.save({"rows": list(problem.rows), **_tensors(problem.batch)}, path)
+        trainer.processes.wait()  # all of them meet it, and the launcher ends everything when one has gone
         raise StageError(
             f"step {step}: {problem}; the batch is saved for inspection",
             where=str(path),
@@ -98,8 +136,9 @@ def _step(context: StageContext, trainer: PpoTrainer, step: int, prompts: Sequen
         ) from None
     if row["skipped_updates"]:
         context.progress.say(f"  step {step}: KL above ppo.max_approx_kl, {row['skipped_updates']} updates skipped")
-    context.metrics.append(step=step, **row)
-    _log_rollouts(_rollout_log(context), step, rollouts, batch, trainer)
+    if trainer.processes.first:
+        context.metrics.append(step=step, **row)
+        _log_rollouts(_rollout_log(context), step, rollouts, batch, trainer)
     return row
 
 

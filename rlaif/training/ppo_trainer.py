@@ -34,6 +34,7 @@ from rlaif.training.objectives import (
     value_loss,
     whiten,
 )
+from rlaif.training.processes import ALONE, Processes
 from rlaif.training.reward_function import RewardFunction, function_scores
 from rlaif.training.rollout import RolloutBatch, Rollouts
 from rlaif.training.sampling import LocalSampler
@@ -71,10 +72,11 @@ class PpoTrainer:
         function: RewardFunction | None = None,
         judge: JudgeReward | None = None,
         sample_batch_size: int = 64,
+        processes: Processes = ALONE,
     ) -> None:
-        self.model, self.config, self.seed = model, config, seed
+        self.model, self.config, self.seed, self.processes = model, config, seed, processes
         self.function, self.judge = function, judge
-        self.sampler = LocalSampler(model, config, seed=seed, batch_size=sample_batch_size)
+        self.sampler = LocalSampler(model, config, seed=seed, batch_size=sample_batch_size, processes=processes)
         self.parameters = list(model.trained.values())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
         self.kl = KlController(config.kl_coef, config.kl_target, config.kl_horizon)
@@ -117,28 +119,41 @@ class PpoTrainer:
         self, rollouts: Rollouts, adapter: Adapter | None, compute: Callable[[Tensor, list[Row]], tuple[Tensor, ...]]
     ) -> list[Tensor]:
         """(B, T) each: what `compute` makes, under one adapter, of the (N, H) states of each micro-batch's tokens."""
+        mine = self._share(rollouts)
         parts = []
         with self.model.using(adapter):
-            for micro in self._micro_batches(rollouts):
+            for micro in self._micro_batches(rollouts, mine):
                 flat = self.model.response_states(micro)
                 parts.append([found.cpu() for found in compute(flat, micro)])
-        lengths = [len(response) for response in rollouts.responses]
-        return [rollouts.padded(torch.split(torch.cat(found), lengths)) for found in zip(*parts, strict=True)]
+        lengths = [len(rollouts.responses[row]) for row in mine]
+        tensors = [torch.split(torch.cat(found), lengths) for found in zip(*parts, strict=True)]
+        whole = self.processes.joined(mine, list(zip(*tensors, strict=True)))
+        return [rollouts.padded(found) for found in zip(*whole, strict=True)]
 
     def _scores(self, rollouts: Rollouts) -> Tensor:
         """(B,) scores by the reward adapter on the sampled ids, or by the judge or the function on the texts."""
-        if self.judge is not None:
-            return self.judge.scores(rollouts.prompts, [self.text(response) for response in rollouts.responses])
-        if self.function is not None:
-            texts = [self.text(response) for response in rollouts.responses]
-            return function_scores(self.function, [p.text for p in rollouts.prompts], texts)
+        if self.judge is not None or self.function is not None:
+            return self.processes.from_first(lambda: self._scores_of_texts(rollouts))
+        mine = self._share(rollouts)
         with self.model.using("reward"):
-            return torch.cat([self.model.scores(micro) for micro in self._micro_batches(rollouts)])
+            found = [self.model.scores(micro) for micro in self._micro_batches(rollouts, mine)]
+        return torch.stack(self.processes.joined(mine, list(torch.cat(found))))
 
-    def _micro_batches(self, rollouts: Rollouts) -> Iterator[list[Row]]:
+    def _scores_of_texts(self, rollouts: Rollouts) -> Tensor:
+        texts = [self.text(response) for response in rollouts.responses]
+        if self.judge is not None:
+            return self.judge.scores(rollouts.prompts, texts)
+        assert self.function is not None
+        return function_scores(self.function, [p.text for p in rollouts.prompts], texts)
+
+    def _share(self, rollouts: Rollouts) -> list[int]:
+        """The rows that this process measures; the samples of a prompt stay together."""
+        return self.processes.share(len(rollouts), self.config.samples_per_prompt)
+
+    def _micro_batches(self, rollouts: Rollouts, rows: Sequence[int]) -> Iterator[list[Row]]:
         size = self.config.micro_batch_size
-        for start in range(0, len(rollouts), size):
-            yield _rows(rollouts, range(start, min(start + size, len(rollouts))))
+        for start in range(0, len(rows), size):
+            yield _rows(rollouts, rows[start : start + size])
 
     def shaped(
         self, rollouts: Rollouts, logprobs: Tensor, ref_logprobs: Tensor, values: Tensor, scores: Tensor
@@ -222,11 +237,13 @@ class PpoTrainer:
         tokens = int(batch.response_mask[rows].sum())
         sums = dict.fromkeys(MEASURED, 0.0)
         self.optimiser.zero_grad(set_to_none=True)
-        for start in range(0, len(rows), config.micro_batch_size):
-            chosen = rows[start : start + config.micro_batch_size]
+        mine = self.processes.share(len(rows), config.samples_per_prompt)
+        for start in range(0, len(mine), config.micro_batch_size):
+            places = mine[start : start + config.micro_batch_size]
+            chosen = [rows[place] for place in places]
             micro = _rows(batch.rollouts, chosen)
             take = batch.response_mask[chosen]
-            wanted, weight = (t[start : start + config.micro_batch_size][take] for t in (advantages, weights))
+            wanted, weight = (t[places][take] for t in (advantages, weights))
             old, returns, old_values = (t[chosen][take] for t in (batch.logprobs, batch.returns, batch.values))
             critic_loss = torch.zeros(())
             with model.using("policy"):
@@ -250,8 +267,20 @@ class PpoTrainer:
             sums["value_loss"] += float(critic_loss.detach())
             sums["clip_fraction"] += float(((ratio - 1).abs() > config.cliprange).sum()) / tokens
             sums["approx_kl"] += float(k3(logprobs.detach(), old).sum()) / tokens
+        sums = self._of_all(sums)
         sums["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm))
         return sums
+
+    def _of_all(self, sums: dict[str, float]) -> dict[str, float]:
+        """The sums over all processes; those of the gradients are left in the parameters."""
+        if self.processes.count == 1:
+            return sums
+        trained = [parameter for parameter in self.parameters if parameter.grad is not None]
+        own = torch.tensor(list(sums.values()), device=self.model.loaded.device)
+        *gradients, whole = self.processes.summed([*(p.grad for p in trained if p.grad is not None), own])
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            parameter.grad = gradient
+        return dict(zip(sums, whole.tolist(), strict=True))
 
     def advantages(self, batch: RolloutBatch, rows: Sequence[int]) -> Tensor:
         """(len(rows), T) the advantages as the loss takes them: for PPO whitened over the tokens of the mini-batch."""
@@ -282,11 +311,12 @@ class PpoTrainer:
 
     def save(self, folder: Path, step: int) -> None:
         """Writes a checkpoint after `step` finished steps; the one before it is kept until this one is whole."""
-        checkpoint.save(folder, self._state(), {"step": step, "kl_coef": self.kl.coefficient})
+        if self.processes.first:
+            checkpoint.save(folder, self._state(), {"step": step, "kl_coef": self.kl.coefficient})
 
     def restore(self, folder: Path) -> int:
         """Takes up the last checkpoint; returns the number of finished steps (0 without one)."""
-        found = checkpoint.restore(folder)
+        found = self.processes.from_first(lambda: checkpoint.restore(folder))
         if found is None:
             return 0
         state, facts = found
