@@ -6,13 +6,14 @@ reference stays what it was to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rlaif.config import PpoConfig
 from rlaif.errors import ModelError
@@ -25,6 +26,9 @@ from rlaif.training.reward_model import RewardHead, check_base, last_token_state
 from rlaif.training.sharding import Shards
 
 Adapter = Literal["policy", "value", "reward"]
+
+LOGITS = 1 << 26
+"""Logits that are held at a time (a quarter of a gigabyte in float32, several times that in a backward pass)."""
 
 
 def _critic(config: PpoConfig) -> Adapter | None:
@@ -59,6 +63,7 @@ class PolicyModel:
             self.reward_head = load_head(reward)
             self.reward_head.head.to(loaded.device)
         self.lm = CausalLM(loaded.model)
+        self.vocabulary = int(loaded.model.get_output_embeddings().weight.shape[0])
         if not self.lm.split:
             raise ModelError(
                 "the logits of this model are more than a linear map of its last hidden states",
@@ -155,16 +160,36 @@ class PolicyModel:
 
     def logprobs(self, flat: Tensor, rows: Sequence[Row]) -> Tensor:
         """(N,) float32 log-probs of the response tokens, at the temperature."""
-        return self._of_tokens(self.logits(flat), rows)
+        (found,) = self._in_pieces(flat, rows, lambda logits, tokens: (token_logprobs(logits, tokens),))
+        return found
 
     def logprobs_and_entropies(self, flat: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """(N,) float32 log-probs of the response tokens and (N,) entropies, at the temperature."""
-        logits = self.logits(flat)
-        return self._of_tokens(logits, rows), entropies(logits)
+        logprobs, found = self._in_pieces(flat, rows, lambda logits, t: (token_logprobs(logits, t), entropies(logits)))
+        return logprobs, found
 
-    def _of_tokens(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
-        tokens = [token for _, response in rows for token in response]
-        return token_logprobs(logits, torch.tensor(tokens, device=logits.device))
+    def _in_pieces(
+        self, flat: Tensor, rows: Sequence[Row], compute: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+    ) -> list[Tensor]:
+        """(N,) each: what `compute` makes of logits and tokens, of so many tokens at a time that their logits fit.
+
+        Where gradients are wanted, the logits of a piece are forgotten and made again in the backward pass: over a
+        large vocabulary they would take more memory than the model. One piece is computed as if there were none.
+        """
+        tokens = torch.tensor([token for _, response in rows for token in response], device=flat.device)
+
+        def piece(states: Tensor, wanted: Tensor) -> tuple[Tensor, ...]:
+            return compute(self.logits(states), wanted)
+
+        size = max(1, LOGITS // self.vocabulary)
+        if len(flat) <= size:
+            return list(piece(flat, tokens))
+        parts = zip(torch.split(flat, size), torch.split(tokens, size), strict=True)
+        if torch.is_grad_enabled():
+            found = [checkpoint(piece, states, wanted, use_reentrant=False) for states, wanted in parts]
+        else:
+            found = [piece(states, wanted) for states, wanted in parts]
+        return [torch.cat(values) for values in zip(*found, strict=True)]
 
     def values(self, flat: Tensor) -> Tensor:
         """(N,) float32 values of states; zeros where there is no critic."""

@@ -13,6 +13,7 @@ from rlaif.config import LoraTable, ModelConfig, PpoConfig
 from rlaif.errors import ModelError
 from rlaif.lm.decode import CausalLM
 from rlaif.models import LoadedModel, encode_chat, encode_text, load_model
+from rlaif.training import adapters
 from rlaif.training.adapters import PolicyModel, Row
 from rlaif.training.reward_model import RewardModel
 from tests.tiny import make_tiny_model, tiny_tokenizer
@@ -259,3 +260,30 @@ def test_logprobs_are_those_of_the_temperature(tiny_model: Path) -> None:
     found, entropy = hot.logprobs_and_entropies(flat, given)
     torch.testing.assert_close(found, probabilities[torch.arange(len(tokens)), tokens].log())
     torch.testing.assert_close(entropy, -(probabilities * probabilities.log()).sum(1))
+
+
+def test_logits_in_pieces_give_the_same_numbers_and_gradients_and_are_not_kept(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = policy_model(tiny_model, temperature=0.7)
+    disturb(model)
+    given = rows(model.loaded)
+    kept: list[int] = []
+
+    def passed() -> tuple[list[Tensor], list[Tensor], int]:
+        kept.clear()
+        flat = model.response_states(given).detach().requires_grad_(True)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+            found = model.logprobs_and_entropies(flat, given)
+        (found[0].sum() + 0.3 * found[1].sum()).backward()
+        assert flat.grad is not None
+        return [value.detach() for value in found], [flat.grad], max(kept)
+
+    whole, gradient, most = passed()
+    plain = model.logprobs(model.response_states(given), given)
+    monkeypatch.setattr(adapters, "LOGITS", 3 * model.vocabulary)  # three tokens at a time
+    parts, other, fewest = passed()
+    for one, two in zip([*whole, *gradient, plain], [*parts, *other, logprobs(model, "policy", given)], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+    assert most >= model.vocabulary * len(whole[0])
+    assert fewest < model.vocabulary * 3
