@@ -23,7 +23,7 @@ from rlaif.training.adapters import PolicyModel
 
 def main(prompts: int = 8, samples: int = 8, tokens: int = 12, repeats: int = 5, source: str = "embedded") -> None:
     loaded = load_model(ModelConfig.model_validate({"source": source}))
-    model = PolicyModel(loaded, PpoConfig.model_validate({"value": "trunk"}), reward=None, seed=0)
+    model = PolicyModel(loaded, PpoConfig.model_validate({"value": "trunk"}), seed=0)
     asked, _ = split_prompts({"harmful": PromptSlice(source="do-not-answer", train=prompts, held_out=0)}, 0)
     ids = [encode_chat(loaded.tokenizer, prompt.messages) for prompt in asked]
     draw = torch.Generator().manual_seed(0)

@@ -181,14 +181,18 @@ def _card(config: RunConfig) -> str:
 
 
 def _reward(config: RunConfig) -> str:
-    reward = config.ppo.reward
-    if reward == "model":
-        return "the reward model of the reward stage"
-    if reward == "judge":
+    found = [(part.weight, _source(config, part.source)) for part in config.ppo.reward]
+    return found[0][1] if len(found) == 1 else " + ".join(f"{weight:g} x {kind}" for weight, kind in found)
+
+
+def _source(config: RunConfig, source: str) -> str:
+    """What one source of the reward is; raises ConfigError for a function in a module that is not there."""
+    if source == "model":
+        several = f" ({config.reward.members} members, {config.ppo.reward_ensemble})"
+        return "the reward model of the reward stage" + (several if config.reward.members > 1 else "")
+    if source == "judge":
         return "the judge itself, against the answers of the label stage"
-    module, colon, function = reward.partition(":")
-    if not (colon and module and function):
-        raise ConfigError(f'{reward!r} is neither "model" nor "judge" nor "module:function"', where="ppo.reward")
+    module = source.partition(":")[0]
     try:
         there = installed(module)
     except ModuleNotFoundError:
@@ -197,7 +201,7 @@ def _reward(config: RunConfig) -> str:
         raise ConfigError(
             f"there is no module {module!r}", where="ppo.reward", remedy="start rlaif where it can be imported"
         )
-    return f"the function {reward}"
+    return f"the function {source}"
 
 
 def _gold(name: str) -> Finding:

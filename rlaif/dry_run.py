@@ -219,7 +219,8 @@ def _reward(config: RunConfig, prompts: int) -> StageWork:
     responses = prompts * config.label.samples
     trained = round(responses * (1 - config.reward.held_out) * length * config.reward.epochs)
     held_out = round(responses * config.reward.held_out * length)
-    return StageWork("reward", prompts, scored_tokens=held_out, trained_tokens=trained)
+    members = config.reward.members
+    return StageWork("reward", prompts, scored_tokens=members * held_out, trained_tokens=members * trained)
 
 
 def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
@@ -227,12 +228,12 @@ def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
     rollouts = table.steps * table.batch_size
     # The samples of a prompt stand behind one copy of it.
     read = rollouts * table.max_new_tokens + rollouts // table.samples_per_prompt * PROMPT_TOKENS
-    judging, rewards = Judging(), int(table.reward == "model")
-    if table.reward == "judge":
+    judging, rewards = Judging(), config.reward.members * table.scored_by("model")
+    if table.scored_by("judge"):
         # Against every answer that `label` sampled for the prompt; what the judge made of those is in the cache.
         pairs = rollouts * config.label.samples
         judging = _judged(config, rollouts, pairs, principles, table.max_new_tokens)
-    # Each rollout is read by the reference, by the reward model if there is one, and by policy and critic once before
+    # Each rollout is read by the reference, by each reward model, and by policy and critic once before
     # they are trained on it; a critic with an adapter of its own is a second pass with gradients.
     critics = 2 if table.algorithm == "ppo" and table.value == "adapter" else 1
     return StageWork(

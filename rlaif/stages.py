@@ -130,12 +130,13 @@ def needs(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
 
 
 def stands_on(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
-    """The stages whose files this one reads. A reward function in Python needs no reward model, and the judge as the
-    reward the answers that `label` sampled; a judge that is calibrated reads its card."""
+    """The stages whose files this one reads. A reward without a reward model does without that stage, and one by the
+    judge takes the answers that `label` sampled; a judge that is calibrated reads its card."""
     names: tuple[StageName, ...] = TABLE[stage].needs
-    if stage == "ppo" and config.ppo.reward != "model":
+    if stage == "ppo" and not config.ppo.scored_by("model"):
         names = tuple(name for name in names if name != "reward")
-        names = (*names, "label") if config.ppo.reward == "judge" else names
+    if stage == "ppo" and config.ppo.scored_by("judge"):
+        names = (*names, "label")
     if stage != "card" and config.judge.calibration != "none" and "judge" in shared(config, stage):
         names = ("card", *names)
     return names
@@ -143,7 +144,7 @@ def stands_on(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
 
 def shared(config: RunConfig, stage: StageName) -> tuple[str, ...]:
     """What the stage uses of the model, the judge, the limit and the slices; `ppo` the judge only as its reward."""
-    judging = stage == "ppo" and config.ppo.reward == "judge"
+    judging = stage == "ppo" and config.ppo.scored_by("judge")
     return (*TABLE[stage].shared, "judge") if judging else TABLE[stage].shared
 
 
@@ -175,7 +176,10 @@ def judge_settings(judge: JudgeConfig) -> dict[str, Any]:
 def own_inputs(config: RunConfig, stage: StageName, run: RunFolder) -> dict[str, str]:
     """Hash of every file or folder of an *earlier stage* that this one reads; "missing" where there is none."""
     before = stands_on(config, stage)
-    names = [name for name in TABLE[stage].reads if name.partition("/")[0] in before]
+    reads = TABLE[stage].reads
+    if stage == "ppo":
+        reads = (*reads, *(f"reward/{name}" for name in config.reward.adapters[1:]))
+    names = [name for name in reads if name.partition("/")[0] in before]
     return {name: _card_id(run) if name == CARD else path_hash(run.root / name) for name in names}
 
 

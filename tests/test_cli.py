@@ -97,7 +97,7 @@ def test_what_init_writes_passes_check(project: Path) -> None:
         ("model.source=./nowhere", 4, "failed  model"),
         ("model.source=nobody/nothing", 4, "HF_HUB_OFFLINE"),
         ("judge.source=./nowhere", 4, "failed  judge"),
-        ("ppo.reward=shorter", 2, "failed  reward"),
+        ("ppo.reward=shorter", 2, "failed  config"),
         ("ppo.reward=no_such_module:f", 2, "no module 'no_such_module'"),
         ("ppo.kl_coeff=1", 2, "did you mean 'kl_coef'"),
     ],

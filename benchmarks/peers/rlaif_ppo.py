@@ -22,6 +22,7 @@ from rlaif.records import Message, Prompt
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.ppo_trainer import PpoTrainer
 from rlaif.training.reward_model import RewardModel
+from rlaif.training.rewards import Rewards, Source
 
 LONGEST_PROMPT = 64
 
@@ -49,8 +50,8 @@ def serve(workload: Path, value: str) -> None:
     loaded = load_model(_model(work))
     turns.watch([loaded.model.get_input_embeddings()])
     config = _config(work, value=value)
-    model = PolicyModel(loaded, config, reward=workload.parent / "reward", seed=0)
-    trainer = PpoTrainer(model, config, seed=0)
+    model = PolicyModel(loaded, config, rewards=[workload.parent / "reward"], seed=0)
+    trainer = PpoTrainer(model, config, seed=0, rewards=Rewards((Source("model", None),)))
     trainer.sampler.ends = [work["pad"]]
     trainer.measure = turns.marking(lambda: "score", trainer.measure)  # type: ignore[method-assign]
     trainer.update = turns.marking(lambda: "optimise", trainer.update)  # type: ignore[method-assign]

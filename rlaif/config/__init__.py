@@ -2,6 +2,7 @@
 
 from rlaif.config.judging import AskingConfig, CardConfig, JudgeConfig, PanelMember
 from rlaif.config.load import default_config, load, load_or_default, parse, read_yaml
+from rlaif.config.rewarding import RewardSource
 from rlaif.config.table import Table
 from rlaif.config.tables import (
     STAGES,
@@ -34,6 +35,7 @@ __all__ = [
     "ReportConfig",
     "ReviseConfig",
     "RewardConfig",
+    "RewardSource",
     "RunConfig",
     "SftConfig",
     "StageName",

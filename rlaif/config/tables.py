@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from rlaif.config.judging import CardConfig, JudgeConfig
+from rlaif.config.rewarding import Reward
 from rlaif.config.table import Table
 
 StageName = Literal["card", "revise", "sft", "label", "reward", "ppo", "evaluate", "report"]
@@ -81,16 +82,30 @@ class RewardConfig(LoraTable):
     epochs: float = Field(1.0, gt=0, description="times each prompt is seen")
     batch_size: int = Field(8, ge=1, description="prompts per optimiser step; a prompt brings all its pairs")
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the held-out accuracy")
+    members: int = Field(1, ge=1, description="reward models trained on the same labels from other seeds: an ensemble")
     save_steps: int = Field(10, ge=1, description="steps between checkpoints: what a crash can cost")
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The folder of each member under `reward/`."""
+        return ("adapter", *(f"adapter-{number}" for number in range(2, self.members + 1)))
 
 
 class PpoConfig(LoraTable):
     """Reinforcement learning against the reward, held near the SFT policy."""
 
-    reward: str = Field(
+    reward: Reward = Field(
         "model",
-        description='"model" = the reward stage, "judge" = the judge itself, or a Python function "module:function"',
+        validate_default=True,
+        description='"model" = the reward stage, "judge" = the judge itself, or a Python function "module:function"; '
+        "or a list of these, each as such or as {source, weight, name}: the score is their weighted sum (docs/ppo.md)",
     )
+    reward_ensemble: Literal["mean", "worst", "uncertainty"] = Field(
+        "mean",
+        description="with reward.members: their mean score, the lowest, or the mean less reward_uncertainty times "
+        "their variance",
+    )
+    reward_uncertainty: float = Field(0.5, ge=0, description="what a variance of 1 between the members costs")
     steps: int = Field(10, ge=1, description="rounds of sampling and updating")
     batch_size: int = Field(32, ge=1, description="responses per step")
     samples_per_prompt: int = Field(1, ge=1, description="responses to the same prompt within a step")
@@ -160,6 +175,10 @@ class PpoConfig(LoraTable):
                 "are whitened over a mini-batch, and the samples of a prompt stay together"
             )
         return self
+
+    def scored_by(self, source: str) -> bool:
+        """Whether "model" or "judge" is among the sources of the reward."""
+        return any(part.source == source for part in self.reward)
 
     @model_validator(mode="after")
     def _fields_fit_the_algorithm(self) -> PpoConfig:

@@ -21,6 +21,7 @@ from rlaif.models import load_model
 from rlaif.records import Message, Prompt
 from rlaif.training.adapters import Adapter, PolicyModel
 from rlaif.training.ppo_trainer import PpoTrainer
+from rlaif.training.rewards import Rewards
 
 WORDS = ("go", "<end>", "cat", "dog", "hen", "owl")
 END = 1
@@ -135,7 +136,7 @@ def curve_of_optima(folder: Path, *, tokens: int = 2) -> list[tuple[float, float
     given = answers(tokens)
     loaded = load_model(ModelConfig.model_validate({"source": str(folder), "dtype": "float32", "device": "cpu"}))
     config = PpoConfig.model_validate({"algorithm": "reinforce", "max_new_tokens": tokens})
-    ref = distribution(PolicyModel(loaded, config, reward=None, seed=0), None, given)
+    ref = distribution(PolicyModel(loaded, config, seed=0), None, given)
     rewards = _rewards(given)
     betas = [10 ** (1 - step / 20) for step in range(55)]
     points = [objective(closed_form(ref, rewards, beta), ref, rewards, beta) for beta in betas]
@@ -161,12 +162,12 @@ def solve(folder: Path, *, beta: float, tokens: int = 2, every: int = 0, seed: i
         }
     )
     loaded = load_model(ModelConfig.model_validate({"source": str(folder), "dtype": "float32", "device": "cpu"}))
-    model = PolicyModel(loaded, config, reward=None, seed=seed)
+    model = PolicyModel(loaded, config, seed=seed)
     work = PpoTrainer(
         model,
         config,
         seed=seed,
-        function=lambda _, responses: [table[response] for response in responses],
+        rewards=Rewards.of_function(lambda responses: [table[response] for response in responses]),
         sample_batch_size=config.batch_size,
     )
     ref = distribution(model, None, given)

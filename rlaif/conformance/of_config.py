@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rlaif.config import RunConfig
@@ -20,8 +21,8 @@ from rlaif.records import Prompt, Response, record_seed
 from rlaif.resources import cache_folder
 from rlaif.store import JsonlFile, RunFolder
 from rlaif.training.judge_reward import JudgeReward
-from rlaif.training.reward_function import load_function
 from rlaif.training.reward_model import RewardModel
+from rlaif.training.rewards import Rewards
 
 SEEN = 64
 """Prompts of the config that are looked at; of these, four of different length are used."""
@@ -42,28 +43,25 @@ def opened(config: RunConfig, run: RunFolder | None) -> Iterator[tuple[Subject, 
     def load() -> LoadedModel:
         return load_model(model, adapters)
 
-    function = None if config.ppo.reward in ("model", "judge") else load_function(config.ppo.reward)
     loaded = load()
     prompts = _prompts(config, run, loaded)
-    judge = _judge(config, run, loaded, prompts) if config.ppo.reward == "judge" else None
+    rewards = Rewards.of_config(config.ppo, partial(_judge, config, run, loaded, prompts))
     with tempfile.TemporaryDirectory() as folder:
-        reward, kind = None, config.ppo.reward
-        if config.ppo.reward == "model":
-            reward, kind = _reward_model(config, run, load, Path(folder))
+        members, kind = _reward_models(config, run, load, Path(folder)) if rewards.by_model else ([], "")
         subject = open_subject(
             loaded,
             config.ppo,
             prompts,
             load=load,
-            function=function,
-            judge=judge,
-            reward=reward,
+            rewards=rewards,
+            members=members,
             seed=config.seed,
         )
         subject.trainer().measure(subject.probe)  # a reward that cannot score is told once, not by every check
         sft = "SFT policy" if adapters else "as the SFT policy"
         dtype = str(loaded.dtype).removeprefix("torch.")
-        yield subject, f"{loaded.name} {sft}, {dtype} on {loaded.device}; reward: {kind}; {len(prompts)} prompts"
+        by = " + ".join(kind if part.source == "model" else part.source for part in config.ppo.reward)
+        yield subject, f"{loaded.name} {sft}, {dtype} on {loaded.device}; reward: {by}; {len(prompts)} prompts"
 
 
 def _prompts(config: RunConfig, run: RunFolder | None, loaded: LoadedModel) -> list[Prompt]:
@@ -126,20 +124,23 @@ def _answers(config: RunConfig, loaded: LoadedModel, prompts: Sequence[Prompt]) 
     return answers
 
 
-def _reward_model(
+def _reward_models(
     config: RunConfig, run: RunFolder | None, load: Callable[[], LoadedModel], folder: Path
-) -> tuple[Path, str]:
-    """(folder of the run's reward model, or of one with random weights, what it is)."""
+) -> tuple[list[Path], str]:
+    """(folders of the run's reward models, or of ones with random weights, what they are)."""
+    several = f"{config.reward.members} reward models" if config.reward.members > 1 else "reward model"
     if run is not None and run.record("reward") is not None:
-        return run.file("reward", "adapter"), "the run's reward model"
+        return [run.file("reward", name) for name in config.reward.adapters], f"the run's {several}"
     import torch
 
-    model = RewardModel.new(load(), config.reward, seed=config.seed)
-    generator = torch.Generator().manual_seed(record_seed(config.seed, "reward") % (1 << 31))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.device) * 0.02)
-    model.mean, model.std = 0.3, 1.7
-    model.save(folder / "reward")
-    return folder / "reward", "a reward model of random weights"
+    for number, name in enumerate(config.reward.adapters):
+        model = RewardModel.new(load(), config.reward, seed=config.seed)
+        generator = torch.Generator().manual_seed(record_seed(config.seed + number, "reward") % (1 << 31))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.device) * 0.02)
+        model.mean, model.std = 0.3, 1.7
+        model.save(folder / name)
+    kind = several if config.reward.members > 1 else "a reward model"
+    return [folder / name for name in config.reward.adapters], f"{kind} of random weights"

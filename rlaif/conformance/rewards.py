@@ -17,7 +17,9 @@ from torch import Tensor
 from rlaif.conformance.subject import Measure, Subject, apart, rows_of, taken
 from rlaif.training.estimators import normalizes
 from rlaif.training.objectives import KlController
+from rlaif.training.ppo_trainer import PpoTrainer
 from rlaif.training.reward_model import RewardModel
+from rlaif.training.rewards import Scored
 from rlaif.training.rollout import RolloutBatch, Rollouts
 
 LOGPROBS = torch.tensor([[-1.0, -2.0, -0.5], [-1.0, -3.0, math.nan], [-0.2, math.nan, math.nan]])
@@ -56,7 +58,7 @@ def _hand_worked(subject: Subject, *, lengths: tuple[int, ...] = (3, 2, 1), **fi
     )
     values = VALUES if trainer.model.critic is not None else torch.zeros_like(VALUES)
     logprobs, ref_logprobs, values = (t.nan_to_num(nan=-77.0) for t in (LOGPROBS, REF_LOGPROBS, values))
-    return trainer.shaped(rollouts, logprobs, ref_logprobs, values, SCORES)
+    return trainer.shaped(rollouts, logprobs, ref_logprobs, values, Scored(SCORES))
 
 
 def reward_place(subject: Subject) -> Iterator[Measure]:
@@ -122,36 +124,48 @@ def kl_controller(subject: Subject) -> Iterator[Measure]:
 
 
 def reward_source(subject: Subject) -> Iterator[Measure]:
-    """The reward gives each response one finite number, the same again and in other company."""
+    """Each source gives a response one finite number, or none, the same again and in other company."""
     trainer = subject.trainer()
     size = len(subject.probe)
-    first = trainer.measure(subject.probe)[0].scores
-    again = trainer.measure(subject.probe)[0].scores
+    first, again = (_said(trainer, subject.probe) for _ in range(2))
     order = list(range(size))[::-1]
-    turned = trainer.measure(taken(subject.probe, order))[0].scores
-    for row in range(size):
-        yield Measure(f"score asked twice, {subject.row(row)}", apart(again[row], first[row]), subject.rounding)
-        off = apart(turned[order.index(row)], first[row])
-        yield Measure(f"score in another order, {subject.row(row)}", off, subject.rounding)
+    turned = _said(trainer, taken(subject.probe, order))
+    for name, row in ((name, row) for name in first for row in range(size)):
+        off = _apart(again[name][row], first[name][row])
+        yield Measure(f"{name} asked twice, {subject.row(row)}", off, subject.rounding)
+        off = _apart(turned[name][order.index(row)], first[name][row])
+        yield Measure(f"{name} in another order, {subject.row(row)}", off, subject.rounding)
+
+
+def _said(trainer: PpoTrainer, rollouts: Rollouts) -> dict[str, Tensor]:
+    """The score of each response and what each source makes of it."""
+    batch, _ = trainer.measure(rollouts)
+    return {"score": batch.scores, **batch.parts}
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The difference, 0 where a source says nothing both times."""
+    return 0.0 if torch.isnan(one) and torch.isnan(other) else apart(one, other)
 
 
 def reward_model(subject: Subject) -> Iterator[Measure]:
-    """The reward model, saved and loaded, gives the same scores to the last bit, and PPO's copy agrees with it."""
-    if subject.reward is None:
-        return
+    """Each reward model, saved and loaded, gives the same scores to the last bit, and PPO's copy agrees with it."""
     sequences = [[*prompt, *response] for prompt, response in rows_of(subject.probe)]
-    first = RewardModel.load(subject.reward, subject.load())
-    raw = first.raw_of(sequences)
-    with tempfile.TemporaryDirectory() as folder:
-        first.save(Path(folder))
-        del first
-        again = RewardModel.load(Path(folder), subject.load())
-    for row, (one, other) in enumerate(zip(raw, again.raw_of(sequences), strict=True)):
-        yield Measure(f"score after loading, {subject.row(row)}", abs(one - other))
-    wanted = (torch.tensor(raw) - again.mean) / again.std
-    found = subject.trainer(moved=True, missing_eos_penalty=0.0).measure(subject.probe)[0].scores
-    for row in range(len(subject.probe)):
-        limit = subject.rounding / min(again.std, 1.0)
-        yield Measure(f"score of PPO's copy, {subject.row(row)}", apart(found[row], wanted[row]), limit)
-    spread: Tensor = wanted - wanted.mean()
-    yield Measure("reward models that score all alike", float(spread.abs().max() == 0))
+    for number, reward in enumerate(subject.members):
+        first = RewardModel.load(reward, subject.load())
+        raw = first.raw_of(sequences)
+        with tempfile.TemporaryDirectory() as folder:
+            first.save(Path(folder))
+            del first
+            again = RewardModel.load(Path(folder), subject.load())
+        for row, (one, other) in enumerate(zip(raw, again.raw_of(sequences), strict=True)):
+            yield Measure(f"score after loading {reward.name}, {subject.row(row)}", abs(one - other))
+        wanted = (torch.tensor(raw) - again.mean) / again.std
+        found = subject.trainer(moved=True).member_scores(subject.probe)[:, number]
+        for row in range(len(subject.probe)):
+            limit = subject.rounding / min(again.std, 1.0)
+            yield Measure(
+                f"score of PPO's copy of {reward.name}, {subject.row(row)}", apart(found[row], wanted[row]), limit
+            )
+        spread: Tensor = wanted - wanted.mean()
+        yield Measure("reward models that score all alike", float(spread.abs().max() == 0))

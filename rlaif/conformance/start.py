@@ -131,5 +131,5 @@ def precision(subject: Subject) -> Iterator[Measure]:
 
 @torch.no_grad()
 def _logprobs(trainer: PpoTrainer, rows: list[Row], which: str | None) -> Tensor:
-    with trainer.model.using(which):  # type: ignore[arg-type]
+    with trainer.model.using(which):
         return torch.cat([trainer.model.logprobs(trainer.model.response_states([row]), [row]) for row in rows]).cpu()

@@ -20,9 +20,8 @@ from rlaif.lm.packing import Row
 from rlaif.models import LoadedModel, encode_chat, encode_text, end_ids
 from rlaif.records import Prompt, record_seed
 from rlaif.training.adapters import PolicyModel
-from rlaif.training.judge_reward import JudgeReward
 from rlaif.training.ppo_trainer import PpoTrainer
-from rlaif.training.reward_function import RewardFunction
+from rlaif.training.rewards import Rewards
 from rlaif.training.rollout import RolloutBatch, Rollouts
 
 LENGTHS = (7, 2, 4, 1, 6, 3)
@@ -64,9 +63,8 @@ class Subject:
     probe: Rollouts
     truth: tuple[Truth, ...]  # of each row of the probe
     load: Callable[[], LoadedModel]  # a fresh copy of the SFT model
-    function: RewardFunction | None = None
-    judge: JudgeReward | None = None
-    reward: Path | None = None
+    rewards: Rewards
+    members: tuple[Path, ...] = ()  # folders of the reward models
     seed: int = 0
     start: dict[str, Tensor] = field(default_factory=dict)
 
@@ -90,7 +88,7 @@ class Subject:
         if moved:
             self.move()
         config = PpoConfig.model_validate({**self.config.model_dump(), **fields})
-        return PpoTrainer(self.model, config, seed=self.seed, function=self.function, judge=self.judge)
+        return PpoTrainer(self.model, config, seed=self.seed, rewards=self.rewards)
 
     @torch.no_grad()
     def move(self, size: float = 0.02) -> None:
@@ -116,9 +114,8 @@ def open_subject(
     prompts: Sequence[Prompt],
     *,
     load: Callable[[], LoadedModel],
-    function: RewardFunction | None = None,
-    judge: JudgeReward | None = None,
-    reward: Path | None = None,
+    rewards: Rewards,
+    members: Sequence[Path] = (),
     seed: int = 0,
 ) -> Subject:
     """The subject on `loaded`, which is changed in place. At least one prompt; three of different length are best."""
@@ -126,8 +123,8 @@ def open_subject(
     probe = made_probe(loaded, ordered, seed)
     truth = tuple(truth_of(loaded, row, config.temperature) for row in rows_of(probe))
     small = shrunk(config)
-    model = PolicyModel(loaded, small, reward=reward, seed=record_seed(seed, "conformance") % (1 << 31))
-    subject = Subject(model, small, tuple(ordered), probe, truth, load, function, judge, reward, seed)
+    model = PolicyModel(loaded, small, rewards=members, seed=record_seed(seed, "conformance") % (1 << 31))
+    subject = Subject(model, small, tuple(ordered), probe, truth, load, rewards, tuple(members), seed)
     subject.start = model.adapter_state()
     return subject
 

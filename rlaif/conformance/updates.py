@@ -13,6 +13,7 @@ import torch
 
 from rlaif.conformance.subject import Measure, Subject, apart
 from rlaif.training.ppo_trainer import NotFiniteError, PpoTrainer
+from rlaif.training.rewards import Scored
 from rlaif.training.rollout import RolloutBatch
 
 FAST: dict[str, Any] = {"learning_rate": 1e-3}
@@ -108,7 +109,7 @@ def not_a_number(subject: Subject) -> Iterator[Measure]:
     scores = batch.scores.clone()
     scores[1] = math.nan
     try:
-        trainer.shaped(subject.probe, batch.logprobs, batch.ref_logprobs, batch.values, scores)
+        trainer.shaped(subject.probe, batch.logprobs, batch.ref_logprobs, batch.values, Scored(scores))
         stopped = False
     except NotFiniteError as problem:
         stopped = list(problem.rows) == [1]

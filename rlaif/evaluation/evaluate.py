@@ -84,7 +84,7 @@ def _judge_notes(config: RunConfig, adapters: Container[str]) -> list[str]:
     notes, judge = [], config.judge
     if judge.method == "contrast" and judge.opening_tokens is not None:
         notes.append(f"win rates: the judge read the first {judge.opening_tokens} tokens of each answer")
-    if config.ppo.reward == "judge" and "ppo" in adapters:
+    if config.ppo.scored_by("judge") and "ppo" in adapters:
         notes.append("win rates of PPO: this judge was its reward, so they show that it learnt, not that it is better")
     return notes
 

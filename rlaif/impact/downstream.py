@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from rlaif.config import RunConfig
@@ -216,16 +217,23 @@ def _order(difference: float) -> float:
 
 
 def _scores(config: RunConfig, run: RunFolder, responses: Sequence[tuple[Prompt, Response]]) -> list[float]:
+    """The score of each response, of an ensemble the members' mean."""
     from rlaif.models import load_model
     from rlaif.training.reward_model import RewardModel
 
     base = load_model(config.model, (run.file("sft", "adapter"),))
-    model = RewardModel.load(run.file("reward", "adapter"), base)
-    return model.score_texts(
-        [prompt for prompt, _ in responses],
-        [response.text for _, response in responses],
-        [response.finish == "stop" for _, response in responses],
-    )
+    scores = []
+    for name in config.reward.adapters:
+        model = RewardModel.load(run.file("reward", name), base)
+        scores.append(
+            model.score_texts(
+                [prompt for prompt, _ in responses],
+                [response.text for _, response in responses],
+                [response.finish == "stop" for _, response in responses],
+            )
+        )
+        model.unload()
+    return [fmean(found) for found in zip(*scores, strict=True)]
 
 
 def _spearman(old: Sequence[float], new: Sequence[float]) -> float | None:

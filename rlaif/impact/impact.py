@@ -152,14 +152,15 @@ def _refuse_incomparable(edit: Edit | None, beyond: Collection[Part]) -> None:
         raise ConfigError("a file of comparisons has no revisions and no training", remedy="give a run with --run")
     if edit is None:
         return
-    if "policy" in beyond and ":" in edit.config.ppo.reward:
+    ppo = edit.config.ppo
+    if "policy" in beyond and not (ppo.scored_by("model") or ppo.scored_by("judge")):
         raise ConfigError(
-            f"ppo.reward is the function {edit.config.ppo.reward}: no constitution reaches the policy",
+            f"ppo.reward is the function {', '.join(p.source for p in ppo.reward)}: no constitution reaches the policy",
             where=str(edit.run.config_path),
             remedy="leave --policy out",
         )
     names = {stage for part in beyond for stage in NEEDED[part]}
-    if "policy" in beyond and edit.config.ppo.reward == "model":
+    if "policy" in beyond and ppo.scored_by("model"):
         names.add("reward")
     refuse_changed(edit, [stage for stage in STAGES if stage in names])
 
@@ -185,7 +186,7 @@ class _Beyond:
         return downstream.reward_impact(self.edit.config, self.edit.run, fork, work, self._draw(), self.examples)
 
     def policy(self) -> PolicyImpact:
-        learnt: tuple[StageName, ...] = ("reward",) if self.edit.config.ppo.reward == "model" else ()
+        learnt: tuple[StageName, ...] = ("reward",) if self.edit.config.ppo.scored_by("model") else ()
         fork, work = self._retrained((*learnt, "ppo", "evaluate"))
         return downstream.policy_impact(self.edit.run, fork, self._judges(), work, self._draw())
 

@@ -102,6 +102,7 @@ def ppo_curves(run: RunFolder, kl_target: float | None) -> Curves:
     phases = {name: [_value(row, f"seconds_{name}") for row in rows] for name in ("generate", "score", "optimise")}
     plots = [
         curve("ppo-score", "Score (mean ± sd)", [_series(rows, "score", spread="score_std")]),
+        *_part_curves(rows),
         curve("ppo-kl", "KL to SFT (nats per response)", [_series(rows, "kl")], target=kl_target, from_zero=True),
         curve("ppo-kl-coef", "KL coefficient", [_series(rows, "kl_coef")], from_zero=True),
         curve("ppo-entropy", "Entropy (nats per token)", [_series(rows, "entropy")], from_zero=True),
@@ -115,6 +116,19 @@ def ppo_curves(run: RunFolder, kl_target: float | None) -> Curves:
         stacked("ppo-seconds", "Seconds per step by phase", _steps(rows), phases),
     ]
     return _curves(rows, plots)
+
+
+def _part_curves(rows: Sequence[Row]) -> list[Markup | None]:
+    """Each source of the score where there are several, and how far the members of an ensemble differ."""
+    first = rows[0] if rows else {}
+    parts = [key for key in first if f"{key}_std" in first and key.startswith("score_")]
+    disagreement = _series(rows, "disagreement")
+    return [
+        curve("ppo-parts", "Score by source, before weights", [_series(rows, key) for key in parts])
+        if len(parts) > 1
+        else None,
+        curve("ppo-disagreement", "Disagreement of the reward models (sd)", [disagreement], from_zero=True),
+    ]
 
 
 def read_rollouts(run: RunFolder, limit: int) -> list[tuple[Row, Row]]:

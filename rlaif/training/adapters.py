@@ -1,4 +1,4 @@
-"""One frozen copy of the SFT weights with several LoRA adapters: policy, value, reward. Adapters off = reference.
+"""One frozen copy of the SFT weights with several LoRA adapters: policy, value, rewards. Adapters off = reference.
 
 The base weights are never written to. For sampling, merged weights are swapped in and the originals put back, so the
 reference stays what it was to the last bit.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ from rlaif.training.processes import Processes
 from rlaif.training.reward_model import RewardHead, check_base, last_token_state, load_head
 from rlaif.training.sharding import Shards
 
-Adapter = Literal["policy", "value", "reward"]
+Adapter = str
+"""The policy, the value adapter or one of the members of the reward: "policy", "value", "reward-1", "reward-2", ..."""
 
 LOGITS = 1 << 26
 """Logits that are held at a time (a quarter of a gigabyte in float32, several times that in a backward pass)."""
@@ -39,13 +40,13 @@ def _critic(config: PpoConfig) -> Adapter | None:
 
 
 class PolicyModel:
-    """Policy, critic, reward model and reference on one base. `value` = "trunk" puts the critic's head on the policy;
-    algorithms but "ppo" have no critic.
+    """Policy, critic, reward models (from the folders `rewards`) and reference on one base. `value` = "trunk" puts the
+    critic's head on the policy; algorithms but "ppo" have no critic.
 
     Log-probs are those of the distribution that is sampled from: logits are divided by `temperature` everywhere.
     """
 
-    def __init__(self, loaded: LoadedModel, config: PpoConfig, *, reward: Path | None, seed: int) -> None:
+    def __init__(self, loaded: LoadedModel, config: PpoConfig, *, rewards: Sequence[Path] = (), seed: int) -> None:
         from peft import get_peft_model
         from peft.tuners.lora import LoraLayer
 
@@ -56,12 +57,12 @@ class PolicyModel:
             self.peft = get_peft_model(loaded.model, lora_config(config), adapter_name="policy")
             if self.critic == "value":
                 self.peft.add_adapter("value", lora_config(config))
-        self.reward_head: RewardHead | None = None
-        if reward is not None:
-            check_base(reward, loaded)
-            self.peft.load_adapter(str(reward), adapter_name="reward", is_trainable=False)
-            self.reward_head = load_head(reward)
-            self.reward_head.head.to(loaded.device)
+        self.members: dict[Adapter, RewardHead] = {}
+        for number, folder in enumerate(rewards, start=1):
+            check_base(folder, loaded)
+            self.peft.load_adapter(str(folder), adapter_name=f"reward-{number}", is_trainable=False)
+            self.members[f"reward-{number}"] = load_head(folder)
+            self.members[f"reward-{number}"].head.to(loaded.device)
         self.lm = CausalLM(loaded.model)
         self.vocabulary = int(loaded.model.get_output_embeddings().weight.shape[0])
         if not self.lm.split:
@@ -200,13 +201,12 @@ class PolicyModel:
         return result
 
     @torch.no_grad()
-    def scores(self, rows: Sequence[Row]) -> Tensor:
-        """(B,) normalised scores of the reward adapter for prompt + response."""
-        assert self.reward_head is not None
-        with self.using("reward"):
+    def scores(self, rows: Sequence[Row], member: Adapter = "reward-1") -> Tensor:
+        """(B,) normalised scores of one reward model for prompt + response."""
+        with self.using(member):
             states = self.states(rows)
         lengths = torch.tensor([len(p) + len(r) for p, r in rows])
-        return self.reward_head.scores(last_token_state(states, lengths)).cpu()
+        return self.members[member].scores(last_token_state(states, lengths)).cpu()
 
     def adapter_state(self) -> dict[str, Any]:
         """A copy of all trained weights by name, for a checkpoint."""

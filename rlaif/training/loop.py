@@ -25,7 +25,7 @@ from rlaif.errors import StageError
 from rlaif.progress import Task
 from rlaif.records import content_id, record_seed
 from rlaif.stage import StageContext
-from rlaif.store import disk_errors
+from rlaif.store import MetricsLog, disk_errors
 
 WINDOW = 8
 """Batches that are sorted by length together: enough to save most padding, few enough to stay a shuffle."""
@@ -141,8 +141,10 @@ def last_checkpoint(folder: Path) -> Path | None:
 class _Reporter(TrainerCallback):  # type: ignore[misc]
     """Writes a metrics row and moves the bar at each step; a loss that is not a number ends the stage."""
 
-    def __init__(self, context: StageContext, task: Task, schedule: Schedule, columns: dict[str, str]) -> None:
-        self.stage, self.metrics = context.stage, context.metrics
+    def __init__(
+        self, stage: str, metrics: MetricsLog, task: Task, schedule: Schedule, columns: dict[str, str]
+    ) -> None:
+        self.stage, self.metrics = stage, metrics
         self.task, self.schedule, self.columns = task, schedule, columns
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
@@ -160,23 +162,25 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self.task.advance(1, note=f"loss {loss:.3f}")
 
 
-def train(context: StageContext, trainer: Any, schedule: Schedule, columns: dict[str, str]) -> list[dict[str, Any]]:
-    """The stage's metrics rows after `trainer` has run to its end, from its last checkpoint if there is one.
+def train(
+    context: StageContext, trainer: Any, schedule: Schedule, columns: dict[str, str], metrics: MetricsLog
+) -> list[dict[str, Any]]:
+    """The rows of `metrics` after `trainer` has run to its end, from its last checkpoint if there is one.
 
-    `columns` maps names in the trainer's log to names in `metrics.jsonl`, beside step, epoch and loss.
+    `columns` maps names in the trainer's log to names in `metrics`, beside step, epoch and loss.
     """
     checkpoint = last_checkpoint(Path(trainer.args.output_dir))
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint is not None else 0
-    context.metrics.keep_before(done + 1)
+    metrics.keep_before(done + 1)
     if done:
         context.progress.say(f"  {context.stage}: going on after step {done} of {schedule.steps}")
     trainer.remove_callback(PrinterCallback)
     with context.progress.task(f"{context.stage}: training", schedule.steps, "steps") as task:
         task.advance(done)
-        trainer.add_callback(_Reporter(context, task, schedule, columns))
+        trainer.add_callback(_Reporter(context.stage, metrics, task, schedule, columns))
         with disk_errors(context.folder), quiet():
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    return context.metrics.read()
+    return metrics.read()
 
 
 @contextmanager

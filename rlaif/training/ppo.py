@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from rlaif.training.adapters import PolicyModel
 from rlaif.training.judge_reward import JudgeReward
 from rlaif.training.ppo_trainer import NotFiniteError, PpoTrainer
 from rlaif.training.processes import Processes, launched_processes
-from rlaif.training.reward_function import load_function
+from rlaif.training.rewards import Rewards, part_values
 from rlaif.training.rollout import RolloutBatch, Rollouts
 
 
@@ -42,16 +42,15 @@ def run(context: StageContext) -> dict[str, float]:
     processes = launched_processes()
     _refuse_launch(context.config, processes)
     processes.begin()
-    function = None if config.reward in ("model", "judge") else load_function(config.reward)
-    judge = _judge_reward(context, processes) if config.reward == "judge" else None
-    if judge is not None:
+    rewards = Rewards.of_config(config, partial(_judge_reward, context, processes))
+    for judge in rewards.judges:
         prompts = [prompt for prompt in prompts if prompt.id in judge.references]
     loaded = load_model(context.config.model, (context.adapter("sft"),))
     fitting = _fitting(prompts, loaded, config, context)
     model = PolicyModel(
         loaded,
         config,
-        reward=context.adapter("reward") if config.reward == "model" else None,
+        rewards=_reward_models(context) if rewards.by_model else [],
         seed=record_seed(context.config.seed, "ppo", "adapters") % (1 << 31),
     )
     if sharded():
@@ -63,8 +62,7 @@ def run(context: StageContext) -> dict[str, float]:
         model,
         config,
         seed=context.config.seed,
-        function=function,
-        judge=judge,
+        rewards=rewards,
         sample_batch_size=context.config.model.batch_size,
         processes=processes,
     )
@@ -109,6 +107,10 @@ def _refuse_launch(whole: RunConfig, processes: Processes) -> None:
             where="ppo.batch_size",
             remedy=f"set ppo.batch_size to {-(-config.batch_size // unit) * unit}, or launch other processes",
         )
+
+
+def _reward_models(context: StageContext) -> list[Path]:
+    return [context.run.file("reward", name) for name in context.config.reward.adapters]
 
 
 def _judge_reward(context: StageContext, processes: Processes) -> JudgeReward:
@@ -176,9 +178,9 @@ def _order(count: int, seed: int, epoch: int) -> list[int]:
 
 def _tensors(batch: RolloutBatch) -> dict[str, Any]:
     """The tensors of a batch by name, and the sampled ids."""
-    names = ("logprobs", "ref_logprobs", "values", "scores", "rewards", "advantages", "returns", "response_mask")
+    names = ("logprobs", "ref_logprobs", "values", "scores", "parts", "rewards", "advantages", "returns")
     ids = {"prompt_ids": batch.rollouts.prompt_ids, "responses": batch.rollouts.responses}
-    return {name: getattr(batch, name) for name in names} | ids
+    return {name: getattr(batch, name) for name in (*names, "response_mask")} | ids
 
 
 def _fitting(prompts: Sequence[Prompt], loaded: LoadedModel, config: PpoConfig, context: StageContext) -> list[Prompt]:
@@ -213,6 +215,7 @@ def _log_rollouts(
             response=trainer.text(rollouts.responses[i]),
             finish=rollouts.finish[i],
             score=float(batch.scores[i]),
+            **part_values(batch.parts, i),
         )
 
 

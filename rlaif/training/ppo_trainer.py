@@ -22,7 +22,6 @@ from rlaif.records import Prompt, content_id
 from rlaif.training import checkpoint
 from rlaif.training.adapters import Adapter, PolicyModel
 from rlaif.training.estimators import compared, estimated, normalizes, token_weights
-from rlaif.training.judge_reward import JudgeReward
 from rlaif.training.objectives import (
     KlController,
     explained_variance,
@@ -35,7 +34,7 @@ from rlaif.training.objectives import (
     whiten,
 )
 from rlaif.training.processes import ALONE, Processes
-from rlaif.training.reward_function import RewardFunction, function_scores
+from rlaif.training.rewards import Rewards, Scored, part_figures
 from rlaif.training.rollout import RolloutBatch, Rollouts
 from rlaif.training.sampling import LocalSampler
 
@@ -69,13 +68,12 @@ class PpoTrainer:
         config: PpoConfig,
         *,
         seed: int,
-        function: RewardFunction | None = None,
-        judge: JudgeReward | None = None,
+        rewards: Rewards,
         sample_batch_size: int = 64,
         processes: Processes = ALONE,
     ) -> None:
-        self.model, self.config, self.seed, self.processes = model, config, seed, processes
-        self.function, self.judge = function, judge
+        self.model, self.config, self.seed, self.rewards = model, config, seed, rewards
+        self.processes = processes
         self.sampler = LocalSampler(model, config, seed=seed, batch_size=sample_batch_size, processes=processes)
         self.parameters = list(model.trained.values())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
@@ -91,6 +89,7 @@ class PpoTrainer:
         stats = self.update(batch, step)
         row: dict[str, Any] = {
             **batch_metrics(batch),
+            **part_figures(batch.parts),
             "kl_coef": self.kl.coefficient,
             "entropy": entropy,
             **asdict(stats),
@@ -112,7 +111,7 @@ class PpoTrainer:
         if model.critic == "value":
             (values,) = self._over(rollouts, "value", lambda flat, rows: (model.values(flat),))
         (ref_logprobs,) = self._over(rollouts, None, lambda flat, rows: (model.logprobs(flat, rows),))
-        batch = self.shaped(rollouts, logprobs, ref_logprobs, values, self._scores(rollouts))
+        batch = self.shaped(rollouts, logprobs, ref_logprobs, values, self._scored(rollouts))
         return batch, float(masked_mean(entropies, batch.response_mask))
 
     def _over(
@@ -130,21 +129,26 @@ class PpoTrainer:
         whole = self.processes.joined(mine, list(zip(*tensors, strict=True)))
         return [rollouts.padded(found) for found in zip(*whole, strict=True)]
 
-    def _scores(self, rollouts: Rollouts) -> Tensor:
-        """(B,) scores by the reward adapter on the sampled ids, or by the judge or the function on the texts."""
-        if self.judge is not None or self.function is not None:
-            return self.processes.from_first(lambda: self._scores_of_texts(rollouts))
-        mine = self._share(rollouts)
-        with self.model.using("reward"):
-            found = [self.model.scores(micro) for micro in self._micro_batches(rollouts, mine)]
-        return torch.stack(self.processes.joined(mine, list(torch.cat(found))))
+    def _scored(self, rollouts: Rollouts) -> Scored:
+        """What the reward models say of the sampled ids, and functions and judge of the texts; these are asked by the
+        first process alone."""
+        members = self.member_scores(rollouts) if self.rewards.by_model else None
 
-    def _scores_of_texts(self, rollouts: Rollouts) -> Tensor:
-        texts = [self.text(response) for response in rollouts.responses]
-        if self.judge is not None:
-            return self.judge.scores(rollouts.prompts, texts)
-        assert self.function is not None
-        return function_scores(self.function, [p.text for p in rollouts.prompts], texts)
+        def asked() -> Scored:
+            texts = [self.text(response) for response in rollouts.responses]
+            return self.rewards.combined(rollouts, texts, members, self.rewards.of_texts(rollouts, texts))
+
+        return self.processes.from_first(asked)
+
+    def member_scores(self, rollouts: Rollouts) -> Tensor:
+        """(B, M) normalised scores of each reward model."""
+        mine = self._share(rollouts)
+        columns = []
+        for member in self.model.members:
+            with self.model.using(member):
+                found = [self.model.scores(micro, member) for micro in self._micro_batches(rollouts, mine)]
+            columns.append(torch.cat(found))
+        return torch.stack(self.processes.joined(mine, list(torch.stack(columns, 1))))
 
     def _share(self, rollouts: Rollouts) -> list[int]:
         """The rows that this process measures; the samples of a prompt stay together."""
@@ -156,16 +160,16 @@ class PpoTrainer:
             yield _rows(rollouts, rows[start : start + size])
 
     def shaped(
-        self, rollouts: Rollouts, logprobs: Tensor, ref_logprobs: Tensor, values: Tensor, scores: Tensor
+        self, rollouts: Rollouts, logprobs: Tensor, ref_logprobs: Tensor, values: Tensor, scored: Scored
     ) -> RolloutBatch:
-        """The measured (B, T) and (B,) tensors with penalties, rewards, advantages and returns.
+        """The measured (B, T) tensors and (B,) scores with penalties, rewards, advantages and returns.
 
         Raises NotFiniteError if any of them is not a number.
         """
         config, mask = self.config, rollouts.mask
         penalties = config.missing_eos_penalty * torch.tensor([reason != "stop" for reason in rollouts.finish])
         groups = prompt_numbers(rollouts.prompts)
-        entering, scores = compared(scores, penalties, groups, config), scores - penalties
+        entering, scores = compared(scored.scores, penalties, groups, config), scored.scores - penalties
         rewards = shaped_rewards(entering, logprobs, ref_logprobs, mask, self.kl.coefficient)
         if config.whiten_rewards:
             rewards = rescale(rewards, mask)
@@ -177,6 +181,7 @@ class PpoTrainer:
             ref_logprobs=ref_logprobs,
             values=values,
             scores=scores,
+            parts=scored.parts,
             rewards=rewards,
             advantages=advantages,
             returns=returns,

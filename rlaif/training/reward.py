@@ -4,6 +4,8 @@
    2203.02155, section 3.5): cheaper than pair by pair, and a response is not fitted several times an epoch.
 2. The loss is the soft-label form, averaged over the pairs of the batch; labels are never hardened.
 3. Prompts, not pairs, are held out: pairs of one prompt share their responses.
+4. An ensemble is several adapters trained one after the other on the same base, labels and training prompts, each from
+   a seed of its own: that of the first is the run's.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from rlaif.errors import StageError
-from rlaif.models import context_length, load_model
+from rlaif.models import LoadedModel, context_length, load_model
 from rlaif.records import PreferenceLabel, Prompt, Response, record_seed
 from rlaif.stage import StageContext
-from rlaif.store import JsonlFile, write_atomic
+from rlaif.store import JsonlFile, MetricsLog, write_atomic
 from rlaif.training import loop
 from rlaif.training.preference_metrics import agreement, held_out_report, label_entropy
-from rlaif.training.reward_model import RewardModel, pad_right, preference_loss
+from rlaif.training.reward_model import RewardModel, encoded, pad_right, preference_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,12 @@ class PromptGroup:
 
 
 def run(context: StageContext) -> dict[str, float]:
-    """Counts of the stage, after `reward/adapter` and `reward/held_out.json` have been written."""
+    """Counts of the stage, after every member's adapter and `reward/held_out.json` have been written."""
     config = context.config.reward
     labels = JsonlFile(context.run.file("label", "labels.jsonl"), PreferenceLabel).read()
     loaded = load_model(context.config.model, (context.adapter("sft"),))
-    model = RewardModel.new(loaded, config, seed=context.config.seed)
     limit = min(config.max_length, context_length(loaded.model))
-    groups, dropped = group_by_prompt(labels, model, limit)
+    groups, dropped = group_by_prompt(labels, loaded, limit)
     if dropped:
         context.progress.say(f"  reward: {dropped} labels have a response longer than {limit} tokens and are left out")
     train, held_out = split(groups, share=config.held_out, seed=context.config.seed)
@@ -69,23 +70,11 @@ def run(context: StageContext) -> dict[str, float]:
             remedy="look at the failures of the label stage; use more prompts, lower judge.abstain_below, "
             "or raise reward.max_length",
         )
-    metrics = _train(context, model, train)
-
-    size = context.config.model.batch_size
-    raw = [model.raw_of(group.sequences, size) for group in groups]
-    everything = [score for scores in raw for score in scores]
-    model.mean, model.std = fmean(everything), pstdev(everything)
-    if not (math.isfinite(model.std) and model.std > 0):
-        raise StageError(
-            "the reward model gives every response the same score",
-            where=str(context.folder),
-            remedy="train longer (reward.epochs), raise reward.learning_rate, or make more labels",
-        )
-    scores = {group.prompt.id: values for group, values in zip(groups, raw, strict=True)}
-    report = _report(held_out, scores)
-    train_margins, train_labels = _margins(train, scores), [pair.prob_a for group in train for pair in group.pairs]
+    members = [_member(context, loaded, number, train, groups) for number in range(config.members)]
+    report = _report(held_out, members)
     write_atomic(context.folder / "held_out.json", json.dumps(report, indent=1))
-    _save(context, model)
+    first = members[0]
+    train_margins, train_labels = _margins(train, members), [pair.prob_a for group in train for pair in group.pairs]
     counts = {
         "pairs_train": len(train_labels),
         "pairs_held_out": report["pairs"],
@@ -93,19 +82,76 @@ def run(context: StageContext) -> dict[str, float]:
         "prompts_held_out": len(held_out),
         "unlabelled": sum(label.prob_a is None for label in labels),
         "dropped_too_long": dropped,
-        "steps": len(metrics),
-        "loss_first": metrics[0]["loss"],
-        "loss_last": metrics[-1]["loss"],
+        "steps": sum(len(member.metrics) for member in members),
+        "loss_first": first.metrics[0]["loss"],
+        "loss_last": first.metrics[-1]["loss"],
         "label_entropy_train": label_entropy(train_labels),
         "accuracy_train": agreement(train_margins, train_labels),
-        "score_mean": model.mean,
-        "score_std": model.std,
+        "score_mean": first.mean,
+        "score_std": first.std,
         **{name: report[name] for name in ("accuracy", "log_loss", "brier", "ece", "label_entropy", "length_accuracy")},
+        "disagreement": report.get("disagreement"),
     }
     return {name: float(value) for name, value in counts.items() if value is not None}
 
 
-def group_by_prompt(labels: Iterable[PreferenceLabel], model: RewardModel, limit: int) -> tuple[list[PromptGroup], int]:
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One trained reward model: its raw scores of every response by prompt id, its constants, its metrics rows."""
+
+    raw: dict[str, list[float]]
+    mean: float
+    std: float
+    metrics: list[dict[str, Any]]
+
+
+def _member(
+    context: StageContext,
+    loaded: LoadedModel,
+    number: int,
+    train: Sequence[PromptGroup],
+    groups: Sequence[PromptGroup],
+) -> Member:
+    """Member `number` from 0: trained and saved, unless it was before the stage was cut.
+
+    Its seed draws the start of its adapter and the order of the prompts; base, labels and held-out prompts are shared.
+    """
+    seed = context.config.seed if number == 0 else record_seed(context.config.seed, "reward member", number) % (1 << 31)
+    folder = context.run.file("reward", context.config.reward.adapters[number])
+    log = _metrics(context, number)
+    model = RewardModel.new(loaded, context.config.reward, seed=seed)
+    there = folder.is_dir()
+    if there:
+        model.restore(folder)
+        rows = log.read()
+    else:
+        if number:
+            context.progress.say(f"  reward: member {number + 1} of {context.config.reward.members}")
+        rows = _train(context, model, train, log, seed=seed)
+    raw = {group.prompt.id: model.raw_of(group.sequences, context.config.model.batch_size) for group in groups}
+    everything = [score for scores in raw.values() for score in scores]
+    if not there:
+        model.mean, model.std = fmean(everything), pstdev(everything)
+    if not (math.isfinite(model.std) and model.std > 0):
+        raise StageError(
+            "the reward model gives every response the same score",
+            where=str(folder),
+            remedy="train longer (reward.epochs), raise reward.learning_rate, or make more labels",
+        )
+    if not there:
+        _save(context, model, folder)
+    model.unload()
+    return Member(raw, model.mean, model.std, rows)
+
+
+def _metrics(context: StageContext, number: int) -> MetricsLog:
+    """metrics.jsonl of the first member, metrics-2.jsonl of the second, ..."""
+    return context.metrics if number == 0 else MetricsLog(context.folder / f"metrics-{number + 1}.jsonl")
+
+
+def group_by_prompt(
+    labels: Iterable[PreferenceLabel], loaded: LoadedModel, limit: int
+) -> tuple[list[PromptGroup], int]:
     """(prompts with at least one labelled pair, each response encoded once; labels left out for their length)."""
     by_prompt: dict[str, list[PreferenceLabel]] = {}
     for label in labels:
@@ -115,7 +161,7 @@ def group_by_prompt(labels: Iterable[PreferenceLabel], model: RewardModel, limit
     for own in by_prompt.values():
         prompt = own[0].comparison.prompt
         responses = {r.id: r for label in own for r in (label.comparison.a, label.comparison.b)}
-        ids = {key: model.encode(prompt, r.text, finished=r.finish == "stop") for key, r in responses.items()}
+        ids = {key: encoded(loaded, prompt, r.text, finished=r.finish == "stop") for key, r in responses.items()}
         place = {key: i for i, key in enumerate(key for key in ids if len(ids[key]) <= limit)}
         pairs = tuple(
             Pair(place[label.comparison.a.id], place[label.comparison.b.id], label.prob_a)
@@ -184,20 +230,22 @@ class _PreferenceTrainer(Trainer):  # type: ignore[misc]
         self.model.restore(Path(resume_from_checkpoint))
 
 
-def _train(context: StageContext, model: RewardModel, groups: Sequence[PromptGroup]) -> list[dict[str, Any]]:
+def _train(
+    context: StageContext, model: RewardModel, groups: Sequence[PromptGroup], log: MetricsLog, *, seed: int
+) -> list[dict[str, Any]]:
     """The metrics rows; `model` is trained in place."""
     config = context.config.reward
     schedule = loop.Schedule(rows=len(groups), batch_size=config.batch_size, epochs=config.epochs)
     longest = [max(map(len, group.sequences)) for group in groups]
-    order = loop.training_order(longest, schedule, context.config.seed)
+    order = loop.training_order(longest, schedule, seed)
     data = [(group.sequences, group.pairs) for group in groups]
-    decisive = config.model_dump(exclude={"save_steps"})
+    decisive = config.model_dump(exclude={"save_steps", "members"}) | {"seed": seed}
     arguments = loop.trainer_arguments(
         output_dir=loop.checkpoint_folder(context, decisive, model.loaded.fingerprint, data),
         schedule=schedule,
         learning_rate=config.learning_rate,
         save_steps=config.save_steps,
-        seed=context.config.seed,
+        seed=seed,
         device=model.loaded.device.type,
     )
     with loop.quiet():
@@ -207,28 +255,44 @@ def _train(context: StageContext, model: RewardModel, groups: Sequence[PromptGro
             train_dataset=[groups[i] for i in order],
             data_collator=collate,
         )
-    return loop.train(context, trainer, schedule, {"accuracy": "accuracy"})
+    return loop.train(context, trainer, schedule, {"accuracy": "accuracy"}, log)
 
 
-def _save(context: StageContext, model: RewardModel) -> None:
-    """Puts `reward/adapter` in its place as a whole and removes the checkpoints."""
-    temporary = context.folder / "adapter.tmp"
+def _save(context: StageContext, model: RewardModel, folder: Path) -> None:
+    """Puts the adapter in its place as a whole and removes the checkpoints."""
+    temporary = folder.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save(temporary)
-    loop.replace_folder(temporary, context.adapter("reward"))
+    loop.replace_folder(temporary, folder)
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
 
 
-def _margins(groups: Sequence[PromptGroup], scores: dict[str, list[float]]) -> list[float]:
-    return [scores[g.prompt.id][pair.a] - scores[g.prompt.id][pair.b] for g in groups for pair in g.pairs]
+def _margins(groups: Sequence[PromptGroup], members: Sequence[Member]) -> list[float]:
+    """Log-odds of A over B of every pair: the mean of the members'."""
+    return [
+        fmean(member.raw[group.prompt.id][pair.a] - member.raw[group.prompt.id][pair.b] for member in members)
+        for group in groups
+        for pair in group.pairs
+    ]
 
 
-def _report(groups: Sequence[PromptGroup], scores: dict[str, list[float]]) -> dict[str, Any]:
+def _report(groups: Sequence[PromptGroup], members: Sequence[Member]) -> dict[str, Any]:
+    """What held_out.json says of the reward model; of an ensemble, and then of each member too."""
     pairs = [(group.responses[pair.a], group.responses[pair.b]) for group in groups for pair in group.pairs]
     report = held_out_report(
-        _margins(groups, scores),
+        _margins(groups, members),
         [pair.prob_a for group in groups for pair in group.pairs],
         [len(a.text) for a, _ in pairs],
         [len(b.text) for _, b in pairs],
     )
-    return {**report, "prompts": len(groups)}
+    report["prompts"] = len(groups)
+    if len(members) == 1:
+        return report
+    scores = [
+        [(member.raw[group.prompt.id][place] - member.mean) / member.std for member in members]
+        for group in groups
+        for place in range(len(group.responses))
+    ]
+    report["disagreement"] = fmean(map(pstdev, scores))
+    report["members"] = [_report(groups, [member]) for member in members]
+    return report

@@ -113,13 +113,19 @@ class RewardModel(nn.Module):
         constants = {"mean": self.mean, "std": self.std, "base_fingerprint": self.loaded.fingerprint}
         write_atomic(folder / CONSTANTS_FILE, json.dumps(constants, indent=1))
 
+    def unload(self) -> None:
+        """Gives the base back as it was, for another adapter to stand on."""
+        self.peft_model.unload()
+
     def restore(self, folder: Path) -> None:
-        """Takes the weights of `folder` (as `save` left them) into this model and goes on training them."""
+        """Takes what `folder` holds (as `save` left it) into this model and goes on training it."""
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
         set_peft_model_state_dict(self.peft_model, load_file(str(folder / "adapter_model.safetensors")))
-        self.head.load_state_dict(load_head(folder).head.state_dict())
+        found = load_head(folder)
+        self.head.load_state_dict(found.head.state_dict())
+        self.mean, self.std = found.mean, found.std
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """(B,) raw scores of right-padded `input_ids` (B, T), of which the first `lengths` (B,) of a row are real.
@@ -134,10 +140,8 @@ class RewardModel(nn.Module):
         return raw_scores(last_token_state(hidden, lengths), self.head)
 
     def encode(self, prompt: Prompt, response: str, *, finished: bool) -> list[int]:
-        """Ids of chat and response, and of the end-of-turn token if the response ended by itself."""
-        tokenizer = self.loaded.tokenizer
-        ids = encode_chat(tokenizer, prompt.messages) + encode_text(tokenizer, response)
-        return [*ids, tokenizer.eos_token_id] if finished else ids
+        """See `encoded`."""
+        return encoded(self.loaded, prompt, response, finished=finished)
 
     @torch.no_grad()
     def raw_of(self, sequences: Sequence[Sequence[int]], batch_size: int = 32) -> list[float]:
@@ -173,6 +177,13 @@ class RewardModel(nn.Module):
             for prompt, response, ended in zip(prompts, responses, finished, strict=True)
         ]
         return [(raw - self.mean) / self.std for raw in self.raw_of(sequences, batch_size)]
+
+
+def encoded(loaded: LoadedModel, prompt: Prompt, response: str, *, finished: bool) -> list[int]:
+    """Ids of chat and response, and of the end-of-turn token if the response ended by itself."""
+    tokenizer = loaded.tokenizer
+    ids = encode_chat(tokenizer, prompt.messages) + encode_text(tokenizer, response)
+    return [*ids, tokenizer.eos_token_id] if finished else ids
 
 
 def pad_right(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

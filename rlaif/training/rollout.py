@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +47,7 @@ class RolloutBatch:
     ref_logprobs: Tensor  # (B, T) log pi_ref of the same tokens
     values: Tensor  # (B, T) V_old before each token
     scores: Tensor  # (B,) reward of the whole response, penalties included
+    parts: Mapping[str, Tensor]  # "score_NAME" -> (B,) what each source said, NaN for nothing; "disagreement"
     rewards: Tensor  # (B, T) per token, after KL shaping
     advantages: Tensor  # (B, T) GAE, not whitened
     returns: Tensor  # (B, T) advantages + values

@@ -137,7 +137,7 @@ def _train(context: StageContext, loaded: LoadedModel, rows: list[dict[str, list
             processing_class=loaded.tokenizer,
             peft_config=lora_config(config),
         )
-    metrics = loop.train(context, trainer, schedule, {"mean_token_accuracy": "token_accuracy"})
+    metrics = loop.train(context, trainer, schedule, {"mean_token_accuracy": "token_accuracy"}, context.metrics)
     temporary = context.folder / "adapter.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     with disk_errors(temporary):

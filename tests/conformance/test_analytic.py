@@ -25,6 +25,7 @@ from rlaif.conformance.analytic import (
 from rlaif.models import load_model
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.ppo_trainer import PpoTrainer
+from rlaif.training.rewards import Rewards
 from tests.training.contexts import prompt
 from tests.training.test_adapters import model_config, ppo_config
 
@@ -40,7 +41,7 @@ def test_answers_are_all_there_are(folder: Path) -> None:
     assert len(answers(2)) == 1 + 5 * 6
     assert len({text(answer) for answer in answers(2)}) == 31
     assert len(table_of_rewards(answers(2))) == 31
-    model = PolicyModel(load_model(model_config(folder)), ppo_config(algorithm="reinforce"), reward=None, seed=0)
+    model = PolicyModel(load_model(model_config(folder)), ppo_config(algorithm="reinforce"), seed=0)
     assert distribution(model, "policy", answers(2)).sum().item() == pytest.approx(1, abs=1e-6)
 
 
@@ -94,7 +95,7 @@ def test_the_first_reward_of_the_page_is_learnt(folder: Path) -> None:
     assert fields.pop("reward") == "cats:cats"
     size = {"steps": 30, "batch_size": 64, "micro_batch_size": 64, "learning_rate": 5e-3, "max_new_tokens": 3}
     config = ppo_config(**{**fields, **size, "missing_eos_penalty": 0.0})
-    model = PolicyModel(load_model(model_config(folder)), config, reward=None, seed=0)
-    work = PpoTrainer(model, config, seed=0, function=names["cats"])
+    model = PolicyModel(load_model(model_config(folder)), config, seed=0)
+    work = PpoTrainer(model, config, seed=0, rewards=Rewards.of_function(names["cats"]))
     rows = [work.step(step, [prompt("go")] * 64)[2] for step in range(30)]
     assert rows[0]["score"] < 1 < 2.5 < rows[-1]["score"] <= 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,8 @@ from rlaif.training import adapters, estimators, objectives, ppo_trainer, reward
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.objectives import KlController
 from rlaif.training.ppo_trainer import PpoTrainer
+from rlaif.training.reward_function import FunctionReward
+from rlaif.training.rewards import Rewards, Source
 from rlaif.training.rollout import Rollouts
 from tests.conformance.subjects import subject
 from tests.tiny import make_tiny_model
@@ -404,10 +408,34 @@ def test_a_baseline_or_scale_that_is_another_is_found(
 
 def test_a_reward_that_depends_on_the_order_is_found(sources: tuple[Path, Path]) -> None:
     tried = subject(sources[0])
-    tried.function = lambda prompts, responses: range(len(responses))
+    tried.rewards = Rewards.of_function(lambda prompts, responses: range(len(responses)))
     found = suite.outcome(check_called("reward-source"), tried)
     assert not found.ok
     assert "in another order" in found.place
+
+
+def test_an_order_dependent_source_behind_another_is_found_by_its_name(sources: tuple[Path, Path]) -> None:
+    """Its weight is too small to be seen in the sum."""
+    tried = subject(sources[0])
+    places = FunctionReward(lambda responses: range(len(responses)), "places")
+    tried.rewards = Rewards((*tried.rewards.sources, Source("places", places, 1e-9)))
+    found = suite.outcome(check_called("reward-source"), tried)
+    assert not found.ok
+    assert "score_places in another order" in found.place
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_members_of_an_ensemble_that_are_mixed_up_are_found(
+    sources: tuple[Path, Path], tmp_path: Path, swapped: bool
+) -> None:
+    source, reward = sources
+    other = shutil.copytree(reward, tmp_path / "other")
+    constants = json.loads((other / "reward.json").read_text())
+    (other / "reward.json").write_text(json.dumps({**constants, "mean": 0.9}))
+    tried = subject(source, reward=reward, more=[other])
+    if swapped:
+        tried.model.members = dict(zip(tried.model.members, reversed(tried.model.members.values()), strict=True))
+    assert suite.outcome(check_called("reward-model"), tried).ok is not swapped
 
 
 def test_every_check_has_a_planted_defect() -> None:

@@ -111,7 +111,7 @@ def test_a_failure_is_told_with_its_place_and_ends_in_an_error(
     [
         (["nonsense"], "cannot check 'nonsense'"),
         (["ppo", "--set", "ppo.reward=no_such_module:f"], "cannot import the reward function"),
-        (["ppo", "--set", "ppo.reward=builtins:print"], "raised TypeError"),
+        (["ppo", "--set", "ppo.reward=builtins:print"], "returned NoneType, not a list of numbers"),
         (["ppo", "--set", "ppo.max_length=82"], "none of 12 prompts leaves room"),
         (["--run", "nowhere"], "--run goes with"),
     ],
@@ -139,7 +139,21 @@ def test_the_judge_can_be_the_reward(tmp_path: Path, tiny_model: Path) -> None:
         assert "reward: judge; 4 prompts" in about
         found = suite.outcome(rewards.reward_source, tried)
         assert found.ok, found
-        assert all(len(tried.judge.references[p.id]) == 2 for p in tried.prompts)  # type: ignore[union-attr]
+        assert all(len(tried.rewards.judges[0].references[p.id]) == 2 for p in tried.prompts)
+
+
+def test_each_source_and_each_member_is_checked(tmp_path: Path, tiny_model: Path) -> None:
+    sources = (
+        '[model, {source: "tests.training.rewards:share_of_e", weight: 0.5, name: e}, "tests.training.rewards:ends"]'
+    )
+    overrides = [f"ppo.reward={sources}", "reward.members=2", "ppo.reward_ensemble=worst"]
+    with opened(load(written(tmp_path, tiny_model), overrides), None) as (tried, about):
+        assert "reward: 2 reward models of random weights + tests.training.rewards:share_of_e + tests" in about
+        found = [suite.outcome(check, tried) for check in (rewards.reward_source, rewards.reward_model)]
+        assert failures(found) == []
+        said = {measure.what.partition(" ")[0] for measure in rewards.reward_source(tried)}
+        assert said == {"score", "score_model", "score_e", "score_ends", "disagreement"}
+        assert any("PPO's copy of adapter-2" in measure.what for measure in rewards.reward_model(tried))
 
 
 def test_with_a_run_its_sft_policy_and_reward_model_are_checked(tmp_path: Path, tiny_model: Path) -> None:

@@ -19,3 +19,8 @@ def killed_at_the_fourth_call(prompts: list[str], responses: list[str]) -> list[
     if len(counter.read_text()) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
     return share_of_e(prompts, responses)
+
+
+def ends(completions: list[str], finish: list[str], **columns: list[object]) -> list[float | None]:
+    """1 for a response that ended by itself, as a function written for TRL would say it; None for an empty one."""
+    return [float(how == "stop") if text else None for text, how in zip(completions, finish, strict=True)]

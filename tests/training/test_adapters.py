@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def ppo_config(**fields: Any) -> PpoConfig:
     return PpoConfig(**fields)
 
 
-def policy_model(source: Path, *, reward: Path | None = None, dtype: str = "float32", **fields: Any) -> PolicyModel:
-    return PolicyModel(load_model(model_config(source, dtype=dtype)), ppo_config(**fields), reward=reward, seed=0)
+def policy_model(source: Path, *, rewards: Sequence[Path] = (), dtype: str = "float32", **fields: Any) -> PolicyModel:
+    return PolicyModel(load_model(model_config(source, dtype=dtype)), ppo_config(**fields), rewards=rewards, seed=0)
 
 
 @torch.no_grad()
@@ -126,12 +127,16 @@ def trained_flags(model: PolicyModel) -> set[str]:
 
 
 def test_each_adapter_gets_its_own_gradient_and_no_other(tiny_model: Path, tmp_path: Path) -> None:
-    model = policy_model(tiny_model, reward=reward_folder(tmp_path, tiny_model))
+    model = policy_model(tiny_model, rewards=[reward_folder(tmp_path, tiny_model)])
     disturb(model)
     given = rows(model.loaded)
     wanted = set(model.trained) - {"value_head.weight", "value_head.bias"}
     assert len(wanted) == 2 * 2 * 14  # A and B of two adapters on 14 layers
-    orders: list[list[Any]] = [["policy", None, "value", "reward"], ["reward", None, "value", None], [None, "reward"]]
+    orders: list[list[Any]] = [
+        ["policy", None, "value", "reward-1"],
+        ["reward-1", None, "value", None],
+        [None, "reward-1"],
+    ]
     for order in orders:
         for which in order:
             with model.using(which):
@@ -185,7 +190,7 @@ def test_the_policy_folder_loads_as_a_plain_model(tiny_model: Path, tmp_path: Pa
     sft = policy_model(tiny_model)
     disturb(sft, std=0.03)
     sft.save_policy(tmp_path / "sft")
-    model = PolicyModel(load_model(model_config(tiny_model), (tmp_path / "sft",)), ppo_config(), reward=None, seed=0)
+    model = PolicyModel(load_model(model_config(tiny_model), (tmp_path / "sft",)), ppo_config(), seed=0)
     disturb(model)
     model.save_policy(tmp_path / "ppo")
     assert {path.name for path in (tmp_path / "ppo").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
@@ -198,7 +203,7 @@ def test_the_policy_folder_loads_as_a_plain_model(tiny_model: Path, tmp_path: Pa
 def test_the_reward_adapter_scores_as_the_reward_model_does(tiny_model: Path, tmp_path: Path) -> None:
     folder = reward_folder(tmp_path, tiny_model)
     alone = RewardModel.load(folder, load_model(model_config(tiny_model)))
-    model = policy_model(tiny_model, reward=folder)
+    model = policy_model(tiny_model, rewards=[folder])
     asked = [prompt(f"Question {i} " * (i + 1)) for i in range(3)]
     wanted = alone.score_texts(asked, TEXTS, [True, False, True])
     given = rows(model.loaded)
@@ -212,7 +217,7 @@ def test_a_reward_model_of_other_weights_is_refused(tiny_model: Path, tmp_path: 
     folder = reward_folder(tmp_path, tiny_model)
     other = make_tiny_model(tmp_path / "other", seed=5)
     with pytest.raises(ModelError, match="other weights"):
-        policy_model(other, reward=folder)
+        policy_model(other, rewards=[folder])
 
 
 def test_a_model_with_scaled_logits_is_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from rlaif.stage import StageContext
 from rlaif.store import JsonlFile, MetricsLog
 from rlaif.training import ppo
 from rlaif.training.ppo_trainer import MEASURED, NotFiniteError, PpoTrainer
-from rlaif.training.reward_function import function_scores, load_function
+from rlaif.training.rewards import Rewards, Scored, Source
 from rlaif.training.rollout import RolloutBatch, Rollouts
 from tests.tiny import make_tiny_model
 from tests.training.contexts import Heard, prompt, stage_context
@@ -34,6 +34,7 @@ from tests.training.rewards import share_of_e
 from tests.training.test_adapters import disturb, policy_model, ppo_config, reward_folder
 
 PROMPTS = [prompt(f"Question {i} " + "about bread " * (i % 4)) for i in range(6)]
+BY_MODEL = Rewards((Source("model", None),))
 SMALL: dict[str, Any] = {"batch_size": 8, "micro_batch_size": 3, "max_new_tokens": 6}
 
 
@@ -47,13 +48,14 @@ def one_thread() -> Iterator[None]:
 
 def trainer(source: Path, *, function: Any = share_of_e, reward: Path | None = None, **table: Any) -> PpoTrainer:
     table = {**SMALL, **table}
-    model = policy_model(source, reward=reward, **table)
-    return PpoTrainer(model, ppo_config(**table), seed=3, function=None if reward is not None else function)
+    model = policy_model(source, rewards=[] if reward is None else [reward], **table)
+    rewards = Rewards.of_function(function) if reward is None else BY_MODEL
+    return PpoTrainer(model, ppo_config(**table), seed=3, rewards=rewards)
 
 
 def same_model(of: PpoTrainer, **table: Any) -> PpoTrainer:
     """Another trainer of the same model with some fields changed."""
-    return PpoTrainer(of.model, of.config.model_copy(update=table), seed=of.seed, function=of.function)
+    return PpoTrainer(of.model, of.config.model_copy(update=table), seed=of.seed, rewards=of.rewards)
 
 
 def chosen(work: PpoTrainer, step: int = 0) -> list[Prompt]:
@@ -239,7 +241,7 @@ def test_sampling_ends_with_an_end_token_of_the_response(tiny_model: Path) -> No
 def test_sampled_responses_do_not_depend_on_how_many_are_sampled_at_a_time(tiny_model: Path) -> None:
     work = trainer(tiny_model)
     disturb(work.model)
-    few = PpoTrainer(work.model, work.config, seed=work.seed, sample_batch_size=3)
+    few = PpoTrainer(work.model, work.config, seed=work.seed, rewards=work.rewards, sample_batch_size=3)
     assert few.sampler.sample(chosen(work), 5) == work.sampler.sample(chosen(work), 5)
     assert work.sampler.sample(chosen(work), 6) != work.sampler.sample(chosen(work), 5)
 
@@ -270,40 +272,6 @@ def test_responses_are_drawn_from_the_distribution_that_is_trained(tiny_model: P
 
 
 # What can go wrong
-
-
-def broken(_: list[str], __: list[str]) -> list[float]:
-    raise KeyError("no such table")
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (broken, "raised KeyError: 'no such table'"),
-        (lambda p, r: [1.0], "1 scores for 2 responses"),
-        (lambda p, r: None, "raised TypeError"),
-        (lambda p, r: [1.0, math.nan], "nan for the response 'No' to the prompt 'B'"),
-        (lambda p, r: [1.0, None], "None for the response 'No'"),
-        (lambda p, r: ["good", 1.0], "'good' for the response 'Yes'"),
-    ],
-)
-def test_a_reward_function_that_fails_says_how(function: Any, message: str) -> None:
-    with pytest.raises(StageError) as caught:
-        function_scores(function, ["A", "B"], ["Yes", "No"])
-    assert message in str(caught.value)
-    if function is broken:
-        assert f"{Path(__file__).name}:{broken.__code__.co_firstlineno + 1}" in str(caught.value)
-
-
-def test_scores_of_a_tensor_are_taken() -> None:
-    assert function_scores(lambda p, r: torch.tensor([1, 2]), ["A", "B"], ["Yes", "No"]).tolist() == [1.0, 2.0]
-
-
-@pytest.mark.parametrize("name", ["nowhere:f", "math:nothing", "math:pi", "math", ":"])
-def test_a_reward_function_that_is_not_there(name: str) -> None:
-    with pytest.raises(ConfigError):
-        load_function(name)
-    assert load_function("math:sqrt")(4) == 2  # type: ignore[call-arg, arg-type, comparison-overlap]
 
 
 def test_a_gradient_that_is_not_a_number_stops_before_the_update(tiny_model: Path) -> None:
@@ -367,7 +335,8 @@ def test_every_field_has_an_effect(tiny_model: Path, field: str, value: Any) -> 
 
 def test_bfloat16_weights_start_at_ratio_1_too(tmp_path: Path) -> None:
     model = policy_model(make_tiny_model(tmp_path), dtype="bfloat16", **SMALL)
-    work = PpoTrainer(model, ppo_config(**SMALL, num_ppo_epochs=1, num_mini_batches=1), seed=0, function=share_of_e)
+    config = ppo_config(**SMALL, num_ppo_epochs=1, num_mini_batches=1)
+    work = PpoTrainer(model, config, seed=0, rewards=Rewards.of_function(share_of_e))
     _, batch, row = work.step(0, chosen(work))
     assert torch.equal(batch.logprobs, batch.ref_logprobs)
     assert row["kl"] == row["clip_fraction"] == 0
@@ -459,7 +428,7 @@ def test_the_mean_of_a_prompts_samples_is_their_baseline(tiny_model: Path) -> No
     rollouts = made(work, "a", "b", "c", "d")
     rollouts = replace(rollouts, prompts=tuple(PROMPTS[i] for i in (0, 1, 0, 1)))
     zeros = torch.zeros(rollouts.mask.shape)
-    batch = work.shaped(rollouts, zeros, zeros, zeros, torch.tensor([1.0, 10.0, 2.0, 30.0]))
+    batch = work.shaped(rollouts, zeros, zeros, zeros, Scored(torch.tensor([1.0, 10.0, 2.0, 30.0])))
     for row, advantage in enumerate((-0.5, -10.0, 0.5, 10.0)):
         assert batch.advantages[row][batch.response_mask[row]].unique().tolist() == [advantage]
     assert batch.scores.tolist() == [1.0, 10.0, 2.0, 30.0]  # what is logged stays what it was
@@ -548,7 +517,8 @@ def test_a_fresh_process_goes_on_exactly(tiny_model: Path, tmp_path: Path) -> No
 def test_a_killed_stage_ends_as_the_uncut_one(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
     whole = ppo_context(tmp_path / "whole", tiny_model, sft_adapter, PROMPTS, **ADAPTIVE)
     counts = ppo.run(whole)
-    table = {**ADAPTIVE, "reward": "tests.training.rewards:killed_at_the_fourth_call"}
+    named = {"source": "tests.training.rewards:killed_at_the_fourth_call", "name": "share_of_e"}
+    table = {**ADAPTIVE, "reward": named}
     cut = ppo_context(tmp_path / "cut", tiny_model, sft_adapter, PROMPTS, **table)
     code = (
         "import sys, torch; from pathlib import Path\n"

@@ -77,7 +77,7 @@ def test_alone_nothing_is_sent() -> None:
 def test_the_layers_are_found(arch: Arch, tmp_path: Path) -> None:
     tiny.make_tiny_model(tmp_path, arch)
     model = load_model(load_config(tmp_path))
-    assert len(_layers(PolicyModel(model, PpoConfig(), reward=None, seed=0).lm.trunk)) == 2  # type: ignore[call-arg]
+    assert len(_layers(PolicyModel(model, PpoConfig(), seed=0).lm.trunk)) == 2  # type: ignore[call-arg]
 
 
 def load_config(source: Path) -> Any:

@@ -113,8 +113,7 @@ def test_loss_does_not_depend_on_the_order_shown() -> None:
 
 def test_a_prompt_brings_each_response_once(tiny_model: Path, sft_adapter: Path, tmp_path: Path) -> None:
     context = reward_context(tmp_path, tiny_model, sft_adapter, [])
-    model = RewardModel.new(base(context), context.config.reward, seed=0)
-    groups, dropped = reward.group_by_prompt(planted(2), model, 320)
+    groups, dropped = reward.group_by_prompt(planted(2), base(context), 320)
     assert [(len(g.sequences), len(g.pairs)) for g in groups] == [(4, 4), (4, 4)]
     batch = reward.collate(groups)
     assert batch["input_ids"].shape[0] == 8
