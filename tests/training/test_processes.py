@@ -40,6 +40,8 @@ OWN = (
     "ppo.micro_batch_size=3",
     "ppo.save_steps=2",
     "ppo.kl_target=0.05",
+    "reward.members=2",
+    'ppo.reward=[model, {source: "tests.training.rewards:ends", weight: 0.5}]',
 )
 
 
