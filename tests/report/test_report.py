@@ -21,12 +21,13 @@ from rlaif.progress import Silent
 from rlaif.records import FailedAnswer, Failure, PreferenceLabel, StageRecord, from_json, to_json
 from rlaif.report import build, text, verdict
 from rlaif.report.build import build_report
+from rlaif.report.curves import ppo_curves
 from rlaif.report.feedback import Sample, read_label, read_revise
 from rlaif.report.overview import main_slice, stage_rows
 from rlaif.report.samples import side_by_side
 from rlaif.report.summary import Summary, read_summary, summary_table
 from rlaif.stage import StageContext
-from rlaif.store import JsonlFile, RunFolder, write_atomic
+from rlaif.store import JsonlFile, MetricsLog, RunFolder, write_atomic
 from tests.report.fake_run import CONSTITUTION, cell, finish, summary, write_run
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -468,3 +469,19 @@ def test_report_needs_no_torch(tmp_path: Path) -> None:
         f"build.build_report(RunFolder(Path({str(tmp_path)!r})), 1); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sources_of_the_score_and_disagreement_have_curves_where_there_are_several(tmp_path: Path) -> None:
+    def titles(name: str, **parts: float) -> str:
+        run = RunFolder(tmp_path / name)
+        for step in range(2):
+            MetricsLog(run.stage("ppo") / "metrics.jsonl").append(step=step, score=1.0, score_std=1.0, **parts)
+        return "".join(map(str, ppo_curves(run, None).plots))
+
+    alone = titles("one", score_model=1.0, score_model_std=1.0)
+    assert "Score by source" not in alone
+    assert "Disagreement" not in alone
+    both = titles("two", score_model=1.0, score_model_std=1.0, score_e=2.0, score_e_std=0.5, disagreement=0.1)
+    assert "Score by source" in both
+    assert "score_e" in both
+    assert "Disagreement" in both
