@@ -32,7 +32,7 @@ def measure(kind: str, vocabulary: int, tokens: int, responses: int) -> None:
     body = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, max_position_embeddings=2 * tokens, **small))
     body = body.eval().requires_grad_(False)
     loaded = LoadedModel(body, None, "body", "body", torch.device("cpu"), torch.float32)
-    model = adapters.PolicyModel(loaded, PpoConfig(), reward=None, seed=0)  # type: ignore[call-arg]
+    model = adapters.PolicyModel(loaded, PpoConfig(), seed=0)  # type: ignore[call-arg]
     rows = [([1, 2, 3 + i], [5 + i] * tokens) for i in range(responses)]
     before, start = _peak(), time.process_time()
     logprobs, entropies = model.logprobs_and_entropies(model.response_states(rows), rows)
