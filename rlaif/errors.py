@@ -52,7 +52,7 @@ class ModelError(RlaifError):
 
 
 class BackendError(RlaifError):
-    """A judge server that is down, refuses the key, or cannot do what the method needs."""
+    """A server (of the judge, of rollouts) that is down, refuses the key, or cannot do what is asked of it."""
 
     exit_code = 4
 

@@ -28,7 +28,9 @@ SPEED_FIELDS: dict[str, frozenset[str]] = {
     "sft": frozenset({"save_steps"}),
     "label": frozenset({"batch_size"}),
     "reward": frozenset({"save_steps"}),
-    "ppo": frozenset({"save_steps", "micro_batch_size"}),
+    "ppo": frozenset(
+        {"save_steps", "micro_batch_size", "max_sampler_gap", "server_url", "server_folder", "server_timeout"}
+    ),
     "evaluate": frozenset({"batch_size"}),
 }
 """Config fields that cannot change what a stage writes, only how fast, or whether it may begin (a server is known by

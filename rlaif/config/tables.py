@@ -135,6 +135,23 @@ class PpoConfig(LoraTable):
     micro_batch_size: int = Field(8, ge=1, description="responses per forward pass with gradients")
     max_new_tokens: int = Field(80, ge=1, description="longest response, in tokens")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob in the stage")
+    rollouts: Literal["local", "server"] = Field(
+        "local", description="what samples: local = the machine that trains, server = vLLM at server_url (docs/ppo.md)"
+    )
+    importance_cap: float | None = Field(
+        2.0,
+        gt=0,
+        description="server: most that a token weighs for having been sampled by another engine (truncated importance "
+        "weights); null = every token weighs 1",
+    )
+    max_sampler_gap: float = Field(
+        0.2, gt=0, description="server: nats per token that its log-probs may be off the policy's; beyond, ppo stops"
+    )
+    server_url: str = Field("http://127.0.0.1:8000/v1", description="server: its address, ending in /v1")
+    server_folder: str | None = Field(
+        None, description="server: where it finds the run's ppo/server folder; null = where it is on this machine"
+    )
+    server_timeout: float = Field(600.0, gt=0, description="server: seconds that an answer may take")
     num_ppo_epochs: int = Field(2, ge=1, description="passes over the responses of a step")
     num_mini_batches: int = Field(2, ge=1, description="optimiser steps per pass")
     kl_coef: float = Field(0.05, ge=0, description="reward taken off per nat of KL to the SFT policy, token by token")

@@ -7,7 +7,7 @@ be enumerated. The KL price is taken token by token, and comes to that of the wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from rlaif.records import Message, Prompt
 from rlaif.training.adapters import Adapter, PolicyModel
 from rlaif.training.ppo_trainer import PpoTrainer
 from rlaif.training.rewards import Rewards
+from rlaif.training.sampling import Sampler
 
 WORDS = ("go", "<end>", "cat", "dog", "hen", "owl")
 END = 1
@@ -143,10 +144,20 @@ def curve_of_optima(folder: Path, *, tokens: int = 2) -> list[tuple[float, float
     return [(point.kl, point.reward) for point in points]
 
 
-def solve(folder: Path, *, beta: float, tokens: int = 2, every: int = 0, seed: int = 0, **fields: Any) -> Solved:
+def solve(
+    folder: Path,
+    *,
+    beta: float,
+    tokens: int = 2,
+    every: int = 0,
+    seed: int = 0,
+    sampler: Callable[[PolicyModel, PpoConfig], Sampler] | None = None,
+    **fields: Any,
+) -> Solved:
     """Trains the model in `folder` (see `write_model`) with kl_coef = beta, and measures it against the closed form.
 
-    `fields` are those of `PpoConfig`. With `every`, the distance is looked at after every so many steps.
+    `fields` are those of `PpoConfig`. With `every`, the distance is looked at after every so many steps. `sampler`
+    makes what samples in the place of the policy.
     """
     given = answers(tokens)
     table = table_of_rewards(given)
@@ -168,6 +179,7 @@ def solve(folder: Path, *, beta: float, tokens: int = 2, every: int = 0, seed: i
         config,
         seed=seed,
         rewards=Rewards.of_function(lambda responses: [table[response] for response in responses]),
+        sampler=None if sampler is None else sampler(model, config),
         sample_batch_size=config.batch_size,
     )
     ref = distribution(model, None, given)

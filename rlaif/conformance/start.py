@@ -14,6 +14,7 @@ from rlaif.records import Prompt
 from rlaif.training.estimators import token_weights
 from rlaif.training.objectives import masked_mean
 from rlaif.training.ppo_trainer import PpoTrainer
+from rlaif.training.sampling import LocalSampler, seed_of
 
 
 def sft_model(subject: Subject) -> Iterator[Measure]:
@@ -72,16 +73,18 @@ def sampler(subject: Subject) -> Iterator[Measure]:
     trainer = subject.trainer(moved=True)
     asked = list(subject.prompts[:4])
     for together in (len(asked), 1):
-        trainer.sampler.batch_size = together
-        yield from _draws(subject, trainer, asked, f"{together} at a time")
+        work = LocalSampler(trainer.model, trainer.config, seed=subject.seed, batch_size=together)
+        yield from _draws(subject, trainer, work, asked, f"{together} at a time")
 
 
-def _draws(subject: Subject, trainer: PpoTrainer, asked: list[Prompt], how: str) -> Iterator[Measure]:
+def _draws(
+    subject: Subject, trainer: PpoTrainer, work: LocalSampler, asked: list[Prompt], how: str
+) -> Iterator[Measure]:
     """How far each token's draw lies from its interval of the cumulative distribution, computed apart from sampling:
     by the adapters, without padding or cache. Top-k, top-p, penalties, another temperature or a shifted position
     would all move the intervals."""
-    rollouts = trainer.sampler.sample(asked, 0)  # `asked` is in order of length, as the rollouts are
-    draws = uniforms([trainer.sampler.seed_of(0, i) for i in range(len(asked))], trainer.config.max_new_tokens)
+    rollouts = work.sample(asked, 0)  # `asked` is in order of length, as the rollouts are
+    draws = uniforms([seed_of(work.seed, 0, i) for i in range(len(asked))], trainer.config.max_new_tokens)
     for row, (prompt, response) in enumerate(rows_of(rollouts)):
         with torch.no_grad(), trainer.model.using("policy"):
             logits = trainer.model.logits(trainer.model.response_states([(prompt, response)])).cpu()
@@ -99,14 +102,15 @@ def end_token(subject: Subject) -> Iterator[Measure]:
     """An end token ends a response, is kept as its last token, and does nothing in a prompt."""
     trainer = subject.trainer()
     asked = list(subject.prompts[:4])
-    free = trainer.sampler.sample(asked, 0)
+    work = LocalSampler(trainer.model, trainer.config, seed=subject.seed, batch_size=len(asked))
+    free = work.sample(asked, 0)
     first = free.responses[0]
     # Two kinds of end token are planted: one that the first response is known to say, and all that a prompt holds.
     for planted in ({first[len(first) // 2]}, set(free.prompt_ids[0])):
-        trainer.sampler.ends = sorted({*trainer.sampler.ends, *planted})
-        found = trainer.sampler.sample(asked, 0)
+        work.ends = sorted({*work.ends, *planted})
+        found = work.sample(asked, 0)
         for row, (whole, response) in enumerate(zip(free.responses, found.responses, strict=True)):
-            place = next((i for i, token in enumerate(whole) if token in trainer.sampler.ends), None)
+            place = next((i for i, token in enumerate(whole) if token in work.ends), None)
             wanted = whole if place is None else whole[: place + 1]
             off = abs(len(response) - len(wanted)) + (response[: len(wanted)] != wanted[: len(response)])
             yield Measure(f"tokens of the response to prompt {row + 1}", off)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlaif.conformance import batches, rewards, start, updates
+from rlaif.conformance import batches, off_policy, rewards, start, updates
 from rlaif.conformance.subject import Check, Measure, Subject
 from rlaif.errors import RlaifError
 from rlaif.training.ppo_trainer import NotFiniteError
@@ -30,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     rewards.reward_place,
     rewards.advantages,
     rewards.whitening,
+    off_policy.importance_weights,
     rewards.kl_controller,
     rewards.reward_source,
     rewards.reward_model,

@@ -34,6 +34,7 @@ from rlaif.training.ppo_trainer import NotFiniteError, PpoTrainer
 from rlaif.training.processes import Processes, launched_processes
 from rlaif.training.rewards import Rewards, part_values
 from rlaif.training.rollout import RolloutBatch, Rollouts
+from rlaif.training.server_sampling import ServerSampler, open_server
 
 
 def run(context: StageContext) -> dict[str, float]:
@@ -47,6 +48,9 @@ def run(context: StageContext) -> dict[str, float]:
         prompts = [prompt for prompt in prompts if prompt.id in judge.references]
     loaded = load_model(context.config.model, (context.adapter("sft"),))
     fitting = _fitting(prompts, loaded, config, context)
+    adapter, checkpoint = context.folder / "adapter", context.folder / "checkpoint"
+    asks_server = config.rollouts == "server" and processes.first and not adapter.exists()
+    server = open_server(context, loaded) if asks_server else None
     model = PolicyModel(
         loaded,
         config,
@@ -58,15 +62,16 @@ def run(context: StageContext) -> dict[str, float]:
     if processes.count > 1:
         held = model.shards.held
         context.progress.say(f"  {processes.count} processes, each with {held:.0%} of the layers' frozen weights")
+    sampler = ServerSampler(model, server, context, processes) if config.rollouts == "server" else None
     trainer = PpoTrainer(
         model,
         config,
         seed=context.config.seed,
         rewards=rewards,
+        sampler=sampler,
         sample_batch_size=context.config.model.batch_size,
         processes=processes,
     )
-    adapter, checkpoint = context.folder / "adapter", context.folder / "checkpoint"
     # The adapter is put in its place after the last step; only the stage's record can be missing then.
     done = processes.from_first(adapter.exists)
     start = config.steps if done else trainer.restore(checkpoint)
@@ -85,6 +90,8 @@ def run(context: StageContext) -> dict[str, float]:
     if not done:
         _save_adapter(model, adapter)
     checkpoints.remove(checkpoint)
+    if sampler is not None:
+        sampler.close()
     counts = _counts(context.metrics.read(), config, len(fitting), len(prompts) - len(fitting))
     return counts | ({"processes": float(processes.count)} if processes.count > 1 else {})
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from rlaif.config import PpoConfig
 from rlaif.lm.packing import Row
 from rlaif.records import Prompt, content_id
-from rlaif.training import checkpoint
+from rlaif.training import checkpoint, off_policy
 from rlaif.training.adapters import Adapter, PolicyModel
 from rlaif.training.estimators import compared, estimated, normalizes, token_weights
 from rlaif.training.objectives import (
@@ -36,7 +36,7 @@ from rlaif.training.objectives import (
 from rlaif.training.processes import ALONE, Processes
 from rlaif.training.rewards import Rewards, Scored, part_figures
 from rlaif.training.rollout import RolloutBatch, Rollouts
-from rlaif.training.sampling import LocalSampler
+from rlaif.training.sampling import LocalSampler, Sampler
 
 NO_CRITIC = {"explained_variance": None, "value_loss": None}
 """What a step says of a critic where there is none."""
@@ -59,7 +59,8 @@ class UpdateStats:
 class PpoTrainer:
     """State of the optimisation: the model, the optimiser, the KL controller.
 
-    `sample_batch_size` responses are sampled at a time; it changes memory and speed only.
+    Responses are drawn by `sampler`, or from the model itself `sample_batch_size` at a time, which changes memory and
+    speed only.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class PpoTrainer:
         *,
         seed: int,
         rewards: Rewards,
+        sampler: Sampler | None = None,
         sample_batch_size: int = 64,
         processes: Processes = ALONE,
     ) -> None:
         self.model, self.config, self.seed, self.rewards = model, config, seed, rewards
         self.processes = processes
-        self.sampler = LocalSampler(model, config, seed=seed, batch_size=sample_batch_size, processes=processes)
+        own = LocalSampler(model, config, seed=seed, batch_size=sample_batch_size, processes=processes)
+        self.sampler: Sampler = own if sampler is None else sampler
         self.parameters = list(model.trained.values())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
         self.kl = KlController(config.kl_coef, config.kl_target, config.kl_horizon)
@@ -85,11 +88,13 @@ class PpoTrainer:
         rollouts = self.sampler.sample(prompts, step)
         sampled = time.perf_counter()
         batch, entropy = self.measure(rollouts)
+        off_policy.check_sampler(batch, self.config)
         measured = time.perf_counter()
         stats = self.update(batch, step)
         row: dict[str, Any] = {
             **batch_metrics(batch),
             **part_figures(batch.parts),
+            **off_policy.mismatch(batch, self.config),
             "kl_coef": self.kl.coefficient,
             "entropy": entropy,
             **asdict(stats),
@@ -179,6 +184,7 @@ class PpoTrainer:
             response_mask=mask,
             logprobs=logprobs,
             ref_logprobs=ref_logprobs,
+            importance=off_policy.importance_weights(rollouts, logprobs, config),
             values=values,
             scores=scores,
             parts=scored.parts,
@@ -288,9 +294,11 @@ class PpoTrainer:
         return dict(zip(sums, whole.tolist(), strict=True))
 
     def advantages(self, batch: RolloutBatch, rows: Sequence[int]) -> Tensor:
-        """(len(rows), T) the advantages as the loss takes them: for PPO whitened over the tokens of the mini-batch."""
+        """(len(rows), T) the advantages as the loss takes them: for PPO whitened over the tokens of the mini-batch;
+        times the importance weights."""
         found, mask = batch.advantages[rows], batch.response_mask[rows]
-        return whiten(found, mask) if normalizes(self.config) else torch.where(mask, found, 0.0)
+        found = whiten(found, mask) if normalizes(self.config) else torch.where(mask, found, 0.0)
+        return batch.importance[rows] * found
 
     def _logprobs_and_bonus(self, flat: Tensor, micro: list[Row], weight: Tensor) -> tuple[Tensor, Tensor]:
         """(N,) log-probs of the tokens, and what their entropies take off the loss."""

@@ -19,6 +19,8 @@ class Rollouts:
     prompt_ids: tuple[tuple[int, ...], ...]
     responses: tuple[tuple[int, ...], ...]
     finish: tuple[FinishReason, ...]
+    sampler_logprobs: tuple[tuple[float, ...], ...] | None = None
+    """Of the responses' tokens, as another engine that sampled them says; None where none did."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -45,6 +47,7 @@ class RolloutBatch:
     response_mask: Tensor  # (B, T) bool, True = real response token
     logprobs: Tensor  # (B, T) log pi_old of the sampled tokens, at the sampling temperature
     ref_logprobs: Tensor  # (B, T) log pi_ref of the same tokens
+    importance: Tensor  # (B, T) weight of a token for who sampled it; 1 under padding
     values: Tensor  # (B, T) V_old before each token
     scores: Tensor  # (B,) reward of the whole response, penalties included
     parts: Mapping[str, Tensor]  # "score_NAME" -> (B,) what each source said, NaN for nothing; "disagreement"

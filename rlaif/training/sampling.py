@@ -1,8 +1,12 @@
-"""Where rollouts come from: the policy's own merged weights, on the machine that trains; each process samples some."""
+"""Where rollouts come from: the policy's own merged weights, on the machine that trains; each process samples some.
+
+Another machine's: server_sampling.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 from rlaif.config import PpoConfig
 from rlaif.lm.decode import sample
@@ -11,6 +15,13 @@ from rlaif.records import Prompt, record_seed
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.processes import ALONE, Processes
 from rlaif.training.rollout import Rollouts
+
+
+class Sampler(Protocol):
+    """What draws the responses of a step."""
+
+    def sample(self, prompts: Sequence[Prompt], step: int) -> Rollouts:
+        """One response per prompt; those to the same prompt, which stand side by side, stay so."""
 
 
 class LocalSampler:
@@ -25,10 +36,7 @@ class LocalSampler:
 
     def sample(self, prompts: Sequence[Prompt], step: int) -> Rollouts:
         """One response per prompt. Prompts of like length stand together."""
-        tokenizer = self.model.loaded.tokenizer
-        rows = sorted(
-            ((encode_chat(tokenizer, p.messages), i, p) for i, p in enumerate(prompts)), key=lambda r: len(r[0])
-        )
+        rows = by_length(self.model.loaded.tokenizer, prompts)
         mine = self.processes.share(len(rows), self.config.samples_per_prompt)
         found = []
         with self.model.merged() as lm:
@@ -39,7 +47,7 @@ class LocalSampler:
                     [ids for ids, _, _ in chosen],
                     max_new_tokens=self.config.max_new_tokens,
                     temperature=self.config.temperature,
-                    seeds=[self.seed_of(step, i) for _, i, _ in chosen],
+                    seeds=[seed_of(self.seed, step, i) for _, i, _ in chosen],
                     ends=self.ends,
                 )
         sampled = self.processes.joined(mine, found)
@@ -50,6 +58,13 @@ class LocalSampler:
             finish=tuple(s.finish for s in sampled),
         )
 
-    def seed_of(self, step: int, place: int) -> int:
-        """The seed that the response to the step's prompt number `place` is drawn with."""
-        return record_seed(self.seed, "ppo", step, place)
+
+def by_length(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[list[int], int, Prompt]]:
+    """(token ids, place among `prompts`, prompt) of each prompt, those of like length together."""
+    rows = [(encode_chat(tokenizer, prompt.messages), place, prompt) for place, prompt in enumerate(prompts)]
+    return sorted(rows, key=lambda row: len(row[0]))
+
+
+def seed_of(seed: int, step: int, place: int) -> int:
+    """The seed that the response to the step's prompt number `place` is drawn with, in a run of that seed."""
+    return record_seed(seed, "ppo", step, place)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from rlaif.config import PpoConfig
 from rlaif.conformance.analytic import (
     WORDS,
     answers,
@@ -22,10 +25,15 @@ from rlaif.conformance.analytic import (
     text,
     write_model,
 )
+from rlaif.conformance.subject import rows_of
 from rlaif.models import load_model
+from rlaif.records import Prompt
 from rlaif.training.adapters import PolicyModel
+from rlaif.training.objectives import token_logprobs
 from rlaif.training.ppo_trainer import PpoTrainer
 from rlaif.training.rewards import Rewards
+from rlaif.training.rollout import Rollouts
+from rlaif.training.sampling import LocalSampler
 from tests.training.contexts import prompt
 from tests.training.test_adapters import model_config, ppo_config
 
@@ -76,6 +84,35 @@ def test_training_ends_at_the_optimum(folder: Path, beta: float, tokens: int, fi
     assert found.found.reward == pytest.approx(found.optimum.reward, abs=0.01)
     assert found.found.kl == pytest.approx(found.optimum.kl, abs=0.03)
     assert found.optimum.value - 0.002 < found.found.value <= found.optimum.value + 1e-9
+
+
+class Tempered:
+    """Samples at a temperature that is not the policy's, as a sampler with other arithmetic would, and says truly how
+    likely it found each token."""
+
+    def __init__(self, model: PolicyModel, config: PpoConfig) -> None:
+        self.model, self.temperature = model, 2.0
+        off = config.model_copy(update={"temperature": self.temperature})
+        self.sampler = LocalSampler(model, off, seed=0, batch_size=config.batch_size)
+
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[Prompt], step: int) -> Rollouts:
+        rollouts = self.sampler.sample(prompts, step)
+        with self.model.using("policy"):
+            logits = self.model.lm.logits(self.model.response_states(rows_of(rollouts))) / self.temperature
+        tokens = torch.tensor([token for response in rollouts.responses for token in response])
+        found = token_logprobs(logits, tokens).split([len(response) for response in rollouts.responses])
+        return replace(rollouts, sampler_logprobs=tuple(tuple(row.tolist()) for row in found))
+
+
+def test_importance_weights_find_the_optimum_with_a_sampler_that_is_not_the_policy(folder: Path) -> None:
+    """Without a baseline, which would hide the bias: a centred advantage is 0 at the optimum, whoever samples."""
+    size = {"steps": 60, "batch_size": 256, "micro_batch_size": 256, "learning_rate": 5e-3, "max_sampler_gap": 10.0}
+    table = {"algorithm": "reinforce", "rollouts": "server", **size}
+    runs = [
+        solve(folder, beta=0.2, tokens=1, sampler=Tempered, importance_cap=cap, **table).distance for cap in (None, 4.0)
+    ]
+    assert runs[1] < 0.03 < 0.1 < runs[0]
 
 
 def test_scores_over_their_deviation_leave_the_optimum_behind(folder: Path) -> None:

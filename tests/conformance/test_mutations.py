@@ -16,7 +16,7 @@ from peft.tuners.lora import Linear
 from rlaif.conformance import batches, suite
 from rlaif.conformance.subject import Check
 from rlaif.lm import decode
-from rlaif.training import adapters, estimators, objectives, ppo_trainer, reward_model, sampling
+from rlaif.training import adapters, estimators, objectives, off_policy, ppo_trainer, reward_model, sampling
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.objectives import KlController
 from rlaif.training.ppo_trainer import PpoTrainer
@@ -273,6 +273,31 @@ def lambda_ignored(patch: Patch) -> None:
 @breaks("whitening")
 def whitening_that_adds_the_mean_back(patch: Patch) -> None:
     patch.setattr(ppo_trainer, "whiten", objectives.rescale)
+
+
+@breaks("importance-weights")
+def importance_weights_the_wrong_way_round(patch: Patch) -> None:
+    def around(f: Any, rollouts: Rollouts, logprobs: Any, config: Any) -> Any:
+        uncut = config.model_copy(update={"importance_cap": 1e9})
+        return (1 / f(rollouts, logprobs, uncut)).clamp(max=config.importance_cap)
+
+    wrapped(patch, off_policy, "importance_weights", around)
+
+
+@breaks("importance-weights")
+def importance_weights_without_a_cap(patch: Patch) -> None:
+    def around(f: Any, rollouts: Rollouts, logprobs: Any, config: Any) -> Any:
+        return f(rollouts, logprobs, config.model_copy(update={"importance_cap": 1e9}))
+
+    wrapped(patch, off_policy, "importance_weights", around)
+
+
+@breaks("importance-weights")
+def importance_weights_left_out_of_the_loss(patch: Patch) -> None:
+    def around(f: Any, self: PpoTrainer, batch: Any, rows: Any) -> Any:
+        return f(self, batch, rows) / batch.importance[rows]
+
+    wrapped(patch, PpoTrainer, "advantages", around)
 
 
 @breaks("kl-controller")

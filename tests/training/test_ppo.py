@@ -352,8 +352,8 @@ def test_bfloat16_weights_start_at_ratio_1_too(tmp_path: Path) -> None:
 def sft_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sft") / "adapter"
     model = load_model(stage_context(tiny_model, tiny_model, "sft").config.model).model
-    peft_model = get_peft_model(model, lora_config(LoraTable()))  # type: ignore[call-arg]
     torch.manual_seed(1)
+    peft_model = get_peft_model(model, lora_config(LoraTable()))  # type: ignore[call-arg]
     for name, parameter in peft_model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.02)
