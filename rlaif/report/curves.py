@@ -109,6 +109,7 @@ def ppo_curves(run: RunFolder, kl_target: float | None) -> Curves:
         curve("ppo-length", "Length (tokens)", [_series(rows, "length")], from_zero=True),
         curve("ppo-eos", "Share of responses that ended", [_series(rows, "eos_rate")], from_zero=True),
         curve("ppo-clip", "Clip fraction", [_series(rows, "clip_fraction")], from_zero=True),
+        curve("ppo-sampler", "KL of the server to the policy (nats per token)", [_series(rows, "sampler_kl")]),
         curve("ppo-variance", "Explained variance of the critic", [_series(rows, "explained_variance")]),
         curve("ppo-policy-loss", "Policy loss", [_series(rows, "policy_loss")]),
         curve("ppo-value-loss", "Value loss", [_series(rows, "value_loss")], from_zero=True),

@@ -18,9 +18,6 @@ from rlaif.errors import StageError
 from rlaif.training.objectives import k3, masked_mean
 from rlaif.training.rollout import RolloutBatch, Rollouts
 
-UNKNOWN = dict.fromkeys(("sampler_kl", "sampler_gap", "importance_mean", "importance_capped"))
-"""What a step says of a sampler that gives no log-probs."""
-
 
 def importance_weights(rollouts: Rollouts, logprobs: Tensor, config: PpoConfig) -> Tensor:
     """(B, T) truncated weights of the tokens whose `logprobs` (B, T) under the policy are given; 1 under padding, and
@@ -31,11 +28,11 @@ def importance_weights(rollouts: Rollouts, logprobs: Tensor, config: PpoConfig) 
     return torch.where(rollouts.mask, ratio, 1.0)
 
 
-def mismatch(batch: RolloutBatch, config: PpoConfig) -> dict[str, float | None]:
-    """Per token: KL(sampler || policy) in nats (k3), mean |log-ratio|, mean weight and the share of weights cut; all
-    None where the sampler gives no log-probs."""
+def mismatch(batch: RolloutBatch, config: PpoConfig) -> dict[str, float]:
+    """Per token: KL(sampler || policy) in nats (k3), mean |log-ratio|, mean weight and the share of weights cut;
+    nothing where the sampler gives no log-probs."""
     if batch.rollouts.sampler_logprobs is None:
-        return dict(UNKNOWN)
+        return {}
     sampler, mask = _sampler_logprobs(batch.rollouts), batch.response_mask
     cap = torch.inf if config.importance_cap is None else config.importance_cap
     return {
