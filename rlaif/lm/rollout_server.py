@@ -15,6 +15,7 @@ import asyncio
 import os
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -96,9 +97,9 @@ class RolloutServer:
         self._loop = LoopThread()
 
     def models(self) -> list[str]:
-        """Names of what is served, adapters among them."""
+        """Names of what is served, adapters among them; asked once, for a server that is not there yet is no fault."""
         try:
-            text = self._wait(self._ask("/models", None))
+            text = self._wait(self._ask("/models", None, most=1))
             return [model.id for model in _Models.model_validate_json(text).data]
         except (_Refused, ValidationError) as problem:
             raise self._error(f"the server does not say what it serves ({shorten(str(problem))})") from None
@@ -115,12 +116,10 @@ class RolloutServer:
                 raise self._error(f"the server does not load the policy's adapter {path} ({problem})") from None
 
     def unload_adapter(self, name: str) -> None:
-        """Frees the adapter's memory on the server; one that is not there is no error."""
-        try:
+        """Frees the adapter's memory on the server. That it says no is no error: no request names it again, and vLLM
+        says no also of one that it has pushed out of its memory itself."""
+        with suppress(_Refused):
             self._wait(self._ask("/unload_lora_adapter", {"lora_name": name}))
-        except _Refused as problem:
-            if not str(problem).startswith("404"):
-                raise self._error(f"the server does not unload the adapter {name} ({problem})") from None
 
     def sample(
         self,
@@ -175,12 +174,13 @@ class RolloutServer:
     def _error(self, what: str) -> BackendError:
         return BackendError(what, where=self.url, remedy=self.remedy)
 
-    async def _ask(self, path: str, body: dict[str, Any] | None) -> str:
+    async def _ask(self, path: str, body: dict[str, Any] | None, *, most: int | None = None) -> str:
         """What the server answers to a POST of `body`, or to a GET where there is none. Raises BackendError where it
         cannot be reached, _Refused where it says no."""
         import openai
 
-        for tries in range(1, self._tries + 1):
+        most = self._tries if most is None else most
+        for tries in range(1, most + 1):
             pause, sent = None, time.monotonic()
             try:
                 async with self._pace, asyncio.timeout(self._timeout):
@@ -205,7 +205,7 @@ class RolloutServer:
             if pause is not None and pause > LONGEST_WAIT:
                 reason = f"it asks to wait {pause / 60:,.0f} minutes"
                 break
-            if tries == self._tries:
+            if tries == most:
                 break
             if pause is None:
                 await asyncio.sleep(own_pause(tries))

@@ -12,6 +12,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rlaif.config import PpoConfig
 from rlaif.errors import BackendError
@@ -83,7 +84,7 @@ def vllm_command(config: PpoConfig, loaded: LoadedModel, name: str, path: str) -
     return (
         f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve {shlex.quote(path)} --served-model-name {name} "
         f"--dtype {str(loaded.dtype).removeprefix('torch.')} --enable-lora --max-lora-rank {rank} "
-        f"--max-model-len {length} --logprobs-mode processed_logprobs"
+        f"--max-model-len {length} --logprobs-mode processed_logprobs --port {urlsplit(config.server_url).port or 80}"
     )
 
 
@@ -128,17 +129,19 @@ class ServerSampler:
 
     def _load(self, server: RolloutServer, step: int) -> str:
         """The name of the policy as it is now, which the server has loaded; the one before it has dropped."""
-        former, temporary = self.serving, self.folder / "policy.tmp"
+        temporary = self.folder / "policy.tmp"
         with disk_errors(self.folder):
             shutil.rmtree(temporary, ignore_errors=True)
             self.model.save_policy(temporary)
             name = f"policy-{step}-{file_hash(temporary / 'adapter_model.safetensors')[:12]}"
             shutil.rmtree(self.folder / name, ignore_errors=True)
             temporary.rename(self.folder / name)
+        if self.serving == name:
+            return name
+        if self.serving is not None:  # before the new one: vLLM keeps one at a time, unless told otherwise
+            self._drop(server, self.serving)
         server.load_adapter(name, f"{self.seen_as}/{name}")
         self.serving = name
-        if former is not None and former != name:
-            self._drop(server, former)
         return name
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -115,27 +116,21 @@ def test_silence_is_an_error_and_what_may_pass_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "loads", "unloads"),
+    ("status", "said", "loads"),
     [
-        (200, "ok", True, True),
-        (400, "The lora adapter 'a' has already been loaded.", True, False),
-        (404, "The lora adapter 'a' cannot be found.", False, True),
-        (500, "LoRA rank 64 is greater than max_lora_rank 16.", False, False),
+        (200, "ok", True),
+        (400, "The lora adapter 'a' has already been loaded.", True),
+        (404, "The lora adapter 'a' cannot be found.", False),
+        (500, "LoRA rank 64 is greater than max_lora_rank 16.", False),
     ],
 )
-def test_adapters_are_loaded_and_dropped_by_name(status: int, said: str, loads: bool, unloads: bool) -> None:
+def test_adapters_are_loaded_and_dropped_by_name(status: int, said: str, loads: bool) -> None:
     answer = Answer(b"Success") if status == 200 else error(status, said)
     with serving(lambda body, before: answer) as server:
         client = RolloutServer(server.url, timeout=5, remedy="start it")
-        for fine, call in (
-            (loads, lambda: client.load_adapter("a", "/x/a")),
-            (unloads, lambda: client.unload_adapter("a")),
-        ):
-            if fine:
-                call()
-            else:
-                with pytest.raises(BackendError, match=f"{status} {said[:12]}"):
-                    call()
+        with nullcontext() if loads else pytest.raises(BackendError, match=f"{status} {said[:12]}"):
+            client.load_adapter("a", "/x/a")
+        client.unload_adapter("a")  # whatever the server says to that
         client.close()
         assert [(s.path, s.body) for s in server.seen] == [
             ("/v1/load_lora_adapter", {"lora_name": "a", "lora_path": "/x/a"}),

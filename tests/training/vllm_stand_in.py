@@ -50,6 +50,7 @@ class StandIn:
         self.base = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
         self.models = {self.name: self.base}
         self.lock = threading.Lock()
+        self.in_memory = ""
         self.stop = lambda: None
 
     def load(self, body: dict[str, Any]) -> tuple[int, Any]:
@@ -65,11 +66,15 @@ class StandIn:
         if self.wrongs.applies_adapters:
             self.models[name] = PeftModel.from_pretrained(copy.deepcopy(self.base), str(path)).merge_and_unload()
         self.adapters.append(name)
+        self.in_memory = name  # one, as by default (--max-cpu-loras)
         return 200, f"Success: LoRA adapter '{name}' added successfully."
 
     def unload(self, body: dict[str, Any]) -> tuple[int, Any]:
-        if self.models.pop(body["lora_name"], None) is None:
+        if body["lora_name"] not in self.models:
             return 404, f"The lora adapter '{body['lora_name']}' cannot be found."
+        if body["lora_name"] != self.in_memory:
+            return 500, f"Failed to remove lora adapter '{body['lora_name']}' from the engine."
+        del self.models[body["lora_name"]]
         return 200, "Success"
 
     @torch.no_grad()
