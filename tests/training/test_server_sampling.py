@@ -197,7 +197,7 @@ def test_the_same_step_sampled_again_is_the_same(context: StageContext) -> None:
     with started(context) as server:
         loaded = load_model(context.config.model, (context.adapter("sft"),))
         client = open_server(context, loaded)
-        sampler = ServerSampler(PolicyModel(loaded, context.config.ppo, reward=None, seed=0), client, context)
+        sampler = ServerSampler(PolicyModel(loaded, context.config.ppo, seed=0), client, context)
         asked = ppo.step_prompts(PROMPTS, context.config.ppo, 0, 0)
         first, again, other = (sampler.sample(asked, step) for step in (0, 0, 1))
         sampler.close()
