@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from rlaif.errors import ModelError
+from rlaif.lm.engine import Decoder, Growing, places_filled
 from rlaif.lm.packing import Row, pack, packing_order
 from rlaif.records import FinishReason
 
@@ -190,12 +191,14 @@ def sample(
     seeds: Sequence[int],
     ends: Sequence[int],
     prefixes: PrefixCache | None = None,
+    decoder: Decoder | None = None,
     notify: Notify | None = None,
 ) -> list[Sampled]:
     """One continuation per prompt, sampled at `temperature`; `notify(n)` is told of n new tokens at every step.
 
     Equal prompts are computed once, and so are beginnings that prompts share (system prompt, few-shot examples); with
-    `prefixes` these are kept for the next call.
+    `prefixes` these are kept for the next call. With a `decoder` of the model's present weights all tokens after the
+    first are its work.
     """
     device = lm.model.device
     draws = torch.from_numpy(uniforms(seeds, max_new_tokens)).to(device)
@@ -211,19 +214,20 @@ def sample(
     state = lm.last_states(
         input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
     )
-    length = mask.sum(1)
     rows = torch.tensor(order, device=device)
     if len(asked) < len(prompts):  # from here on every prompt has a row of its own, however often it is asked
         found = {asked[index]: at for at, index in enumerate(order)}
         rows = torch.arange(len(prompts), device=device)
         spread = torch.tensor([found[tuple(prompt)] for prompt in prompts], device=device)
         cache.batch_select_indices(spread)
-        state, mask, length = state[spread], mask[spread], length[spread]
+        state, mask = state[spread], mask[spread]
+    going = Growing(lm, cache, mask) if decoder is None else decoder.begin(cache, mask, room=max_new_tokens)
+    del cache  # a decoder has its own
     out: list[list[int]] = [[] for _ in prompts]
     finish: list[FinishReason] = ["length"] * len(prompts)
     end_set = set(ends)
     for step in range(max_new_tokens):
-        tokens = pick(lm.logits(state), draws[rows, step], temperature)
+        tokens = pick((decoder or lm).logits(state), draws[rows, step], temperature)
         keep = []
         for place, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist(), strict=True)):
             out[row].append(token)
@@ -236,18 +240,10 @@ def sample(
         if not keep or step == max_new_tokens - 1:
             break
         if len(keep) < len(tokens):
-            kept = torch.tensor(keep, device=device)
-            cache.batch_select_indices(kept)
-            rows, mask, length, tokens = rows[kept], mask[kept], length[kept], tokens[kept]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        state = lm.last_states(
-            input_ids=tokens[:, None],
-            attention_mask=mask.long(),
-            position_ids=length[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        length = length + 1
+            kept = torch.tensor(places_filled(keep), device=device)
+            going.keep(kept)
+            rows, tokens = rows[kept], tokens[kept]
+        state = going.step(tokens)
     return [Sampled(ids_, reason) for ids_, reason in zip(out, finish, strict=True)]
 
 

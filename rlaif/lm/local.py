@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from rlaif.lm.decode import CausalLM, PrefixCache, common_prefix, sample, target_logprobs
+from rlaif.lm.engine import WORTH_PACKING, Decoder
 from rlaif.lm.packing import Row
 from rlaif.lm.protocol import (
     ChoiceLogprobs,
@@ -31,6 +33,8 @@ class LocalModel:
 
     Scoring on a CPU is a walk (rlaif.lm.walker) where the model takes it: each beginning is computed once, in this call
     and mostly in the next, and a score does not depend on what is asked beside it. Else requests stand in batches.
+    Answers on a CPU come from a decoder (rlaif.lm.engine) where the model takes it, from the first long one on; it
+    holds the weights a second time.
     """
 
     def __init__(self, loaded: LoadedModel, *, batch_size: int = 64) -> None:
@@ -66,6 +70,7 @@ class LocalModel:
                     seeds=[requests[index].seed for index, _ in batch],
                     ends=self.ends,
                     prefixes=self.prefixes,
+                    decoder=self.decoder if limit >= WORTH_PACKING else None,
                 )
                 for (index, ids), answer in zip(batch, sampled, strict=True):
                     self.usage.prompt_tokens += len(ids)
@@ -84,10 +89,16 @@ class LocalModel:
         parts = range(0, len(requests), ASKED_TOGETHER)
         return [answer for at in parts for answer in self._responses(requests[at : at + ASKED_TOGETHER])]
 
+    @cached_property
+    def decoder(self) -> Decoder | None:
+        """What makes answers faster, if the model takes it."""
+        return Decoder.of(self.lm, self.batch_size)
+
     def close(self) -> None:
         """Lets go of the weights."""
         if self.loaded is not None:
             self.loaded = self.walker = None
+            self.__dict__.pop("decoder", None)
             del self.lm, self.prefixes
 
     def _choices(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:

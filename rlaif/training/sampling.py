@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from rlaif.config import PpoConfig
 from rlaif.lm.decode import sample
+from rlaif.lm.engine import WORTH_PACKING, Decoder
 from rlaif.models import encode_chat, end_ids
 from rlaif.records import Prompt, record_seed
 from rlaif.training.adapters import PolicyModel
@@ -40,6 +41,8 @@ class LocalSampler:
         mine = self.processes.share(len(rows), self.config.samples_per_prompt)
         found = []
         with self.model.merged() as lm:
+            worth_it = self.config.max_new_tokens >= WORTH_PACKING
+            decoder = Decoder.of(lm, self.batch_size) if worth_it else None
             for start in range(0, len(mine), self.batch_size):
                 chosen = [rows[number] for number in mine[start : start + self.batch_size]]
                 found += sample(
@@ -49,6 +52,7 @@ class LocalSampler:
                     temperature=self.config.temperature,
                     seeds=[seed_of(self.seed, step, i) for _, i, _ in chosen],
                     ends=self.ends,
+                    decoder=decoder,
                 )
         sampled = self.processes.joined(mine, found)
         return Rollouts(
