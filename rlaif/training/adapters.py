@@ -20,6 +20,7 @@ from rlaif.errors import ModelError
 from rlaif.lm.decode import CausalLM, right_pad
 from rlaif.lm.packing import Row
 from rlaif.models import LoadedModel, autocast, lora_config
+from rlaif.training.lean_lora import make_lean
 from rlaif.training.objectives import entropies, token_logprobs
 from rlaif.training.processes import Processes
 from rlaif.training.reward_model import RewardHead, check_base, last_token_state, load_head
@@ -78,6 +79,7 @@ class PolicyModel:
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
         self.layers = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
+        make_lean(self.layers)
         # By name: the parameters of the policy and value adapters and of the value head. The rest is frozen.
         self.trained: dict[str, nn.Parameter] = {
             **{n: p for n, p in self.peft.named_parameters() if ".policy." in n or ".value." in n},
