@@ -162,7 +162,7 @@ class Decoder:
     def of(cls, lm: CausalLM, rows: int) -> Decoder | None:
         """The decoder of the model as its weights are now; None for a model of another shape, for one of more than
         `LARGEST` bytes, and where the model is not on a CPU."""
-        if not (lm.split and lm.shares and lm.model.device.type == "cpu" and _is_of_llamas_shape(lm.trunk)):
+        if not (lm.split and lm.shares and lm.model.device.type == "cpu" and is_of_llamas_shape(lm.trunk)):
             return None
         if sum(parameter.nbytes for parameter in lm.model.parameters()) > LARGEST:
             return None
@@ -284,7 +284,7 @@ def places_filled(kept: Sequence[int]) -> list[int]:
     return [place if place in early else late.pop() for place in range(len(kept))]
 
 
-def _is_of_llamas_shape(trunk: Any) -> bool:
+def is_of_llamas_shape(trunk: Any) -> bool:
     """Whether the trunk and its layers are of a known family and have the parts computed here, and no others."""
 
     def parts(module: Any) -> set[str]:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from rlaif.config import PpoConfig
 from rlaif.errors import ModelError
 from rlaif.lm.decode import CausalLM, right_pad
+from rlaif.lm.engine import is_of_llamas_shape
 from rlaif.lm.packing import Row
 from rlaif.models import LoadedModel, autocast, lora_config
 from rlaif.training.lean_lora import make_lean
@@ -31,6 +32,9 @@ Adapter = str
 
 LOGITS = 1 << 26
 """Logits that are held at a time (a quarter of a gigabyte in float32, several times that in a backward pass)."""
+SHORT = 128
+"""Tokens up to which attention is written out on a CPU: with gradients torch's fused one takes longer there. What is
+kept for the gradient grows with the square of the tokens, so longer sequences are left to it."""
 
 
 def _critic(config: PpoConfig) -> Adapter | None:
@@ -66,6 +70,8 @@ class PolicyModel:
             self.members[f"reward-{number}"].head.to(loaded.device)
         self.lm = CausalLM(loaded.model)
         self.vocabulary = int(loaded.model.get_output_embeddings().weight.shape[0])
+        usual = self.lm.attention == "sdpa" and loaded.device.type == "cpu"
+        self.writes_out = usual and is_of_llamas_shape(self.lm.trunk)
         if not self.lm.split:
             raise ModelError(
                 "the logits of this model are more than a linear map of its last hidden states",
@@ -144,7 +150,7 @@ class PolicyModel:
         No mask is needed: padding is on the right of a causal model, and no real token can see it.
         """
         ids, _ = right_pad([[*prompt, *response] for prompt, response in rows], 0, self.loaded.device)
-        with autocast(self.loaded):
+        with autocast(self.loaded), self._attention_for(rows):
             return self.lm.states(input_ids=ids, use_cache=False)
 
     def response_states(self, rows: Sequence[Row]) -> Tensor:
@@ -152,8 +158,28 @@ class PolicyModel:
 
         Responses to one prompt share its computation if their rows are given together.
         """
-        with autocast(self.loaded):
+        with autocast(self.loaded), self._attention_for(rows):
             return self.lm.predicting_states(rows)
+
+    @contextmanager
+    def _attention_for(self, rows: Sequence[Row]) -> Iterator[None]:
+        """Attention as fits the length of the rows; alike with and without gradients, lest ratios be off 1."""
+        responses: dict[tuple[int, ...], int] = {}
+        for prompt, response in rows:  # those to one prompt may stand behind it in one sequence
+            responses[tuple(prompt)] = responses.get(tuple(prompt), 0) + len(response)
+        if not self.writes_out or max(len(prompt) + size for prompt, size in responses.items()) > SHORT:
+            yield
+            return
+        usual = self.lm.attention
+        try:
+            self._attend("eager")
+            yield
+        finally:
+            self._attend(usual)
+
+    def _attend(self, attention: str) -> None:
+        self.lm.attention = attention
+        self.loaded.model.set_attn_implementation(attention)
 
     def logits(self, flat: Tensor) -> Tensor:
         """(N, V) float32 logits at the temperature. At 1 nothing is divided: a copy of them costs as a softmax does."""

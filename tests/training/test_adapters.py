@@ -110,6 +110,30 @@ def test_merged_weights_are_the_policy_and_are_taken_back_to_the_last_bit(tmp_pa
     assert torch.equal(logprobs(model, "policy", given), wanted)
 
 
+@pytest.mark.parametrize("arch", ["llama", "qwen3"])
+def test_written_out_attention_is_the_usual_one_and_is_left_to_short_rows(
+    tmp_path: Path, arch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = policy_model(make_tiny_model(tmp_path, arch))
+    disturb(model)
+    given = rows(model.loaded)
+    given += [(given[2][0], [7, 8, 9])]  # packed behind one prompt
+    used: list[str] = []
+    layer = model.lm.trunk.layers[0].self_attn
+    layer.register_forward_pre_hook(lambda *_: used.append(layer.config._attn_implementation))
+    short = logprobs(model, "policy", given)
+    monkeypatch.setattr(adapters, "SHORT", 20)
+    usual = logprobs(model, "policy", given)
+    assert used == ["eager", "sdpa"]
+    assert model.lm.attention == "sdpa"
+    assert not torch.equal(short, usual)
+    torch.testing.assert_close(short, usual, rtol=0, atol=1e-4)
+
+
+def test_attention_is_not_written_out_for_what_may_differ(tmp_path: Path) -> None:
+    assert not policy_model(make_tiny_model(tmp_path, "gpt2")).writes_out
+
+
 def reward_folder(root: Path, source: Path) -> Path:
     """A reward model with random weights, saved."""
     model = RewardModel.new(load_model(model_config(source)), LoraTable(), seed=0)  # type: ignore[call-arg]
