@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,9 +26,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
+
+from machine import machine
 
 HERE = Path(__file__).parent
 PHASES = ("generate", "score", "optimise")
@@ -214,20 +214,12 @@ def _from_proc(file: str, name: str, *, otherwise: float) -> float:
 def _say_what(work: dict[str, Any], given: argparse.Namespace) -> None:
     lengths = list(map(len, work["ids"]))
     print(
-        f"{date.today()}, {_cpu_name()}, {os.cpu_count()} cores; {given.threads} thread(s) a row\n"
+        f"{machine()}; {given.threads} thread(s) a row\n"
         f"{given.model}: {len(lengths)} prompts of {min(lengths)}-{max(lengths)} tokens "
         f"(mean {statistics.mean(lengths):.1f}), {work['max_new_tokens']} new tokens each; what the rows print goes to "
         f"{given.logs}/ROW.log\n",
         flush=True,
     )
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _say_step(name: str, number: int, step: dict[str, Any]) -> None:
