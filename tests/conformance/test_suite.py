@@ -19,6 +19,7 @@ from rlaif.conformance.subject import Measure
 from rlaif.models import load_model
 from rlaif.records import StageRecord
 from rlaif.store import RunFolder
+from rlaif.training import sampling
 from rlaif.training.reward_model import RewardModel
 from tests.conformance.subjects import subject
 from tests.tiny import make_tiny_model
@@ -39,6 +40,13 @@ def failures(outcomes: list[suite.Outcome]) -> list[str]:
     return [str(outcome) for outcome in outcomes if not outcome.ok]
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short responses of the subjects are decoded as long ones are, where the model takes the decoder."""
+    monkeypatch.setattr(sampling, "WORTH_PACKING", 1)
+
+
+@pytest.mark.usefixtures("decoded")
 @pytest.mark.parametrize(("arch", "fields"), SHAPES, ids=[arch for arch, _ in SHAPES])
 def test_every_check_passes_on(arch: Any, fields: dict[str, Any], tmp_path: Path) -> None:
     torch.set_num_threads(1)
@@ -49,6 +57,7 @@ def test_every_check_passes_on(arch: Any, fields: dict[str, Any], tmp_path: Path
     assert all(outcome.applies for outcome in outcomes)
 
 
+@pytest.mark.usefixtures("decoded")
 def test_bfloat16_passes_within_its_rounding(tmp_path: Path) -> None:
     source = make_tiny_model(tmp_path, layers=1, hidden=32)
     outcomes = list(suite.run(subject(source, dtype="bfloat16")))
