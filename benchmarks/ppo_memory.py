@@ -56,7 +56,7 @@ def _one(given: argparse.Namespace) -> str:
         RewardModel.new(loaded, config, seed=0).save(Path(name) / "reward")
         del loaded
         loaded = load_model(_model_config(given))
-        model = PolicyModel(loaded, config, reward=Path(name) / "reward", seed=0)
+        model = PolicyModel(loaded, config, rewards=[Path(name) / "reward"], seed=0)
     trained = list(model.trained.values())
     optimiser = torch.optim.AdamW(trained)
     with torch.no_grad(), model.using(None):
@@ -71,10 +71,9 @@ def _one(given: argparse.Namespace) -> str:
         with model.using("value"):
             model.values(model.response_states(rows)).sum().backward()  # type: ignore[no-untyped-call]
     optimiser.step()
-    assert model.reward_head is not None
     assert model.value_head is not None
-    heads = [*model.value_head.parameters(), *model.reward_head.head.parameters()]
-    return _told([*model.peft.parameters(), *heads], trained, before)
+    heads = [model.value_head, *(member.head for member in model.members.values())]
+    return _told([*model.peft.parameters(), *(p for head in heads for p in head.parameters())], trained, before)
 
 
 def _four(given: argparse.Namespace) -> str:

@@ -25,6 +25,7 @@ from rlaif.models import LoadedModel
 from rlaif.records import Message, Prompt
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.ppo_trainer import PpoTrainer
+from rlaif.training.rewards import Rewards
 
 PHASES = ("generate", "score", "optimise")
 SHAPES = {10: (256, 12), 30: (384, 16), 100: (576, 28), 300: (896, 32)}
@@ -68,8 +69,9 @@ def _seconds(given: argparse.Namespace, size: int, batch: int, length: int) -> t
     model = _model(size, given.vocabulary)
     fields = {"batch_size": batch, "micro_batch_size": min(8, batch), "max_new_tokens": length, "value": "trunk"}
     config = PpoConfig.model_validate(fields | {"num_ppo_epochs": 2, "num_mini_batches": 2, "max_approx_kl": 1e6})
-    policy = PolicyModel(model, config, reward=None, seed=0)
-    trainer = PpoTrainer(policy, config, seed=0, function=lambda prompts, texts: [float(len(t)) for t in texts])
+    policy = PolicyModel(model, config, seed=0)
+    rewards = Rewards.of_function(lambda prompts, responses, **_: [float(len(text)) for text in responses])
+    trainer = PpoTrainer(policy, config, seed=0, rewards=rewards)
     trainer.sampler.ends = [0]
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(1, given.vocabulary, (batch, PROMPT), generator=draw).tolist()
