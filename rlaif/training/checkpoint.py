@@ -26,6 +26,7 @@ def save(folder: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:
         temporary.mkdir(parents=True)
         write_tensors(temporary / "state.pt", state)
         write_atomic(temporary / "facts.json", json.dumps(facts))
+        flush(temporary)
         shutil.rmtree(former, ignore_errors=True)
         if folder.exists():
             folder.rename(former)
@@ -81,7 +82,7 @@ def remove(folder: Path) -> None:
 
 
 def write_tensors(path: Path, value: dict[str, Any]) -> None:
-    """Writes what `torch.load(path, weights_only=True)` gives back, and sees it onto the disk.
+    """Writes what `torch.load(path, weights_only=True)` gives back.
 
     On a full disk torch reports a file position that it did not expect; the OSError behind that is raised instead.
     """
@@ -92,5 +93,13 @@ def write_tensors(path: Path, value: dict[str, Any]) -> None:
             if isinstance(problem.__context__, OSError):
                 raise problem.__context__ from None
             raise
-        file.flush()
-        os.fsync(file.fileno())
+
+
+def flush(folder: Path) -> None:
+    """Sees a folder and the files in it onto the disk: what is renamed into its place must survive a power cut."""
+    for path in (*folder.iterdir(), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

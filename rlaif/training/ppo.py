@@ -242,4 +242,5 @@ def _save_adapter(model: PolicyModel, folder: Path) -> None:
     with disk_errors(folder):
         shutil.rmtree(temporary, ignore_errors=True)
         model.save_policy(temporary)
+        checkpoints.flush(temporary)
         temporary.rename(folder)
