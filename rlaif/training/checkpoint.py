@@ -24,9 +24,13 @@ def save(folder: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:
     with disk_errors(folder):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        write_tensors(temporary / "state.pt", state)
-        write_atomic(temporary / "facts.json", json.dumps(facts))
-        flush(temporary)
+        try:
+            write_tensors(temporary / "state.pt", state)
+            write_atomic(temporary / "facts.json", json.dumps(facts))
+            flush(temporary)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would take what room is left
+            raise
         shutil.rmtree(former, ignore_errors=True)
         if folder.exists():
             folder.rename(former)
@@ -45,9 +49,14 @@ def restore(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
         if not path.exists():
             continue
         try:
-            return _read(path)
+            found = _read(path)
         except READ_ERRORS as problem:
             damage.append((path, problem))
+            continue
+        if path != folder:
+            shutil.rmtree(folder, ignore_errors=True)
+            path.rename(folder)
+        return found
     if not damage:
         return None
     place, first = damage[0]

@@ -171,9 +171,7 @@ def test_fields_that_cannot_work_together(table: dict[str, Any], message: str) -
 
 def test_no_prompt_is_seen_before_the_files_are(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:  # noqa: F811
     """The error of a missing reward model comes before anything is sampled or written."""
-    context = ppo_context(
-        tmp_path, tiny_model, sft_adapter, [Prompt(p.messages, slice="all") for p in PROMPTS], reward="model"
-    )
+    context = ppo_context(tmp_path, tiny_model, sft_adapter, PROMPTS, reward="model")
     with pytest.raises(ModelError, match=r"reward/adapter/reward\.json"):
         ppo.run(context)
     assert not list(context.folder.iterdir())

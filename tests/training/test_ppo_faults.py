@@ -85,7 +85,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_or_told(tmp_path
     assert found is not None
     assert found[1] == FACTS
     assert torch.equal(found[0]["weight"], STATE["weight"])
-    shutil.rmtree(tmp_path / "checkpoint.old")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    damaged(folder, how)
     with pytest.raises(StageError, match="the checkpoint cannot be read") as caught:
         checkpoint.restore(folder)
     assert caught.value.where == str(folder)
