@@ -83,6 +83,7 @@ def _contents(
     return {
         **found,
         **{name: getattr(batch, name) for name in (*TENSORS, "response_mask")},
+        "parts": dict(batch.parts),
         "prompt_ids": [list(ids) for ids in rollouts.prompt_ids],
         "responses": [list(ids) for ids in rollouts.responses],
         "finish": list(rollouts.finish),

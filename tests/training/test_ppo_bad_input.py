@@ -82,7 +82,7 @@ def test_a_reward_adapter_that_cannot_serve(tiny_model: Path, reward: Path, tmp_
     damage, message = REWARD_DAMAGE[how]
     damage(folder)
     with pytest.raises(ModelError, match=message) as caught:
-        policy_model(tiny_model, reward=folder)
+        policy_model(tiny_model, rewards=[folder])
     assert str(caught.value.where).startswith(str(folder))
     assert caught.value.remedy
     with pytest.raises(ModelError, match=message):  # as the check of a reward model, and evaluate, load it
@@ -96,7 +96,7 @@ def test_a_reward_adapter_of_another_model(tiny_model: Path, tmp_path: Path, oth
     constants(base_fingerprint=load_model(model_config(tiny_model)).fingerprint)(folder)
     save_file({"weight": torch.zeros(1, 48)}, folder / HEAD_FILE)
     with pytest.raises(ModelError, match="the adapter does not fit the model"):
-        policy_model(tiny_model, reward=folder)
+        policy_model(tiny_model, rewards=[folder])
 
 
 def test_a_model_that_takes_no_adapter(tmp_path: Path) -> None:

@@ -174,17 +174,17 @@ def test_interrupted_in_a_step_it_keeps_the_steps_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counter = tmp_path / "counter"
-    counter.touch()
     monkeypatch.setenv("KILL_COUNTER", str(counter))
-    table = {**SHORT, "save_steps": 10}
-    whole = ppo_context(tmp_path / "whole", tiny_model, sft_adapter, PROMPTS, **table)
-    table["reward"] = "tests.training.rewards:interrupted_at_the_third_call"
-    cut = ppo_context(tmp_path / "cut", tiny_model, sft_adapter, PROMPTS, **table)
+    table = {**SHORT, "save_steps": 10, "reward": "tests.training.rewards:interrupted_at_the_third_call"}
+    whole, cut = (ppo_context(tmp_path / part, tiny_model, sft_adapter, PROMPTS, **table) for part in ("whole", "cut"))
+    counter.write_text("xxx")  # which is past the interruption
+    counts = ppo.run(whole)
+    counter.write_text("")
     cut.progress = Heard()
     with pytest.raises(KeyboardInterrupt):
         ppo.run(cut)
     assert cut.progress.lines == ["  ppo: 2 of 3 steps are kept"]
-    assert ppo.run(cut) == ppo.run(whole)
+    assert ppo.run(cut) == counts
     assert counter.read_text() == "xxxx"  # the step that was interrupted is all that was done again
     same_run(cut, whole)
 
