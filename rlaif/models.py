@@ -6,10 +6,11 @@ The only module, beside `rlaif.lm`, that reads model files.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from rlaif.config import LoraTable, ModelConfig
 from rlaif.errors import ModelError
 from rlaif.lm.conversion import LOAD_ERRORS, converted, embedded_gguf, not_loadable, sha256
+from rlaif.lm.soundness import check_sound
 from rlaif.records import Message, content_id
 from rlaif.resources import cache_folder
 
@@ -44,10 +46,11 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
-def load_model(config: ModelConfig, adapters: Sequence[Path] = (), *, attention: str = "sdpa") -> LoadedModel:
+def load_model(config: ModelConfig, adapters: Sequence[Path] = (), *, attention: str | None = None) -> LoadedModel:
     """The model of `config` with the LoRA `adapters` merged into its weights, in order, frozen and in eval mode.
 
-    Merging is done in float32 and the sum rounded once to the model's dtype. Raises ModelError with a remedy.
+    `attention` None is SDPA for a model that has it. Merging is done in float32 and the sum rounded once to the model's
+    dtype. Raises ModelError with a remedy.
     """
     from transformers import AutoModelForCausalLM
 
@@ -63,11 +66,13 @@ def load_model(config: ModelConfig, adapters: Sequence[Path] = (), *, attention:
     for adapter in adapters:
         model = _merge_adapter(model, adapter)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    tokenizer = load_tokenizer(folder)
+    check_sound(model, tokenizer, str(config.source))
     fingerprint = model_fingerprint(config, adapters)
     commit = getattr(model.config, "_commit_hash", None)  # of a hub id, which `model_fingerprint` knows by name only
     if commit is not None:
         fingerprint = content_id(fingerprint, commit)
-    return LoadedModel(model, load_tokenizer(folder), name, fingerprint, device, dtype)
+    return LoadedModel(model, tokenizer, name, fingerprint, device, dtype)
 
 
 def load_tokenizer(folder: str) -> Any:
@@ -264,38 +269,96 @@ def _special_strings(tokenizer: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
 
 
+@contextmanager
+def takes_lora(name: str) -> Iterator[None]:
+    """Turns PEFT's refusal to put adapters on a model into a ModelError."""
+    try:
+        yield
+    except ValueError as problem:
+        if not any(word in str(problem) for word in ("PEFT", "target_modules", "arget modules")):
+            raise
+        raise ModelError(
+            f"takes no LoRA adapter on its linear layers: {_reason(problem)}",
+            where=name,
+            remedy="choose a model that is made of attention and linear layers, as Llama, Qwen or GPT-2",
+        ) from None
+
+
 def _merge_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
-    if not (adapter / "adapter_config.json").is_file():
-        raise ModelError(
-            "holds no LoRA adapter (adapter_config.json)", where=str(adapter), remedy="run its stage first"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PEFT only warns of keys that do not fit; the check below is an error
-            wrapped = PeftModel.from_pretrained(model, str(adapter))
-        _check_keys(wrapped, adapter)
-    except (*LOAD_ERRORS, TypeError) as problem:
-        raise ModelError(
-            f"the adapter does not fit the model: {str(problem).strip().splitlines()[0]}",
-            where=str(adapter),
-            remedy="use the model that the adapter was trained on",
-        ) from None
+    with adapter_fits(adapter):
+        wrapped = PeftModel.from_pretrained(model, str(adapter))
+        check_keys(wrapped, adapter)
     return wrapped.merge_and_unload()
 
 
-def _check_keys(wrapped: Any, adapter: Path) -> None:
-    """Raises ValueError if the LoRA weights in the folder are not just those that the wrapped model has places for."""
+@contextmanager
+def adapter_fits(adapter: Path) -> Iterator[None]:
+    """Raises ModelError where the folder holds no LoRA adapter that can be read, or attaching it in the block fails."""
+    _check_adapter_files(adapter)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT only warns of keys that do not fit; `check_keys` makes it an error
+            yield
+    except (*LOAD_ERRORS, TypeError) as problem:
+        raise ModelError(
+            f"the adapter does not fit the model: {_reason(problem)}",
+            where=str(adapter),
+            remedy="use the model that the adapter was trained on",
+        ) from None
+
+
+def _check_adapter_files(adapter: Path) -> None:
+    from safetensors import safe_open
+
+    files = [adapter / "adapter_config.json", adapter / "adapter_model.safetensors"]
+    for path in files:
+        if not path.is_file():
+            raise ModelError(
+                f"holds no LoRA adapter ({path.name})",
+                where=str(adapter),
+                remedy="run its stage first, or again with --force if the file got lost",
+            )
+    path = files[0]
+    try:
+        json.loads(path.read_text(encoding="utf-8"))["peft_type"]
+        path = files[1]
+        with safe_open(str(path), framework="pt") as file:
+            bad = [key for key in file.keys() if not file.get_tensor(key).isfinite().all()]  # noqa: SIM118
+    except (*LOAD_ERRORS, TypeError) as problem:
+        raise ModelError(
+            f"{path.name} of the adapter cannot be read: {_reason(problem)}",
+            where=str(adapter),
+            remedy="the file is damaged: redo the stage that wrote it with --force",
+        ) from None
+    if bad:
+        raise ModelError(
+            f"{len(bad)} weights of the adapter are NaN or infinite, among them {bad[0]}",
+            where=str(adapter),
+            remedy="lower the learning rate of the stage that wrote it, and redo that stage with --force",
+        )
+
+
+def check_keys(wrapped: Any, adapter: Path, name: str = "default") -> None:
+    """Raises ValueError if the LoRA weights in the folder are not just those that the adapter `name` has places for."""
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
     with safe_open(str(adapter / "adapter_model.safetensors"), framework="pt") as file:
         stored = {key for key in file.keys() if "lora_" in key}  # noqa: SIM118 (no dictionary)
-    places = {key for key in get_peft_model_state_dict(wrapped, save_embedding_layers=False) if "lora_" in key}
+    found = get_peft_model_state_dict(wrapped, save_embedding_layers=False, adapter_name=name)
+    places = {key for key in found if "lora_" in key}
     if places != stored:
         odd = places ^ stored
         raise ValueError(f"{len(odd)} LoRA weights have no counterpart, among them {min(odd)}")
+
+
+def _reason(problem: Exception) -> str:
+    """What a library says, in one line: its first, or the second where the first only announces it."""
+    lines = [line.strip() for line in str(problem).strip().splitlines()] or [type(problem).__name__]
+    said = lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return said if len(said) <= 240 else f"{said[:240]} ..."
 
 
 def _sampled(path: Path) -> tuple[str, int, str]:

@@ -20,7 +20,7 @@ from rlaif import ledger, provenance, stages
 from rlaif.config import AskingConfig, ModelConfig, RunConfig, StageName, load
 from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
 from rlaif.constitution.scope import by_slice
-from rlaif.errors import DiskError, StageError
+from rlaif.errors import StageError
 from rlaif.judge.gate import passed_card
 from rlaif.judge.judge import calibration_of
 from rlaif.lm import open as open_model
@@ -28,8 +28,9 @@ from rlaif.lm.protocol import LanguageModel
 from rlaif.progress import Progress, Silent
 from rlaif.prompt_sets import split_prompts
 from rlaif.records import Constitution, Prompt, StageRecord, content_id, to_json
+from rlaif.shortages import shortages
 from rlaif.stage import StageContext
-from rlaif.store import JsonlFile, RunFolder, disk_errors, file_hash, write_atomic
+from rlaif.store import JsonlFile, RunFolder, file_hash, write_atomic
 from rlaif.templates import RUN_TEMPLATES, load_template
 from rlaif.yaml_io import dump_yaml
 
@@ -166,7 +167,7 @@ def begun_stage(
         _refuse_judge(job, (stage,), ())
         _write_materials(job)
         ledger.begin(run, stage, job.settings(stage), {**job.inputs(stage), **own})
-        with _models(config, run) as (open_policy, open_judge, _), _full_disk(run.root / stage):
+        with _models(config, run) as (open_policy, open_judge, _), shortages(stage, run.root / stage):
             yield StageContext(stage, config, run, given.constitution, progress, open_policy, open_judge, limit=limit)
 
 
@@ -289,7 +290,7 @@ def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
     begun = ledger.begin(job.run, stage, job.settings(stage), inputs)
     start = time.monotonic()
     try:
-        with _models(job.config, job.run) as (open_policy, open_judge, usage), _full_disk(job.run.root / stage):
+        with _models(job.config, job.run) as (open_policy, open_judge, usage), shortages(stage, job.run.root / stage):
             context = StageContext(
                 stage,
                 job.config,
@@ -339,22 +340,6 @@ def cost(record: StageRecord) -> str:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
-
-
-@contextmanager
-def _full_disk(folder: Path) -> Iterator[None]:
-    """Turns a full disk into a DiskError wherever a stage meets it; safetensors raises no OSError of its own for it."""
-    try:
-        with disk_errors(folder):
-            yield
-    except DiskError:
-        raise
-    except Exception as error:
-        if "No space left on device" not in str(error):
-            raise
-        raise DiskError(
-            "the disk is full", where=str(folder), remedy="make room, then run the same command with --resume"
-        ) from error
 
 
 OpenPolicy = Callable[[tuple[Path, ...]], LanguageModel]

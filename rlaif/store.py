@@ -23,7 +23,7 @@ from rlaif.records import StageRecord, from_json, to_json
 R = TypeVar("R")
 
 
-UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 UNUSABLE = frozenset(
     {errno.EIO, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 )
@@ -182,6 +182,8 @@ class MetricsLog:
             with self.path.open("a+b") as file:
                 _cut_broken_tail(file)
                 file.write((json.dumps(values) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())  # before the checkpoint that says the step is done
 
     def read(self) -> list[dict[str, Any]]:
         if not self.path.exists():

@@ -39,6 +39,7 @@ LAYERS = {
     "models": 4,
     "judge": 5,
     "stage": 5,
+    "shortages": 5,
     "feedback": 6,
     "training": 6,
     "evaluation": 6,

@@ -188,7 +188,7 @@ def test_a_folder_without_adapter_and_a_damaged_one_are_errors(tiny_model: Path,
         load_model(config(tiny_model), (tmp_path / "nothing",))
     write_adapter(tiny_model, tmp_path / "adapter")
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"half")
-    with pytest.raises(ModelError, match="does not fit the model"):
+    with pytest.raises(ModelError, match=r"adapter_model.safetensors of the adapter cannot be read"):
         load_model(config(tiny_model), (tmp_path / "adapter",))
 
 

@@ -212,6 +212,21 @@ class PpoConfig(LoraTable):
             raise ValueError(f"algorithm: {self.algorithm} has no critic to warm up: leave value_warmup_steps at 0")
         return self
 
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> PpoConfig:
+        if self.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"max_new_tokens {self.max_new_tokens} leaves no room for a prompt within max_length "
+                f"{self.max_length}: lower the one or raise the other"
+            )
+        if self.value_warmup_steps >= self.steps:
+            raise ValueError(
+                f"value_warmup_steps {self.value_warmup_steps} of {self.steps} steps: the policy would never be trained"
+            )
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_target moves kl_coef by factors, and from 0 it never moves: set kl_coef above 0")
+        return self
+
 
 class EvaluateConfig(Table):
     """Base, SFT and PPO on held-out prompts."""

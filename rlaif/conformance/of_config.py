@@ -11,16 +11,16 @@ from pathlib import Path
 from rlaif.config import RunConfig
 from rlaif.conformance.subject import Subject, open_subject
 from rlaif.constitution.load import load_constitution
-from rlaif.errors import StageError
 from rlaif.judge.judge import Judge, calibration_of
 from rlaif.lm.decode import CausalLM, sample
 from rlaif.lm.open import open_judge
-from rlaif.models import LoadedModel, context_length, encode_chat, end_ids, load_model
+from rlaif.models import LoadedModel, encode_chat, end_ids, load_model
 from rlaif.prompt_sets import split_prompts
 from rlaif.records import Prompt, Response, record_seed
 from rlaif.resources import cache_folder
 from rlaif.store import JsonlFile, RunFolder
 from rlaif.training.judge_reward import JudgeReward
+from rlaif.training.ppo_prompts import fitting
 from rlaif.training.reward_model import RewardModel
 from rlaif.training.rewards import Rewards
 
@@ -70,17 +70,10 @@ def _prompts(config: RunConfig, run: RunFolder | None, loaded: LoadedModel) -> l
         found: Sequence[Prompt] = JsonlFile(run.file("prompts", "train.jsonl"), Prompt).read()
     else:
         found, _ = split_prompts(config.prompts, config.seed)
-    room = min(config.ppo.max_length, context_length(loaded.model)) - config.ppo.max_new_tokens
     sizes = {prompt.id: len(encode_chat(loaded.tokenizer, prompt.messages)) for prompt in found[:SEEN]}
-    fitting = sorted((p for p in found[:SEEN] if sizes[p.id] <= room), key=lambda p: sizes[p.id])
-    if not fitting:
-        raise StageError(
-            f"none of {len(sizes)} prompts leaves room for {config.ppo.max_new_tokens} new tokens",
-            where="ppo",
-            remedy="raise ppo.max_length, or lower ppo.max_new_tokens",
-        )
-    places = {round(share * (len(fitting) - 1) / 3) for share in range(4)}
-    return [fitting[place] for place in sorted(places)]
+    fits = sorted(fitting(found[:SEEN], loaded, config.ppo), key=lambda p: sizes[p.id])
+    places = {round(share * (len(fits) - 1) / 3) for share in range(4)}
+    return [fits[place] for place in sorted(places)]
 
 
 def _judge(config: RunConfig, run: RunFolder | None, loaded: LoadedModel, prompts: Sequence[Prompt]) -> JudgeReward:

@@ -13,7 +13,7 @@ from typing import Any
 from rlaif.conformance import batches, off_policy, rewards, start, updates
 from rlaif.conformance.subject import Check, Measure, Subject
 from rlaif.errors import RlaifError
-from rlaif.training.ppo_trainer import NotFiniteError
+from rlaif.training.faults import NotFiniteError
 
 CHECKS: tuple[Check, ...] = (
     start.sft_model,

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from rlaif.conformance.subject import Measure, Subject, apart
-from rlaif.training.ppo_trainer import NotFiniteError, PpoTrainer
+from rlaif.training.faults import NotFiniteError
+from rlaif.training.ppo_trainer import PpoTrainer
 from rlaif.training.rewards import Scored
 from rlaif.training.rollout import RolloutBatch
 

@@ -20,7 +20,7 @@ from rlaif.errors import ModelError
 from rlaif.lm.decode import CausalLM, right_pad
 from rlaif.lm.engine import is_of_llamas_shape
 from rlaif.lm.packing import Row
-from rlaif.models import LoadedModel, autocast, lora_config
+from rlaif.models import LoadedModel, adapter_fits, autocast, check_keys, lora_config, takes_lora
 from rlaif.training.lean_lora import make_lean
 from rlaif.training.objectives import entropies, token_logprobs
 from rlaif.training.processes import Processes
@@ -59,13 +59,16 @@ class PolicyModel:
         self.critic = _critic(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.peft = get_peft_model(loaded.model, lora_config(config), adapter_name="policy")
+            with takes_lora(loaded.name):
+                self.peft = get_peft_model(loaded.model, lora_config(config), adapter_name="policy")
             if self.critic == "value":
                 self.peft.add_adapter("value", lora_config(config))
         self.members: dict[Adapter, RewardHead] = {}
         for number, folder in enumerate(rewards, start=1):
             check_base(folder, loaded)
-            self.peft.load_adapter(str(folder), adapter_name=f"reward-{number}", is_trainable=False)
+            with adapter_fits(folder):
+                self.peft.load_adapter(str(folder), adapter_name=f"reward-{number}", is_trainable=False)
+                check_keys(self.peft, folder, f"reward-{number}")
             self.members[f"reward-{number}"] = load_head(folder)
             self.members[f"reward-{number}"].head.to(loaded.device)
         self.lm = CausalLM(loaded.model)

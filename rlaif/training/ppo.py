@@ -12,25 +12,26 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rlaif.config import PpoConfig, RunConfig
-from rlaif.errors import ConfigError, StageError
+from rlaif.errors import ConfigError, ModelError
 from rlaif.judge.judge import Judge
 from rlaif.launch import sharded
-from rlaif.models import LoadedModel, context_length, encode_chat, load_model
+from rlaif.models import LoadedModel, load_model
 from rlaif.records import Prompt, Response, record_seed
 from rlaif.stage import StageContext
 from rlaif.store import MetricsLog, disk_errors
 from rlaif.training import checkpoint as checkpoints
 from rlaif.training.adapters import PolicyModel
+from rlaif.training.faults import NotFiniteError, hopeless, stopped
 from rlaif.training.judge_reward import JudgeReward
-from rlaif.training.ppo_trainer import NotFiniteError, PpoTrainer
+from rlaif.training.ppo_prompts import answered, fitting
+from rlaif.training.ppo_trainer import PpoTrainer
 from rlaif.training.processes import Processes, launched_processes
 from rlaif.training.rewards import Rewards, part_values
 from rlaif.training.rollout import RolloutBatch, Rollouts
@@ -45,9 +46,9 @@ def run(context: StageContext) -> dict[str, float]:
     processes.begin()
     rewards = Rewards.of_config(config, partial(_judge_reward, context, processes))
     for judge in rewards.judges:
-        prompts = [prompt for prompt in prompts if prompt.id in judge.references]
+        prompts = _answered(prompts, judge, context)
     loaded = load_model(context.config.model, (context.adapter("sft"),))
-    fitting = _fitting(prompts, loaded, config, context)
+    chosen = _fitting(prompts, loaded, config, context)
     adapter, checkpoint = context.folder / "adapter", context.folder / "checkpoint"
     asks_server = config.rollouts == "server" and processes.first and not adapter.exists()
     server = open_server(context, loaded) if asks_server else None
@@ -81,7 +82,8 @@ def run(context: StageContext) -> dict[str, float]:
     with context.progress.task("ppo", config.steps, "steps") as task:
         task.advance(start)
         for step in range(start, config.steps):
-            row = _step(context, trainer, step, step_prompts(fitting, config, context.config.seed, step))
+            with _paused(context, trainer, step, start, checkpoint):
+                row = _step(context, trainer, step, step_prompts(chosen, config, context.config.seed, step))
             if (step + 1) % config.save_steps == 0 or step + 1 == config.steps:
                 trainer.save(checkpoint, step + 1)
             task.advance(1, f"score {row['score']:+.2f} kl {row['kl']:.1f} tokens {row['length']:.0f}")
@@ -92,7 +94,7 @@ def run(context: StageContext) -> dict[str, float]:
     checkpoints.remove(checkpoint)
     if sampler is not None:
         sampler.close()
-    counts = _counts(context.metrics.read(), config, len(fitting), len(prompts) - len(fitting))
+    counts = _counts(context.metrics.read(), config, len(chosen), len(prompts) - len(chosen))
     return counts | ({"processes": float(processes.count)} if processes.count > 1 else {})
 
 
@@ -128,27 +130,50 @@ def _judge_reward(context: StageContext, processes: Processes) -> JudgeReward:
     return JudgeReward(Judge.of_run(context) if processes.first else None, references)
 
 
+def _answered(prompts: Sequence[Prompt], judge: JudgeReward, context: StageContext) -> list[Prompt]:
+    """The prompts that the judge has something to compare with; the others are said."""
+    found = answered(prompts, judge.references)
+    if len(found) < len(prompts):
+        context.progress.say(f"  {len(prompts) - len(found)} prompts have no answers from label and are left out")
+    return found
+
+
 def _step(context: StageContext, trainer: PpoTrainer, step: int, prompts: Sequence[Prompt]) -> dict[str, float]:
     """One step and its lines in the logs; raises StageError, with the batch saved, if anything is not a number."""
     try:
         rollouts, batch, row = trainer.step(step, prompts)
     except NotFiniteError as problem:
-        path = context.folder / "bad_batch.pt"
-        if trainer.processes.first:
-            with disk_errors(path):
-                torch.save({"rows": list(problem.rows), **_tensors(problem.batch)}, path)
-        trainer.processes.wait()  # all of them meet it, and the launcher ends everything when one has gone
-        raise StageError(
-            f"step {step}: {problem}; the batch is saved for inspection",
-            where=str(path),
-            remedy="lower ppo.learning_rate or set model.dtype: float32, and start the stage anew with --force",
-        ) from None
+        raise stopped(context.folder, step, str(problem), trainer, problem.batch, problem.rows) from None
+    except ModelError as problem:
+        if problem.where is not None:
+            raise
+        raise stopped(context.folder, step, f"sampling: {problem.what}", trainer, None) from None
     if row["skipped_updates"]:
         context.progress.say(f"  step {step}: KL above ppo.max_approx_kl, {row['skipped_updates']} updates skipped")
     if trainer.processes.first:
         context.metrics.append(step=step, **row)
         _log_rollouts(_rollout_log(context), step, rollouts, batch, trainer)
+    if row["approx_kl"] is None and trainer.processes.from_first(
+        lambda: hopeless(context.metrics.read(), trainer.config.steps)
+    ):
+        what = "all updates of this step and the ones before moved the policy beyond ppo.max_approx_kl and were undone"
+        raise stopped(context.folder, step, what, trainer, batch)
     return row
+
+
+@contextmanager
+def _paused(context: StageContext, trainer: PpoTrainer, step: int, start: int, checkpoint: Path) -> Iterator[None]:
+    """Whatever stops the step before its updates, nothing of the steps before is lost; says how many are kept."""
+    try:
+        yield
+    except BaseException:
+        kept = max(start, step - step % trainer.config.save_steps)
+        if trainer.finished == step > kept:
+            with suppress(Exception):  # the disk may be what is wrong, and what stopped the step is the error to tell
+                trainer.save(checkpoint, step)
+                kept = step
+        context.progress.say(f"  ppo: {kept} of {trainer.config.steps} steps are kept")
+        raise
 
 
 def _counts(rows: Sequence[dict[str, Any]], config: PpoConfig, prompts: int, too_long: int) -> dict[str, float]:
@@ -183,26 +208,12 @@ def _order(count: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def _tensors(batch: RolloutBatch) -> dict[str, Any]:
-    """The tensors of a batch by name, and the sampled ids."""
-    names = ("logprobs", "ref_logprobs", "values", "scores", "parts", "rewards", "advantages", "returns")
-    ids = {"prompt_ids": batch.rollouts.prompt_ids, "responses": batch.rollouts.responses}
-    return {name: getattr(batch, name) for name in (*names, "response_mask")} | ids
-
-
 def _fitting(prompts: Sequence[Prompt], loaded: LoadedModel, config: PpoConfig, context: StageContext) -> list[Prompt]:
     """The prompts that leave room for a response; the others are said and counted."""
-    room = min(config.max_length, context_length(loaded.model)) - config.max_new_tokens
-    fitting = [p for p in prompts if len(encode_chat(loaded.tokenizer, p.messages)) <= room]
-    if not fitting:
-        raise StageError(
-            f"none of {len(prompts)} prompts leaves room for {config.max_new_tokens} new tokens",
-            where="ppo",
-            remedy="raise ppo.max_length, or lower ppo.max_new_tokens",
-        )
-    if len(fitting) < len(prompts):
-        context.progress.say(f"  {len(prompts) - len(fitting)} prompts are too long for ppo.max_length and left out")
-    return fitting
+    found = fitting(prompts, loaded, config)
+    if len(found) < len(prompts):
+        context.progress.say(f"  {len(prompts) - len(found)} prompts are too long for ppo.max_length and left out")
+    return found
 
 
 def _rollout_log(context: StageContext) -> MetricsLog:
@@ -231,4 +242,5 @@ def _save_adapter(model: PolicyModel, folder: Path) -> None:
     with disk_errors(folder):
         shutil.rmtree(temporary, ignore_errors=True)
         model.save_policy(temporary)
+        checkpoints.flush(temporary)
         temporary.rename(folder)

@@ -22,6 +22,7 @@ from rlaif.records import Prompt, content_id
 from rlaif.training import checkpoint, off_policy
 from rlaif.training.adapters import Adapter, PolicyModel
 from rlaif.training.estimators import compared, estimated, normalizes, token_weights
+from rlaif.training.faults import NotFiniteError, refuse_not_finite
 from rlaif.training.objectives import (
     KlController,
     explained_variance,
@@ -81,6 +82,8 @@ class PpoTrainer:
         self.parameters = list(model.trained.values())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
         self.kl = KlController(config.kl_coef, config.kl_target, config.kl_horizon)
+        # Finished steps that the state stands for; None while a step's updates are under way.
+        self.finished: int | None = 0
 
     def step(self, step: int, prompts: Sequence[Prompt]) -> tuple[Rollouts, RolloutBatch, dict[str, Any]]:
         """One PPO step; returns what was sampled and the row for metrics.jsonl."""
@@ -90,6 +93,7 @@ class PpoTrainer:
         batch, entropy = self.measure(rollouts)
         off_policy.check_sampler(batch, self.config)
         measured = time.perf_counter()
+        self.finished = None
         stats = self.update(batch, step)
         row: dict[str, Any] = {
             **batch_metrics(batch),
@@ -104,6 +108,7 @@ class PpoTrainer:
             "seconds_optimise": time.perf_counter() - measured,
         }
         self.kl.update(row["kl"], len(rollouts))
+        self.finished = step + 1
         return rollouts, batch, row
 
     @torch.no_grad()
@@ -192,9 +197,7 @@ class PpoTrainer:
             advantages=advantages,
             returns=returns,
         )
-        bad = ~(torch.isfinite(logprobs + ref_logprobs + values).all(1) & torch.isfinite(scores))
-        if bad.any():
-            raise NotFiniteError("a log-probability, value or score", batch, bad.nonzero().flatten().tolist())
+        refuse_not_finite(batch)
         return batch
 
     def update(self, batch: RolloutBatch, step: int) -> UpdateStats:
@@ -335,15 +338,8 @@ class PpoTrainer:
         state, facts = found
         self._take_up(state)
         self.kl.coefficient = facts["kl_coef"]
-        return int(facts["step"])
-
-
-class NotFiniteError(Exception):
-    """Something became NaN or infinite; carries the batch and the rows that were at work."""
-
-    def __init__(self, what: str, batch: RolloutBatch, rows: Sequence[int]) -> None:
-        self.batch, self.rows = batch, rows
-        super().__init__(f"{what} is not finite")
+        self.finished = int(facts["step"])
+        return self.finished
 
 
 def batch_metrics(batch: RolloutBatch) -> dict[str, float]:

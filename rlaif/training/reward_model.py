@@ -12,6 +12,7 @@ another name to a model of its own and takes the rest from `load_head`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,17 @@ from torch import Tensor, nn
 
 from rlaif.config import LoraTable
 from rlaif.errors import ModelError
-from rlaif.models import LoadedModel, autocast, context_length, encode_chat, encode_text, lora_config
+from rlaif.models import (
+    LoadedModel,
+    adapter_fits,
+    autocast,
+    check_keys,
+    context_length,
+    encode_chat,
+    encode_text,
+    lora_config,
+    takes_lora,
+)
 from rlaif.records import Prompt
 from rlaif.store import disk_errors, write_atomic
 
@@ -87,7 +98,8 @@ class RewardModel(nn.Module):
 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            peft_model = get_peft_model(loaded.model, lora_config(table))
+            with takes_lora(loaded.name):
+                peft_model = get_peft_model(loaded.model, lora_config(table))
         head = nn.Linear(_hidden_size(loaded.model), 1, bias=False, dtype=torch.float32)
         nn.init.zeros_(head.weight)
         return cls(loaded, peft_model, RewardHead(head, 0.0, 1.0))
@@ -99,7 +111,10 @@ class RewardModel(nn.Module):
 
         head = load_head(folder)
         check_base(folder, loaded)
-        model = cls(loaded, PeftModel.from_pretrained(loaded.model, str(folder)), head)
+        with adapter_fits(folder):
+            wrapped = PeftModel.from_pretrained(loaded.model, str(folder))
+            check_keys(wrapped, folder)
+        model = cls(loaded, wrapped, head)
         model.requires_grad_(False)
         return model.eval()
 
@@ -196,14 +211,18 @@ def pad_right(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def load_head(folder: Path) -> RewardHead:
-    """Head and normalisation constants of a saved reward model; raises ModelError naming the file that is missing."""
+    """Head and normalisation constants of a saved reward model; raises ModelError naming the file that is missing or
+    damaged."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     constants = _constants(folder)
     try:
         weight = load_file(str(folder / HEAD_FILE))["weight"]
-    except (OSError, KeyError) as problem:
+    except (OSError, KeyError, SafetensorError) as problem:
         raise _incomplete(folder / HEAD_FILE) from problem
+    if weight.ndim != 2 or len(weight) != 1 or not weight.isfinite().all():
+        raise _incomplete(folder / HEAD_FILE)
     head = nn.Linear(weight.shape[1], 1, bias=False, dtype=torch.float32)
     head.weight = nn.Parameter(weight.float())
     return RewardHead(head, float(constants["mean"]), float(constants["std"]))
@@ -219,22 +238,25 @@ def check_base(folder: Path, loaded: LoadedModel) -> None:
             where=str(folder),
             remedy="load it onto the SFT model of its own run, or run the reward stage again with --force",
         )
+    if load_head(folder).head.in_features != _hidden_size(loaded.model):
+        raise _incomplete(folder / HEAD_FILE)
 
 
 def _constants(folder: Path) -> dict[str, Any]:
     path = folder / CONSTANTS_FILE
     try:
         constants: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if constants.keys() >= {"mean", "std", "base_fingerprint"}:
+        mean, std = float(constants["mean"]), float(constants["std"])
+        if math.isfinite(mean) and 0 < std < math.inf and "base_fingerprint" in constants:
             return constants
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     raise _incomplete(path)
 
 
 def _incomplete(path: Path) -> ModelError:
     return ModelError(
-        "this file of a reward model is missing or cannot be read",
+        "this file of a reward model is missing, cannot be read or does not hold what it should",
         where=str(path),
         remedy="point at the reward/adapter folder of a finished run, or run the reward stage again with --force",
     )

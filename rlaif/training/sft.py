@@ -18,7 +18,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from rlaif.errors import StageError
-from rlaif.models import LoadedModel, context_length, encode_chat, encode_text, load_model, lora_config
+from rlaif.models import LoadedModel, context_length, encode_chat, encode_text, load_model, lora_config, takes_lora
 from rlaif.records import Response, RevisionTrace, SftExample, record_seed
 from rlaif.stage import StageContext
 from rlaif.store import JsonlFile, disk_errors
@@ -120,7 +120,7 @@ def _train(context: StageContext, loaded: LoadedModel, rows: list[dict[str, list
         seed=context.config.seed,
         device=loaded.device.type,
     )
-    with loop.quiet():
+    with loop.quiet(), takes_lora(loaded.name):
         trainer = SFTTrainer(
             model=loaded.model,
             args=loop.on_one_device(

@@ -25,7 +25,8 @@ from rlaif.records import Prompt
 from rlaif.stage import StageContext
 from rlaif.store import JsonlFile, MetricsLog
 from rlaif.training import ppo
-from rlaif.training.ppo_trainer import MEASURED, NotFiniteError, PpoTrainer
+from rlaif.training.faults import NotFiniteError
+from rlaif.training.ppo_trainer import MEASURED, PpoTrainer
 from rlaif.training.rewards import Rewards, Scored, Source
 from rlaif.training.rollout import RolloutBatch, Rollouts
 from tests.tiny import make_tiny_model
@@ -482,13 +483,13 @@ def test_a_score_that_is_not_a_number_stops_with_the_batch_saved(
     from rlaif.training.reward_model import RewardModel
 
     scorer = RewardModel.new(model, LoraTable(), seed=0)  # type: ignore[call-arg]
-    scorer.std = math.nan
+    scorer.head.weight.data.fill_(3e38)
     scorer.save(context.adapter("reward"))
     with pytest.raises(StageError, match="not finite"):
         ppo.run(context)
     saved = torch.load(context.folder / "bad_batch.pt", weights_only=True)
-    assert saved["rows"] == list(range(8))
-    assert saved["scores"].isnan().all()
+    assert saved["rows"]
+    assert saved["rows"] == (~saved["scores"].isfinite()).nonzero().flatten().tolist()
     assert len(saved["responses"]) == 8
     assert not context.metrics.read()
 
