@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlaif.evaluation import gold
-from rlaif.evaluation.gold import HarmScorer, Rating, fit_harm, harm_quality, load, read_ratings
+from rlaif import gold
+from rlaif.gold import HarmScorer, Rating, fit_harm, harm_quality, load, read_ratings
 
 
 def needs(*modules: str) -> pytest.MarkDecorator:
