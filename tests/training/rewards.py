@@ -24,3 +24,12 @@ def killed_at_the_fourth_call(prompts: list[str], responses: list[str]) -> list[
 def ends(completions: list[str], finish: list[str], **columns: list[object]) -> list[float | None]:
     """1 for a response that ended by itself, as a function written for TRL would say it; None for an empty one."""
     return [float(how == "stop") if text else None for text, how in zip(completions, finish, strict=True)]
+
+
+def killed_at_a_call(prompts: list[str], responses: list[str]) -> list[float]:
+    """`share_of_e`, but call number $KILL_AT in the life of the file $KILL_COUNTER ends the process at once."""
+    counter = Path(os.environ["KILL_COUNTER"])
+    counter.write_text(counter.read_text() + "x")
+    if len(counter.read_text()) == int(os.environ["KILL_AT"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return share_of_e(prompts, responses)
