@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from rlaif import gold
 from rlaif.intervals import mean_difference
-
-DIRECTIONS: dict[str, Literal["lower", "higher"]] = {
-    "score": "higher",
-    "harm": "lower",
-    "toxicity": "lower",
-    "sentiment": "higher",
-}
-"""`ppo.best_by` -> which direction is good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +45,7 @@ class Peak:
         if self.best is None:
             self.best, self.since = found, 0
             return Gain(True)
-        sign = 1 if DIRECTIONS[self.by] == "higher" else -1
+        sign = 1 if self.by == "score" or gold.BETTER[self.by] == "higher" else -1
         before = self.best.values
         common = [sign * (value - before[key]) for key, value in found.values.items() if key in before]
         if not common:

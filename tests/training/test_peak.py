@@ -6,9 +6,7 @@ import math
 
 import pytest
 
-from rlaif.config.tables import GoldName
-from rlaif.gold import SentimentScorer, ToxicityScorer
-from rlaif.training.peak import DIRECTIONS, Gain, Peak, Validated
+from rlaif.training.peak import Gain, Peak, Validated
 
 
 def taken(peak: Peak, *values: float) -> list[Gain]:
@@ -23,12 +21,6 @@ def test_the_direction_is_that_of_the_measure(by: str, best: int) -> None:
     assert peak.best is not None
     assert peak.best.step == best
     assert peak.since == 5 - best
-
-
-def test_directions_are_those_of_the_scorers() -> None:
-    assert DIRECTIONS.keys() == {"score", *GoldName.__args__}  # type: ignore[attr-defined]
-    assert DIRECTIONS["toxicity"] == ToxicityScorer.better
-    assert DIRECTIONS["sentiment"] == SentimentScorer.better
 
 
 def test_an_equal_one_is_no_new_best() -> None:
