@@ -22,7 +22,7 @@ TITLES = {
     "toxicity": "Toxicity (lower is better)",
     "sentiment": "Sentiment (higher is better)",
     "kl": "KL to SFT (nats per response)",
-    "set_distinct_2": "Different word pairs, all answers together",
+    "set_distinct_2": "Different word pairs over all answers",
     "refusals": "Share that opens with a refusal",
     "length": "Length (tokens)",
 }
@@ -75,7 +75,7 @@ def over_optimisation(whole: Sequence[Row], answers: Sequence[Row], kept: int | 
     x = [math.sqrt(max(0.0, row["kl"])) for row in whole]
     if len(whole) < 2 or not lines:
         return None
-    title = "Better than SFT by (standard deviations)"
+    title = "Better than SFT (standard deviations)"
     with drawing() as (figure, axes):
         for index, (name, y) in enumerate(lines):
             label = "score (proxy)" if name == "score" else f"{name} (gold)"

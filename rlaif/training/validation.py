@@ -160,10 +160,7 @@ class Validation:
     def _say(self, step: int, row: Row, gain: Gain, before: Validated | None) -> None:
         names = ("score", *(scorer.name for scorer in self.scorers), "kl")
         figures = ", ".join(f"{name} {row[name]:.3g}" for name in names if row[name] is not None)
-        compared = ""
-        if gain.mean is not None and before is not None:
-            interval = "" if gain.low is None else f", 95 % interval {gain.low:+.3g} to {gain.high:+.3g}"
-            compared = f"; {self.peak.by} better than after step {before.step} by {gain.mean:+.3g}{interval}"
+        compared = "" if before is None else _compared(gain, f"{self.peak.by} {{}} than after step {before.step}")
         best = "; the best so far" if gain.best and before is not None else ""
         self.progress.say(f"  validation after step {step}: {figures}{compared}{best}")
         if self.over and self.peak.best is not None:
@@ -185,6 +182,8 @@ class Validation:
         if self.config.keep == "best" and best is None:
             self.progress.say(f"  no validation has a {self.peak.by}: the adapter is that of the last step")
         if self.config.keep == "best" and best is not None and best.step != self._last_step():
+            nothing = ": none was better than SFT" if best.step == 0 else ""
+            self.progress.say(f"  kept: the policy after step {best.step}, the best by {self.peak.by}{nothing}")
             save_adapter(model, adapter.with_name("adapter-last"))
             with disk_errors(adapter):
                 self._best(best.step).rename(adapter)
@@ -271,6 +270,18 @@ def mean(values: Iterable[float | None]) -> float | None:
 def _validated(step: int, rows: Iterable[Mapping[str, Any]], by: str) -> Validated:
     """The validation by the measure that chooses; empty where that was not measured."""
     return Validated(step, {row["prompt_id"]: row[by] for row in rows if row.get(by) is not None})
+
+
+def _compared(gain: Gain, words: str) -> str:
+    """`words` with better or worse in it, by how much, and the interval of that."""
+    if gain.mean is None:
+        return ""
+    sign, word = (1, "better") if gain.mean > 0 else (-1, "worse" if gain.mean < 0 else "no better")
+    interval = ""
+    if gain.low is not None and gain.high is not None:
+        low, high = sorted((sign * gain.low, sign * gain.high))
+        interval = f", 95 % interval {low:.3g} to {high:.3g}"
+    return f"; {words.format(word)} by {abs(gain.mean):.3g}{interval}"
 
 
 def save_adapter(model: PolicyModel, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -216,7 +217,9 @@ def test_the_policy_of_the_peak_is_kept(
     assert not (plain.folder / "adapter-last").exists()
     said = "\n".join(context.progress.lines)  # type: ignore[attr-defined]
     assert f"validation after step {peak}: " in said
-    assert "sentiment better than after step" in said
+    assert re.search(r"sentiment better than after step \d by [\d.]+, 95 % interval .*; the best so far", said)
+    assert f"sentiment worse than after step {peak} by" in said
+    assert f"kept: the policy after step {peak}, the best by sentiment" in said
 
 
 def test_what_is_validated_is_not_trained_on(hacked: tuple[StageContext, dict[str, float]]) -> None:
