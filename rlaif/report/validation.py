@@ -106,7 +106,12 @@ def _curve(rows: Sequence[Row], name: str) -> Markup | None:
 
 def _table(whole: Sequence[Row], kept: int | None) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of texts, a row for each validation; the gain's interval stands in brackets."""
-    columns = [name for name in COLUMNS if any(is_known(row.get(name)) for row in whole)]
+    sources = [name for name in whole[0] if name.startswith("score_")]
+    columns = [
+        name
+        for name in (*COLUMNS, *(sources if len(sources) > 1 else ()))
+        if any(is_known(row.get(name)) for row in whole)
+    ]
     rows = []
     for row in whole:
         marks = [mark for mark, true in (("best so far", row.get("best")), ("kept", row["step"] == kept)) if true]
@@ -115,7 +120,11 @@ def _table(whole: Sequence[Row], kept: int | None) -> tuple[list[str], list[list
             gain += f" ({number(row['gain_low'])} to {number(row['gain_high'])})"
         step = f"{row['step']} ({', '.join(marks)})" if marks else str(row["step"])
         rows.append([step, *(number(row.get(name)) for name in columns), gain])
-    return ["After step", *(name.replace("_", " ") for name in columns), "better than the best before"], rows
+    return [
+        "After step",
+        *(name if name in sources else name.replace("_", " ") for name in columns),
+        "better than the best before",
+    ], rows
 
 
 def _samples(answers: Sequence[Row], steps: Sequence[int]) -> list[list[Row]]:

@@ -30,6 +30,7 @@ from rlaif.training.adapters import PolicyModel
 from rlaif.training.peak import Gain, Peak, Validated
 from rlaif.training.ppo_trainer import PpoTrainer
 from rlaif.training.processes import ALONE, Processes
+from rlaif.training.rewards import DISAGREEMENT, part_values
 
 DRAWS = -1
 """Stands for the step in the seeds of the answers: every validation draws the same, so that two can be paired."""
@@ -150,6 +151,7 @@ class Validation:
         for row in rows:
             self.samples.append(step=step, **row)
         names = [scorer.name for scorer in self.scorers]
+        names += [name for name in rows[0] if name.startswith("score_") or name == DISAGREEMENT]
         slices = sorted({row["slice"] for row in rows})
         for name in slices if len(slices) > 1 else ():
             self.log.append(step=step, slice=name, **summary([row for row in rows if row["slice"] == name], names))
@@ -236,18 +238,19 @@ def answers(trainer: PpoTrainer, prompts: Sequence[Prompt], scorers: Sequence[Go
             "score": float(batch.scores[i]),
             "kl": kl[i],
             **{name: column[i] for name, column in columns.items()},
+            **part_values(batch.parts, i),
         }
         for i, prompt in enumerate(rollouts.prompts)
     }
     return [rows[prompt.id] for prompt in prompts], entropy
 
 
-def summary(rows: Sequence[Row], gold_names: Sequence[str]) -> Row:
-    """The figures of one validation or of a slice of it: means over its answers."""
+def summary(rows: Sequence[Row], names: Sequence[str]) -> Row:
+    """The figures of one validation or of a slice of it: means over its answers, of `names` beside what all have."""
     texts = [row["response"] for row in rows]
     tokens = sum(row["length"] for row in rows)
     found: Row = {"prompts": len(rows), "score": mean(row["score"] for row in rows)}
-    for name in gold_names:
+    for name in names:
         found[name] = mean(row[name] for row in rows)
     return found | {
         "kl": mean(row["kl"] for row in rows),
