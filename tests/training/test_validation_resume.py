@@ -79,7 +79,7 @@ def test_killed_in_a_validation_it_ends_as_the_uncut_one(
     hacked: tuple[StageContext, dict[str, float]], tmp_path: Path, tiny_model: Path, sft_adapter: Path
 ) -> None:
     whole, counts = hacked
-    table = {**HACKED, "reward": "tests.training.rewards:killed_at_a_call"}
+    table = {**HACKED, "reward": [{"source": "tests.training.rewards:killed_at_a_call", "name": "share_of_e"}]}
     cut = ppo_context(tmp_path / "cut", tiny_model, sft_adapter, PROMPTS, **table)
     code = (
         "import sys, torch; from pathlib import Path\n"
