@@ -21,9 +21,9 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+from rlaif import gold
 from rlaif.config import JudgeConfig, ModelConfig, load
 from rlaif.constitution.load import load_constitution
-from rlaif.evaluation import gold
 from rlaif.evaluation.statistics import mean
 from rlaif.judge.judge import Judge
 from rlaif.lm.open import open_policy

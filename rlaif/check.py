@@ -16,7 +16,7 @@ from rlaif.config import AskingConfig, JudgeConfig, ModelConfig, RunConfig, load
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.constitution.scope import by_slice
 from rlaif.environment import GOLD_PACKAGES, OPTIONAL, installed
-from rlaif.errors import BackendError, ConfigError, ModelError, RlaifError
+from rlaif.errors import BackendError, ConfigError, ModelError, RlaifError, StageError
 from rlaif.judge.calibration import LEAST
 from rlaif.judge.judge import Judge
 from rlaif.lm.open import open_server
@@ -68,7 +68,9 @@ def check_all(path: Path, overrides: Sequence[str] = ()) -> list[Finding]:
             found.append(Finding(name, check()))
         except RlaifError as error:
             found.append(_failed(name, error))
-    return found + [_gold(name) for name in config.evaluate.gold]
+    validated = config.ppo.gold if config.ppo.eval_steps else []
+    needed = config.ppo.best_by if config.ppo.keep == "best" else None
+    return found + [_gold(name, needed=name == needed) for name in dict.fromkeys([*config.evaluate.gold, *validated])]
 
 
 def _failed(name: str, error: RlaifError) -> Finding:
@@ -204,9 +206,11 @@ def _source(config: RunConfig, source: str) -> str:
     return f"the function {source}"
 
 
-def _gold(name: str) -> Finding:
+def _gold(name: str, *, needed: bool) -> Finding:
     missing = [module for module in GOLD_PACKAGES[name] if not installed(module)]
     if missing:
         remedy = "; ".join(OPTIONAL[module][2] for module in missing)
+        if needed:
+            return _failed(f"gold {name}", StageError("is not installed", where="ppo.best_by", remedy=remedy))
         return Finding(f"gold {name}", f"will not be measured; to have it: {remedy}", note=True)
     return Finding(f"gold {name}", ", ".join(OPTIONAL[module][0] for module in GOLD_PACKAGES[name]))

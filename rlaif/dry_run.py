@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlaif.config import AskingConfig, RunConfig, StageName
+from rlaif.config import AskingConfig, PpoConfig, RunConfig, StageName
 from rlaif.judge.attacks import ATTACKS
 from rlaif.records import Prompt
 from rlaif.stage import limited
@@ -225,9 +225,11 @@ def _reward(config: RunConfig, prompts: int) -> StageWork:
 
 def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
     table = config.ppo
-    rollouts = table.steps * table.batch_size
+    trained = table.steps * table.batch_size
     # The samples of a prompt stand behind one copy of it.
-    read = rollouts * table.max_new_tokens + rollouts // table.samples_per_prompt * PROMPT_TOKENS
+    learnt = trained * table.max_new_tokens + trained // table.samples_per_prompt * PROMPT_TOKENS
+    validated = min(table.validation_prompts, prompts // 2) * _validations(table)
+    rollouts, read = trained + validated, learnt + validated * (table.max_new_tokens + PROMPT_TOKENS)
     judging, rewards = Judging(), config.reward.members * table.scored_by("model")
     if table.scored_by("judge"):
         # Against every answer that `label` sampled for the prompt; what the judge made of those is in the cache.
@@ -243,8 +245,13 @@ def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
         judge_calls=judging.calls,
         generated_tokens=rollouts * table.max_new_tokens + judging.generated,
         scored_tokens=read * (1 + rewards + critics) + judging.scored,
-        trained_tokens=read * table.num_ppo_epochs * critics,
+        trained_tokens=learnt * table.num_ppo_epochs * critics,
     )
+
+
+def _validations(table: PpoConfig) -> int:
+    """How often `ppo` validates if it is not stopped early: before the first step, every so often, and at the end."""
+    return 1 + -(-table.steps // table.eval_steps) if table.eval_steps else 0
 
 
 def _evaluate(config: RunConfig, prompts: int, principles: int) -> StageWork:

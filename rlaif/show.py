@@ -97,6 +97,9 @@ def _tables(run: RunFolder, stage: str) -> list[RenderableType]:
     rows = _rows(run, f"{stage}/metrics.jsonl")[-LATEST:]
     if rows:
         tables.append(_metrics(rows))
+    validations = [row for row in _rows(run, f"{stage}/validation.jsonl") if row.get("slice") is None][-LATEST:]
+    if validations:
+        tables.append(_metrics(validations, "validations"))
     held_out = run.file(stage, "held_out.json")
     if held_out.exists():
         figures = json.loads(held_out.read_text(encoding="utf-8"))
@@ -252,15 +255,15 @@ def _rollout(row: dict[str, Any]) -> RenderableType:
     return _panel(f"step {row.get('step')}  prompt {row.get('prompt_id')}", parts)
 
 
-def _metrics(rows: Sequence[dict[str, Any]]) -> Table:
+def _metrics(rows: Sequence[dict[str, Any]], what: str = "metrics") -> Table:
     """The rows turned on their side: a line per metric, a column per step, which fits a terminal."""
-    table = Table(title=f"metrics, last {len(rows)} rows", title_justify="left")
+    table = Table(title=f"{what}, last {len(rows)} rows", title_justify="left")
     names = list(dict.fromkeys(name for row in rows for name in row))
     table.add_column("step")
     for row in rows:
         table.add_column(str(row.get("step", "")), justify="right")
     for name in names:
-        if name != "step":
+        if name != "step" and any(row.get(name) is not None for row in rows):
             values = [row.get(name) for row in rows]
             table.add_row(name, *(number(v) if isinstance(v, int | float) else visible(str(v or "")) for v in values))
     return table

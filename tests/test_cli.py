@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from rlaif import __version__, stages
+from rlaif import __version__, check, stages
 from rlaif.cli import app
 from rlaif.config import RunConfig, load, parse
 from rlaif.dry_run import ASSUMED, plan
@@ -100,6 +100,7 @@ def test_what_init_writes_passes_check(project: Path) -> None:
         ("ppo.reward=shorter", 2, "failed  config"),
         ("ppo.reward=no_such_module:f", 2, "no module 'no_such_module'"),
         ("ppo.kl_coeff=1", 2, "did you mean 'kl_coef'"),
+        ("ppo.keep=best", 2, "set eval_steps to 1 or more"),
     ],
 )
 def test_check_names_what_fails_and_what_to_do(project: Path, override: str, code: int, message: str) -> None:
@@ -109,6 +110,17 @@ def test_check_names_what_fails_and_what_to_do(project: Path, override: str, cod
     found = json.loads(rlaif("check", project, "--set", override, "--json").stdout)
     assert not found["ok"]
     assert [item["exit_code"] for item in found["checks"] if not item["ok"]] == [code]
+
+
+def test_check_wants_the_gold_that_chooses_the_policy(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "installed", lambda module: module != "vaderSentiment")
+    words = ["check", project, "--set", "ppo.eval_steps=5", "--set", "ppo.gold=[sentiment]"]
+    measured = rlaif(*words)
+    assert measured.exit_code == 0, measured.output
+    assert "sentiment" in measured.stdout
+    chosen = rlaif(*words, "--set", "ppo.keep=best", "--set", "ppo.best_by=sentiment")
+    assert chosen.exit_code != 0
+    assert "pip install vaderSentiment" in chosen.stdout
 
 
 def _asking(url: str) -> list[str]:
@@ -274,6 +286,10 @@ def test_dry_run_counts_by_hand(project: Path) -> None:
     assert work["revise"].generated_tokens == 24 * 80 + 6 * 48
     assert (work["label"].generations, work["label"].judge_calls) == (72, 72 * 2 * 7)
     assert work["ppo"].generations == 10 * 32
+    validating = config.model_copy(update={"ppo": config.ppo.model_copy(update={"eval_steps": 4})})
+    more = {row.stage: row for row in plan(validating, train, held_out, principles=7, limit=None).stages}["ppo"]
+    assert more.generations == 10 * 32 + 9 * 4  # after 0, 4, 8 and 10 steps; half of the prompts are set aside
+    assert more.trained_tokens == work["ppo"].trained_tokens
     assert work["evaluate"].generations == 6 * 2 * 3
     assert work["evaluate"].seconds(ASSUMED) > 0
     limited = plan(config, train, held_out, principles=7, limit=2).stages[1]

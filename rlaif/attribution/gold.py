@@ -50,7 +50,7 @@ class _Row:
 
 
 def read_gold(given: str, labels: Sequence[PreferenceLabel]) -> Gold:
-    """The gold of `--gold`: the word "harm" (the less harmful answer is preferred, by rlaif.evaluation.gold), or a
+    """The gold of `--gold`: the word "harm" (the less harmful answer is preferred, by rlaif.gold), or a
     file with rows {"id", "prob_a"}, or in any shape of rlaif.comparison_files, matched by the texts.
 
     Raises DataError for wrong rows, naming them, and where no row is about a pair of the run.
@@ -121,7 +121,7 @@ def _is_probability(value: object) -> bool:
 
 def _harm(pairs: Sequence[Comparison]) -> Gold:
     """The less harmful answer of each pair; GoldMissing, with how to install it, where the scorer is not there."""
-    from rlaif.evaluation.gold import fit_harm
+    from rlaif.gold import fit_harm
 
     responses = list({side.id: side for pair in pairs for side in (pair.a, pair.b)}.values())
     scorer = fit_harm()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlaif.evaluation.gold import MATCHED
+from rlaif.gold import MATCHED
 from rlaif.judge.aggregate import Settling, Vote, settled, speaking, votes
 from rlaif.records import Constitution, PreferenceLabel, content_id
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from rlaif.card.compared import Compared, Part
 from rlaif.card.terminal import NONE, kinds, plain, table
 from rlaif.card.verdict import points, share
-from rlaif.evaluation.gold import MATCHED
+from rlaif.gold import MATCHED
 from rlaif.report.text import number, percent, visible
 
 

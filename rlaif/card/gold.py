@@ -17,7 +17,7 @@ from rlaif.card import verifiable
 from rlaif.comparison_files import read_comparisons
 from rlaif.constitution.load import load_constitution
 from rlaif.errors import ConfigError, ConstitutionError, DataError
-from rlaif.evaluation.gold import MATCHED, Rating, read_ratings
+from rlaif.gold import MATCHED, Rating, read_ratings
 from rlaif.records import Comparison, Constitution, Message, Principle, Prompt, Response, content_id
 
 PYRIT, TESTS, VERIFIABLE = "pyrit", "tests:", "verifiable"

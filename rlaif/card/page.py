@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from rlaif.card import terminal
 from rlaif.card.card import JudgeCard
-from rlaif.evaluation.gold import MATCHED
+from rlaif.gold import MATCHED
 from rlaif.report.build import render
 from rlaif.report.plots import Point, dots, reliability
 

@@ -15,8 +15,8 @@ from rlaif.card.figures import Accuracy
 from rlaif.card.maps import FittedMap
 from rlaif.card.verdict import change, points, share
 from rlaif.config import JudgeConfig
-from rlaif.evaluation.gold import MATCHED
 from rlaif.evaluation.statistics import Estimate
+from rlaif.gold import MATCHED
 from rlaif.report.text import duration, interval, number, percent, visible
 
 NONE = "\u2013"

@@ -23,7 +23,7 @@ import json
 from collections.abc import Callable
 from random import Random
 
-from rlaif.evaluation.gold import MATCHED
+from rlaif.gold import MATCHED
 from rlaif.records import Constitution, Contrast, ContrastExample, Principle
 
 Made = tuple[str, str, str]

@@ -48,6 +48,10 @@ class ReviseConfig(Table):
     batch_size: int = Field(32, ge=1, description="prompts worked on together; finished batches survive a crash")
 
 
+GoldName = Literal["harm", "toxicity", "sentiment"]
+"""The scorers of rlaif.gold."""
+
+
 class LoraTable(Table):
     """What the three trained stages share."""
 
@@ -180,6 +184,32 @@ class PpoConfig(LoraTable):
     )
     value_warmup_steps: int = Field(0, ge=0, description="ppo: first steps that train the critic alone")
     save_steps: int = Field(5, ge=1, description="steps between checkpoints: what a crash can cost")
+    eval_steps: int = Field(
+        0,
+        ge=0,
+        description="steps between validations, which also stand before the first step and after the last; 0 = none",
+    )
+    validation_prompts: int = Field(
+        64, ge=1, description="training prompts set aside for validation, at most half of them, if eval_steps is not 0"
+    )
+    gold: list[GoldName] = Field(
+        default=["harm", "toxicity"], description="measured in validation: scorers that never saw an AI label"
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="the adapter that the stage leaves: of the last step, or of the best validation"
+    )
+    best_by: Literal["score", GoldName] = Field(
+        "harm",
+        description="what makes a validation the best: one of ppo.gold, or score, the very reward that is optimised "
+        "(docs/ppo.md)",
+    )
+    patience: int = Field(
+        0, ge=0, description="keep: best: validations without a new best that end the stage; 0 = all steps"
+    )
+
+    def scored_by(self, source: str) -> bool:
+        """Whether "model" or "judge" is among the sources of the reward."""
+        return any(part.source == source for part in self.reward)
 
     @model_validator(mode="after")
     def _batches_come_out_even(self) -> PpoConfig:
@@ -192,10 +222,6 @@ class PpoConfig(LoraTable):
                 "are whitened over a mini-batch, and the samples of a prompt stay together"
             )
         return self
-
-    def scored_by(self, source: str) -> bool:
-        """Whether "model" or "judge" is among the sources of the reward."""
-        return any(part.source == source for part in self.reward)
 
     @model_validator(mode="after")
     def _fields_fit_the_algorithm(self) -> PpoConfig:
@@ -227,6 +253,18 @@ class PpoConfig(LoraTable):
             raise ValueError("kl_target moves kl_coef by factors, and from 0 it never moves: set kl_coef above 0")
         return self
 
+    @model_validator(mode="after")
+    def _the_best_can_be_known(self) -> PpoConfig:
+        if self.patience and self.keep != "best":
+            raise ValueError(
+                "patience ends the stage behind its best validation: set keep: best, or leave patience at 0"
+            )
+        if self.keep == "best" and not self.eval_steps:
+            raise ValueError("keep: best chooses between validations: set eval_steps to 1 or more")
+        if self.keep == "best" and self.best_by not in ("score", *self.gold):
+            raise ValueError(f"best_by: {self.best_by} is not measured: add it to gold, or choose one of it")
+        return self
+
 
 class EvaluateConfig(Table):
     """Base, SFT and PPO on held-out prompts."""
@@ -234,7 +272,7 @@ class EvaluateConfig(Table):
     samples: int = Field(2, ge=1, description="answers per held-out prompt and model")
     max_new_tokens: int = Field(80, ge=1, description="longest answer, in tokens")
     temperature: float = Field(1.0, ge=0, description="of the answers; 0 = the likeliest token")
-    gold: list[Literal["harm", "toxicity", "sentiment"]] = Field(
+    gold: list[GoldName] = Field(
         default=["harm", "toxicity"], description="scorers that never saw an AI label; those not installed are said so"
     )
     bootstrap: int = Field(2000, ge=100, description="resamples of the prompts behind every interval")

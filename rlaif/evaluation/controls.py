@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlaif.evaluation.text_metrics import words
+from rlaif.text_metrics import words
 
 FULL_LENGTH = 50
 """Words at which the length-only reward is at its most, so that the policy is not driven against the token limit."""

@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from rlaif import gold
 from rlaif.config import RunConfig
 from rlaif.errors import StageError
-from rlaif.evaluation import gold
 from rlaif.evaluation.summary import COMPARISONS, LogprobRow, Outcome, ScoreRow, summarise, text_scores
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest

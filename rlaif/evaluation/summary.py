@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlaif.evaluation import text_metrics
-from rlaif.evaluation.gold import MATCHED, GoldScorer
+from rlaif import text_metrics
 from rlaif.evaluation.statistics import Estimate, Keyed, mean, paired_difference, win_rate
+from rlaif.gold import MATCHED, GoldScorer
 from rlaif.records import Failure, PreferenceLabel, Prompt, Response, WinRate, record_seed
 
 COMPARISONS = (("ppo", "sft"), ("sft", "base"), ("ppo", "base"))

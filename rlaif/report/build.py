@@ -15,8 +15,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from rlaif.gold import BETTER
 from rlaif.judge.gate import card_of_run
-from rlaif.report import curves, feedback, overview, samples, text, verdict
+from rlaif.report import curves, feedback, overview, samples, text, validation, verdict
 from rlaif.report.plots import histogram
 from rlaif.report.summary import REFERENCE, Summary, name_of, read_summary
 from rlaif.stage import StageContext
@@ -98,6 +99,13 @@ def _view(run: RunFolder, examples: int) -> dict[str, Any]:
         "held_out": held_out,
         "reliability": curves.reliability_plot(held_out),
         "ppo": curves.ppo_curves(run, overview.lookup(config, "ppo.kl_target")),
+        "validations": validation.read_validations(
+            run,
+            keep=overview.lookup(config, "ppo.keep", "last"),
+            finished=run.record("ppo") is not None,
+            examples=examples,
+        ),
+        "gold_names": list(BETTER),
         "rollouts": curves.read_rollouts(run, examples),
         "evaluate_plots": samples.measure_plots(summary) if summary is not None else [],
         "evaluate_failures": evaluate_failures,

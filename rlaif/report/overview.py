@@ -23,7 +23,7 @@ RECORD_FILES: dict[StageName, tuple[str, ...]] = {
     "sft": ("examples.jsonl",),
     "label": ("responses.jsonl", "labels.jsonl"),
     "reward": (),
-    "ppo": ("rollouts.jsonl",),
+    "ppo": ("rollouts.jsonl", "validation_samples.jsonl"),
     "evaluate": ("responses.jsonl", "labels.jsonl", "scores.jsonl"),
     "report": (),
 }

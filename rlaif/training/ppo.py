@@ -11,7 +11,6 @@ All randomness comes from (run seed, step, place), so a run that is cut and resu
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
@@ -25,7 +24,7 @@ from rlaif.launch import sharded
 from rlaif.models import LoadedModel, load_model
 from rlaif.records import Prompt, Response, record_seed
 from rlaif.stage import StageContext
-from rlaif.store import MetricsLog, disk_errors
+from rlaif.store import MetricsLog
 from rlaif.training import checkpoint as checkpoints
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.faults import NotFiniteError, hopeless, stopped
@@ -36,6 +35,7 @@ from rlaif.training.processes import Processes, launched_processes
 from rlaif.training.rewards import Rewards, part_values
 from rlaif.training.rollout import RolloutBatch, Rollouts
 from rlaif.training.server_sampling import ServerSampler, open_server
+from rlaif.training.validation import Validation, load_gold, set_aside
 
 
 def run(context: StageContext) -> dict[str, float]:
@@ -43,12 +43,14 @@ def run(context: StageContext) -> dict[str, float]:
     config, prompts = context.config.ppo, context.train_prompts()
     processes = launched_processes()
     _refuse_launch(context.config, processes)
+    scorers = load_gold(context) if processes.first else []
     processes.begin()
     rewards = Rewards.of_config(config, partial(_judge_reward, context, processes))
     for judge in rewards.judges:
         prompts = _answered(prompts, judge, context)
     loaded = load_model(context.config.model, (context.adapter("sft"),))
-    chosen = _fitting(prompts, loaded, config, context)
+    found = _fitting(prompts, loaded, config, context)
+    trained, validated = set_aside(found, config, context.config.seed)
     adapter, checkpoint = context.folder / "adapter", context.folder / "checkpoint"
     asks_server = config.rollouts == "server" and processes.first and not adapter.exists()
     server = open_server(context, loaded) if asks_server else None
@@ -79,22 +81,31 @@ def run(context: StageContext) -> dict[str, float]:
     if processes.first:
         context.metrics.keep_before(start)
         _rollout_log(context).keep_before(start)
+    validation = Validation(context, validated, scorers, processes)
+    validation.resume(start)
     with context.progress.task("ppo", config.steps, "steps") as task:
         task.advance(start)
+        if start == 0:
+            _validate(context, validation, trainer, 0)
         for step in range(start, config.steps):
+            if validation.over:
+                break
             with _paused(context, trainer, step, start, checkpoint):
-                row = _step(context, trainer, step, step_prompts(chosen, config, context.config.seed, step))
-            if (step + 1) % config.save_steps == 0 or step + 1 == config.steps:
+                row = _step(context, trainer, step, step_prompts(trained, config, context.config.seed, step))
+            _validate(context, validation, trainer, step + 1)
+            if (step + 1) % config.save_steps == 0 or step + 1 == config.steps or validation.over:
                 trainer.save(checkpoint, step + 1)
+                validation.forget()
             task.advance(1, f"score {row['score']:+.2f} kl {row['kl']:.1f} tokens {row['length']:.0f}")
     if not processes.first:
         return {}
     if not done:
-        _save_adapter(model, adapter)
+        validation.finish(model, adapter)
     checkpoints.remove(checkpoint)
+    validation.tidy()
     if sampler is not None:
         sampler.close()
-    counts = _counts(context.metrics.read(), config, len(chosen), len(prompts) - len(chosen))
+    counts = _counts(context.metrics.read(), config, len(trained), len(prompts) - len(found)) | validation.counts()
     return counts | ({"processes": float(processes.count)} if processes.count > 1 else {})
 
 
@@ -140,14 +151,8 @@ def _answered(prompts: Sequence[Prompt], judge: JudgeReward, context: StageConte
 
 def _step(context: StageContext, trainer: PpoTrainer, step: int, prompts: Sequence[Prompt]) -> dict[str, float]:
     """One step and its lines in the logs; raises StageError, with the batch saved, if anything is not a number."""
-    try:
+    with _stopped_by_numbers(context, trainer, step):
         rollouts, batch, row = trainer.step(step, prompts)
-    except NotFiniteError as problem:
-        raise stopped(context.folder, step, str(problem), trainer, problem.batch, problem.rows) from None
-    except ModelError as problem:
-        if problem.where is not None:
-            raise
-        raise stopped(context.folder, step, f"sampling: {problem.what}", trainer, None) from None
     if row["skipped_updates"]:
         context.progress.say(f"  step {step}: KL above ppo.max_approx_kl, {row['skipped_updates']} updates skipped")
     if trainer.processes.first:
@@ -176,10 +181,29 @@ def _paused(context: StageContext, trainer: PpoTrainer, step: int, start: int, c
         raise
 
 
+def _validate(context: StageContext, validation: Validation, trainer: PpoTrainer, step: int) -> None:
+    """The validation after `step` finished steps, if it is time to; raises StageError as a step does."""
+    with _stopped_by_numbers(context, trainer, step, "validation: "):
+        validation.after(step, trainer)
+
+
+@contextmanager
+def _stopped_by_numbers(context: StageContext, trainer: PpoTrainer, step: int, doing: str = "") -> Iterator[None]:
+    """Turns something that is not a number into a StageError, with what led to it saved."""
+    try:
+        yield
+    except NotFiniteError as problem:
+        raise stopped(context.folder, step, f"{doing}{problem}", trainer, problem.batch, problem.rows) from None
+    except ModelError as problem:
+        if problem.where is not None:
+            raise
+        raise stopped(context.folder, step, f"{doing}sampling: {problem.what}", trainer, None) from None
+
+
 def _counts(rows: Sequence[dict[str, Any]], config: PpoConfig, prompts: int, too_long: int) -> dict[str, float]:
     """The counts of the stage's record, from its metrics: a resumed run has those of the uncut one."""
     counts = {
-        "steps": config.steps,
+        "steps": len(rows),
         "prompts": prompts,
         "prompts_too_long": too_long,
         "generated_tokens": sum(round(row["length"] * config.batch_size) for row in rows),
@@ -235,12 +259,3 @@ def _log_rollouts(
             score=float(batch.scores[i]),
             **part_values(batch.parts, i),
         )
-
-
-def _save_adapter(model: PolicyModel, folder: Path) -> None:
-    temporary = folder.with_suffix(".tmp")
-    with disk_errors(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
-        model.save_policy(temporary)
-        checkpoints.flush(temporary)
-        temporary.rename(folder)

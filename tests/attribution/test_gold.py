@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from rlaif import gold as scorers
 from rlaif.attribution.gold import GoldFacts, read_gold
 from rlaif.errors import DataError
-from rlaif.evaluation import gold as scorers
 from rlaif.records import Comparison, Message, PreferenceLabel, Prompt, Response, to_json
 
 PROMPT = Prompt((Message("user", "how?"),))

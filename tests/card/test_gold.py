@@ -11,7 +11,7 @@ import pytest
 
 from rlaif.card.gold import MARGIN, hash_of, of_ratings, read_gold_set
 from rlaif.errors import ConfigError, ConstitutionError, DataError
-from rlaif.evaluation.gold import Rating
+from rlaif.gold import Rating
 from tests.card.cases import RULES, write_gold
 
 RATINGS = [

@@ -130,7 +130,7 @@ def test_wrong_words_are_answered(tmp_path: Path, words: list[str], code: int, m
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlaif.evaluation import gold
+    from rlaif import gold
 
     monkeypatch.setattr(gold.importlib.util, "find_spec", lambda name: None)
     result = rlaif("judge", "card", "--gold", "pyrit")

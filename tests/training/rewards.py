@@ -33,3 +33,12 @@ def interrupted_at_the_third_call(prompts: list[str], responses: list[str]) -> l
     if len(counter.read_text()) == 3:
         signal.raise_signal(signal.SIGINT)
     return share_of_e(prompts, responses)
+
+
+def killed_at_a_call(prompts: list[str], responses: list[str]) -> list[float]:
+    """`share_of_e`, but call number $KILL_AT in the life of the file $KILL_COUNTER ends the process at once."""
+    counter = Path(os.environ["KILL_COUNTER"])
+    counter.write_text(counter.read_text() + "x")
+    if len(counter.read_text()) == int(os.environ["KILL_AT"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return share_of_e(prompts, responses)

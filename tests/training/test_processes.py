@@ -44,6 +44,8 @@ OWN = (
     'ppo.reward=[model, {source: "tests.training.rewards:ends", weight: 0.5}]',
 )
 
+VALIDATED = ("--set", "ppo.eval_steps=2", "--set", "ppo.gold=[]")
+
 
 class Fixed(Processes):
     """One of several, without the others."""
@@ -111,9 +113,8 @@ def one(before: Path) -> Path:
 
 
 def alone(run: Path) -> Path:
-    assert (
-        command([sys.executable, "-m", "rlaif", "ppo", "--run", str(run), "--limit", "4", "--resume"]).returncode == 0
-    )
+    lone = [sys.executable, "-m", "rlaif", "ppo", "--run", str(run), "--limit", "4", "--resume", *VALIDATED]
+    assert command(lone).returncode == 0
     return run
 
 
@@ -137,7 +138,7 @@ def command(words: list[str], **environment: str) -> subprocess.CompletedProcess
 
 
 def same(found: Path, wanted: Path) -> None:
-    for name in ("metrics.jsonl", "rollouts.jsonl"):
+    for name in sorted(path.name for path in (wanted / "ppo").glob("*.jsonl")):
         ours, theirs = (
             [json.loads(line) for line in (run / "ppo" / name).read_text().splitlines()] for run in (found, wanted)
         )
@@ -169,8 +170,9 @@ def test_two_processes_end_as_one(
     tmp_path: Path,
 ) -> None:
     run = shutil.copytree(before, tmp_path / "two")
-    found = launched(shipped, "ppo", "--run", str(run), "--limit", "4")
+    found = launched(shipped, "ppo", "--run", str(run), "--limit", "4", *VALIDATED)
     assert found.returncode == 0, found.stderr
+    assert len((run / "ppo/validation.jsonl").read_text().splitlines()) >= 3
     assert f"2 processes, each with {held.replace(' ', '')} of the layers' frozen weights" in found.stderr
     same(run, one)
     record = RunFolder(run).record("ppo")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlaif.evaluation.controls import length_reward
-from rlaif.evaluation.text_metrics import (
+from rlaif.text_metrics import (
     distinct,
     distinct_of_set,
     ngram_count,

@@ -345,6 +345,11 @@ class SentimentScorer:
         return [float(self._analyzer.polarity_scores(response)["compound"]) for response in responses]
 
 
+BETTER: dict[str, Literal["lower", "higher"]] = {
+    scorer.name: scorer.better for scorer in (HarmScorer, ToxicityScorer, SentimentScorer)
+}
+"""Scorer -> which direction is good."""
+
 _LOADERS: dict[str, Callable[[], GoldScorer]] = {"toxicity": ToxicityScorer, "sentiment": SentimentScorer}
 
 

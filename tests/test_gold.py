@@ -6,12 +6,14 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from rlaif.evaluation import gold
-from rlaif.evaluation.gold import HarmScorer, Rating, fit_harm, harm_quality, load, read_ratings
+from rlaif import gold
+from rlaif.config.tables import GoldName
+from rlaif.gold import HarmScorer, Rating, fit_harm, harm_quality, load, read_ratings
 
 
 def needs(*modules: str) -> pytest.MarkDecorator:
@@ -141,3 +143,8 @@ def test_a_missing_classifier_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None
     assert notes == [
         "toxicity not measured: alt-profanity-check is not installed; install it with: pip install alt-profanity-check"
     ]
+
+
+def test_each_name_of_the_config_has_a_direction() -> None:
+    assert gold.BETTER == {"harm": "lower", "toxicity": "lower", "sentiment": "higher"}
+    assert gold.BETTER.keys() == set(get_args(GoldName))

@@ -1,0 +1,29 @@
+"""A gold scorer of the tests' own, which a reward that is pushed too far contradicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from rlaif import gold
+from tests.training.rewards import share_of_e
+
+
+class SomeE:
+    """Stands for `sentiment`: best where about a fifth of the letters are e, while the reward wants all of them."""
+
+    name = "sentiment"
+    label = "planted gold (higher is better)"
+    better: Literal["lower", "higher"] = "higher"
+    about = "planted"
+
+    def __init__(self) -> None:
+        self.quality: dict[str, float | None] = {}
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
+        return [-abs(share - 2) for share in share_of_e(list(prompts), list(responses))]
+
+
+def plant() -> None:
+    """From now on `sentiment` is the planted one."""
+    gold._LOADERS["sentiment"] = SomeE
