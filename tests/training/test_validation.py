@@ -30,18 +30,19 @@ __all__ = ["one_thread", "sft_adapter"]
 PROMPTS = [prompt(f"Question {i} " + "about bread " * (i % 4)) for i in range(12)]
 HACKED: dict[str, Any] = {
     "eval_steps": 1,
-    "validation_prompts": 5,
+    "validation_prompts": 6,
     "gold": ["sentiment"],
     "keep": "best",
     "best_by": "sentiment",
-    "steps": 7,
+    "steps": 8,
     "save_steps": 3,
     "batch_size": 64,
     "micro_batch_size": 64,
-    "max_new_tokens": 2,
+    "max_new_tokens": 3,
     "num_ppo_epochs": 4,
     "max_approx_kl": 1e3,
-    "learning_rate": 2e-2,
+    "learning_rate": 3e-2,
+    "missing_eos_penalty": 0.0,
     "kl_coef": 0.0,
     "value": "trunk",
 }
@@ -195,21 +196,21 @@ def test_the_policy_of_the_peak_is_kept(
 ) -> None:
     context, counts = hacked
     found = validations(context)
-    assert [row["step"] for row in found] == list(range(8))
+    assert [row["step"] for row in found] == list(range(9))
     by_gold = [row["sentiment"] for row in found]
     peak = by_gold.index(max(by_gold))
-    assert 0 < peak < 7
-    assert found[-1]["score"] > found[peak]["score"] + 1  # the proxy goes on rising while gold falls
-    assert found[-1]["sentiment"] < found[peak]["sentiment"] - 1
+    assert 0 < peak < 8
+    assert found[-1]["score"] > found[peak]["score"] + 0.5  # the proxy goes on rising while gold falls
+    assert found[-1]["sentiment"] < found[peak]["sentiment"] - 0.5
     assert counts["best_step"] == peak
     assert counts["validation_sentiment_best"] == max(by_gold)
     assert counts["validation_sentiment_last"] == by_gold[-1]
-    assert (counts["validations"], counts["prompts_validation"], counts["prompts"]) == (8, 5, 7)
-    assert (counts["steps"], counts["stopped_early"]) == (7, 0)
-    assert [row["best"] for row in found][peak:] == [1] + [0] * (7 - peak)
+    assert (counts["validations"], counts["prompts_validation"], counts["prompts"]) == (9, 6, 6)
+    assert (counts["steps"], counts["stopped_early"]) == (8, 0)
+    assert [row["best"] for row in found][peak:] == [1] + [0] * (8 - peak)
     names = {"adapter", "adapter-last", "metrics.jsonl", "rollouts.jsonl"}
     assert {path.name for path in context.folder.iterdir()} == {*names, "validation.jsonl", "validation_samples.jsonl"}
-    # The adapter is what a run of `peak` of the 7 steps has; the other one is that of the last step.
+    # The adapter is what a run of `peak` of the 8 steps has; the other one is that of the last step.
     plain = ppo_context(tmp_path, tiny_model, sft_adapter, PROMPTS, **{**HACKED, "keep": "last"})
     ppo.run(plain)
     assert same(plain.adapter("ppo"), context.folder / "adapter-last")
@@ -225,10 +226,10 @@ def test_the_policy_of_the_peak_is_kept(
 def test_what_is_validated_is_not_trained_on(hacked: tuple[StageContext, dict[str, float]]) -> None:
     context, _ = hacked
     asked = {row["prompt_id"] for row in samples(context)}
-    assert len(asked) == 5
-    assert all({row["prompt_id"] for row in samples(context) if row["step"] == step} == asked for step in range(8))
+    assert len(asked) == 6
+    assert all({row["prompt_id"] for row in samples(context) if row["step"] == step} == asked for step in range(9))
     left, _ = set_aside(PROMPTS, context.config.ppo, 0)
-    trained = {p.id for step in range(7) for p in ppo.step_prompts(left, context.config.ppo, 0, step)}
+    trained = {p.id for step in range(8) for p in ppo.step_prompts(left, context.config.ppo, 0, step)}
     assert not asked & trained
     assert not asked & {row["prompt_id"] for row in MetricsLog(context.folder / "rollouts.jsonl").read()}
 
@@ -238,15 +239,16 @@ def test_patience_stops_behind_the_peak(
 ) -> None:
     whole, _ = hacked
     by_gold = [row["sentiment"] for row in validations(whole)]
-    peak = by_gold.index(max(by_gold))
     context = ppo_context(tmp_path, tiny_model, sft_adapter, PROMPTS, **HACKED, patience=2)
     context.progress = Heard()
     counts = ppo.run(context)
-    end = peak + 2
-    assert (counts["steps"], counts["best_step"], counts["stopped_early"]) == (end, peak, 1)
+    # The first two validations in a row that are no better than what was best before them.
+    end = next(n for n in range(2, 9) if max(by_gold[n - 1 : n + 1]) <= max(by_gold[: n - 1]))
+    peak = by_gold.index(max(by_gold[: end + 1]))
+    assert (counts["steps"], counts["best_step"], counts["stopped_early"]) == (end, peak, int(end < 8))
     assert rows(context) == rows(whole)[:end]  # the learning rate falls as it would have
     assert validations(context) == validations(whole)[: end + 1]
-    assert same(context.adapter("ppo"), whole.adapter("ppo"))
+    assert same(context.adapter("ppo"), whole.adapter("ppo")) is (by_gold[peak] == max(by_gold))
     assert any(
         f"stopped after step {end}: 2 validations without a better sentiment" in line for line in context.progress.lines
     )
@@ -306,6 +308,6 @@ def test_a_score_that_is_not_a_number_stops_the_validation_with_the_batch_saved(
         return real(work, rollouts)
 
     monkeypatch.setattr(ppo.PpoTrainer, "measure", broken)
-    with pytest.raises(StageError, match=r"validation after step 0.*not finite"):
+    with pytest.raises(StageError, match=r"step 0: validation: not finite"):
         ppo.run(context)
     assert (context.folder / "bad_batch.pt").exists()

