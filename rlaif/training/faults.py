@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 HOPELESS = 3
 """Steps in a row whose every update was undone, after which the stage stops: the next ones would fare no better."""
-TENSORS = ("logprobs", "ref_logprobs", "values", "scores", "rewards", "advantages", "returns")
+MEASURED = ("logprobs", "ref_logprobs", "values", "scores")
+DERIVED = ("rewards", "advantages", "returns")
 
 
 class NotFiniteError(Exception):
@@ -30,16 +31,19 @@ class NotFiniteError(Exception):
 
 
 def refuse_not_finite(batch: RolloutBatch) -> None:
-    """Raises NotFiniteError, with the names and the rows, if a measured number of a real token is NaN or infinite."""
-    found: dict[str, list[int]] = {}
-    for name in TENSORS:
-        tensor = getattr(batch, name)
-        bad = ~tensor.isfinite() if tensor.ndim == 1 else (~tensor.isfinite() & batch.response_mask).any(1)
-        if bad.any():
-            found[name] = bad.nonzero().flatten().tolist()
-    if found:
-        rows = sorted({row for rows in found.values() for row in rows})
-        raise NotFiniteError(f"{' and '.join(found)} of {len(rows)} responses", batch, rows)
+    """Raises NotFiniteError, with the names and the rows, if a number of a real token is NaN or infinite: one that was
+    measured, or where these are sound, one that was made of them (a bad score spreads over the samples of its prompt).
+    """
+    for names in (MEASURED, DERIVED):
+        found: dict[str, list[int]] = {}
+        for name in names:
+            tensor = getattr(batch, name)
+            bad = ~tensor.isfinite() if tensor.ndim == 1 else (~tensor.isfinite() & batch.response_mask).any(1)
+            if bad.any():
+                found[name] = bad.nonzero().flatten().tolist()
+        if found:
+            rows = sorted({row for rows in found.values() for row in rows})
+            raise NotFiniteError(f"{' and '.join(found)} of {len(rows)} responses", batch, rows)
 
 
 def stopped(
@@ -82,7 +86,7 @@ def _contents(
     rollouts = batch.rollouts
     return {
         **found,
-        **{name: getattr(batch, name) for name in (*TENSORS, "response_mask")},
+        **{name: getattr(batch, name) for name in (*MEASURED, *DERIVED, "response_mask")},
         "parts": dict(batch.parts),
         "prompt_ids": [list(ids) for ids in rollouts.prompt_ids],
         "responses": [list(ids) for ids in rollouts.responses],

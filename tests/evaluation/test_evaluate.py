@@ -184,7 +184,7 @@ def test_a_stage_that_was_not_run_is_left_out_with_a_note(tmp_path: Path) -> Non
 def test_a_judge_that_was_the_reward_or_reads_openings_is_said(tmp_path: Path) -> None:
     plain = config("contrast")
     judge = plain.judge.model_copy(update={"opening_tokens": 3})
-    rewarded = plain.model_copy(update={"judge": judge, "ppo": plain.ppo.model_copy(update={"reward": "judge"})})
+    rewarded = plain.model_copy(update={"judge": judge, "ppo": type(plain.ppo).model_validate({"reward": "judge"})})
     for settings, said in ((plain, []), (rewarded, ["first 3 tokens", "was its reward"])):
         evaluate.run(context_in(tmp_path / str(len(said)), [], settings=settings))
         notes = [note for note in summary_in(tmp_path / str(len(said)))["notes"] if note.startswith("win rates")]
