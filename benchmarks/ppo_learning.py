@@ -83,7 +83,7 @@ def ours(work: dict[str, Any], value: str, seed: int) -> Iterator[dict[str, floa
     def share(prompts: list[str], responses: list[str], completion_ids: list[list[int]]) -> list[float]:
         return [work["scale"] * sum(token in paid for token in ids) / len(ids) for ids in completion_ids]
 
-    model = PolicyModel(loaded, config, seed=seed)
+    model = PolicyModel(loaded, config, seed=seed, longest=len(work["ids"][0]) + work["max_new_tokens"])
     sampler = LocalSampler(model, config, seed=seed, batch_size=work["batch_size"])
     sampler.ends = [work["pad"]]
     trainer = PpoTrainer(model, config, seed=seed, rewards=Rewards.of_function(share), sampler=sampler)

@@ -83,12 +83,13 @@ def plan(
     principles: int,
     limit: int | None,
     gold: int = 0,
+    until: StageName | None = None,
 ) -> Plan:
-    """The work of a run on these prompts, cut to `limit` per slice, under that many principles; `gold` pairs are there
-    for the judge's card."""
+    """The work of a run, or `until` one of its stages, on these prompts, cut to `limit` per slice, under that many
+    principles; `gold` pairs are there for the judge's card."""
     train, held_out = limited(train, limit), limited(held_out, limit)
     works = (
-        *([_card(config, gold, principles)] if "card" in of_run(config) else []),
+        _card(config, gold, principles),
         _revise(config, train, principles),
         _sft(config, train),
         _label(config, len(train), principles),
@@ -97,7 +98,8 @@ def plan(
         _evaluate(config, len(held_out), principles),
         StageWork("report", 0),
     )
-    return Plan(works, ASSUMED)
+    wanted = of_run(config, until)
+    return Plan(tuple(work for work in works if work.stage in wanted), ASSUMED)
 
 
 def as_table(work: Plan) -> Table:

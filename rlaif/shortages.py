@@ -37,9 +37,14 @@ def shortages(stage: StageName, folder: Path) -> Iterator[None]:
     except Exception as error:
         if any(words in str(error) for words in DISK):
             raise DiskError("the disk is full", where=str(folder), remedy=f"make room{RESUMED}") from error
-        if any(words in str(error) for words in MEMORY):
+        if memory_is_full(error):
             raise _too_large(stage, error) from error
         raise
+
+
+def memory_is_full(error: Exception) -> bool:
+    """Whether a library that raises no MemoryError means one."""
+    return any(words in str(error) for words in MEMORY)
 
 
 def _too_large(stage: StageName, error: BaseException) -> StageError:

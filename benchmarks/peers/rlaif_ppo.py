@@ -50,7 +50,8 @@ def serve(workload: Path, value: str) -> None:
     loaded = load_model(_model(work))
     turns.watch([loaded.model.get_input_embeddings()])
     config = _config(work, value=value)
-    model = PolicyModel(loaded, config, rewards=[workload.parent / "reward"], seed=0)
+    longest = LONGEST_PROMPT + work["max_new_tokens"]
+    model = PolicyModel(loaded, config, rewards=[workload.parent / "reward"], seed=0, longest=longest)
     trainer = PpoTrainer(model, config, seed=0, rewards=Rewards((Source("model", None),)))
     trainer.sampler.ends = [work["pad"]]
     trainer.measure = turns.marking(lambda: "score", trainer.measure)  # type: ignore[method-assign]

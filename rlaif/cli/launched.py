@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from rlaif.errors import ConfigError, RlaifError, StageError
+from rlaif.errors import ConfigError, RlaifError
 from rlaif.launch import place
 
 if TYPE_CHECKING:
@@ -42,7 +43,11 @@ def assisted(names: Sequence[StageName], config: RunConfig, folder: Path, limit:
     try:
         if processes.told_to_begin():
             pipeline.assist(config, folder, "ppo", limit=limit)
-    except StageError as error:  # which the first process meets too, and tells
+    except RlaifError as error:
+        if not getattr(error, "everywhere", False):  # else the first process has met it too, and tells it
+            from rlaif.report.text import visible
+
+            print(f"error in process {index}: {visible(str(error))}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
     processes.end()
     return True

@@ -21,6 +21,7 @@ from rlaif.cli.judge import judge_app
 from rlaif.cli.launched import assisted, leading
 from rlaif.cli.principles import principles
 from rlaif.errors import ConfigError, DiskError, RlaifError
+from rlaif.launch import place
 
 if TYPE_CHECKING:
     from rlaif.config import RunConfig, StageName
@@ -68,7 +69,8 @@ def _friendly(command: Callable[..., None]) -> Callable[..., None]:
             unusable = DiskError(what, where=where, remedy="check the path, its permissions and the disk")
             raise _told(unusable, as_json=bool(kwargs.get("as_json"))) from None
         except KeyboardInterrupt:
-            print(_interrupted(resumable="resume" in kwargs), file=sys.stderr)
+            if place()[0] == 0:
+                print(_interrupted(resumable="resume" in kwargs), file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapper
@@ -88,6 +90,8 @@ def _told(error: RlaifError, *, as_json: bool) -> typer.Exit:
 def _interrupted(*, resumable: bool) -> str:
     if not resumable:
         return "interrupted"
+    if place()[1] > 1:
+        return "interrupted; finished work is kept, continue with the same launch and --resume in the place of --force"
     words = [word for word in sys.argv[1:] if word not in ("--force", "--resume")]
     return f"interrupted; finished work is kept, continue with: {shlex.join(['rlaif', *words, '--resume'])}"
 
@@ -126,7 +130,7 @@ def run_all(
     """Run all stages: card, revise, sft, label, reward, ppo, evaluate, report."""
     overrides = _accepting(overrides, accept)
     if dry_run:
-        _dry_run(config, out, overrides, limit, as_json)
+        _dry_run(config, out, overrides, limit, as_json, _stage(until))
         return
     _run_stages((), config, out, overrides, resume, force, limit, as_json, _stage(until))
 
@@ -349,7 +353,12 @@ def _print_outcome(run: Any, outcomes: dict[StageName, Outcome], as_json: bool) 
 
 
 def _dry_run(
-    config_path: Path | None, out: Path | None, overrides: list[str] | None, limit: int | None, as_json: bool
+    config_path: Path | None,
+    out: Path | None,
+    overrides: list[str] | None,
+    limit: int | None,
+    as_json: bool,
+    until: StageName | None,
 ) -> None:
     from rlaif.card.gold import read_gold_set
     from rlaif.constitution.load import load_constitution
@@ -361,7 +370,7 @@ def _dry_run(
     train, held_out = split_prompts(config.prompts, config.seed)
     constitution = load_constitution(config.constitution)
     gold = len(read_gold_set(config.card.gold, own=constitution).pairs) if "card" in of_run(config) else 0
-    work = plan(config, train, held_out, len(constitution.principles), limit, gold)
+    work = plan(config, train, held_out, len(constitution.principles), limit, gold, until)
     if as_json:
         print(json.dumps(work.as_json()))
     else:

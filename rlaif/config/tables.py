@@ -198,10 +198,10 @@ class PpoConfig(LoraTable):
     keep: Literal["last", "best"] = Field(
         "last", description="the adapter that the stage leaves: of the last step, or of the best validation"
     )
-    best_by: Literal["score", GoldName] = Field(
+    best_by: str = Field(
         "harm",
-        description="what makes a validation the best: one of ppo.gold, or score, the very reward that is optimised "
-        "(docs/ppo.md)",
+        description="what makes a validation the best: one of ppo.gold; score_NAME, a source of the reward by itself, "
+        "which with weight 0 is a proxy held out; or score, the very reward that is optimised (docs/ppo.md)",
     )
     patience: int = Field(
         0, ge=0, description="keep: best: validations without a new best that end the stage; 0 = all steps"
@@ -261,8 +261,11 @@ class PpoConfig(LoraTable):
             )
         if self.keep == "best" and not self.eval_steps:
             raise ValueError("keep: best chooses between validations: set eval_steps to 1 or more")
-        if self.keep == "best" and self.best_by not in ("score", *self.gold):
-            raise ValueError(f"best_by: {self.best_by} is not measured: add it to gold, or choose one of it")
+        measured = (*self.gold, *(part.columns[0] for part in self.reward), "score")
+        if self.keep == "best" and self.best_by not in measured:
+            raise ValueError(
+                f"best_by: {self.best_by} is not measured: add it to gold, or write one of {', '.join(measured)}"
+            )
         return self
 
 

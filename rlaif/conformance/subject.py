@@ -123,7 +123,9 @@ def open_subject(
     probe = made_probe(loaded, ordered, seed)
     truth = tuple(truth_of(loaded, row, config.temperature) for row in rows_of(probe))
     small = shrunk(config)
-    model = PolicyModel(loaded, small, rewards=members, seed=record_seed(seed, "conformance") % (1 << 31))
+    longest = max(len(encode_chat(loaded.tokenizer, p.messages)) for p in ordered) + config.max_new_tokens
+    drawn = record_seed(seed, "conformance") % (1 << 31)
+    model = PolicyModel(loaded, small, rewards=members, seed=drawn, longest=longest)
     subject = Subject(model, small, tuple(ordered), probe, truth, load, rewards, tuple(members), seed)
     subject.start = model.adapter_state()
     return subject

@@ -49,9 +49,18 @@ class PolicyModel:
     critic's head on the policy; algorithms but "ppo" have no critic.
 
     Log-probs are those of the distribution that is sampled from: logits are divided by `temperature` everywhere.
+    `longest`: tokens of the longest prompt and response to come; None = `max_length`.
     """
 
-    def __init__(self, loaded: LoadedModel, config: PpoConfig, *, rewards: Sequence[Path] = (), seed: int) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: PpoConfig,
+        *,
+        rewards: Sequence[Path] = (),
+        seed: int,
+        longest: int | None = None,
+    ) -> None:
         from peft import get_peft_model
         from peft.tuners.lora import LoraLayer
 
@@ -73,8 +82,11 @@ class PolicyModel:
             self.members[f"reward-{number}"].head.to(loaded.device)
         self.lm = CausalLM(loaded.model)
         self.vocabulary = int(loaded.model.get_output_embeddings().weight.shape[0])
+        # Decided once: in bfloat16 the two ways to compute attention differ, and a token's ratio would not start at 1
+        # if one of them were taken when it is measured and the other when it is trained on.
         usual = self.lm.attention == "sdpa" and loaded.device.type == "cpu"
-        self.writes_out = usual and is_of_llamas_shape(self.lm.trunk)
+        short = (config.max_length if longest is None else longest) <= SHORT
+        self.writes_out = usual and short and is_of_llamas_shape(self.lm.trunk)
         if not self.lm.split:
             raise ModelError(
                 "the logits of this model are more than a linear map of its last hidden states",
@@ -153,7 +165,7 @@ class PolicyModel:
         No mask is needed: padding is on the right of a causal model, and no real token can see it.
         """
         ids, _ = right_pad([[*prompt, *response] for prompt, response in rows], 0, self.loaded.device)
-        with autocast(self.loaded), self._attention_for(rows):
+        with autocast(self.loaded), self._attention():
             return self.lm.states(input_ids=ids, use_cache=False)
 
     def response_states(self, rows: Sequence[Row]) -> Tensor:
@@ -161,16 +173,13 @@ class PolicyModel:
 
         Responses to one prompt share its computation if their rows are given together.
         """
-        with autocast(self.loaded), self._attention_for(rows):
+        with autocast(self.loaded), self._attention():
             return self.lm.predicting_states(rows)
 
     @contextmanager
-    def _attention_for(self, rows: Sequence[Row]) -> Iterator[None]:
-        """Attention as fits the length of the rows; alike with and without gradients, lest ratios be off 1."""
-        responses: dict[tuple[int, ...], int] = {}
-        for prompt, response in rows:  # those to one prompt may stand behind it in one sequence
-            responses[tuple(prompt)] = responses.get(tuple(prompt), 0) + len(response)
-        if not self.writes_out or max(len(prompt) + size for prompt, size in responses.items()) > SHORT:
+    def _attention(self) -> Iterator[None]:
+        """Attention as fits the length of what comes; sampling keeps its own."""
+        if not self.writes_out:
             yield
             return
         usual = self.lm.attention

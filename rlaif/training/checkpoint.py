@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from rlaif.errors import StageError
+from rlaif.shortages import memory_is_full
 from rlaif.store import disk_errors, write_atomic
 
-READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError)
-"""What reading a damaged file raises; `UnpicklingError`, a plain Exception, comes as `ValueError` from `_read`."""
+READ_ERRORS = (FileNotFoundError, ValueError, KeyError, TypeError, RuntimeError, EOFError)
+"""What reading a damaged file raises; `UnpicklingError`, a plain Exception, comes as `ValueError` from `_read`. Other
+errors of the disk, and a full memory, may pass: the checkpoint is none the worse for them."""
 
 
 def save(folder: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -51,10 +53,14 @@ def restore(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
         try:
             found = _read(path)
         except READ_ERRORS as problem:
+            if memory_is_full(problem):
+                raise
             damage.append((path, problem))
             continue
         if path != folder:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder.with_suffix(".damaged"), ignore_errors=True)
+            if folder.exists():
+                folder.rename(folder.with_suffix(".damaged"))
             path.rename(folder)
         return found
     if not damage:
@@ -83,7 +89,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def remove(folder: Path) -> None:
     """Renames first: half a checkpoint must never stand where a whole one is looked for."""
     temporary = folder.with_suffix(".tmp")
-    for path in (folder, folder.with_suffix(".old")):
+    for path in (folder, folder.with_suffix(".old"), folder.with_suffix(".damaged")):
         shutil.rmtree(temporary, ignore_errors=True)
         if path.exists():
             path.rename(temporary)

@@ -30,6 +30,19 @@ class NotFiniteError(Exception):
         super().__init__(f"not finite: {what}")
 
 
+class SamplingError(Exception):
+    """The policy's output became NaN or infinite while it sampled; says what."""
+
+
+class SpoiltError(StageError):
+    """Numbers that went wrong have ended the stage; its weights are not worth a checkpoint. `everywhere`: all processes
+    have met it."""
+
+    def __init__(self, what: str, *, where: str, remedy: str, everywhere: bool) -> None:
+        self.everywhere = everywhere
+        super().__init__(what, where=where, remedy=remedy)
+
+
 def refuse_not_finite(batch: RolloutBatch) -> None:
     """Raises NotFiniteError, with the names and the rows, if a number of a real token is NaN or infinite: one that was
     measured, or where these are sound, one that was made of them (a bad score spreads over the samples of its prompt).
@@ -48,18 +61,20 @@ def refuse_not_finite(batch: RolloutBatch) -> None:
 
 def stopped(
     folder: Path, step: int, problem: str, trainer: PpoTrainer, batch: RolloutBatch | None, rows: Sequence[int] = ()
-) -> StageError:
+) -> SpoiltError:
     """The error that ends the stage at `step`, once the batch and the weights that made it stand in bad_batch.pt."""
     path = folder / "bad_batch.pt"
     if batch is None or trainer.processes.first:
         write_tensors(path, _contents(step, problem, trainer, batch, rows))
     if batch is not None:  # all processes have it and are here, and the launcher ends everything when one has gone
         trainer.processes.wait()
-    return StageError(
+    best = "".join(f", which removes the best policy so far: copy {path} before" for path in folder.glob("best-*"))
+    return SpoiltError(
         f"step {step}: {problem}; what led to it is saved for inspection",
         where=str(path),
         remedy=f"lower ppo.learning_rate ({trainer.config.learning_rate:g}) or set model.dtype: float32, and start the "
-        "stage anew with --force; docs/ppo.md says how to look at the batch",
+        f"stage anew with --force{best}; docs/ppo.md says how to look at the batch",
+        everywhere=batch is not None,
     )
 
 

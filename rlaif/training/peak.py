@@ -45,7 +45,7 @@ class Peak:
         if self.best is None:
             self.best, self.since = found, 0
             return Gain(True)
-        sign = 1 if self.by == "score" or gold.BETTER[self.by] == "higher" else -1
+        sign = -1 if gold.BETTER.get(self.by) == "lower" else 1  # a reward is better the higher it is
         before = self.best.values
         common = [sign * (value - before[key]) for key, value in found.values.items() if key in before]
         if not common:

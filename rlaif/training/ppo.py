@@ -18,95 +18,117 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import PpoConfig, RunConfig
-from rlaif.errors import ConfigError, ModelError
+from rlaif.errors import ConfigError
 from rlaif.judge.judge import Judge
 from rlaif.launch import sharded
-from rlaif.models import LoadedModel, load_model
+from rlaif.models import LoadedModel, encode_chat, load_model
 from rlaif.records import Prompt, Response, record_seed
 from rlaif.stage import StageContext
 from rlaif.store import MetricsLog
 from rlaif.training import checkpoint as checkpoints
 from rlaif.training.adapters import PolicyModel
-from rlaif.training.faults import NotFiniteError, hopeless, stopped
+from rlaif.training.faults import NotFiniteError, SamplingError, SpoiltError, hopeless, stopped
 from rlaif.training.judge_reward import JudgeReward
 from rlaif.training.ppo_prompts import answered, fitting
 from rlaif.training.ppo_trainer import PpoTrainer
 from rlaif.training.processes import Processes, launched_processes
 from rlaif.training.rewards import Rewards, part_values
 from rlaif.training.rollout import RolloutBatch, Rollouts
+from rlaif.training.sampling import LocalSampler, Sampler
 from rlaif.training.server_sampling import ServerSampler, open_server
 from rlaif.training.validation import Validation, load_gold, set_aside
 
 
 def run(context: StageContext) -> dict[str, float]:
     """Trains the policy adapter into ppo/adapter; returns counts and the first and last step's score and KL."""
-    config, prompts = context.config.ppo, context.train_prompts()
-    processes = launched_processes()
+    # 1. What is asked for, and whether it can be done; the other processes begin.
+    config, prompts, processes = context.config.ppo, context.train_prompts(), launched_processes()
     _refuse_launch(context.config, processes)
     scorers = load_gold(context) if processes.first else []
     processes.begin()
     rewards = Rewards.of_config(config, partial(_judge_reward, context, processes))
     for judge in rewards.judges:
         prompts = _answered(prompts, judge, context)
+    # 2. The models, and the prompts that fit them.
     loaded = load_model(context.config.model, (context.adapter("sft"),))
     found = _fitting(prompts, loaded, config, context)
     trained, validated = set_aside(found, config, context.config.seed)
+    trainer = _trainer(context, loaded, rewards, found, processes)
+    validation = Validation(context, validated, scorers, processes)
+    # 3. The steps, from where the last checkpoint stands. The adapter is put in its place after the last one: where it
+    # lies, only the stage's record can be missing.
     adapter, checkpoint = context.folder / "adapter", context.folder / "checkpoint"
-    asks_server = config.rollouts == "server" and processes.first and not adapter.exists()
-    server = open_server(context, loaded) if asks_server else None
+    done = processes.from_first(adapter.exists)
+    start = config.steps if done else trainer.restore(checkpoint)
+    if processes.first:
+        context.metrics.keep_before(start)
+        _rollout_log(context).keep_before(start)
+    validation.resume(start)
+    if not done:
+        _train(context, trainer, validation, trained, start, checkpoint)
+    if not processes.first:
+        return {}
+    # 4. The adapter that is kept; nothing of the way there is needed any more.
+    if not done:
+        validation.finish(trainer.model, adapter)
+    checkpoints.remove(checkpoint)
+    validation.tidy()
+    trainer.sampler.close()
+    counts = _counts(context.metrics.read(), config, len(trained), len(prompts) - len(found)) | validation.counts()
+    return counts | ({"processes": float(processes.count)} if processes.count > 1 else {})
+
+
+def _trainer(
+    context: StageContext, loaded: LoadedModel, rewards: Rewards, prompts: Sequence[Prompt], processes: Processes
+) -> PpoTrainer:
+    """The trainer of the stage on `loaded`, with all adapters, and what it samples from."""
+    config, seed = context.config.ppo, context.config.seed
+    asks = config.rollouts == "server" and processes.first and not (context.folder / "adapter").exists()
+    server = open_server(context, loaded) if asks else None
     model = PolicyModel(
         loaded,
         config,
         rewards=_reward_models(context) if rewards.by_model else [],
-        seed=record_seed(context.config.seed, "ppo", "adapters") % (1 << 31),
+        seed=record_seed(seed, "ppo", "adapters") % (1 << 31),
+        longest=max(len(encode_chat(loaded.tokenizer, p.messages)) for p in prompts) + config.max_new_tokens,
     )
     if sharded():
         model.shard(processes)
     if processes.count > 1:
         held = model.shards.held
         context.progress.say(f"  {processes.count} processes, each with {held:.0%} of the layers' frozen weights")
-    sampler = ServerSampler(model, server, context, processes) if config.rollouts == "server" else None
-    trainer = PpoTrainer(
-        model,
-        config,
-        seed=context.config.seed,
-        rewards=rewards,
-        sampler=sampler,
-        sample_batch_size=context.config.model.batch_size,
-        processes=processes,
-    )
-    # The adapter is put in its place after the last step; only the stage's record can be missing then.
-    done = processes.from_first(adapter.exists)
-    start = config.steps if done else trainer.restore(checkpoint)
-    if processes.first:
-        context.metrics.keep_before(start)
-        _rollout_log(context).keep_before(start)
-    validation = Validation(context, validated, scorers, processes)
-    validation.resume(start)
+    sampler: Sampler = ServerSampler(model, server, context, processes)
+    if config.rollouts == "local":
+        size = context.config.model.batch_size
+        sampler = LocalSampler(model, config, seed=seed, batch_size=size, processes=processes)
+    return PpoTrainer(model, config, seed=seed, rewards=rewards, sampler=sampler, processes=processes)
+
+
+def _train(
+    context: StageContext,
+    trainer: PpoTrainer,
+    validation: Validation,
+    prompts: Sequence[Prompt],
+    start: int,
+    checkpoint: Path,
+) -> None:
+    """The steps from `start` on, each with its validation where it is time to, and checkpoints between them."""
+    config = trainer.config
     with context.progress.task("ppo", config.steps, "steps") as task:
         task.advance(start)
-        if start == 0:
-            _validate(context, validation, trainer, 0)
+        with _kept(context, trainer, start, checkpoint):
+            _validate(context, validation, trainer, start)
         for step in range(start, config.steps):
             if validation.over:
                 break
-            with _paused(context, trainer, step, start, checkpoint):
-                row = _step(context, trainer, step, step_prompts(trained, config, context.config.seed, step))
-            _validate(context, validation, trainer, step + 1)
+            with _kept(context, trainer, step, checkpoint):
+                row = _step(context, trainer, step, step_prompts(prompts, config, context.config.seed, step))
+            with _kept(context, trainer, step + 1, checkpoint):
+                _validate(context, validation, trainer, step + 1)
             if (step + 1) % config.save_steps == 0 or step + 1 == config.steps or validation.over:
                 trainer.save(checkpoint, step + 1)
                 validation.forget()
             task.advance(1, f"score {row['score']:+.2f} kl {row['kl']:.1f} tokens {row['length']:.0f}")
-    if not processes.first:
-        return {}
-    if not done:
-        validation.finish(model, adapter)
-    checkpoints.remove(checkpoint)
-    validation.tidy()
-    if sampler is not None:
-        sampler.close()
-    counts = _counts(context.metrics.read(), config, len(trained), len(prompts) - len(found)) | validation.counts()
-    return counts | ({"processes": float(processes.count)} if processes.count > 1 else {})
 
 
 def _refuse_launch(whole: RunConfig, processes: Processes) -> None:
@@ -167,17 +189,16 @@ def _step(context: StageContext, trainer: PpoTrainer, step: int, prompts: Sequen
 
 
 @contextmanager
-def _paused(context: StageContext, trainer: PpoTrainer, step: int, start: int, checkpoint: Path) -> Iterator[None]:
-    """Whatever stops the step before its updates, nothing of the steps before is lost; says how many are kept."""
+def _kept(context: StageContext, trainer: PpoTrainer, done: int, checkpoint: Path) -> Iterator[None]:
+    """Whatever stops the work that follows `done` steps, these are not lost; says how many are kept. A policy whose
+    numbers went wrong does not replace the checkpoint before."""
     try:
         yield
-    except BaseException:
-        kept = max(start, step - step % trainer.config.save_steps)
-        if trainer.finished == step > kept:
-            with suppress(Exception):  # the disk may be what is wrong, and what stopped the step is the error to tell
-                trainer.save(checkpoint, step)
-                kept = step
-        context.progress.say(f"  ppo: {kept} of {trainer.config.steps} steps are kept")
+    except BaseException as problem:
+        if trainer.finished == done > trainer.saved and not isinstance(problem, SpoiltError):
+            with suppress(Exception):  # the disk may be what is wrong, and what stopped the work is the error to tell
+                trainer.save(checkpoint, done)
+        context.progress.say(f"  ppo: {trainer.saved} of {trainer.config.steps} steps are kept")
         raise
 
 
@@ -194,10 +215,8 @@ def _stopped_by_numbers(context: StageContext, trainer: PpoTrainer, step: int, d
         yield
     except NotFiniteError as problem:
         raise stopped(context.folder, step, f"{doing}{problem}", trainer, problem.batch, problem.rows) from None
-    except ModelError as problem:
-        if problem.where is not None:
-            raise
-        raise stopped(context.folder, step, f"{doing}sampling: {problem.what}", trainer, None) from None
+    except SamplingError as problem:
+        raise stopped(context.folder, step, f"{doing}sampling: {problem}", trainer, None) from None
 
 
 def _counts(rows: Sequence[dict[str, Any]], config: PpoConfig, prompts: int, too_long: int) -> dict[str, float]:

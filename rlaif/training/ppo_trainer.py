@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from rlaif.config import PpoConfig
+from rlaif.errors import ModelError
 from rlaif.lm.packing import Row
 from rlaif.records import Prompt, content_id
 from rlaif.training import checkpoint, off_policy
 from rlaif.training.adapters import Adapter, PolicyModel
 from rlaif.training.estimators import compared, estimated, normalizes, token_weights
-from rlaif.training.faults import NotFiniteError, refuse_not_finite
+from rlaif.training.faults import NotFiniteError, SamplingError, refuse_not_finite
 from rlaif.training.objectives import (
     KlController,
     explained_variance,
@@ -36,7 +37,7 @@ from rlaif.training.objectives import (
 )
 from rlaif.training.processes import ALONE, Processes
 from rlaif.training.rewards import Rewards, Scored, part_figures
-from rlaif.training.rollout import RolloutBatch, Rollouts
+from rlaif.training.rollout import RolloutBatch, Rollouts, together
 from rlaif.training.sampling import LocalSampler, Sampler
 
 NO_CRITIC = {"explained_variance": None, "value_loss": None}
@@ -82,13 +83,14 @@ class PpoTrainer:
         self.parameters = list(model.trained.values())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
         self.kl = KlController(config.kl_coef, config.kl_target, config.kl_horizon)
-        # Finished steps that the state stands for; None while a step's updates are under way.
+        # Finished steps that the state stands for (None while a step's updates are under way), and those on the disk.
         self.finished: int | None = 0
+        self.saved = 0
 
     def step(self, step: int, prompts: Sequence[Prompt]) -> tuple[Rollouts, RolloutBatch, dict[str, Any]]:
         """One PPO step; returns what was sampled and the row for metrics.jsonl."""
         clock = time.perf_counter()
-        rollouts = self.sampler.sample(prompts, step)
+        rollouts = self.sample(prompts, step)
         sampled = time.perf_counter()
         batch, entropy = self.measure(rollouts)
         off_policy.check_sampler(batch, self.config)
@@ -110,6 +112,15 @@ class PpoTrainer:
         self.kl.update(row["kl"], len(rollouts))
         self.finished = step + 1
         return rollouts, batch, row
+
+    def sample(self, prompts: Sequence[Prompt], step: int) -> Rollouts:
+        """One response per prompt; raises SamplingError where the policy's output is not a number."""
+        try:
+            return self.sampler.sample(prompts, step)
+        except ModelError as problem:
+            if problem.where is not None:
+                raise
+            raise SamplingError(problem.what) from None
 
     @torch.no_grad()
     def measure(self, rollouts: Rollouts) -> tuple[RolloutBatch, float]:
@@ -162,7 +173,7 @@ class PpoTrainer:
 
     def _share(self, rollouts: Rollouts) -> list[int]:
         """The rows that this process measures; the samples of a prompt stay together."""
-        return self.processes.share(len(rollouts), self.config.samples_per_prompt)
+        return self.processes.share(len(rollouts), together(rollouts.prompts, self.config.samples_per_prompt))
 
     def _micro_batches(self, rollouts: Rollouts, rows: Sequence[int]) -> Iterator[list[Row]]:
         size = self.config.micro_batch_size
@@ -329,6 +340,7 @@ class PpoTrainer:
         """Writes a checkpoint after `step` finished steps; the one before it is kept until this one is whole."""
         if self.processes.first:
             checkpoint.save(folder, self._state(), {"step": step, "kl_coef": self.kl.coefficient})
+        self.saved = step
 
     def restore(self, folder: Path) -> int:
         """Takes up the last checkpoint; returns the number of finished steps (0 without one)."""
@@ -338,8 +350,8 @@ class PpoTrainer:
         state, facts = found
         self._take_up(state)
         self.kl.coefficient = facts["kl_coef"]
-        self.finished = int(facts["step"])
-        return self.finished
+        self.finished = self.saved = int(facts["step"])
+        return self.saved
 
 
 def batch_metrics(batch: RolloutBatch) -> dict[str, float]:

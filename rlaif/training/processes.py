@@ -40,9 +40,12 @@ class Processes:
         return self.index == 0
 
     def share(self, items: int, together: int = 1) -> list[int]:
-        """The numbers of the items, out of so many, that are this process's work: each n-th group of `together`
-        neighbours. All processes have equally many, for sharded weights are gathered by all of them at once; where
-        that does not come out even, some items are the work of two."""
+        """The numbers of the items, out of so many groups of `together` neighbours, that are this process's work: each
+        n-th group. All processes have equally many, for sharded weights are gathered by all of them at once; where that
+        does not come out even, some groups are the work of two."""
+        if self.count == 1:
+            return list(range(items))
+        assert items % together == 0, "a process would have fewer"
         groups = -(-items // together)
         rounds = -(-groups // self.count)
         mine = [(turn * self.count + self.index) % groups for turn in range(rounds)]

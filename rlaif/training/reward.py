@@ -239,7 +239,8 @@ def _train(
     longest = [max(map(len, group.sequences)) for group in groups]
     order = loop.training_order(longest, schedule, seed)
     data = [(group.sequences, group.pairs) for group in groups]
-    decisive = config.model_dump(exclude={"save_steps", "members"}) | {"seed": seed}
+    decisive = config.model_dump(exclude={"save_steps", "members"})
+    decisive |= {} if seed == context.config.seed else {"seed": seed}
     arguments = loop.trainer_arguments(
         output_dir=loop.checkpoint_folder(context, decisive, model.loaded.fingerprint, data),
         schedule=schedule,

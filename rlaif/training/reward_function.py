@@ -106,9 +106,9 @@ def load_function(name: str) -> FunctionReward:
     module_name, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as problem:
+    except Exception as problem:  # whatever its module does when it is imported
         raise ConfigError(
-            f"cannot import the reward function {name!r}: {problem}",
+            f"cannot import the reward function {name!r}: {type(problem).__name__}: {problem}",
             where="ppo.reward",
             remedy='write "model", "judge" or "module:function" of something importable',
         ) from None

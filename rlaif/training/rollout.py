@@ -54,3 +54,10 @@ class RolloutBatch:
     rewards: Tensor  # (B, T) per token, after KL shaping
     advantages: Tensor  # (B, T) GAE, not whitened
     returns: Tensor  # (B, T) advantages + values
+
+
+def together(prompts: Sequence[Prompt], samples: int) -> int:
+    """How many neighbours are worked on together: the `samples` of a prompt, where the prompts stand so; else 1."""
+    groups = [prompts[start : start + samples] for start in range(0, len(prompts), samples)]
+    alike = all(len(group) == samples and len({prompt.id for prompt in group}) == 1 for group in groups)
+    return samples if alike else 1

@@ -15,7 +15,7 @@ from rlaif.models import encode_chat, end_ids
 from rlaif.records import Prompt, record_seed
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.processes import ALONE, Processes
-from rlaif.training.rollout import Rollouts
+from rlaif.training.rollout import Rollouts, together
 
 
 class Sampler(Protocol):
@@ -23,6 +23,9 @@ class Sampler(Protocol):
 
     def sample(self, prompts: Sequence[Prompt], step: int) -> Rollouts:
         """One response per prompt; those to the same prompt, which stand side by side, stay so."""
+
+    def close(self) -> None:
+        """Called when nothing more will be sampled."""
 
 
 class LocalSampler:
@@ -38,7 +41,7 @@ class LocalSampler:
     def sample(self, prompts: Sequence[Prompt], step: int) -> Rollouts:
         """One response per prompt. Prompts of like length stand together."""
         rows = by_length(self.model.loaded.tokenizer, prompts)
-        mine = self.processes.share(len(rows), self.config.samples_per_prompt)
+        mine = self.processes.share(len(rows), together([p for _, _, p in rows], self.config.samples_per_prompt))
         found = []
         with self.model.merged() as lm:
             worth_it = self.config.max_new_tokens >= WORTH_PACKING
@@ -61,6 +64,9 @@ class LocalSampler:
             responses=tuple(tuple(s.ids) for s in sampled),
             finish=tuple(s.finish for s in sampled),
         )
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def by_length(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[list[int], int, Prompt]]:

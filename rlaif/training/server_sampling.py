@@ -1,9 +1,9 @@
 """Rollouts from a vLLM server: it serves the SFT policy, and is given the policy's adapter before every step.
 
 In `ppo/server` of the run lie the SFT policy as a plain model (`sft-FINGERPRINT`) and the adapter in use
-(`policy-STEP-HASH`). Names tell weights: a server that serves another SFT policy is refused by the name, and cannot
-answer for an adapter that it was not given. A new name for every step also keeps vLLM from taking up cached prefixes,
-which it keeps by the adapter's name, of weights that are gone.
+(`policy-HASH`). Names tell weights: a server that serves another SFT policy is refused by the name, and cannot
+answer for an adapter that it was not given. Nor does vLLM, which keeps cached prefixes by the adapter's name, take up
+those of weights that are gone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -107,7 +108,7 @@ class ServerSampler:
         """One response per prompt. Prompts of like length stand together."""
         rows = by_length(self.model.loaded.tokenizer, prompts)
         seeds = [seed_of(self.seed, step, place) for _, place, _ in rows]
-        drawn = self.processes.from_first(lambda: self._drawn([ids for ids, _, _ in rows], seeds, step))
+        drawn = self.processes.from_first(lambda: self._drawn([ids for ids, _, _ in rows], seeds))
         return Rollouts(
             prompts=tuple(prompt for _, _, prompt in rows),
             prompt_ids=tuple(tuple(ids) for ids, _, _ in rows),
@@ -116,10 +117,10 @@ class ServerSampler:
             sampler_logprobs=tuple(each.logprobs for each in drawn),
         )
 
-    def _drawn(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], step: int) -> list[Drawn]:
+    def _drawn(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[Drawn]:
         assert self.server is not None
         return self.server.sample(
-            self._load(self.server, step),
+            self._load(self.server),
             prompts,
             max_new_tokens=self.config.max_new_tokens,
             temperature=self.config.temperature,
@@ -127,13 +128,13 @@ class ServerSampler:
             ends=self.ends,
         )
 
-    def _load(self, server: RolloutServer, step: int) -> str:
+    def _load(self, server: RolloutServer) -> str:
         """The name of the policy as it is now, which the server has loaded; the one before it has dropped."""
         temporary = self.folder / "policy.tmp"
         with disk_errors(self.folder):
             shutil.rmtree(temporary, ignore_errors=True)
             self.model.save_policy(temporary)
-            name = f"policy-{step}-{file_hash(temporary / 'adapter_model.safetensors')[:12]}"
+            name = f"policy-{file_hash(temporary / 'adapter_model.safetensors')[:12]}"
             shutil.rmtree(self.folder / name, ignore_errors=True)
             temporary.rename(self.folder / name)
         if self.serving == name:
@@ -148,7 +149,8 @@ class ServerSampler:
         """Has the server drop the adapter, and ends the connection. The SFT policy stays where it is."""
         if self.server is not None:
             if self.serving is not None:
-                self._drop(self.server, self.serving)
+                with suppress(BackendError):  # it may have gone: nothing is wanted of it any more
+                    self._drop(self.server, self.serving)
             self.server.close()
 
     def _drop(self, server: RolloutServer, name: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from rlaif.errors import ModelError
 from rlaif.training.processes import Processes
 
 
@@ -58,6 +59,12 @@ class Shards:
 
 
 def _layers(trunk: nn.Module) -> nn.ModuleList:
-    """The trunk's layers: the list of modules that holds most of its weights."""
-    lists = [child for child in trunk.children() if isinstance(child, nn.ModuleList)]
+    """The trunk's layers: the list of modules that holds most of its weights; raises ModelError where there is none."""
+    lists = [module for module in trunk.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ModelError(
+            f"{type(trunk).__name__} has no list of layers whose weights could be shared out",
+            where="accelerate launch",
+            remedy="launch without FSDP, with scripts/accelerate/ddp.yaml",
+        )
     return max(lists, key=lambda child: sum(p.numel() for p in child.parameters()))

@@ -28,6 +28,7 @@ from rlaif.stage import StageContext
 from rlaif.store import MetricsLog, disk_errors
 from rlaif.training import checkpoint
 from rlaif.training.adapters import PolicyModel
+from rlaif.training.off_policy import check_sampler
 from rlaif.training.peak import Gain, Peak, Validated
 from rlaif.training.ppo_trainer import PpoTrainer
 from rlaif.training.processes import ALONE, Processes
@@ -70,7 +71,8 @@ def load_gold(context: StageContext) -> list[GoldScorer]:
     if not config.eval_steps or not config.gold:
         return []
     scorers, notes = _loaded(config, context.progress)
-    if config.keep == "best" and config.best_by not in ("score", *(scorer.name for scorer in scorers)):
+    missing = {*config.gold} - {scorer.name for scorer in scorers}
+    if config.keep == "best" and config.best_by in missing:
         raise StageError(
             next(note for note in notes if note.startswith(f"{config.best_by} ")),
             where="ppo.best_by",
@@ -113,16 +115,21 @@ class Validation:
         self.log = MetricsLog(self.folder / "validation.jsonl")
         self.samples = MetricsLog(self.folder / "validation_samples.jsonl")
         self.peak = Peak(self.config.best_by)
+        self.known = -1  # the step of the last validation
 
     def resume(self, start: int) -> None:
         """Takes up what is known after `start` finished steps; what came later, or before a first checkpoint, is done
         again."""
         known = self.processes.from_first(lambda: self._kept(start + 1 if start else 0))
         for step, rows in groupby(known, key=lambda row: int(row["step"])):
+            self.known = step
             self.peak.take(_validated(step, rows, self.peak.by))
         self.forget()
 
     def _kept(self, step: int) -> list[Row]:
+        self.log.keep_before(step)
+        if all((row["step"], row["slice"]) != (step - 1, None) for row in self.log.read()):
+            step -= 1  # the row of all prompts is written last: without it the validation was broken off
         for file in (self.log, self.samples):
             file.keep_before(step)
         return self.samples.read()
@@ -133,8 +140,8 @@ class Validation:
         return 0 < self.config.patience <= self.peak.since
 
     def after(self, step: int, trainer: PpoTrainer) -> None:
-        """Validates the policy of `step` finished steps, if it is time to."""
-        if not self.prompts or (step % self.config.eval_steps and step != self.config.steps):
+        """Validates the policy of `step` finished steps, if it is time to and was not done before a resume."""
+        if not self.prompts or step <= self.known or (step % self.config.eval_steps and step != self.config.steps):
             return
         clock = time.perf_counter()
         rows, entropy = answers(trainer, self.prompts, self.scorers)
@@ -146,6 +153,7 @@ class Validation:
                 save_adapter(trainer.model, self._best(step))
             whole |= {"entropy": entropy, "seconds_validate": time.perf_counter() - clock}
             self._say(step, self._write(step, rows, whole), gain, before)
+        self.known = step
 
     def _write(self, step: int, rows: Sequence[Row], whole: Row) -> Row:
         """Writes what was measured, of each answer, of each slice and of all; returns the last, with `whole` in it."""
@@ -222,8 +230,9 @@ class Validation:
 
 def answers(trainer: PpoTrainer, prompts: Sequence[Prompt], scorers: Sequence[GoldScorer]) -> tuple[list[Row], float]:
     """What the policy answers to each prompt and what that is worth, in the order of the prompts; and the entropy."""
-    rollouts = trainer.sampler.sample(prompts, DRAWS)
+    rollouts = trainer.sample(prompts, DRAWS)
     batch, entropy = trainer.measure(rollouts)
+    check_sampler(batch, trainer.config)
     kl = torch.where(batch.response_mask, batch.logprobs - batch.ref_logprobs, 0.0).sum(1).tolist()
     texts = [trainer.text(response) for response in rollouts.responses]
     asked = [prompt.text for prompt in rollouts.prompts]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from rlaif import gold
-from tests.training.rewards import share_of_e
+from tests.training.rewards import some_e
 
 
 class SomeE:
@@ -21,7 +21,7 @@ class SomeE:
         self.quality: dict[str, float | None] = {}
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
-        return [-abs(share - 2) for share in share_of_e(list(prompts), list(responses))]
+        return list(some_e(list(prompts), list(responses)))
 
 
 def plant() -> None:

@@ -12,6 +12,11 @@ def share_of_e(prompts: list[str], responses: list[str]) -> list[float]:
     return [10 * text.count("e") / max(1, len(text)) for text in responses]
 
 
+def some_e(prompts: list[str], responses: list[str]) -> list[float]:
+    """Best where about a fifth of the letters are e."""
+    return [-abs(share - 2) for share in share_of_e(prompts, responses)]
+
+
 def killed_at_the_fourth_call(prompts: list[str], responses: list[str]) -> list[float]:
     """`share_of_e`, but the fourth call in the life of the file $KILL_COUNTER ends the process at once."""
     counter = Path(os.environ["KILL_COUNTER"])

@@ -111,19 +111,19 @@ def test_merged_weights_are_the_policy_and_are_taken_back_to_the_last_bit(tmp_pa
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen3"])
-def test_written_out_attention_is_the_usual_one_and_is_left_to_short_rows(
-    tmp_path: Path, arch: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = policy_model(make_tiny_model(tmp_path, arch))
-    disturb(model)
-    given = rows(model.loaded)
-    given += [(given[2][0], [7, 8, 9])]  # packed behind one prompt
+def test_written_out_attention_is_the_usual_one_and_is_left_to_short_rows(tmp_path: Path, arch: Any) -> None:
+    source = make_tiny_model(tmp_path, arch)
     used: list[str] = []
-    layer = model.lm.trunk.layers[0].self_attn
-    layer.register_forward_pre_hook(lambda *_: used.append(layer.config._attn_implementation))
-    short = logprobs(model, "policy", given)
-    monkeypatch.setattr(adapters, "SHORT", 20)
-    usual = logprobs(model, "policy", given)
+    found = []
+    for longest in (adapters.SHORT, adapters.SHORT + 1):
+        model = PolicyModel(load_model(model_config(source)), ppo_config(), seed=0, longest=longest)
+        disturb(model)
+        given = rows(model.loaded)
+        given += [(given[2][0], [7, 8, 9])]  # packed behind one prompt
+        layer = model.lm.trunk.layers[0].self_attn
+        layer.register_forward_pre_hook(lambda module, _: used.append(module.config._attn_implementation))
+        found.append(logprobs(model, "policy", given))
+    short, usual = found
     assert used == ["eager", "sdpa"]
     assert model.lm.attention == "sdpa"
     assert not torch.equal(short, usual)
@@ -131,7 +131,9 @@ def test_written_out_attention_is_the_usual_one_and_is_left_to_short_rows(
 
 
 def test_attention_is_not_written_out_for_what_may_differ(tmp_path: Path) -> None:
-    assert not policy_model(make_tiny_model(tmp_path, "gpt2")).writes_out
+    assert not PolicyModel(
+        load_model(model_config(make_tiny_model(tmp_path, "gpt2"))), ppo_config(), seed=0, longest=8
+    ).writes_out
 
 
 def reward_folder(root: Path, source: Path) -> Path:

@@ -21,6 +21,7 @@ from rlaif.stage import StageContext
 from rlaif.store import JsonlFile
 from rlaif.training import checkpoint, faults, ppo
 from rlaif.training.ppo_trainer import PpoTrainer
+from rlaif.training.rollout import RolloutBatch
 from tests.lm.fault_server import Answer, chat, error, serving
 from tests.training.contexts import Heard, response, stage_context
 from tests.training.kills import SHORT
@@ -85,7 +86,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_or_told(tmp_path
     assert found is not None
     assert found[1] == FACTS
     assert torch.equal(found[0]["weight"], STATE["weight"])
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "checkpoint.damaged"}
     damaged(folder, how)
     with pytest.raises(StageError, match="the checkpoint cannot be read") as caught:
         checkpoint.restore(folder)
@@ -93,10 +94,28 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_or_told(tmp_path
     assert "--force" in str(caught.value.remedy)
 
 
+@pytest.mark.parametrize("problem", [RuntimeError("can't allocate memory"), OSError(5, "Input/output error")])
+def test_a_shortage_while_reading_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    folder = tmp_path / "checkpoint"
+    checkpoint.save(folder, STATE, FACTS)
+    shutil.copytree(folder, tmp_path / "checkpoint.old")
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise problem
+
+    with monkeypatch.context() as patch, pytest.raises(type(problem)):
+        patch.setattr(torch, "load", fails)
+        checkpoint.restore(folder)
+    assert checkpoint.restore(folder) is not None
+    assert (tmp_path / "checkpoint.old").exists()
+
+
 def test_what_a_crash_left_beside_a_checkpoint_is_removed_with_it(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     checkpoint.save(folder, STATE, FACTS)
-    for name in ("checkpoint.tmp", "checkpoint.old"):
+    for name in ("checkpoint.tmp", "checkpoint.old", "checkpoint.damaged"):
         shutil.copytree(folder, tmp_path / name)
     checkpoint.remove(folder)
     assert not list(tmp_path.iterdir())
@@ -187,6 +206,31 @@ def test_interrupted_in_a_step_it_keeps_the_steps_before(
     assert ppo.run(cut) == counts
     assert counter.read_text() == "xxxx"  # the step that was interrupted is all that was done again
     same_run(cut, whole)
+
+
+def test_a_policy_that_was_ruined_does_not_replace_the_checkpoint(
+    tmp_path: Path,
+    tiny_model: Path,
+    sft_adapter: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = ppo_context(tmp_path, tiny_model, sft_adapter, PROMPTS, **{**SHORT, "steps": 4})
+    context.progress = Heard()
+    update = PpoTrainer.update
+
+    def ruined(work: PpoTrainer, batch: RolloutBatch, step: int) -> Any:
+        found = update(work, batch, step)
+        if step == 2:
+            (context.folder / "best-1").mkdir()
+            for parameter in work.parameters:
+                parameter.data.fill_(float("nan"))
+        return found
+
+    monkeypatch.setattr(PpoTrainer, "update", ruined)
+    with pytest.raises(StageError, match=r"(?s)step 3: sampling: .*--force, which removes the best policy.*best-1"):
+        ppo.run(context)
+    assert context.progress.lines[-1] == "  ppo: 2 of 4 steps are kept"
+    assert json.loads((context.folder / "checkpoint/facts.json").read_text())["step"] == 2
 
 
 # A judge that goes away

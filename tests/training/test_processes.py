@@ -22,9 +22,11 @@ from rlaif.init_project import init_project
 from rlaif.launch import place
 from rlaif.models import load_model
 from rlaif.progress import Silent
+from rlaif.records import Message, Prompt
 from rlaif.store import RunFolder
 from rlaif.training.adapters import PolicyModel
 from rlaif.training.processes import ALONE, Processes
+from rlaif.training.rollout import together
 from rlaif.training.sharding import _layers
 from tests import tiny
 from tests.test_real_stages import SMALL
@@ -44,7 +46,8 @@ OWN = (
     'ppo.reward=[model, {source: "tests.training.rewards:ends", weight: 0.5}]',
 )
 
-VALIDATED = ("--set", "ppo.eval_steps=2", "--set", "ppo.gold=[]")
+VALIDATED = ("--set", "ppo.eval_steps=2", "--set", "ppo.gold=[]", "--set", "ppo.validation_prompts=3")
+"""Three prompts come out even neither among two processes nor among the samples of a prompt."""
 
 
 class Fixed(Processes):
@@ -68,6 +71,14 @@ def test_shares_by_hand() -> None:
     assert ALONE.share(5) == [0, 1, 2, 3, 4]
     assert [Fixed(index, 2).share(6, 2) for index in (0, 1)] == [[0, 1, 4, 5], [2, 3, 0, 1]]
     assert ALONE.joined([1, 0, 1], ["b", "a", "b"]) == ["a", "b"]
+
+
+def test_no_process_has_fewer() -> None:
+    with pytest.raises(AssertionError):
+        Fixed(0, 2).share(3, 2)
+    one, two = Prompt((Message("user", "1"),)), Prompt((Message("user", "2"),))
+    assert together([one, one, two, two], 2) == 2
+    assert together([one, two, one, two], 2) == together([one, one, two], 2) == together([one, two], 3) == 1
 
 
 def test_alone_nothing_is_sent() -> None:

@@ -18,6 +18,7 @@ from rlaif.errors import ConfigError, StageError
 from rlaif.stage import StageContext
 from rlaif.store import MetricsLog
 from rlaif.training import ppo, validation
+from rlaif.training.ppo_trainer import PpoTrainer
 from rlaif.training.reward import PromptGroup, split
 from rlaif.training.validation import set_aside, summary
 from tests.training.contexts import Heard, prompt
@@ -264,6 +265,19 @@ def test_the_best_that_is_the_last_lies_alone(tmp_path: Path, tiny_model: Path, 
     assert not list(context.folder.glob("*-*"))
 
 
+def test_a_source_of_weight_0_is_a_proxy_held_out_and_may_choose(
+    hacked: tuple[StageContext, dict[str, float]], tmp_path: Path, tiny_model: Path, sft_adapter: Path
+) -> None:
+    whole, by_gold = hacked
+    sources = ["tests.training.rewards:share_of_e", {"source": "tests.training.rewards:some_e", "weight": 0}]
+    table = {**HACKED, "gold": [], "best_by": "score_some_e", "reward": sources}
+    context = ppo_context(tmp_path, tiny_model, sft_adapter, PROMPTS, **table)
+    counts = ppo.run(context)
+    assert counts["best_step"] == by_gold["best_step"] < 8  # it is what the planted gold is
+    assert [row["score_some_e"] for row in validations(context)] == [row["sentiment"] for row in validations(whole)]
+    assert same(context.adapter("ppo"), whole.adapter("ppo"))
+
+
 # What can go wrong
 
 
@@ -300,14 +314,14 @@ def test_a_score_that_is_not_a_number_stops_the_validation_with_the_batch_saved(
     tmp_path: Path, tiny_model: Path, sft_adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = ppo_context(tmp_path, tiny_model, sft_adapter, PROMPTS, **HACKED)
-    real = ppo.PpoTrainer.measure
+    real = PpoTrainer.measure
 
     def broken(work: Any, rollouts: Any) -> Any:
         work.kl.coefficient = float("nan")
         work.model.value_head.bias.data.fill_(float("nan"))
         return real(work, rollouts)
 
-    monkeypatch.setattr(ppo.PpoTrainer, "measure", broken)
+    monkeypatch.setattr(PpoTrainer, "measure", broken)
     with pytest.raises(StageError, match=r"step 0: validation: not finite"):
         ppo.run(context)
     assert (context.folder / "bad_batch.pt").exists()

@@ -15,6 +15,7 @@ import pytest
 from rlaif.stage import StageContext
 from rlaif.store import MetricsLog
 from rlaif.training import ppo, validation
+from tests.training.contexts import Heard
 from tests.training.test_ppo import one_thread, ppo_context, rows, sft_adapter
 from tests.training.test_validation import HACKED, PROMPTS, hacked, planted, same, samples, validations
 
@@ -105,3 +106,48 @@ def test_killed_in_a_validation_it_ends_as_the_uncut_one(
         assert ppo.run(cut) == counts
     assert (rows(cut), validations(cut), samples(cut)) == (rows(whole), validations(whole), samples(whole))
     assert same(cut.adapter("ppo"), whole.adapter("ppo"))
+
+
+def test_stopped_in_a_validation_it_keeps_the_steps_before(
+    tmp_path: Path, tiny_model: Path, sft_adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = tmp_path / "counter"
+    monkeypatch.setenv("KILL_COUNTER", str(counter))
+    table = {**SHORT, "steps": 3, "save_steps": 10, "reward": "tests.training.rewards:interrupted_at_the_third_call"}
+    whole, cut = (ppo_context(tmp_path / part, tiny_model, sft_adapter, PROMPTS, **table) for part in ("whole", "cut"))
+    counter.write_text("xxx")  # which is past the interruption
+    counts = ppo.run(whole)
+    counter.write_text("")
+    cut.progress = Heard()
+    with pytest.raises(KeyboardInterrupt):  # the calls before: the validation of SFT and the first step
+        ppo.run(cut)
+    assert cut.progress.lines[-1] == "  ppo: 1 of 3 steps are kept"
+    assert len(validations(cut)) == 1
+    assert ppo.run(cut) == counts
+    assert (rows(cut), validations(cut), samples(cut)) == (rows(whole), validations(whole), samples(whole))
+    assert same(cut.adapter("ppo"), whole.adapter("ppo"))
+
+
+@pytest.mark.parametrize("written", [1, 2])
+def test_a_validation_that_was_half_written_is_done_again(
+    written: int, tmp_path: Path, tiny_model: Path, sft_adapter: Path
+) -> None:
+    table = {**SHORT, "steps": 2, "save_steps": 1, "patience": 0}
+    whole, cut = (ppo_context(tmp_path / part, tiny_model, sft_adapter, PROMPTS, **table) for part in ("whole", "cut"))
+    ppo.run(whole)
+    left = [0]
+
+    def full(log: MetricsLog, **row: object) -> None:
+        left[0] += "prompt_id" in row and row["step"] == 1 and "kl" in row
+        if left[0] > written:
+            raise OSError(28, "No space left on device")
+        append(log, **row)
+
+    append = MetricsLog.append
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MetricsLog, "append", full)
+        with pytest.raises(OSError, match="No space"):
+            ppo.run(cut)
+    assert len([row for row in samples(cut) if row["step"] == 1]) == written
+    ppo.run(cut)
+    assert (rows(cut), validations(cut), samples(cut)) == (rows(whole), validations(whole), samples(whole))
