@@ -98,7 +98,8 @@ def main() -> None:
         ref_model=None,
         reward_model=Reward(Body(work["paid"], vocabulary, len(work["ids"][0]), work["scale"])),
         value_model=critic,
-        train_dataset=Dataset.from_list([{"input_ids": ids} for ids in work["ids"]]),
+        # As often as fills a batch: with fewer prompts TRL waits for one for ever.
+        train_dataset=Dataset.from_list([{"input_ids": ids} for ids in work["ids"]] * work["batch_size"]),
         callbacks=[told],
         peft_config=LoraConfig(
             task_type="CAUSAL_LM", r=work["lora_r"], lora_alpha=work["lora_alpha"], target_modules="all-linear"
