@@ -93,8 +93,8 @@ def test_a_run_through_a_server_learns_and_samples_from_the_policy(context: Stag
     assert found[-1]["kl"] > 1
     assert sum(row["score"] for row in found[-3:]) / 3 > found[0]["score"] + 1.5
     # A name for every step, and nothing left on the server or in the folder but the SFT policy.
-    assert [name.split("-")[:2] for name in server.adapters] == [["policy", str(step)] for step in range(8)]
-    assert len({name.split("-")[2] for name in server.adapters}) == 8
+    assert len(set(server.adapters)) == len(server.adapters) == 8  # each step's weights have a name of their own
+    assert all(name.startswith("policy-") for name in server.adapters)
     assert list(server.models) == [server.name]
     assert [path.name for path in (context.folder / "server").iterdir()] == [server.name]
     # Every response has a seed of its own, and nothing but the temperature shapes the distribution.
@@ -203,5 +203,5 @@ def test_the_same_step_sampled_again_is_the_same(context: StageContext) -> None:
         sampler.close()
     assert first == again
     assert first.responses != other.responses
-    assert len(server.adapters) == 2
+    assert len(server.adapters) == 1  # the weights are the same, and so is their name
     assert list(server.models) == [server.name]

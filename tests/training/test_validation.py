@@ -274,7 +274,8 @@ def test_a_source_of_weight_0_is_a_proxy_held_out_and_may_choose(
     context = ppo_context(tmp_path, tiny_model, sft_adapter, PROMPTS, **table)
     counts = ppo.run(context)
     assert counts["best_step"] == by_gold["best_step"] < 8  # it is what the planted gold is
-    assert [row["score_some_e"] for row in validations(context)] == [row["sentiment"] for row in validations(whole)]
+    by_source = [row["score_some_e"] for row in validations(context)]  # in float32
+    assert by_source == pytest.approx([row["sentiment"] for row in validations(whole)])
     assert same(context.adapter("ppo"), whole.adapter("ppo"))
 
 
