@@ -35,7 +35,7 @@ def assisted(names: Sequence[StageName], config: RunConfig, folder: Path, limit:
             "accelerate launch ... -m rlaif ppo --run RUN, then rlaif run --run RUN --resume",
         )
     from rlaif import pipeline
-    from rlaif.training.processes import launched_processes
+    from rlaif.training.processes import FirstFailedError, launched_processes
 
     processes = launched_processes()
     if index == 0:
@@ -43,6 +43,8 @@ def assisted(names: Sequence[StageName], config: RunConfig, folder: Path, limit:
     try:
         if processes.told_to_begin():
             pipeline.assist(config, folder, "ppo", limit=limit)
+    except FirstFailedError:
+        raise typer.Exit(1) from None
     except RlaifError as error:
         if not getattr(error, "everywhere", False):  # else the first process has met it too, and tells it
             from rlaif.report.text import visible

@@ -25,6 +25,10 @@ PATIENCE = timedelta(days=7)
 has died."""
 
 
+class FirstFailedError(Exception):
+    """The first process has failed at something that all wait for; it tells why."""
+
+
 class Processes:
     """All processes, seen from one of them. Alone, nothing is sent anywhere."""
 
@@ -62,15 +66,25 @@ class Processes:
         return [whole[number] for number in sorted(whole)]
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process; it is not called in the others."""
+        """What `make` gives in the first process; it is not called in the others, which raise FirstFailedError where it
+        fails there."""
         if self.count == 1:
             return make()
         from accelerate.utils import broadcast_object_list
 
-        box: list[Any] = [make() if self.first else None]
-        broadcast_object_list(box)
-        found: T = box[0]
-        return found
+        made: list[tuple[T] | None] = [None]
+        problem: Exception | None = None
+        if self.first:
+            try:
+                made = [(make(),)]
+            except Exception as error:
+                problem = error
+        broadcast_object_list(made)
+        if problem is not None:
+            raise problem
+        if made[0] is None:
+            raise FirstFailedError
+        return made[0][0]
 
     def summed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The sums of each tensor over all processes, the same to the last bit in each of them."""

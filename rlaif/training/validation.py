@@ -292,7 +292,7 @@ def _compared(gain: Gain, words: str) -> str:
     sign, word = (1, "better") if gain.mean > 0 else (-1, "worse" if gain.mean < 0 else "no better")
     interval = ""
     if gain.low is not None and gain.high is not None:
-        low, high = sorted((sign * gain.low, sign * gain.high))
+        low, high = sorted((sign * gain.low + 0.0, sign * gain.high + 0.0))  # no minus 0
         interval = f", 95 % interval {low:.3g} to {high:.3g}"
     return f"; {words.format(word)} by {abs(gain.mean):.3g}{interval}"
 

@@ -12,6 +12,10 @@ def share_of_e(prompts: list[str], responses: list[str]) -> list[float]:
     return [10 * text.count("e") / max(1, len(text)) for text in responses]
 
 
+def fails(prompts: list[str], responses: list[str]) -> list[float]:
+    raise ValueError("the scorer is down")
+
+
 def some_e(prompts: list[str], responses: list[str]) -> list[float]:
     """Best where about a fifth of the letters are e."""
     return [-abs(share - 2) for share in share_of_e(prompts, responses)]

@@ -215,7 +215,7 @@ def test_cut_in_two_processes_and_resumed_in_one_and_the_reverse(
     same(runs[2], runs[0])
 
 
-def test_what_cannot_be_shared_is_refused_once_and_by_name(
+def test_what_goes_wrong_is_told_once_and_by_name(
     before: Path, launched: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     run = shutil.copytree(before, tmp_path / "run")
@@ -223,6 +223,12 @@ def test_what_cannot_be_shared_is_refused_once_and_by_name(
     assert odd.returncode != 0
     assert odd.stderr.count("error: ") == 1
     assert "set ppo.batch_size to 16" in odd.stderr
+    wrong = "ppo.reward=tests.training.rewards:fails"
+    other_run = shutil.copytree(before, tmp_path / "other")
+    failed = launched("ddp.yaml", "ppo", "--run", str(other_run), "--limit", "4", "--set", wrong)
+    assert failed.stderr.count("error: ") == 1
+    assert "the scorer is down" in failed.stderr
+    assert "rank1" not in failed.stderr  # the other process ends without a word
     other = launched("ddp.yaml", "sft", "--run", str(run), "--resume")
     assert other.stderr.count("error: ") == 1
     assert "--until reward" in other.stderr
