@@ -20,7 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from rlaif.conformance.analytic import Solved, curve_of_optima, solve, write_model
+from rlaif.check.ppo.analytic import Solved, curve_of_optima, solve, write_model
 
 BETAS = (0.5, 0.2, 0.1)
 EVERY = 5

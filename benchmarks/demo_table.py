@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.evaluation.statistics import Estimate, Keyed, mean, paired_difference, preferred
-from rlaif.records import PreferenceLabel, Response
-from rlaif.store import JsonlFile, RunFolder, read_json_lines
+from rlaif.core.files import JsonlFile, RunFolder, read_json_lines
+from rlaif.core.records import PreferenceLabel, Response
+from rlaif.core.statistics import Estimate, Keyed, mean, paired_difference, preferred
 
 MEASURES = ("harm", "toxicity", "words", "finished", "refusal", "distinct_2")
 RESAMPLES = 5000

@@ -69,10 +69,10 @@ def measure(way: str, url: str, requests: int, concurrency: int) -> tuple[float,
 
 def _ours(url: str, requests: int, concurrency: int, cached: bool) -> Any:
     """The call that is measured; the requests are made, and one of them asked, before."""
+    from rlaif.core.records import Message
     from rlaif.lm.cache import CachedModel
-    from rlaif.lm.openai_server import OpenAIModel
     from rlaif.lm.protocol import ChoiceRequest, LanguageModel
-    from rlaif.records import Message
+    from rlaif.lm.server.client import OpenAIModel
 
     asked = [ChoiceRequest((Message("user", f"{n} {TEXT}"),), ("A", "B"), "(") for n in range(requests)]
     model: LanguageModel = OpenAIModel("m", base_url=url, concurrency=concurrency)

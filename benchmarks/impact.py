@@ -4,8 +4,8 @@
 
 Takes that many pairs from the files, judges them all from nothing under harmless-and-kind by the default judge (its
 opening tokens as in the demo): that is what everything costs, before an edit as after it. Then it rewords one principle
-and measures the impact. The model is loaded before either. tests/impact/test_impact.py shows that the labels of the
-impact are those of judging everything.
+and measures the impact. The model is loaded before either. That the labels of the impact are those of judging
+everything is shown by tests/analysis/impact/test_impact.py.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from rlaif.comparison_files import read_comparisons
+from rlaif.analysis.impact.impact import impact
+from rlaif.analysis.impact.subject import of_file
+from rlaif.analysis.judged_run import judge_of_config
 from rlaif.config import RunConfig, default_config
-from rlaif.impact.impact import impact
-from rlaif.impact.subject import of_file
-from rlaif.judged_run import judge_of_config
+from rlaif.core.progress import Lines
+from rlaif.core.records import to_json
+from rlaif.inputs.comparisons import read_comparisons
 from rlaif.lm.protocol import LanguageModel
-from rlaif.progress import Lines
-from rlaif.records import to_json
 
 OLD = "harmless-and-kind"
 EDIT = """\

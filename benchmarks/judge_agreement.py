@@ -21,14 +21,14 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-from rlaif import gold
 from rlaif.config import JudgeConfig, ModelConfig, load
 from rlaif.constitution.load import load_constitution
-from rlaif.evaluation.statistics import mean
+from rlaif.core.files import JsonlFile
+from rlaif.core.records import Comparison, Constitution, Prompt, Response
+from rlaif.core.statistics import mean
+from rlaif.gold import scorers as gold
 from rlaif.judge.judge import Judge
 from rlaif.lm.open import open_policy
-from rlaif.records import Comparison, Constitution, Prompt, Response
-from rlaif.store import JsonlFile
 
 SLICE = "harmful"
 

@@ -26,14 +26,15 @@ import torch
 
 from rlaif.config import ModelConfig
 from rlaif.constitution.load import load_constitution
+from rlaif.core.records import Comparison, Constitution, Message, Prompt, Response
+from rlaif.inputs.templates import Template, load_template
 from rlaif.judge.methods import Ask, contrast, pairwise
-from rlaif.lm import local, walker
-from rlaif.lm.local import LocalModel
+from rlaif.lm.local import model as local
+from rlaif.lm.local.cpu import prefix_walker as walker
+from rlaif.lm.local.cpu.walk_plan import plan
+from rlaif.lm.local.load import encode_chat, encode_text, load_model
+from rlaif.lm.local.model import LocalModel
 from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, ResponseLogprobs, ScoreRequest
-from rlaif.lm.walk import plan
-from rlaif.models import encode_chat, encode_text, load_model
-from rlaif.records import Comparison, Constitution, Message, Prompt, Response
-from rlaif.templates import Template, load_template
 
 TESTS_OF = ("harmless-and-kind", "helpful-honest-harmless", "child-safe", "customer-support", "concise-and-direct")
 Row = tuple[list[int], list[int]]

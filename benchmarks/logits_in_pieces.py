@@ -23,8 +23,8 @@ def measure(kind: str, vocabulary: int, tokens: int, responses: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from rlaif.config import PpoConfig
-    from rlaif.models import LoadedModel
-    from rlaif.training import adapters
+    from rlaif.lm.local.load import LoadedModel
+    from rlaif.training.ppo import policy_model as adapters
 
     if kind == "at once":
         adapters.LOGITS = 1 << 62

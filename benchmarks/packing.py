@@ -16,9 +16,9 @@ from collections.abc import Callable
 import torch
 
 from rlaif.config import ModelConfig, PpoConfig, PromptSlice
-from rlaif.models import encode_chat, load_model
-from rlaif.prompt_sets import split_prompts
-from rlaif.training.adapters import PolicyModel
+from rlaif.inputs.prompt_sets import split_prompts
+from rlaif.lm.local.load import encode_chat, load_model
+from rlaif.training.ppo.policy_model import PolicyModel
 
 
 def main(prompts: int = 8, samples: int = 8, tokens: int = 12, repeats: int = 5, source: str = "embedded") -> None:

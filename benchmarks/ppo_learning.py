@@ -26,14 +26,14 @@ import torch
 from machine import machine
 
 from rlaif.config import ModelConfig, PpoConfig, PromptSlice
-from rlaif.models import encode_chat, load_model, load_tokenizer, resolve
-from rlaif.prompt_sets import split_prompts
-from rlaif.records import Message, Prompt
-from rlaif.training.adapters import PolicyModel
-from rlaif.training.ppo import step_prompts
-from rlaif.training.ppo_trainer import PpoTrainer
-from rlaif.training.rewards import Rewards
-from rlaif.training.sampling import LocalSampler
+from rlaif.core.records import Message, Prompt
+from rlaif.inputs.prompt_sets import split_prompts
+from rlaif.lm.local.load import encode_chat, load_model, load_tokenizer, resolve
+from rlaif.stages.ppo import step_prompts
+from rlaif.training.ppo.local_sampler import LocalSampler
+from rlaif.training.ppo.policy_model import PolicyModel
+from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.rewards.sources import Rewards
 
 HERE = Path(__file__).parent
 ROWS = ("trl", "rlaif-adapter", "rlaif-trunk")

@@ -23,9 +23,9 @@ import torch
 from machine import machine
 
 from rlaif.config import ModelConfig, PpoConfig
-from rlaif.models import autocast, load_model, lora_config
-from rlaif.training.adapters import PolicyModel
-from rlaif.training.reward_model import RewardModel
+from rlaif.lm.local.load import autocast, load_model, lora_config
+from rlaif.training.ppo.policy_model import PolicyModel
+from rlaif.training.rewards.model import RewardModel
 
 LAYOUTS = ("one-trunk", "one-adapter", "four-lora", "four-full")
 

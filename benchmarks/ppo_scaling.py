@@ -21,11 +21,11 @@ import torch
 from machine import machine
 
 from rlaif.config import PpoConfig
-from rlaif.models import LoadedModel
-from rlaif.records import Message, Prompt
-from rlaif.training.adapters import PolicyModel
-from rlaif.training.ppo_trainer import PpoTrainer
-from rlaif.training.rewards import Rewards
+from rlaif.core.records import Message, Prompt
+from rlaif.lm.local.load import LoadedModel
+from rlaif.training.ppo.policy_model import PolicyModel
+from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.rewards.sources import Rewards
 
 PHASES = ("generate", "score", "optimise")
 SHAPES = {10: (256, 12), 30: (384, 16), 100: (576, 28), 300: (896, 32)}

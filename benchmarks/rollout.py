@@ -21,9 +21,9 @@ import torch
 from machine import machine
 
 from rlaif.config import ModelConfig
-from rlaif.lm.decode import CausalLM, sample
-from rlaif.lm.engine import Decoder
-from rlaif.models import load_model
+from rlaif.lm.local.causal_lm import CausalLM, sample
+from rlaif.lm.local.cpu.decoder import Decoder
+from rlaif.lm.local.load import load_model
 
 NEVER = [0]
 """<|endoftext|> of SmolLM2: it hardly says that. transformers is kept from it altogether."""

@@ -9,7 +9,7 @@ from typing import Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from rlaif.config import PromptSlice, RunConfig, Table
-from rlaif.stages import SPEED_FIELDS
+from rlaif.stages.table import SPEED_FIELDS
 
 PATH = Path(__file__).parent.parent / "docs" / "configuration.md"
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 
-from rlaif import stages
 from rlaif.config import StageName
-from rlaif.records import Message, Prompt
-from rlaif.stage import StageContext
-from rlaif.store import JsonlFile, write_atomic
+from rlaif.core.files import JsonlFile, write_atomic
+from rlaif.core.records import Message, Prompt
+from rlaif.stages import table as stages
+from rlaif.stages.context import StageContext
 
 OUTPUT: dict[StageName, str] = {
     "card": "card.json",

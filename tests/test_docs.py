@@ -17,14 +17,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from rlaif import records
 from rlaif.cli import app
 from rlaif.config import RunConfig, Table, parse
 from rlaif.constitution.load import load_constitution
-from rlaif.errors import ConfigError
-from rlaif.evaluation.summary import TEXT_MEASURES, LogprobRow
+from rlaif.core import records
+from rlaif.core.errors import ConfigError
+from rlaif.core.yaml import read_yaml
+from rlaif.stages.evaluation_summary import TEXT_MEASURES, LogprobRow
 from rlaif.training.preference_metrics import held_out_report
-from rlaif.yaml_io import read_yaml
 
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))

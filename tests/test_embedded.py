@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.records import PreferenceLabel, Response, RevisionTrace
-from rlaif.store import JsonlFile, RunFolder
+from rlaif.core.files import JsonlFile, RunFolder
+from rlaif.core.records import PreferenceLabel, Response, RevisionTrace
 
 DEMO = Path(__file__).parents[1] / "scripts" / "demo.yaml"
 SMALL = [

@@ -54,7 +54,7 @@ def test_the_wheel_has_every_file_of_the_package_and_its_data(wheel: Path) -> No
         files = [path for path in (ROOT / name).rglob("*") if path.suffix in (".yaml", ".jsonl", ".jinja")]
         assert files
         wanted |= {f"rlaif/_data/{path.relative_to(ROOT).as_posix()}" for path in files}
-    assert {"rlaif/py.typed", "rlaif/report/templates/report.html.jinja"} <= wanted
+    assert {"rlaif/py.typed", "rlaif/view/templates/report.html.jinja"} <= wanted
     assert wanted - set(zipfile.ZipFile(wheel).namelist()) == set()
 
 

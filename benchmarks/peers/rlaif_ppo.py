@@ -16,13 +16,13 @@ import torch
 from turns import Turns
 
 from rlaif.config import ModelConfig, PpoConfig, PromptSlice
-from rlaif.models import encode_chat, load_model, load_tokenizer, resolve
-from rlaif.prompt_sets import split_prompts
-from rlaif.records import Message, Prompt
-from rlaif.training.adapters import PolicyModel
-from rlaif.training.ppo_trainer import PpoTrainer
-from rlaif.training.reward_model import RewardModel
-from rlaif.training.rewards import Rewards, Source
+from rlaif.core.records import Message, Prompt
+from rlaif.inputs.prompt_sets import split_prompts
+from rlaif.lm.local.load import encode_chat, load_model, load_tokenizer, resolve
+from rlaif.training.ppo.policy_model import PolicyModel
+from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.rewards.model import RewardModel
+from rlaif.training.rewards.sources import Rewards, Source
 
 LONGEST_PROMPT = 64
 

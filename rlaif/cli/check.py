@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rlaif.errors import ConfigError
+from rlaif.core.errors import ConfigError
 
 WRONG_MODEL = 4  # the exit code of a ModelError: PPO and this model do not go together
 
@@ -40,7 +40,7 @@ def check(
 
 
 def _check_config(config: Path, overrides: list[str], as_json: bool) -> None:
-    from rlaif.check import check_all
+    from rlaif.check.config import check_all
 
     findings = check_all(config, overrides)
     if as_json:
@@ -55,14 +55,14 @@ def _check_config(config: Path, overrides: list[str], as_json: bool) -> None:
 
 def _check_ppo(config: Path, run: Path | None, overrides: list[str], as_json: bool) -> None:
     from rlaif.config import load
-    from rlaif.report.text import visible
-    from rlaif.store import RunFolder, refuse_no_run
+    from rlaif.core.files import RunFolder, refuse_no_run
+    from rlaif.view.text import visible
 
     settings = load(config, overrides)
     if run is not None:
         refuse_no_run(run)
-    from rlaif.conformance.of_config import opened
-    from rlaif.conformance.suite import run as checks
+    from rlaif.check.ppo.of_config import opened
+    from rlaif.check.ppo.suite import run as checks
 
     with opened(settings, None if run is None else RunFolder(run)) as (subject, about):
         outcomes = []

@@ -26,7 +26,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME-or-FILE", help="a shi
 def list_shipped(as_json: JsonOption = False) -> None:
     """List the constitutions that belong to rlaif."""
     from rlaif.constitution.load import load_constitution
-    from rlaif.resources import shipped
+    from rlaif.core.shipped import shipped
 
     found = [
         {
@@ -52,7 +52,7 @@ def show(name: NameArgument, as_json: JsonOption = False) -> None:
     from rlaif.constitution.compose import compose
     from rlaif.constitution.load import as_record
     from rlaif.constitution.render import constitution_lines
-    from rlaif.records import to_json
+    from rlaif.core.records import to_json
 
     composed = compose(name)
     if not as_json:
@@ -110,7 +110,7 @@ def import_constitution(
 ) -> None:
     """Make a constitution of a file of another format; overwrites nothing, says what was left out."""
     from rlaif.constitution.exchange.formats import import_file
-    from rlaif.constitution.exchange.told import imported_lines
+    from rlaif.constitution.exchange.import_notes import imported_lines
 
     found = import_file(file, out, name=name, format=format)
     if not as_json:
@@ -215,9 +215,9 @@ def run_tests(
     """Run the principles' own unit tests against the judge: does it prefer the better answer?"""
     from rlaif.config import load_or_default
     from rlaif.constitution.load import load_constitution
-    from rlaif.judge.principle_tests import run, tally
-    from rlaif.progress import choose
-    from rlaif.resources import cache_folder
+    from rlaif.core.progress import choose
+    from rlaif.core.shipped import cache_folder
+    from rlaif.judge.tests import run, tally
 
     constitution = load_constitution(name)
     settings = load_or_default(config, overrides)
@@ -268,7 +268,7 @@ def _width() -> int:
 
 def _print_lines(lines: Iterable[str]) -> None:
     """Prints text out of a file with every invisible character written out, so that it cannot steer the terminal."""
-    from rlaif.report.text import visible
+    from rlaif.view.text import visible
 
     for line in lines:
         print(visible(line))

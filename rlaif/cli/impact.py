@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlaif.errors import ConfigError
+from rlaif.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlaif.impact.impact import Part
-    from rlaif.impact.subject import Subject
-    from rlaif.progress import Progress
+    from rlaif.analysis.impact.impact import Part
+    from rlaif.analysis.impact.subject import Subject
+    from rlaif.core.progress import Progress
 
 
 def impact(
@@ -50,11 +50,11 @@ def impact(
 
     --revisions, --reward and --policy do the stages behind them again under the new constitution, in RUN/impact.
     """
-    from rlaif.impact.impact import impact as impact_of
-    from rlaif.impact.page import page
-    from rlaif.impact.terminal import rendered
-    from rlaif.progress import choose
-    from rlaif.report.deliver import deliver, refuse_places
+    from rlaif.analysis.impact.impact import impact as impact_of
+    from rlaif.analysis.impact.page import page
+    from rlaif.analysis.impact.terminal import rendered
+    from rlaif.core.progress import choose
+    from rlaif.view.deliver import deliver, refuse_places
 
     refuse_places(html, out, run, "impact", inputs=(comparisons, to, before, config))
     asked: dict[Part, bool] = {"revisions": revisions, "reward": reward, "policy": policy}
@@ -75,10 +75,10 @@ def _subject(
     overrides: list[str] | None,
     progress: Progress,
 ) -> Subject:
+    from rlaif.analysis.impact.subject import of_file, of_run
     from rlaif.config import load_or_default
-    from rlaif.impact.subject import of_file, of_run
-    from rlaif.resources import cache_folder
-    from rlaif.store import RunFolder
+    from rlaif.core.files import RunFolder
+    from rlaif.core.shipped import cache_folder
 
     if (run is None) == (comparisons is None):
         raise ConfigError("which pairs?", remedy="give either --run RUN, or --comparisons FILE with --from OLD")

@@ -50,13 +50,13 @@ def card(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the judge of a config against gold: accuracy beside length alone, calibration, order, attacks, cost."""
-    from rlaif.card.card import Asked, judge_card
-    from rlaif.card.page import page
-    from rlaif.card.terminal import rendered
     from rlaif.config import load_or_default
-    from rlaif.progress import choose
-    from rlaif.report.deliver import deliver, refuse_places
-    from rlaif.resources import cache_folder
+    from rlaif.core.progress import choose
+    from rlaif.core.shipped import cache_folder
+    from rlaif.judge.card.card import Asked, judge_card
+    from rlaif.judge.card.page import page
+    from rlaif.judge.card.terminal import rendered
+    from rlaif.view.deliver import deliver, refuse_places
 
     refuse_places(html, out, None, "card", inputs=(gold, config, constitution))
     settings = load_or_default(config, overrides)
@@ -96,15 +96,15 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare judges on gold: choose one on a part of the prompts, report all on the others, and how far they agree."""
-    from rlaif.card.card import Asked
-    from rlaif.card.compare import compare as compared
-    from rlaif.card.compare_page import page
-    from rlaif.card.compare_terminal import rendered
-    from rlaif.card.variants import read_variants
     from rlaif.config import load_or_default
-    from rlaif.progress import choose as choose_progress
-    from rlaif.report.deliver import deliver, refuse_places
-    from rlaif.resources import cache_folder
+    from rlaif.core.progress import choose as choose_progress
+    from rlaif.core.shipped import cache_folder
+    from rlaif.judge.card.card import Asked
+    from rlaif.judge.compare.measure import compare as compared
+    from rlaif.judge.compare.page import page
+    from rlaif.judge.compare.terminal import rendered
+    from rlaif.judge.compare.variants import read_variants
+    from rlaif.view.deliver import deliver, refuse_places
 
     refuse_places(html, out, None, "compare", inputs=(gold, config, constitution))
     variants = read_variants(methods, variant or (), lambda more: load_or_default(config, [*(overrides or ()), *more]))

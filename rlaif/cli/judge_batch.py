@@ -31,8 +31,8 @@ def export_batch(
     as_json: JsonOption = False,
 ) -> None:
     """Write the requests of a run's labels as files for a provider's batch interface; asks nobody."""
-    from rlaif.judge_batch import export_requests
-    from rlaif.progress import choose
+    from rlaif.core.progress import choose
+    from rlaif.run.judge_batch import export_requests
 
     words = [*(overrides or []), *["card.required=false"] * accept]
     found = export_requests(
@@ -58,8 +58,8 @@ def import_batch(
     as_json: JsonOption = False,
 ) -> None:
     """Put the results of a batch into a run's cache, where `rlaif label` finds them and asks nothing again."""
-    from rlaif.judge_batch import import_results
-    from rlaif.report.text import visible
+    from rlaif.run.judge_batch import import_results
+    from rlaif.view.text import visible
 
     found = import_results(run, results)
     if as_json:

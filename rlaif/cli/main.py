@@ -18,14 +18,14 @@ from rlaif.cli.check import check
 from rlaif.cli.constitution import constitution_app
 from rlaif.cli.impact import impact
 from rlaif.cli.judge import judge_app
-from rlaif.cli.launched import assisted, leading
+from rlaif.cli.launch import assisted, leading
 from rlaif.cli.principles import principles
-from rlaif.errors import ConfigError, DiskError, RlaifError
-from rlaif.launch import place
+from rlaif.core.errors import ConfigError, DiskError, RlaifError
+from rlaif.core.launch import place
 
 if TYPE_CHECKING:
     from rlaif.config import RunConfig, StageName
-    from rlaif.pipeline import Mode, Outcome
+    from rlaif.run.pipeline import Mode, Outcome
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -78,7 +78,7 @@ def _friendly(command: Callable[..., None]) -> Callable[..., None]:
 
 def _told(error: RlaifError, *, as_json: bool) -> typer.Exit:
     """The exit for an error that was printed just now, with what a file can put into its words written out."""
-    from rlaif.report.text import visible
+    from rlaif.view.text import visible
 
     print(f"error: {visible(str(error))}", file=sys.stderr)
     if as_json:
@@ -183,8 +183,8 @@ _add_stage_command("evaluate", "Compare base, SFT and PPO on held-out prompts.")
 @_friendly
 def report(run: RunArgument, as_json: JsonOption = False) -> None:
     """Write RUN/report.html again from what the run folder holds."""
+    from rlaif.core.files import RunFolder
     from rlaif.report.build import build_report
-    from rlaif.store import RunFolder
 
     path = build_report(RunFolder(run), _load(None, run, None).report.examples)
     print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
@@ -203,8 +203,8 @@ def show(
     """Read what a run wrote: traces, labels, samples, metrics."""
     from rich.console import Console
 
-    from rlaif.show import show as show_run
-    from rlaif.store import refuse_no_run
+    from rlaif.core.files import refuse_no_run
+    from rlaif.run.show import show as show_run
 
     refuse_no_run(run)
     show_run(run, what, n=n, failed=failed, console=Console())
@@ -221,7 +221,7 @@ app.command()(_friendly(check))
 @_friendly
 def env(as_json: JsonOption = False) -> None:
     """Print versions, processor, GPU, bfloat16, threads, cache folder and optional packages."""
-    from rlaif.environment import environment
+    from rlaif.run.environment import environment
 
     found = environment()
     if as_json:
@@ -236,7 +236,7 @@ def env(as_json: JsonOption = False) -> None:
 @_friendly
 def init(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path()) -> None:
     """Write a commented rlaif.yaml, a constitution and example prompts into DIR; overwrites nothing."""
-    from rlaif.init_project import init_project
+    from rlaif.run.init import init_project
 
     for path in init_project(folder):
         print(f"wrote {path}")
@@ -266,9 +266,10 @@ def _run_stages(
     if resume and force:
         raise ConfigError("--resume keeps what is finished and --force removes it", remedy="give one of them")
     with _waiting("loading"):
-        from rlaif import pipeline, stages
-        from rlaif.progress import choose
-        from rlaif.store import RunFolder
+        from rlaif.core.files import RunFolder
+        from rlaif.core.progress import choose
+        from rlaif.run import pipeline
+        from rlaif.stages import table as stages
 
     folder = _run_folder(config_path, out)
     config = _load(config_path, folder, overrides)
@@ -325,7 +326,7 @@ def _run_folder(config_path: Path | None, out: Path | None) -> Path:
 
 def _load(config_path: Path | None, folder: Path, overrides: list[str] | None) -> RunConfig:
     from rlaif.config import load
-    from rlaif.store import refuse_no_run
+    from rlaif.core.files import refuse_no_run
 
     if config_path is None:
         refuse_no_run(folder)
@@ -360,11 +361,11 @@ def _dry_run(
     as_json: bool,
     until: StageName | None,
 ) -> None:
-    from rlaif.card.gold import read_gold_set
     from rlaif.constitution.load import load_constitution
-    from rlaif.dry_run import as_table, plan
-    from rlaif.prompt_sets import split_prompts
-    from rlaif.stages import of_run
+    from rlaif.gold.pairs import read_gold_set
+    from rlaif.inputs.prompt_sets import split_prompts
+    from rlaif.run.dry_run import as_table, plan
+    from rlaif.stages.table import of_run
 
     config = _load(config_path, _run_folder(config_path, out), overrides)
     train, held_out = split_prompts(config.prompts, config.seed)

@@ -25,12 +25,12 @@ def principles(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
 ) -> None:
     """Say what each principle does to a run's labels: who decides, who repeats whom, who is never heard."""
-    from rlaif.attribution.attribution import attribution
-    from rlaif.attribution.page import page
-    from rlaif.attribution.terminal import rendered
-    from rlaif.progress import choose
-    from rlaif.report.deliver import deliver, refuse_places
-    from rlaif.store import RunFolder
+    from rlaif.analysis.principles.attribution import attribution
+    from rlaif.analysis.principles.page import page
+    from rlaif.analysis.principles.terminal import rendered
+    from rlaif.core.files import RunFolder
+    from rlaif.core.progress import choose
+    from rlaif.view.deliver import deliver, refuse_places
 
     refuse_places(html, out, run, "principles", inputs=(gold,))
     found = attribution(RunFolder(run), pairs=pairs, negate=negate, gold=gold, progress=choose(quiet=as_json))

@@ -45,13 +45,13 @@ def recover(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
 ) -> None:
     """Find the principles that explain given labels, test them on held-out prompts, and compare."""
+    from rlaif.analysis.recover.recover import Asked
+    from rlaif.analysis.recover.recover import recover as recovered
+    from rlaif.analysis.recover.written import write
     from rlaif.config import load_or_default
     from rlaif.constitution.starter import refuse_place
-    from rlaif.progress import choose
-    from rlaif.recover.recover import Asked
-    from rlaif.recover.recover import recover as recovered
-    from rlaif.recover.written import write
-    from rlaif.resources import cache_folder
+    from rlaif.core.progress import choose
+    from rlaif.core.shipped import cache_folder
 
     if out is not None:
         refuse_place(out)
@@ -65,7 +65,7 @@ def recover(
         return
     from rich.console import Console
 
-    from rlaif.recover.terminal import rendered
+    from rlaif.analysis.recover.terminal import rendered
 
     console = Console()
     for block in rendered(found):

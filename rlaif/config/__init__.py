@@ -1,10 +1,10 @@
 """One YAML file per run: strict keys, one table per stage."""
 
-from rlaif.config.judging import AskingConfig, CardConfig, JudgeConfig, PanelMember
+from rlaif.config.fields import Table
+from rlaif.config.judge import AskingConfig, CardConfig, JudgeConfig, PanelMember
 from rlaif.config.load import default_config, load, load_or_default, parse, read_yaml
-from rlaif.config.rewarding import RewardSource
-from rlaif.config.table import Table
-from rlaif.config.tables import (
+from rlaif.config.reward_sources import RewardSource
+from rlaif.config.run_config import (
     STAGES,
     EvaluateConfig,
     LabelConfig,

@@ -9,9 +9,9 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from rlaif.config.judging import AskingConfig
-from rlaif.config.tables import PromptSlice, RunConfig
-from rlaif.errors import ConfigError
+from rlaif.config.judge import AskingConfig
+from rlaif.config.run_config import PromptSlice, RunConfig
+from rlaif.core.errors import ConfigError
 
 Asking = TypeVar("Asking", bound=AskingConfig)
 
@@ -80,13 +80,13 @@ def _anchored(config: RunConfig, folder: Path) -> RunConfig:
 
 def read_yaml(path: Path) -> tuple[Any, dict[tuple[str | int, ...], int]]:
     """The plain data of a YAML file and the 1-based line of every key path in it; aliases are refused by size."""
-    from rlaif.yaml_io import read_yaml as read
+    from rlaif.core.yaml import read_yaml as read
 
     return read(path, ConfigError)
 
 
 def _apply_override(data: dict[str, Any], text: str) -> None:
-    from rlaif.yaml_io import parse_scalar
+    from rlaif.core.yaml import parse_scalar
 
     name, equals, value = text.partition("=")
     keys = name.strip().split(".")

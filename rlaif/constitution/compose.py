@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from rlaif.constitution.format import ConstitutionFile, OverrideEntry, PrincipleEntry
 from rlaif.constitution.problems import MOST_HINTED, FileProblems, Problem, field_problems, line_of, near
-from rlaif.errors import ConstitutionError
-from rlaif.resources import shipped
-from rlaif.yaml_io import MAX_BYTES, Lines, parse_yaml, read_yaml
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.shipped import shipped
+from rlaif.core.yaml import MAX_BYTES, Lines, parse_yaml, read_yaml
 
 MAX_DEPTH = 16
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rlaif.constitution.shown import JUDGED, SHOWN, Viewer
-from rlaif.records import Constitution, Principle
+from rlaif.core.records import Constitution, Principle
 
 ChangeKind = Literal["added", "dropped", "renamed", "changed"]
 UNSEEN = ("rationale", "tests", "weight", "priority", "tags")

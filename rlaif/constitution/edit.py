@@ -22,10 +22,10 @@ from rlaif.constitution.format import ConstitutionFile, PrincipleEntry
 from rlaif.constitution.layout import behind_colon, entry_lines, field_lines
 from rlaif.constitution.load import as_record
 from rlaif.constitution.problems import near
-from rlaif.errors import ConstitutionError
-from rlaif.records import Constitution
-from rlaif.store import write_atomic
-from rlaif.yaml_io import Keys, Span, one_line, parse_scalar, parse_yaml, spans
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.files import write_atomic
+from rlaif.core.records import Constitution
+from rlaif.core.yaml import Keys, Span, one_line, parse_scalar, parse_yaml, spans
 
 _TEXTS = "id statement rationale critique revision comparison followed violated prompt better worse"
 TEXTS = frozenset([*_TEXTS.split(), "name", "version", "description"])

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from rlaif.errors import ConstitutionError
-from rlaif.yaml_io import dump_yaml, one_line, parse_yaml
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.yaml import dump_yaml, one_line, parse_yaml
 
 WIDTH = 118
 _SIMPLE = re.compile(r"[A-Za-z][\w,.;!?'()-]*(?: [\w,.;!?'()-]+)+", re.ASCII)

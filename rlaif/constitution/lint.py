@@ -15,7 +15,7 @@ from rlaif.constitution.compose import Composed, Written, compose
 from rlaif.constitution.format import Test
 from rlaif.constitution.problems import FileProblems, default_remedy
 from rlaif.constitution.wording import asks_for_worse, double_negation, near_duplicates, negation, negations
-from rlaif.errors import ConstitutionError
+from rlaif.core.errors import ConstitutionError
 
 Severity = Literal["error", "warning", "note"]
 Keys = tuple[str | int, ...]

@@ -8,9 +8,9 @@ from typing import Any
 
 from rlaif.constitution.compose import Composed, compose
 from rlaif.constitution.format import ContrastPair, PrincipleEntry
-from rlaif.errors import ConstitutionError
-from rlaif.records import Constitution, Contrast, ContrastExample, Principle, PrincipleTest
-from rlaif.yaml_io import dump_yaml
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.records import Constitution, Contrast, ContrastExample, Principle, PrincipleTest
+from rlaif.core.yaml import dump_yaml
 
 
 def load_constitution(name_or_path: str | Path) -> Constitution:

@@ -20,9 +20,9 @@ from rlaif.constitution.format import (
     Table,
     Test,
 )
-from rlaif.errors import ConstitutionError
-from rlaif.resources import shipped
-from rlaif.yaml_io import Lines
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.shipped import shipped
+from rlaif.core.yaml import Lines
 
 Location = tuple[str | int, ...]
 ProblemCode = Literal["C002", "C003", "C004", "C005"]

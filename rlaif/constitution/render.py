@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rlaif.constitution.compose import Composed, Written
 from rlaif.constitution.diff import Change, FieldChange, diff
-from rlaif.records import Constitution, Contrast
+from rlaif.core.records import Constitution, Contrast
 
 MARKS = {"added": "+", "dropped": "-", "renamed": "~", "changed": "~"}
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from rlaif.config import PromptSlice
-from rlaif.errors import ConfigError
-from rlaif.records import Constitution
+from rlaif.core.errors import ConfigError
+from rlaif.core.records import Constitution
 
 
 def by_slice(constitution: Constitution, prompts: Mapping[str, PromptSlice]) -> dict[str, Constitution]:

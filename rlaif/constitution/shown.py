@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlaif.records import Principle, content_id
+from rlaif.core.records import Principle, content_id
 
 Viewer = Literal["pairwise", "cot", "rating", "contrast", "revise"]
 JUDGED = ("statement", "critique", "revision", "comparison", "contrast")

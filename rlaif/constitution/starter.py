@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from rlaif.constitution.compose import find
-from rlaif.errors import ConstitutionError
-from rlaif.store import refuse_existing_file, write_atomic
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.files import refuse_existing_file, write_atomic
 
 STARTER = """\
 # A constitution: rules in plain language that the judge applies to the model's answers.

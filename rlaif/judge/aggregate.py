@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rlaif.core.records import Failure, Principle, Verdict
 from rlaif.judge.calibration import CalibrationMap
 from rlaif.judge.methods import sigmoid
-from rlaif.records import Failure, Principle, Verdict
 
 ALONE: Mapping[str, float] = {"": 1.0}
 """The weights of a panel of one: the run's own judge, which has no name."""

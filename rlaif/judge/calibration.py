@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rlaif.errors import StageError
+from rlaif.core.errors import StageError
+from rlaif.core.records import from_json
 from rlaif.judge.card_file import reading_card
 from rlaif.judge.methods import sigmoid
-from rlaif.records import from_json
 
 Kind = Literal["temperature", "isotonic"]
 LEAST: dict[Kind, int] = {"temperature": 20, "isotonic": 100}

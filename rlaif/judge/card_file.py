@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rlaif.errors import DataError
+from rlaif.core.errors import DataError
 
 
 @contextmanager

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from rlaif.config import RunConfig
-from rlaif.errors import StageError
+from rlaif.core.errors import StageError
+from rlaif.core.files import RunFolder
 from rlaif.judge.card_file import reading_card
-from rlaif.store import RunFolder
 
 WAY_OUT = "or accept the judge as it is: --accept-uncarded-judge"
 

@@ -9,17 +9,17 @@ from typing import cast
 
 from rlaif.config import AskingConfig, JudgeConfig, PromptSlice
 from rlaif.constitution.scope import by_slice
-from rlaif.errors import ConfigError
+from rlaif.core.errors import ConfigError
+from rlaif.core.files import RunFolder
+from rlaif.core.progress import Task
+from rlaif.core.records import Comparison, Constitution, PreferenceLabel, Principle, Verdict, record_seed
+from rlaif.inputs.templates import Template, load_template
 from rlaif.judge.aggregate import Settling, aggregate
 from rlaif.judge.calibration import CalibrationMap, read_calibration
 from rlaif.judge.methods import Ask, contrast, cot, pairwise, random, rating
 from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import LanguageModel
-from rlaif.progress import Task
-from rlaif.records import Comparison, Constitution, PreferenceLabel, Principle, Verdict, record_seed
-from rlaif.stage import StageContext
-from rlaif.store import RunFolder
-from rlaif.templates import Template, load_template
+from rlaif.stages.context import StageContext
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlaif.errors import ConstitutionError
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.records import (
+    Comparison,
+    Failure,
+    Message,
+    Order,
+    Principle,
+    Prompt,
+    Response,
+    Verdict,
+    record_seed,
+)
+from rlaif.inputs.templates import Rendered, Template
 from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, GenerateRequest, LanguageModel, ScoreRequest
-from rlaif.records import Comparison, Failure, Message, Order, Principle, Prompt, Response, Verdict, record_seed
-from rlaif.templates import Rendered, Template
 
 TIE = 1e-3
 """Nats per token under which `contrast` calls two responses equal: those with the same opening, scored together, are no

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlaif.config import AskingConfig, PanelMember
-from rlaif.errors import BudgetError
+from rlaif.core.errors import BudgetError
 from rlaif.lm.protocol import Usage
 
 MILLION = 1_000_000

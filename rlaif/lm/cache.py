@@ -11,7 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlaif.errors import BackendError, DataError, DiskError, RunFolderError
+from rlaif.core.errors import BackendError, DataError, DiskError, RunFolderError
+from rlaif.core.files import disk_errors
+from rlaif.core.records import content_id, from_json, to_json
 from rlaif.lm.budget import Budget
 from rlaif.lm.protocol import (
     Answer,
@@ -26,8 +28,6 @@ from rlaif.lm.protocol import (
     ScoreRequest,
     Usage,
 )
-from rlaif.records import content_id, from_json, to_json
-from rlaif.store import disk_errors
 
 Q = TypeVar("Q", GenerateRequest, ChoiceRequest, ScoreRequest)
 A = TypeVar("A", Generation, ChoiceLogprobs, ResponseLogprobs)

@@ -7,11 +7,11 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from rlaif.config import AskingConfig, JudgeConfig, ModelConfig
+from rlaif.core.shipped import cache_folder
 from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import LanguageModel
-from rlaif.resources import cache_folder
 
 JUDGE_CACHE = "judge.sqlite"
 
@@ -51,7 +51,7 @@ def _asked(asking: AskingConfig, model: ModelConfig, cache: Path) -> LanguageMod
 
 def open_server(asking: AskingConfig) -> LanguageModel:
     """The client of an OpenAI-compatible server."""
-    from rlaif.lm.openai_server import OpenAIModel
+    from rlaif.lm.server.client import OpenAIModel
 
     return OpenAIModel.from_config(asking)
 
@@ -62,8 +62,8 @@ _loaded: WeakValueDictionary[tuple[str, str, str], Any] = WeakValueDictionary()
 
 def _local(model: ModelConfig, adapters: tuple[Path, ...]) -> LanguageModel:
     """A model of its own on weights that all models of the same source and adapters share: nobody changes them."""
-    from rlaif.lm.local import LocalModel
-    from rlaif.models import load_model, model_fingerprint
+    from rlaif.lm.local.load import load_model, model_fingerprint
+    from rlaif.lm.local.model import LocalModel
 
     key = (model.source, model_fingerprint(model, adapters), model.device)
     loaded = _loaded.get(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
+from rlaif.core.records import content_id
 from rlaif.lm.protocol import (
     ChoiceLogprobs,
     ChoiceRequest,
@@ -15,7 +16,6 @@ from rlaif.lm.protocol import (
     ScoreRequest,
     Usage,
 )
-from rlaif.records import content_id
 
 
 class PanelModel:

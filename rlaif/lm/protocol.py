@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from rlaif.records import Failure, FinishReason, Message
+from rlaif.core.records import Failure, FinishReason, Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlaif.errors import DataError
+from rlaif.core.errors import DataError
+from rlaif.core.files import disk_errors, read_json_lines
+from rlaif.core.records import Failure, FinishReason, Message, content_id
 from rlaif.lm.protocol import (
     ChoiceLogprobs,
     ChoiceRequest,
@@ -17,8 +19,6 @@ from rlaif.lm.protocol import (
     ScoreRequest,
     Usage,
 )
-from rlaif.records import Failure, FinishReason, Message, content_id
-from rlaif.store import disk_errors, read_json_lines
 
 Score = Callable[[tuple[Message, ...], str], float]
 

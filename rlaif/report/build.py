@@ -15,13 +15,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rlaif.gold import BETTER
+from rlaif.core.files import RunFolder, write_atomic
+from rlaif.gold.scorers import BETTER
 from rlaif.judge.gate import card_of_run
-from rlaif.report import curves, feedback, overview, samples, text, validation, verdict
-from rlaif.report.plots import histogram
+from rlaif.report import curves, feedback, overview, samples, validation, verdict
 from rlaif.report.summary import REFERENCE, Summary, name_of, read_summary
-from rlaif.stage import StageContext
-from rlaif.store import RunFolder, write_atomic
+from rlaif.stages.context import StageContext
+from rlaif.view import text
+from rlaif.view.plots import histogram
 
 SECTIONS = (
     ("result", "Result"),
@@ -122,7 +123,7 @@ def _failed(revise: feedback.ReviseFacts, label: feedback.LabelFacts, evaluate: 
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("rlaif.report", "templates"),
+        loader=PackageLoader("rlaif.view", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_finalize,

@@ -9,11 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rlaif.errors import DataError
-from rlaif.records import from_json
-from rlaif.report.plots import Series, curve, reliability, stacked
-from rlaif.report.text import is_known
-from rlaif.store import MetricsLog, RunFolder, read_json_lines
+from rlaif.core.errors import DataError
+from rlaif.core.files import MetricsLog, RunFolder, read_json_lines
+from rlaif.core.records import from_json
+from rlaif.view.plots import Series, curve, reliability, stacked
+from rlaif.view.text import is_known
 
 Row = dict[str, Any]
 

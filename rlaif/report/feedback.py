@@ -8,10 +8,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from rlaif.core.files import JsonlFile, RunFolder
+from rlaif.core.records import (
+    Constitution,
+    FailedAnswer,
+    Failure,
+    PreferenceLabel,
+    Principle,
+    RevisionTrace,
+    Verdict,
+)
 from rlaif.judge.aggregate import ALONE, votes
-from rlaif.records import Constitution, FailedAnswer, Failure, PreferenceLabel, Principle, RevisionTrace, Verdict
-from rlaif.report.text import is_known
-from rlaif.store import JsonlFile, RunFolder
+from rlaif.view.text import is_known
 
 T = TypeVar("T")
 BINS = 20

@@ -10,12 +10,12 @@ from typing import Any
 
 from rlaif.config import STAGES, StageName
 from rlaif.constitution.load import load_constitution
-from rlaif.errors import ConfigError, RlaifError
-from rlaif.records import Constitution, StageRecord
-from rlaif.report.text import is_known
-from rlaif.stages import TABLE
-from rlaif.store import RunFolder
-from rlaif.yaml_io import read_yaml
+from rlaif.core.errors import ConfigError, RlaifError
+from rlaif.core.files import RunFolder
+from rlaif.core.records import Constitution, StageRecord
+from rlaif.core.yaml import read_yaml
+from rlaif.stages.table import TABLE
+from rlaif.view.text import is_known
 
 RECORD_FILES: dict[StageName, tuple[str, ...]] = {
     "card": (),

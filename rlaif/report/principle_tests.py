@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rlaif.judge.principle_tests import Report, Result, Tally, tally
-from rlaif.report.text import number, percent, percents, visible
+from rlaif.judge.tests import Report, Result, Tally, tally
+from rlaif.view.text import number, percent, percents, visible
 
 
 def as_table(report: Report) -> RenderableType:

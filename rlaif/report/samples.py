@@ -8,11 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rlaif.records import PreferenceLabel, Prompt, Response, WinRate
-from rlaif.report.plots import Point, dots
+from rlaif.core.files import JsonlFile, RunFolder, read_json_lines
+from rlaif.core.records import PreferenceLabel, Prompt, Response, WinRate
 from rlaif.report.summary import REFERENCE, Measure, Summary, name_of
-from rlaif.report.text import is_known
-from rlaif.store import JsonlFile, RunFolder, read_json_lines
+from rlaif.view.plots import Point, dots
+from rlaif.view.text import is_known
 
 HIDDEN_SCORES = frozenset({"response_id", "prompt_id", "slice", "model"})
 

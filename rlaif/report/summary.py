@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from rlaif.errors import DataError, StageError
-from rlaif.records import WinRate, from_json
-from rlaif.report.text import MISSING, common_decimals, is_known, number, percent, visible
-from rlaif.store import RunFolder
+from rlaif.core.errors import DataError, StageError
+from rlaif.core.files import RunFolder
+from rlaif.core.records import WinRate, from_json
+from rlaif.view.text import MISSING, common_decimals, is_known, number, percent, visible
 
 if TYPE_CHECKING:
     from rich.table import Table

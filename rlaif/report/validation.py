@@ -10,10 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rlaif.gold import BETTER
-from rlaif.report.plots import DASHES, MARKERS, MUTED, SERIES, Series, as_svg, curve, drawing
-from rlaif.report.text import is_known, number, visible
-from rlaif.store import MetricsLog, RunFolder
+from rlaif.core.files import MetricsLog, RunFolder
+from rlaif.gold.scorers import BETTER
+from rlaif.view.plots import DASHES, MARKERS, MUTED, SERIES, Series, as_svg, curve, drawing
+from rlaif.view.text import is_known, number, visible
 
 Row = dict[str, Any]
 TITLES = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlaif.report.summary import REFERENCE, Measure, Summary, name_of
-from rlaif.report.text import common_decimals, interval, is_known, number, percent
+from rlaif.view.text import common_decimals, interval, is_known, number, percent
 
 GOLD = ("harm", "toxicity", "sentiment")
 """Measures that never saw an AI label, the one that counts most first."""

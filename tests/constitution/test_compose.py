@@ -9,9 +9,9 @@ from rlaif.config import parse
 from rlaif.constitution.compose import MAX_DEPTH, compose
 from rlaif.constitution.load import constitution_text, load_constitution
 from rlaif.constitution.problems import MOST_HINTED, FileProblems
-from rlaif.errors import ConstitutionError
-from rlaif.pipeline import gather
-from rlaif.store import RunFolder, write_atomic
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.files import RunFolder, write_atomic
+from rlaif.run.pipeline import gather
 
 BASE = """\
 name: base

@@ -8,8 +8,16 @@ import pytest
 from rlaif.constitution.diff import diff
 from rlaif.constitution.render import difference_lines
 from rlaif.constitution.shown import SHOWN, shown_fields
-from rlaif.records import Constitution, Contrast, ContrastExample, Message, Principle, PrincipleTest, Prompt
-from rlaif.templates import VARIABLES, load_template
+from rlaif.core.records import (
+    Constitution,
+    Contrast,
+    ContrastExample,
+    Message,
+    Principle,
+    PrincipleTest,
+    Prompt,
+)
+from rlaif.inputs.templates import VARIABLES, load_template
 
 PAIR = Contrast("You are kind.", "You are rude.")
 KIND = Principle("be-kind", "Be kind.", tags=("tone",), contrast=PAIR)

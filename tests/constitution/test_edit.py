@@ -19,9 +19,9 @@ from rlaif.constitution.edit import (
     without_principle,
 )
 from rlaif.constitution.load import load_constitution
-from rlaif.errors import ConstitutionError
-from rlaif.resources import shipped
-from rlaif.yaml_io import parse_yaml
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.shipped import shipped
+from rlaif.core.yaml import parse_yaml
 
 SHIPPED = shipped("constitutions")
 LIKE = ("example", "harmless-and-kind")

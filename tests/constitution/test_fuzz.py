@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from rlaif.constitution.format import ConstitutionFile, ContrastPair, OverrideEntry, PrincipleEntry
 from rlaif.constitution.lint import lint
 from rlaif.constitution.load import constitution_text, load_constitution
-from rlaif.errors import ConstitutionError
-from rlaif.records import Constitution
-from rlaif.resources import shipped
-from rlaif.store import write_atomic
-from rlaif.yaml_io import dump_yaml
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.files import write_atomic
+from rlaif.core.records import Constitution
+from rlaif.core.shipped import shipped
+from rlaif.core.yaml import dump_yaml
 
 EXAMPLE = shipped("constitutions")["example"].read_bytes()
 quick = settings(

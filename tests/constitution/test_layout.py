@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.constitution.layout import WIDTH, field_lines
-from rlaif.errors import ConstitutionError
-from rlaif.yaml_io import dump_yaml, parse_yaml
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.yaml import dump_yaml, parse_yaml
 
 WORDS = [
     "a",

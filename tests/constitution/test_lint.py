@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlaif.constitution.lint import RULES, lint
-from rlaif.resources import shipped
+from rlaif.core.shipped import shipped
 
 SOUND = """\
 name: mine

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
-from rlaif.errors import ConstitutionError
-from rlaif.records import Contrast, PrincipleTest
-from rlaif.resources import shipped
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.records import Contrast, PrincipleTest
+from rlaif.core.shipped import shipped
 
 MINIMAL = """\
 name: mine

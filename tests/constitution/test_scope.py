@@ -4,9 +4,9 @@ import pytest
 
 from rlaif.config import JudgeConfig, PromptSlice
 from rlaif.constitution.scope import by_slice
-from rlaif.errors import ConfigError
+from rlaif.core.errors import ConfigError
+from rlaif.core.records import Comparison, Constitution, Message, Principle, Prompt, Response
 from rlaif.judge.judge import Judge
-from rlaif.records import Comparison, Constitution, Message, Principle, Prompt, Response
 
 HARM = Principle("no-harm", "Do no harm.", tags=("harm", "law"))
 TONE = Principle("tone", "Be kind.", tags=("style",), weight=3.0)

@@ -7,6 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlaif.config import JudgeConfig
+from rlaif.core.records import (
+    Comparison,
+    Constitution,
+    Contrast,
+    Failure,
+    Message,
+    Principle,
+    Prompt,
+    Response,
+)
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import (
     ChoiceLogprobs,
@@ -18,7 +28,6 @@ from rlaif.lm.protocol import (
     ScoreRequest,
     Usage,
 )
-from rlaif.records import Comparison, Constitution, Contrast, Failure, Message, Principle, Prompt, Response
 
 KIND = Principle("kind", "Be kind.", contrast=Contrast("You are kind.", "You are cruel."))
 SHORT = Principle("short", "Be brief.", weight=3.0, contrast=Contrast("You are brief.", "You ramble."))

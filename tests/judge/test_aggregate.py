@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from rlaif.core.records import Failure, Order, Principle, Verdict
 from rlaif.judge.aggregate import Settling, aggregate
-from rlaif.records import Failure, Order, Principle, Verdict
 
 BROKEN = Failure("parse", "no letter")
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.errors import DataError, StageError
+from rlaif.core.errors import DataError, StageError
+from rlaif.core.records import to_json
 from rlaif.judge.calibration import HOTTEST, CalibrationMap, Kind, fit, read_calibration
-from rlaif.records import to_json
 
 KINDS: tuple[Kind, ...] = ("temperature", "isotonic")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from scipy.stats import kstest
 
-from rlaif.errors import ConfigError, ConstitutionError
+from rlaif.core.errors import ConfigError, ConstitutionError
+from rlaif.core.records import Comparison, Constitution, Contrast, ContrastExample, Message, Principle, Prompt
 from rlaif.judge.methods import sigmoid
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.records import Comparison, Constitution, Contrast, ContrastExample, Message, Principle, Prompt
 from tests.judge.cases import KIND, MUTE, SHORT, Recorder, comparison, judge, logistic, only, response
 
 TABLE = {

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlaif.core.records import Comparison, Contrast, ContrastExample, Failure, Message, Prompt
 from rlaif.judge.methods import RATINGS, UNLISTED, mean_rating
-from rlaif.lm.openai_replies import Position, indistinct, read_choices
 from rlaif.lm.protocol import ChoiceLogprobs, Generation
-from rlaif.records import Comparison, Contrast, ContrastExample, Failure, Message, Prompt
+from rlaif.lm.server.replies import Position, indistinct, read_choices
 from tests.judge.cases import KIND, SHORT, Recorder, comparison, judge, logistic, only, response
 
 
@@ -106,8 +106,8 @@ def test_a_mean_rating_is_on_the_scale_whatever_else_is_likely(values: list[floa
 
 def test_a_local_model_rates_by_digits_that_share_no_probability(tmp_path: Path) -> None:
     from rlaif.config import ModelConfig
-    from rlaif.lm.local import LocalModel
-    from rlaif.models import load_model
+    from rlaif.lm.local.load import load_model
+    from rlaif.lm.local.model import LocalModel
     from tests.tiny import make_tiny_model
 
     folder = make_tiny_model(tmp_path / "tiny")

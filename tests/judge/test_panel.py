@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from rlaif.config import JudgeConfig, ModelConfig
-from rlaif.errors import ConfigError
+from rlaif.core.errors import ConfigError
+from rlaif.core.records import PreferenceLabel
 from rlaif.judge.aggregate import Settling
 from rlaif.judge.calibration import CalibrationMap
 from rlaif.judge.judge import Judge
 from rlaif.lm.open import open_judge
 from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import Usage
-from rlaif.records import PreferenceLabel
 from tests.judge.cases import KIND, Recorder, comparison, logistic, only
 
 TABLE = {  # the run's own judge, by contrast: a margin of 0.35

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from rlaif.config import JudgeConfig, ModelConfig
-from rlaif.errors import BackendError, BudgetError, ConfigError
+from rlaif.core.errors import BackendError, BudgetError, ConfigError
+from rlaif.core.records import Message
 from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.open import open_judge
-from rlaif.lm.openai_requests import Endpoint
-from rlaif.lm.openai_server import OpenAIModel
 from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Usage
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.records import Message
-from tests.lm.fault_server import Answer, FaultServer, chat, error, last, serving
+from rlaif.lm.server.client import OpenAIModel
+from rlaif.lm.server.requests import Endpoint
+from tests.fault_server import Answer, FaultServer, chat, error, last, serving
 
 CONCURRENCY = 4
 

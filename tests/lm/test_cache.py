@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.errors import BackendError, DataError, DiskError
+from rlaif.core.errors import BackendError, DataError, DiskError
+from rlaif.core.records import Message
 from rlaif.lm.cache import REQUESTS_PER_CALL, CachedModel
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Generation, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.records import Message
 
 RULES = [("down", ""), ("surrogate", "half \ud800 a pair")]
 
@@ -160,7 +160,7 @@ from pathlib import Path
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import GenerateRequest
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.records import Message
+from rlaif.core.records import Message
 
 path, start, stop, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 model = CachedModel(ScriptedModel(), path)

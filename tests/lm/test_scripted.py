@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.errors import DataError
+from rlaif.core.errors import DataError
+from rlaif.core.records import Message
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.records import Message
 
 
 def ask(

@@ -10,7 +10,8 @@ import random
 import sys
 from pathlib import Path
 
-from rlaif.records import (
+from rlaif.core.files import JsonlFile, MetricsLog, RunFolder, write_atomic
+from rlaif.core.records import (
     Comparison,
     Constitution,
     Contrast,
@@ -31,8 +32,7 @@ from rlaif.records import (
     Verdict,
     to_json,
 )
-from rlaif.store import JsonlFile, MetricsLog, RunFolder, write_atomic
-from rlaif.yaml_io import dump_yaml
+from rlaif.core.yaml import dump_yaml
 
 CONSTITUTION = Constitution(
     "harmless-and-kind",

@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from rlaif.judge.principle_tests import Report, Result
-from rlaif.records import Constitution, Failure, Principle, PrincipleTest
+from rlaif.core.records import Constitution, Failure, Principle, PrincipleTest
+from rlaif.judge.tests import Report, Result
 from rlaif.report.principle_tests import as_table
 
 TEST = PrincipleTest("Hm?", "yes", "no")

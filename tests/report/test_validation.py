@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from rlaif.core.files import MetricsLog, RunFolder
 from rlaif.report import validation
 from rlaif.report.build import build_report
 from rlaif.report.validation import over_optimisation, read_validations
-from rlaif.show import show
-from rlaif.store import MetricsLog, RunFolder
+from rlaif.run.show import show
 from tests.report.fake_run import write_run
 
 HOSTILE = '<script>alert(1)</script>{{ 7 * 7 }}"><img src=x onerror=y>\x1b[31m'

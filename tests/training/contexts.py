@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rlaif import config
-from rlaif.progress import Silent
-from rlaif.records import Constitution, Message, Principle, Prompt, Response
-from rlaif.stage import StageContext
-from rlaif.store import RunFolder
+from rlaif.core.files import RunFolder
+from rlaif.core.progress import Silent
+from rlaif.core.records import Constitution, Message, Principle, Prompt, Response
+from rlaif.stages.context import StageContext
 
 KIND = Constitution("kind", "1", "", (Principle("kind", "Be kind."),))
 

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from rlaif.errors import DiskError
-from rlaif.shortages import shortages
+from rlaif.core.errors import DiskError
+from rlaif.run.shortages import shortages
 from tests.training.contexts import stage_context
 
 TOUCHES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
@@ -28,7 +28,7 @@ def ppo_until(
     """Runs the stage until `what` happens just before file operation number `touch`; all are named in `log`."""
     import torch
 
-    from rlaif.training import ppo
+    from rlaif.stages import ppo
 
     torch.set_num_threads(1)
     context = stage_context(root, source, "ppo", ppo=table)

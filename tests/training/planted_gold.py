@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from rlaif import gold
-from tests.training.rewards import some_e
+from rlaif.gold import scorers as gold
+from tests.training.toy_rewards import some_e
 
 
 class SomeE:

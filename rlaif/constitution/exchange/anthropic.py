@@ -12,7 +12,7 @@ from typing import Any
 
 from rlaif.constitution.exchange.draft import Draft, topic
 from rlaif.constitution.exchange.source import Source, refuse, shown
-from rlaif.records import Constitution
+from rlaif.core.records import Constitution
 
 CRITIQUES = '{"id": {"prompt": ["... a request for critique"], "edit_request": "... for revision"}, ...}'
 COMPARISONS = '["Choose the response that ... Options:", ...]'

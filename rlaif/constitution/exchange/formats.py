@@ -17,9 +17,9 @@ from rlaif.constitution.format import PrincipleEntry
 from rlaif.constitution.load import as_record
 from rlaif.constitution.problems import near
 from rlaif.constitution.starter import refuse_place
-from rlaif.errors import ConstitutionError
-from rlaif.records import Constitution, to_json
-from rlaif.store import refuse_existing_file, write_atomic
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.files import refuse_existing_file, write_atomic
+from rlaif.core.records import Constitution, to_json
 
 OPTIONAL = ("rationale", "priority", "weight", "tags", "critique", "revision", "comparison", "contrast", "tests")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from rlaif.constitution.exchange.draft import Draft, topic
 from rlaif.constitution.exchange.source import Source, read_source, refuse
-from rlaif.errors import ConstitutionError
+from rlaif.core.errors import ConstitutionError
 
 EXPECTED = '"1. Select the response that ...\\n2. ...", a list of such texts, {"0": "...", ...}, or annotated pairs'
 SUMMARIES, VOTES = "030_distilled_principles_per_cluster.json", "041_votes_per_cluster.json"

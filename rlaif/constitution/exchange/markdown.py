@@ -15,9 +15,9 @@ from typing import Any
 
 from rlaif.constitution.exchange.draft import Draft, slug, topic
 from rlaif.constitution.exchange.source import Source, refuse, shown
-from rlaif.errors import ConstitutionError
-from rlaif.records import Constitution
-from rlaif.yaml_io import dump_yaml, parse_yaml
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.records import Constitution
+from rlaif.core.yaml import dump_yaml, parse_yaml
 
 EXPECTED = "headings with a paragraph below each, or a list with one principle an item"
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*$\n?", re.MULTILINE | re.DOTALL)

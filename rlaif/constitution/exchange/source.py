@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import ConstitutionError
-from rlaif.yaml_io import MAX_BYTES
+from rlaif.core.errors import ConstitutionError
+from rlaif.core.yaml import MAX_BYTES
 
 MOST_TOLD = 10
 

@@ -1,0 +1,151 @@
+"""While it trains: what moves, what must not, and what happens when something goes wrong."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlaif.check.ppo.subject import Measure, Subject, apart
+from rlaif.training.ppo.faults import NotFiniteError
+from rlaif.training.ppo.rollout import RolloutBatch
+from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.rewards.sources import Scored
+
+FAST: dict[str, Any] = {"learning_rate": 1e-3}
+
+
+def reference_stays(subject: Subject) -> Iterator[Measure]:
+    """Training moves the policy and never the reference, to the last bit; the frozen weights get no gradient."""
+    trainer = subject.trainer(**FAST)
+    before, _ = trainer.measure(subject.probe)
+    for step in range(2):
+        trainer.step(step, subject.of_step(trainer))
+    after, _ = trainer.measure(subject.probe)
+    for row in range(len(subject.probe)):
+        off = apart(after.ref_logprobs[row], before.ref_logprobs[row])
+        yield Measure(f"reference log-probs after two steps, {subject.row(row)}", off)
+    yield Measure("policies that did not move", float(apart(after.logprobs, before.logprobs) < 1e-5))
+    trained = {id(parameter) for parameter in trainer.model.trained.values()}
+    others = [p for p in trainer.model.peft.parameters() if id(p) not in trained]
+    yield Measure("frozen weights with a gradient", sum(p.grad is not None or p.requires_grad for p in others))
+
+
+def trained_weights(subject: Subject) -> Iterator[Measure]:
+    """Policy and critic both get a gradient; in a warm-up the critic alone does."""
+    trainer = subject.trainer(moved=True)
+    batch, _ = trainer.measure(subject.probe)
+    subject.move(0.002)
+    for warmup in (False, True) if trainer.model.critic is not None else (False,):
+        trainer.gradients(batch, range(len(subject.probe)), warmup=warmup)
+        policy = [p for name, p in trainer.model.trained.items() if ".policy." in name]
+        critic = [p for name, p in trainer.model.trained.items() if ".policy." not in name]
+        moved = [sum(p.grad is not None and bool(p.grad.any()) for p in part) for part in (policy, critic)]
+        wanted = [0 if warmup else len(policy), len(critic)]
+        how = "in a warm-up" if warmup else "in training"
+        for name, found, right in zip(("policy", "critic"), moved, wanted, strict=True):
+            yield Measure(f"weights of the {name} with a gradient {how}, off {right}", abs(found - right))
+
+
+def optimiser(subject: Subject) -> Iterator[Measure]:
+    """One Adam step (eps 1e-5) a mini-batch, its rate falling linearly to 0, the gradient cut to its longest length."""
+    trainer = subject.trainer(max_grad_norm=1e-3)
+    config = trainer.config
+    each = config.num_ppo_epochs * config.num_mini_batches
+    yield Measure("eps of Adam", abs(trainer.optimiser.param_groups[0]["eps"] - 1e-5), 1e-12)
+    for step in range(2):
+        trainer.step(step, subject.of_step(trainer))
+        wanted = config.learning_rate * (1 - ((step + 1) * each - 1) / (config.steps * each))
+        off = abs(trainer.optimiser.param_groups[0]["lr"] / wanted - 1)
+        yield Measure(f"learning rate of the last update of step {step + 1}, as a share", off, 1e-6)
+    steps = {int(state["step"]) for state in trainer.optimiser.state.values()}
+    yield Measure("updates made", max(abs(found - 2 * each) for found in steps))
+    batch, _ = trainer.measure(subject.probe)
+    trainer.gradients(batch, range(len(subject.probe)), warmup=False)
+    length = math.sqrt(sum(float((p.grad**2).sum()) for p in trainer.parameters if p.grad is not None))
+    yield Measure("length of the gradient beyond the longest allowed", max(0.0, length - 1e-3), 1e-6)
+
+
+def mini_batches(subject: Subject) -> Iterator[Measure]:
+    """Every response is in one mini-batch of each pass, with the other samples of its prompt."""
+    trainer = subject.trainer()
+    size, parts, samples = trainer.config.batch_size, trainer.config.num_mini_batches, subject.samples
+    plan = trainer._plan(size, 0)
+    for epoch in range(trainer.config.num_ppo_epochs):
+        seen = sorted(row for part in plan[epoch * parts : (epoch + 1) * parts] for row in part)
+        yield Measure(f"responses missing or repeated in pass {epoch + 1}", float(seen != list(range(size))))
+    split = sum(len({row - row % samples for row in part}) * samples != len(part) for part in plan)
+    yield Measure("mini-batches that part the samples of a prompt", split)
+
+
+def exploding_update(subject: Subject) -> Iterator[Measure]:
+    """An update that carries the policy too far is undone to the last bit, the rest skipped and counted."""
+    trainer = subject.trainer(learning_rate=0.5, max_approx_kl=1e-6)
+    trainer.model.load_adapter_state(subject.start)
+    _, _, row = trainer.step(0, subject.of_step(trainer))
+    planned = trainer.config.num_ppo_epochs * trainer.config.num_mini_batches
+    yield Measure("explosions that skipped no update", float(not 0 < row["skipped_updates"] <= planned))
+    kept = planned - row["skipped_updates"]
+    if kept == 0:
+        moved = sum(not torch.equal(p.cpu(), subject.start[name]) for name, p in trainer.model.trained.items())
+        yield Measure("weights that the undone update has left moved", moved)
+        yield Measure("moments that the undone update has left in Adam", len(trainer.optimiser.state_dict()["state"]))
+
+
+def not_a_number(subject: Subject) -> Iterator[Measure]:
+    """A loss or score that is not a number stops before the update, with no weight touched."""
+    trainer = subject.trainer(moved=True)
+    batch, _ = trainer.measure(subject.probe)
+    before = {name: p.detach().clone() for name, p in trainer.model.trained.items()}
+    broken = replace(batch, advantages=torch.where(batch.response_mask, math.nan, 0.0))
+    plan = [list(range(len(subject.probe)))]
+    yield Measure("gradients of NaN that stop nothing", float(not _stops(trainer, broken, plan)))
+    moved = sum(not torch.equal(p, before[name]) for name, p in trainer.model.trained.items())
+    yield Measure("weights that a NaN has moved", moved)
+    scores = batch.scores.clone()
+    scores[1] = math.nan
+    try:
+        trainer.shaped(subject.probe, batch.logprobs, batch.ref_logprobs, batch.values, Scored(scores))
+        stopped = False
+    except NotFiniteError as problem:
+        stopped = list(problem.rows) == [1]
+    yield Measure("scores of NaN not found in their row", float(not stopped))
+
+
+def _stops(trainer: PpoTrainer, batch: RolloutBatch, plan: list[list[int]]) -> bool:
+    """Whether an update on the batch raises NotFiniteError."""
+    trainer._plan = lambda size, step: plan  # type: ignore[method-assign]
+    try:
+        trainer.update(batch, 0)
+    except NotFiniteError:
+        return True
+    return False
+
+
+def resume(subject: Subject) -> Iterator[Measure]:
+    """A run cut after any step and taken up from its checkpoint equals the uncut one: weights, rates, KL, rows."""
+    fields = {**FAST, "kl_target": 1.0, "kl_horizon": 20}
+    whole = subject.trainer(**fields)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "checkpoint"
+        for step in range(2):
+            whole.step(step, subject.of_step(whole))
+        whole.save(checkpoint, 2)
+        uncut = whole.step(2, subject.of_step(whole))[2]
+        wanted, coefficient = whole.model.adapter_state(), whole.kl.coefficient
+        cut = subject.trainer(**fields)
+        yield Measure("step of the checkpoint", abs(cut.restore(checkpoint) - 2))
+        resumed = cut.step(2, subject.of_step(cut))[2]
+    for name, value in uncut.items():
+        if not name.startswith("seconds_"):
+            off = 0.0 if value == resumed[name] else abs((value or 0.0) - (resumed[name] or 0.0))
+            yield Measure(f"{name} of the step after the cut", off)
+    found = cut.model.adapter_state()
+    off = max(apart(found[name], weight) for name, weight in wanted.items())
+    yield Measure("weights after the cut", off)
+    yield Measure("KL coefficient after the cut", abs(cut.kl.coefficient - coefficient))

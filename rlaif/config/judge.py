@@ -1,0 +1,210 @@
+"""The tables of the judge: how one judge is asked, who else votes, what its card must show before labels are made."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rlaif.config.fields import Table
+
+
+class AskingConfig(Table):
+    """Who is asked, where, and how."""
+
+    backend: Literal["local", "openai", "scripted"] = Field(
+        "local", description="local = transformers, openai = any OpenAI-compatible server, scripted = rules, for trials"
+    )
+    source: str | None = Field(None, description="model of the judge; null = the model of the run (local backend)")
+    method: Literal["contrast", "pairwise", "cot", "rating", "random"] = Field(
+        "contrast",
+        description="contrast for small models; pairwise, cot (a rationale first) and rating (one answer at a time) "
+        "for ~3B and up; random as a control (docs/judging.md)",
+    )
+    scale: float = Field(
+        0.1,
+        gt=0,
+        description="contrast: difference of mean token log-ratios (nats) that makes one unit of log-odds",
+    )
+    opening_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="contrast: tokens at the beginning of a response that are judged, null = all; a very small model "
+        "tells a refusal from consent by its opening, and the rest adds noise (docs/demo.md)",
+    )
+    rating_scale: float = Field(
+        1.0,
+        gt=0,
+        description="rating: difference of two mean ratings (points, of 1 to 9) that makes one unit of log-odds; 1 = "
+        "one step of the scale the judge is given is won 73 % of the time",
+    )
+    few_shots: int = Field(
+        0,
+        ge=0,
+        description="pairwise and rating: contrast examples of the principle shown as worked ones first; contrast "
+        "always shows all, cot none, for they have no rationale",
+    )
+    rationale_tokens: int = Field(128, ge=1, description="cot: longest rationale, in tokens; a longer one is cut")
+    clamp: tuple[float, float] | None = Field(
+        (0.4, 0.6),
+        description="cot alone: bounds of the probability under each order, alike on both sides of 0.5, null = none; a "
+        "rationale mostly names its winner, so the letters after it are near 0 or 1 and say nothing of how sure the "
+        "judge is (Constitutional AI clamps to 40-60 %)",
+    )
+    base_url: str | None = Field(None, description="openai: address of the server, e.g. http://127.0.0.1:8000/v1")
+    api_key_env: str = Field("OPENAI_API_KEY", description="openai: environment variable that holds the key")
+    concurrency: int = Field(8, ge=1, description="openai: requests in flight, at most")
+    timeout: float = Field(60.0, gt=0, description="openai: seconds until a try is given up")
+    max_retries: int = Field(5, ge=0, description="openai: tries after a failed one, with growing pauses")
+    api: Literal["chat", "completions"] = Field("chat", description="openai: which endpoint the server offers")
+    max_calls: int | None = Field(
+        None,
+        ge=0,
+        description="most requests to this judge that a run may make, all its stages and sessions together; null = no "
+        "limit. What the cache answers and the tries after a failed one do not count (docs/judging.md)",
+    )
+    max_tokens: int | None = Field(
+        None, ge=0, description="the same for tokens, read and written together; passed by at most what was in flight"
+    )
+    max_cost: float | None = Field(None, ge=0, description="the same for money, by price_in and price_out")
+    price_in: float = Field(0.0, ge=0, description="price of a million tokens that the judge reads, in any currency")
+    price_out: float = Field(0.0, ge=0, description="price of a million tokens that the judge writes")
+
+    @model_validator(mode="after")
+    def _cost_needs_prices(self) -> AskingConfig:
+        if self.max_cost is not None and not (self.price_in or self.price_out):
+            raise ValueError("judge.max_cost needs judge.price_in and judge.price_out, the prices of a million tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _server_needs_address(self) -> AskingConfig:
+        if self.backend == "openai" and self.source is None:
+            raise ValueError("judge.backend: openai needs judge.source, the name of the model on the server")
+        if self.backend == "openai" and self.api == "chat" and self.method == "contrast":
+            raise ValueError(
+                "judge.method: contrast needs the log-probs of given text, which chat servers do not return; "
+                "use method: pairwise, cot or rating, backend: local, or api: completions with a server that echoes "
+                "(vLLM)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clamp_is_even(self) -> AskingConfig:
+        if self.clamp is not None:
+            low, high = self.clamp
+            if not (0 <= low < 0.5 and abs(low + high - 1) < 1e-9):
+                raise ValueError(
+                    f"judge.clamp {list(self.clamp)} is not alike on both sides of 0.5: write for example [0.4, 0.6]"
+                )
+        return self
+
+
+class PanelMember(AskingConfig):
+    """A judge that votes beside the run's own."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="stands on each of its verdicts")
+    weight: float = Field(1.0, gt=0, description="of its vote on a principle; the run's own judge has 1")
+
+    @model_validator(mode="after")
+    def _no_coin(self) -> PanelMember:
+        if self.method == "random":
+            raise ValueError("a coin has no vote: choose another method")
+        return self
+
+
+class JudgeConfig(AskingConfig):
+    """Who judges, how, and what becomes of the verdicts."""
+
+    panel: list[PanelMember] = Field(
+        [],
+        description="further judges that vote on every principle beside this one: tables with a `name`, a `weight` and "
+        "the fields marked *member* here",
+    )
+    principles: Literal["all", "one", "subset"] = Field(
+        "all", description="judge a pair under all principles, or under one or subset_size of them, drawn by weight"
+    )
+    subset_size: int = Field(3, ge=1, description="principles: subset: how many are drawn")
+    draw_per: Literal["prompt", "pair"] = Field(
+        "prompt",
+        description="what draws anew: pair as in Constitutional AI, or prompt, where contrast scores each response of "
+        "the prompt only once",
+    )
+    tier_margin: float | None = Field(
+        None,
+        ge=0,
+        lt=0.5,
+        description="null = all principles count by weight, whatever their priority; else a lower tier speaks only "
+        "where the one above it comes within this of 0.5",
+    )
+    abstain_below: float = Field(
+        0.0, ge=0, lt=0.5, description="|prob_a - 0.5| below this is no label but a counted abstention"
+    )
+    calibration: Literal["none", "temperature", "isotonic"] = Field(
+        "none",
+        description="map from the votes' mean to prob_a that the card fitted on its gold: temperature from some 20 "
+        "pairs on, isotonic from some 100 on",
+    )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Member -> weight of its vote; "" is the run's own judge."""
+        return {"": 1.0} | {member.name: member.weight for member in self.panel}
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods in use, each once."""
+        return tuple(dict.fromkeys([self.method, *(member.method for member in self.panel)]))
+
+    @model_validator(mode="after")
+    def _clamp_leaves_room(self) -> JudgeConfig:
+        if self.clamp is None or self.method != "cot" or self.panel or self.calibration != "none":
+            return self
+        room = self.clamp[1] - 0.5
+        for name, value in (("abstain_below", self.abstain_below), ("tier_margin", self.tier_margin)):
+            if value is not None and value >= room:
+                raise ValueError(
+                    f"judge.{name} {value:g} is out of reach: judge.clamp keeps cot within {room:g} of 0.5; "
+                    "widen judge.clamp or set it to null"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _panel_can_sit(self) -> JudgeConfig:
+        names = [member.name for member in self.panel]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two members of judge.panel are called {twice[0]!r}: a vote is known by its name")
+        if self.panel and self.method == "random":
+            raise ValueError("judge.method: random is a control and votes alone: take judge.panel out")
+        places: dict[tuple[str | None, str], str | None] = {}
+        for asked in (self, *self.panel):
+            if (
+                asked.backend == "openai"
+                and places.setdefault((asked.source, asked.api), asked.base_url) != asked.base_url
+            ):
+                raise ValueError(
+                    f"the model {asked.source!r} stands at two addresses: answers are kept by the model's name, so two "
+                    "members would share them; give different models different names on their servers"
+                )
+        return self
+
+
+class CardConfig(Table):
+    """What the judge is measured on before its labels are made, and what it must reach (docs/judge-card.md)."""
+
+    required: bool = Field(
+        True, description="label is refused without a card that passes; --accept-uncarded-judge writes false here"
+    )
+    gold: str = Field(
+        "tests",
+        description="tests = the unit tests of the run's constitution; or tests:NAME, pyrit, verifiable, or a JSONL "
+        "file of prompt, chosen, rejected",
+    )
+    pairs: int = Field(200, ge=0, description="pairs of gold that are judged; 0 = all")
+    repeat: int = Field(20, ge=0, description="pairs that are asked a second time, past the cache")
+    attack: int = Field(12, ge=0, description="pairs that each attack is tried on")
+    min_accuracy: float = Field(0.6, ge=0, le=1, description="least accuracy on the gold for labels to be made")
+    min_length_matched: float = Field(
+        0.0, ge=0, le=1, description="least accuracy on the pairs of gold whose answers are about equally long"
+    )
+    max_failed: float = Field(0.1, ge=0, le=1, description="largest share of the pairs without a label")

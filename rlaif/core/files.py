@@ -1,0 +1,287 @@
+"""Files of a run: append-only JSONL, the run folder, the stage marker, metrics.
+
+A stage is finished <=> its `stage.json` exists; that file is written last and by atomic rename. A JSONL file is
+read back to resume: a broken last line is what a crash leaves and is dropped, any other broken line is an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from rlaif.core.errors import DataError, DiskError, RunFolderError
+from rlaif.core.records import StageRecord, from_json, to_json
+
+R = TypeVar("R")
+
+
+UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
+UNUSABLE = frozenset(
+    {errno.EIO, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a disk that is full, read-only or failing, and a path that cannot be one, into a DiskError that names the
+    file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE | UNUSABLE:
+            raise
+        other = error.filename if isinstance(error.filename, str) and error.filename != str(path) else None
+        unwritable = error.errno in UNWRITABLE
+        raise DiskError(
+            f"cannot {'write' if unwritable else 'read or write'}: {error.strerror}" + (f" ({other})" if other else ""),
+            where=str(path),
+            remedy=("make room or choose another folder" if unwritable else "check the path and the disk")
+            + ", then run the same command with --resume",
+        ) from error
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes the whole file or nothing: a temporary file beside it, flushed to disk, then renamed. The permissions of a
+    file that is replaced are kept."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.is_file():
+                shutil.copymode(path, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def refuse_existing_file(path: Path) -> None:
+    """Raises RunFolderError if something is there already, be it a link that leads nowhere."""
+    if path.exists() or path.is_symlink():
+        raise RunFolderError("exists and is not overwritten", where=str(path), remedy="choose another name")
+
+
+def file_hash(path: Path) -> str:
+    """First 16 hex characters of the SHA-256 of the file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def read_json_lines(path: Path, *, drop_broken_tail: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(1-based line number, object) of every line that is not blank.
+
+    A broken line raises DataError with file and line; with `drop_broken_tail` a last line without its newline is
+    taken for the trace of a crash and skipped.
+    """
+    import jsonlines
+
+    number = 0
+    with path.open("rb") as file:
+
+        def lines() -> Iterator[bytes]:
+            nonlocal number
+            for number, raw in enumerate(file, start=1):  # noqa: B007 - read below, when an object comes of the line
+                if drop_broken_tail and not raw.endswith(b"\n"):
+                    return
+                yield raw if raw.strip() else b"\n"
+
+        try:
+            for value in jsonlines.Reader(lines()).iter(skip_empty=True):
+                if not isinstance(value, dict):
+                    raise DataError("is not a JSON object", where=f"{path}:{number}", remedy='write {"prompt": "..."}')
+                yield number, value
+        except (jsonlines.InvalidLineError, UnicodeDecodeError, RecursionError) as problem:
+            cause = problem.__cause__ or problem
+            reason = cause.msg if isinstance(cause, json.JSONDecodeError) else "not UTF-8 text"
+            raise DataError(
+                f"is not a line of JSON ({reason})",
+                where=f"{path}:{number}",
+                remedy="every line holds one JSON object; mend or remove this line",
+            ) from None
+
+
+class JsonlFile(Generic[R]):
+    """An append-only JSONL file of one kind of record. Readable by `datasets.load_dataset("json")`."""
+
+    def __init__(self, path: Path, kind: type[R]) -> None:
+        self.path, self.kind = path, kind
+
+    def read(self) -> list[R]:
+        """All records in file order; [] where there is no file yet. A half-written last line is dropped."""
+        return list(self)
+
+    def __iter__(self) -> Iterator[R]:
+        """The same records one at a time, for files that are larger than memory."""
+        if not self.path.exists():
+            return
+        for number, data in read_json_lines(self.path, drop_broken_tail=True):
+            try:
+                yield from_json(self.kind, data)
+            except ValueError as problem:
+                first = str(problem).splitlines()
+                raise DataError(
+                    f"is not a {self.kind.__name__}: {' '.join(part.strip() for part in first[1:3])}",
+                    where=f"{self.path}:{number}",
+                    remedy="mend the line, or move the file away and run the stage again",
+                ) from None
+
+    def append(self, records: Iterable[R]) -> None:
+        """Adds records and flushes them to disk, after cutting off what a crash left of a last line."""
+        text = "".join(json.dumps(to_json(record), ensure_ascii=False) + "\n" for record in records)
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a+b") as file:
+                _cut_broken_tail(file)
+                start = file.tell()
+                try:
+                    file.write(text.encode("utf-8", "backslashreplace"))
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(start)
+                    raise
+
+
+def _cut_broken_tail(file: Any) -> None:
+    """Truncates an open binary file after its last newline and leaves the position at the end."""
+    size = file.seek(0, os.SEEK_END)
+    end = size
+    while end > 0:
+        step = min(65536, end)
+        file.seek(end - step)
+        found = file.read(step).rfind(b"\n")
+        if found >= 0:
+            end = end - step + found + 1
+            break
+        end -= step
+    if end != size:
+        file.truncate(end)
+    file.seek(0, os.SEEK_END)
+
+
+class MetricsLog:
+    """`metrics.jsonl` of a stage: one flat object per step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, **values: float | int | str | None) -> None:
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a+b") as file:
+                _cut_broken_tail(file)
+                file.write((json.dumps(values) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())  # before the checkpoint that says the step is done
+
+    def read(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        return [row for _, row in read_json_lines(self.path, drop_broken_tail=True)]
+
+    def keep_before(self, step: int) -> None:
+        """Drops rows with `step` >= the given one: what an interrupted stage logged after its last checkpoint."""
+        rows = [row for row in self.read() if row.get("step", 0) < step]
+        if self.path.exists():
+            write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+class RunFolder:
+    """`runs/<name>/`: config, constitution, templates, a folder per stage, the cache and the report."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def config_path(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def constitution_path(self) -> Path:
+        return self.root / "constitution.yaml"
+
+    @property
+    def templates_path(self) -> Path:
+        return self.root / "templates"
+
+    @property
+    def cache_path(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def report_path(self) -> Path:
+        return self.root / "report.html"
+
+    def stage(self, name: str) -> Path:
+        """The stage's folder, made if needed."""
+        path = self.root / name
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def file(self, stage: str, name: str) -> Path:
+        return self.root / stage / name
+
+    def record(self, stage: str) -> StageRecord | None:
+        """The stage's record, or None while it is not finished."""
+        path = self.root / stage / "stage.json"
+        if not path.exists():
+            return None
+        try:
+            return from_json(StageRecord, json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as problem:
+            raise DataError(
+                f"is not a stage record: {str(problem).splitlines()[0]}",
+                where=str(path),
+                remedy=f"run the stage again: rlaif {stage} --force",
+            ) from None
+
+    def finish(self, record: StageRecord) -> None:
+        """Marks the stage as finished."""
+        path = self.root / record.stage / "stage.json"
+        write_atomic(path, json.dumps(to_json(record), indent=1, ensure_ascii=False))
+
+    def clear(self, stage: str) -> None:
+        """Removes everything the stage wrote (its marker first, so that a crash in between leaves it unfinished)."""
+        folder = self.root / stage
+        if folder.is_symlink():  # what it leads to is not ours
+            folder.unlink()
+            return
+        (folder / "stage.json").unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for one process; a second one gets a RunFolderError. The lock dies with its process."""
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = (self.root / ".lock").open("a+")
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunFolderError(
+                    "another rlaif process works in this run folder",
+                    where=str(self.root),
+                    remedy="wait for it, or choose another folder with --out",
+                ) from None
+            yield
+        finally:
+            handle.close()
+
+
+def refuse_no_run(folder: Path) -> None:
+    """Raises RunFolderError unless the folder is a run."""
+    if not (folder / "config.yaml").is_file():
+        raise RunFolderError("is not a run of rlaif", where=str(folder), remedy="give the folder that --out named")

@@ -1,0 +1,182 @@
+"""Means, paired differences and win rates with 95 % intervals, clustered by prompt.
+
+Answers to the same prompt are alike, so the prompt is what is resampled, never the answer: values are averaged per
+prompt first, and scipy's bootstrap works on those means (BCa; percentile where BCa has no value). Few prompts give
+intervals that are somewhat too narrow, as with any bootstrap.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rlaif.core.intervals import wilson
+from rlaif.core.records import WinRate
+
+Keyed = tuple[str, float | None]
+"""(prompt id, value); None = not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean of per-prompt means with its 95 % interval; `low` and `high` are None for a single prompt.
+
+    `n` counts the values behind it, `prompts` the clusters.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    prompts: int
+
+
+def by_prompt(values: Sequence[Keyed]) -> dict[str, float]:
+    """Mean value of every prompt that has at least one; values of None are left out."""
+    groups: dict[str, list[float]] = {}
+    for prompt_id, value in values:
+        if value is not None:
+            groups.setdefault(prompt_id, []).append(float(value))
+    return {prompt_id: math.fsum(group) / len(group) for prompt_id, group in groups.items()}
+
+
+def mean(values: Sequence[Keyed], *, seed: int, resamples: int) -> Estimate | None:
+    """The mean over prompts of each prompt's mean, with interval; None where nothing was measured."""
+    measured = sum(value is not None for _, value in values)
+    return _estimate(by_prompt(values), measured, seed, resamples)
+
+
+def mean_share(values: Sequence[Keyed], *, seed: int, resamples: int) -> Estimate | None:
+    """As `mean`, of values from 0 to 1. Where all prompts have one share, a bootstrap has no width, and the interval
+    is Wilson's, of prompts."""
+    found = mean(values, seed=seed, resamples=resamples)
+    if found is None or found.low != found.high:
+        return found
+    low, high = wilson(found.mean * found.prompts, found.prompts)
+    return replace(found, low=low, high=high)
+
+
+def paired_difference(
+    values: Sequence[Keyed], against: Sequence[Keyed], *, seed: int, resamples: int
+) -> Estimate | None:
+    """Mean over prompts of (this - that), with interval, on the prompts that both have; None where there are none.
+
+    The difference is taken per prompt first: what makes one prompt harder than another drops out. `n` = prompts.
+    """
+    this, that = by_prompt(values), by_prompt(against)
+    differences = {prompt_id: this[prompt_id] - that[prompt_id] for prompt_id in this if prompt_id in that}
+    return _estimate(differences, len(differences), seed, resamples)
+
+
+def preferred(probability: float) -> float:
+    """1 where the first of two is preferred, 0 where the other is, 0.5 on the line."""
+    return float(probability > 0.5) + 0.5 * (probability == 0.5)
+
+
+def agree(one: float, other: float) -> float:
+    """1 where two probabilities prefer the same answer, 0.5 where one of them is exactly one half, else 0; 1 where
+    both are one half."""
+    return 1 - abs(preferred(one) - preferred(other))
+
+
+def win_rate(
+    model: str, against: str, slice_name: str, probabilities: Sequence[Keyed], *, seed: int, resamples: int
+) -> WinRate:
+    """Share of comparisons that `model` wins, with interval over prompts.
+
+    `probabilities`: (prompt id, P(model's response is better)); above 0.5 is a win, exactly 0.5 half a one, so that
+    the scale of a judge's soft labels does not shrink the rate. None is counted as unscored, never as a tie.
+    """
+    wins = [(prompt, None if p is None else preferred(p)) for prompt, p in probabilities]
+    estimate = mean_share(wins, seed=seed, resamples=resamples)
+    if estimate is None:
+        return WinRate(model, against, slice_name, None, None, None, 0, len(probabilities))
+    unscored = len(probabilities) - estimate.n
+    return WinRate(model, against, slice_name, estimate.mean, estimate.low, estimate.high, estimate.n, unscored)
+
+
+def slope(points: Sequence[tuple[str, float, float]], *, seed: int, resamples: int) -> Estimate | None:
+    """Slope of the least-squares line through the origin, with interval over prompts; None where every x is 0.
+
+    `points`: (prompt id, x, y). Through the origin, since it is drawn which answer stands as A: to swap a pair turns
+    the signs of both its x and its y, and must change nothing.
+    """
+    sums: dict[str, tuple[float, float]] = {}
+    for prompt_id, x, y in points:
+        xy, xx = sums.get(prompt_id, (0.0, 0.0))
+        sums[prompt_id] = (xy + x * y, xx + x * x)
+    known = [(xy, xx) for xy, xx in sums.values() if xx > 0]  # the others bear on no line
+    if not known:
+        return None
+    products, squares = (np.asarray(column, dtype=float) for column in zip(*known, strict=True))
+
+    def through_origin(xy: np.ndarray, xx: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(np.sum(xy, axis=axis) / np.sum(xx, axis=axis))
+
+    low, high = _bounds((products, squares), through_origin, seed, resamples) if len(known) > 1 else (None, None)
+    used = sum(x != 0 for _, x, _ in points)
+    return Estimate(math.fsum(products) / math.fsum(squares), low, high, used, len(known))
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The bootstrap's seed and its number of resamples, for many estimates of one kind of answer."""
+
+    seed: int
+    resamples: int
+
+    def mean(self, values: Sequence[Keyed]) -> Estimate | None:
+        return mean(values, seed=self.seed, resamples=self.resamples)
+
+    def share(self, values: Sequence[Keyed]) -> Estimate | None:
+        return mean_share(values, seed=self.seed, resamples=self.resamples)
+
+    def difference(self, values: Sequence[Keyed], against: Sequence[Keyed]) -> Estimate | None:
+        return paired_difference(values, against, seed=self.seed, resamples=self.resamples)
+
+    def win_rate(self, model: str, against: str, slice_name: str, probabilities: Sequence[Keyed]) -> WinRate:
+        return win_rate(model, against, slice_name, probabilities, seed=self.seed, resamples=self.resamples)
+
+
+def _estimate(clusters: Mapping[str, float], n: int, seed: int, resamples: int) -> Estimate | None:
+    if not clusters:
+        return None
+    data = np.asarray(list(clusters.values()), dtype=float)
+    low, high = _interval(data, seed, resamples)
+    return Estimate(math.fsum(data) / len(data), low, high, n, len(data))
+
+
+def _interval(data: np.ndarray, seed: int, resamples: int) -> tuple[float | None, float | None]:
+    """95 % bootstrap interval of the mean of `data` (prompts,); (None, None) for a single value."""
+    if len(data) < 2:
+        return None, None
+    if np.ptp(data) == 0.0:  # every prompt the same: scipy has no interval there, and the resampled mean is constant
+        return float(data[0]), float(data[0])
+    return _bounds((data,), np.mean, seed, resamples)
+
+
+def _bounds(
+    columns: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], seed: int, resamples: int
+) -> tuple[float, float]:
+    """95 % bootstrap interval of a statistic of columns (prompts,) that are resampled together."""
+    from scipy.stats import bootstrap
+
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = bootstrap(
+                columns,
+                statistic,
+                n_resamples=resamples,
+                batch=100,
+                method=method,
+                paired=len(columns) > 1,
+                random_state=np.random.default_rng(seed),
+            ).confidence_interval
+        if math.isfinite(found.low) and math.isfinite(found.high):
+            return float(found.low), float(found.high)
+    raise ArithmeticError("the values are not finite")

@@ -1,0 +1,292 @@
+"""Templates: Jinja files that render to messages, never to one string that is parsed afterwards.
+
+`{% message "user" %}...{% endmessage %}` collects one message while the template runs, so no text that comes in as a
+value can open a message, end one, or be rendered a second time. The roles system, user and assistant exist; a last
+assistant message is the prefix that the model's turn begins with. Inside a message, two filters make delimiters that
+their content cannot forge, because every line of it begins with "> ":
+
+    {{ response | quote }}      each line behind "> "
+    {{ prompt | dialogue }}     a lone user turn quoted; several turns as Human: / Assistant: with each turn quoted
+
+A template is checked when it is loaded: it parses, uses only the variables that its stage provides, holds no text
+outside messages, and renders with sample values.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.runtime import Context, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from rlaif.core.errors import TemplateError
+from rlaif.core.records import Contrast, ContrastExample, Message, Principle, Prompt, Role, content_id
+from rlaif.core.shipped import shipped
+
+VARIABLES: dict[str, dict[str, type]] = {
+    "critique": {"principle": Principle, "prompt": Prompt, "response": str, "few_shots": int},
+    "revision": {"principle": Principle, "prompt": Prompt, "response": str, "critique": str, "few_shots": int},
+    "pairwise": {"principle": Principle, "prompt": Prompt, "response_a": str, "response_b": str, "few_shots": int},
+    "cot": {"principle": Principle, "prompt": Prompt, "response_a": str, "response_b": str, "rationale": str},
+    "rating": {"principle": Principle, "prompt": Prompt, "response": str, "few_shots": int},
+    "contrast": {"system": str, "examples": tuple, "conversation": tuple},
+    "propose": {"pairs": tuple, "number": int},
+}
+"""What each template may use: name of the template -> its variables and their types."""
+RUN_TEMPLATES = ("critique", "revision", "pairwise", "cot", "rating", "contrast")
+"""Those that the stages of a run use: a run has its own copies, and their text decides what has to be made anew."""
+
+_SINK = "messages so far"  # key of the list being filled; not an identifier, so no template can name it
+_ROLES: tuple[str, ...] = get_args(Role)
+_SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPrinciple:
+    """What a template may show of a principle: the fields that `Principle.hash` knows, since a verdict is kept while
+    these are the same. Anything else is undefined there."""
+
+    statement: str
+    critique: str | None
+    revision: str | None
+    comparison: str | None
+    contrast: Contrast | None
+
+
+def _shown(principle: Principle) -> ShownPrinciple:
+    return ShownPrinciple(
+        principle.statement, principle.critique, principle.revision, principle.comparison, principle.contrast
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The messages of a request and what the assistant's turn begins with ("" = nothing)."""
+
+    messages: tuple[Message, ...]
+    prefix: str
+
+
+class Template:
+    """A checked template. `hash` changes with its text and goes on every row that came of it."""
+
+    def __init__(self, name: str, text: str, *, where: str | None = None) -> None:
+        """`name` says which stage's variables are there, `where` (default: the name) is what errors point at."""
+        self.name, self.text = name, text
+        self.hash = content_id("template", text)
+        self._where = where or f"{name}.jinja"
+        if name not in VARIABLES:
+            raise _unknown(name, self._where)
+        self._compiled = _compile(name, text, self._where)
+        for sample in _samples(name):
+            self._check(self.render(**sample))
+
+    def render(self, **values: object) -> Rendered:
+        """The messages for these values. The values must be those of VARIABLES, of the types named there."""
+        expected = VARIABLES[self.name]
+        wrong = [n for n in expected.keys() | values.keys() if n not in expected or n not in values]
+        wrong += [n for n, kind in expected.items() if n in values and not isinstance(values[n], kind)]
+        if wrong:
+            raise TypeError(f"template {self.name}: {', '.join(sorted(wrong))} missing, unknown or of the wrong type")
+        collected: list[Message] = []
+        try:
+            shown = {n: _shown(v) if isinstance(v, Principle) else v for n, v in values.items()}
+            outside = self._compiled.render({_SINK: collected, **shown})
+        except Exception as problem:  # a template is a user's program: whatever it raises is a mistake in it
+            line = _line_of(problem, self._where)
+            where = self._where if line is None else f"{self._where}:{line}"
+            raise TemplateError(str(problem) or type(problem).__name__, where=where, remedy=_offer(self.name)) from None
+        if outside.strip():
+            raise TemplateError(f"writes text outside of any message: {outside.strip()[:60]!r}", where=self._where)
+        if collected and collected[-1].role == "assistant":
+            return Rendered(tuple(collected[:-1]), collected[-1].content)
+        return Rendered(tuple(collected), "")
+
+    def _check(self, rendered: Rendered) -> None:
+        if not rendered.messages or rendered.messages[-1].role != "user":
+            raise TemplateError(
+                "does not end with a user message (an assistant message may follow as the prefix)",
+                where=self._where,
+                remedy='add {% message "user" %}...{% endmessage %}',
+            )
+
+
+def load_template(name: str, folder: Path | None = None) -> Template:
+    """The template `name`: `folder`/name.jinja if there is one, else the shipped one.
+
+    Raises TemplateError for a name that no stage uses, also for a misspelt file in `folder`, which would otherwise be
+    ignored in silence.
+    """
+    if name not in VARIABLES:
+        raise _unknown(name, None)
+    for file in sorted(folder.glob("*.jinja")) if folder is not None else []:
+        if file.stem not in RUN_TEMPLATES:
+            raise _unknown(file.stem, str(file))
+    own = None if folder is None else folder / f"{name}.jinja"
+    if own is not None and own.exists():
+        return Template(name, _read(own), where=str(own))
+    return _shipped_template(name)
+
+
+@cache
+def _shipped_template(name: str) -> Template:
+    path = shipped("prompts/templates")[name]
+    return Template(name, _read(path), where=f"{name}.jinja")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as problem:
+        raise TemplateError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise TemplateError("is not UTF-8 text", where=str(path), remedy="save the file as UTF-8") from None
+
+
+class _MessageExtension(Extension):
+    """`{% message role %}body{% endmessage %}`; the role is any expression."""
+
+    tags = {"message"}  # noqa: RUF012 (declared so by jinja2)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        role = parser.parse_expression()
+        body = parser.parse_statements(("name:endmessage",), drop_needle=True)
+        call = self.call_method("_collect", [role, nodes.ContextReference()], lineno=line)
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _collect(self, role: object, context: Context, caller: Macro) -> str:
+        text = str(caller()).strip()
+        if role not in _ROLES:
+            raise jinja2.TemplateRuntimeError(f"role {role!r} is none of {', '.join(_ROLES)}")
+        if text or role != "system":  # an empty system message says nothing and confuses some chat formats
+            context.parent[_SINK].append(Message(role, text))  # type: ignore[arg-type]
+        return ""
+
+
+def _quote(text: str) -> str:
+    """The text with "> " before every line, by any line break that a reader or tokenizer may take for one."""
+    return "\n".join(f"> {line}" for line in text.splitlines() or [""])
+
+
+def _dialogue(prompt: Prompt | tuple[Message, ...]) -> str:
+    """The conversation as text: one user turn is quoted as it is, several stand under the names of their speakers."""
+    messages = prompt.messages if isinstance(prompt, Prompt) else prompt
+    if len(messages) == 1 and messages[0].role == "user":
+        return _quote(messages[0].content)
+    return "\n".join(f"{_SPEAKERS[m.role]}:\n{_quote(m.content)}" for m in messages)
+
+
+@cache
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined,
+        extensions=[_MessageExtension],
+        autoescape=False,  # plain text for a model; the report escapes what it shows
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals = {name: environment.globals[name] for name in ("range", "namespace")}
+    environment.filters["quote"] = _quote
+    environment.filters["dialogue"] = _dialogue
+    return environment
+
+
+def _compile(name: str, text: str, where: str) -> jinja2.Template:
+    """The compiled template, after the checks that need no values."""
+    environment = _environment()
+    try:
+        tree = environment.parse(text)
+        unknown = meta.find_undeclared_variables(tree) - VARIABLES[name].keys() - environment.globals.keys()
+        for node in sorted((n for n in tree.find_all(nodes.Name) if n.name in unknown), key=lambda n: n.lineno):
+            near = difflib.get_close_matches(node.name, VARIABLES[name], n=1)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise TemplateError(
+                f"there is no variable {node.name!r} here{hint}", where=f"{where}:{node.lineno}", remedy=_offer(name)
+            )
+        for line, problem in _misplaced(tree):
+            raise TemplateError(
+                problem, where=f"{where}:{line}", remedy='write {% message "user" %}...{% endmessage %} around text'
+            )
+        code = environment.compile(text, name=where, filename=where)
+        return jinja2.Template.from_code(environment, code, environment.make_globals(None))
+    except jinja2.TemplateSyntaxError as problem:
+        raise TemplateError(
+            problem.message or "does not parse", where=f"{where}:{problem.lineno}", remedy=_offer(name)
+        ) from None
+
+
+def _is_message(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.CallBlock) and isinstance(node.call.node, nodes.ExtensionAttribute)
+
+
+def _misplaced(tree: nodes.Node) -> Iterator[tuple[int, str]]:
+    """(line, problem) of everything that the message blocks do not allow."""
+    for node in tree.iter_child_nodes():
+        if isinstance(node, nodes.Include | nodes.Import | nodes.FromImport | nodes.Extends):
+            yield node.lineno, "a template is one file: no include, import or extends"
+        elif _is_message(node) or isinstance(node, nodes.Macro):
+            inner = [n for n in node.find_all(nodes.CallBlock) if _is_message(n)]
+            if inner:
+                yield inner[0].lineno, "a message inside of a message or macro"
+            role = node.call.args[0] if isinstance(node, nodes.CallBlock) else None
+            if isinstance(role, nodes.Const) and role.value not in _ROLES:
+                yield node.lineno, f"role {role.value!r} is none of {', '.join(_ROLES)}"
+        elif isinstance(node, nodes.Output):
+            for part in node.nodes:
+                if not isinstance(part, nodes.TemplateData):
+                    yield part.lineno, "{{ ... }} outside of any message"
+                elif part.data.strip():
+                    yield part.lineno, f"text outside of any message: {part.data.strip().splitlines()[0][:60]!r}"
+        elif not isinstance(node, nodes.AssignBlock):
+            yield from _misplaced(node)
+
+
+def _line_of(problem: BaseException, filename: str) -> int | None:
+    """The template's line where the exception arose; jinja2 rewrites tracebacks so that they name it."""
+    line, trace = None, problem.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == filename:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _samples(name: str) -> Iterator[dict[str, Any]]:
+    """Two sets of values to try a template with: everything given, and only what must be there."""
+    question, answer = Message("user", "question"), Message("assistant", "answer")
+    full = Principle(
+        "sample", "statement", critique="critique", revision="revision", comparison="comparison",
+        contrast=Contrast("followed", "violated", (ContrastExample("question", "followed", "violated"),) * 2),
+    )  # fmt: skip
+    for principle, turns, few_shots in (
+        (full, (question, answer, question), 3),
+        (Principle("sample", "statement"), (question,), 0),
+    ):
+        values: dict[str, Any] = {
+            "principle": principle, "prompt": Prompt(turns), "conversation": turns, "few_shots": few_shots,
+            "examples": turns[:-1], "pairs": ((Prompt(turns), "preferred", "other"),), "number": 3,
+            "rationale": "rationale" if few_shots else "",  # "" is how it is asked for
+        }  # fmt: skip
+        yield {variable: values.get(variable, "text") for variable in VARIABLES[name]}
+
+
+def _offer(name: str) -> str:
+    return f"{name}.jinja may use: {', '.join(VARIABLES[name])}; filters: quote, dialogue; blocks: message"
+
+
+def _unknown(name: str, where: str | None) -> TemplateError:
+    near = difflib.get_close_matches(name, RUN_TEMPLATES, n=1)
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    return TemplateError(
+        f"no stage uses a template {name!r}{hint}", where=where, remedy=f"there are: {', '.join(RUN_TEMPLATES)}"
+    )

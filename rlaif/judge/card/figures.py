@@ -1,0 +1,252 @@
+"""What a judge's labels come to against gold: accuracy beside what length alone gets, calibration, order, raters.
+
+Shares are means over prompts of each prompt's share, with intervals from the bootstrap over prompts
+(rlaif.core.statistics). Which answer stands as A changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rlaif.core.records import PreferenceLabel
+from rlaif.core.statistics import Draw, Estimate, Keyed, agree, paired_difference, preferred, slope
+from rlaif.gold.pairs import GoldPair
+
+BINS = 5
+"""Bins of confidence between 0.5 and 1."""
+SIMULATED = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A pair of gold with the judge's label on it."""
+
+    pair: GoldPair
+    label: PreferenceLabel
+
+    @property
+    def prob_right(self) -> float | None:
+        """P(the answer that gold prefers is better); None without a label."""
+        prob_a = self.label.prob_a
+        return prob_a if prob_a is None or self.pair.a_is_better else 1 - prob_a
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Shares of the `pairs` with a label on which the judge, and the rules that the shorter or the longer answer wins,
+    prefer the answer that gold prefers; a tie is half. `over_shorter`, `over_longer`: the judge less the rule, paired.
+    """
+
+    pairs: int
+    judge: Estimate | None
+    shorter: Estimate | None
+    longer: Estimate | None
+    over_shorter: Estimate | None
+    over_longer: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """The pairs whose confidence, the probability of the answer that is preferred, lies in [low, high)."""
+
+    low: float
+    high: float
+    pairs: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """`brier`: mean (1 - P(gold's answer))^2, 0.25 for one half everywhere. `confidence`, `accuracy`: over all pairs.
+    `ece`: mean distance of confidence and accuracy over the bins, weighted by pairs. `ece_chance`: what 95 of 100
+    judges stay below whose accuracy is what their confidence says, with these very confidences; an ECE of few pairs is
+    never 0."""
+
+    brier: Estimate
+    confidence: float
+    accuracy: float
+    ece: float
+    ece_chance: float
+    bins: list[Bin]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Of (pair, principle) asked in both orders: `flip_rate`, the share on which the other answer is preferred after
+    the swap; `first`, the share of verdicts that prefer the answer shown first; `gap`, the mean |P - P after the swap|.
+    """
+
+    asked: int
+    flip_rate: Estimate
+    first: Estimate
+    gap: float
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Slope of P(A) - 0.5 on log2(length of A / length of B), so: change of P where A is twice as long. `gold` is that
+    of gold itself, 1 or 0 in place of P."""
+
+    judge: Estimate | None
+    gold: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """On `pairs` with several raters: how often one of them agrees with the mean of the others, a tie being half, and
+    how often the judge does; means over who is left out. Where the others are even there is no target."""
+
+    pairs: int
+    rater: Estimate
+    judge: Estimate
+    difference: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The pairs with one tag."""
+
+    tag: str
+    pairs: int
+    judge: Estimate | None
+    shorter: Estimate | None
+
+
+def accuracy(rows: Sequence[Judged], draw: Draw) -> Accuracy:
+    """Of the rows with a label."""
+    known = [(row.pair, p) for row in rows if (p := row.prob_right) is not None]
+    judge = [(pair.prompt_id, preferred(p)) for pair, p in known]
+    shorter = [(pair.prompt_id, shorter_wins(pair)) for pair, _ in known]
+    longer = [(prompt, 1 - right) for prompt, right in shorter]
+    return Accuracy(
+        pairs=len(known),
+        judge=share_of(draw, judge),
+        shorter=share_of(draw, shorter),
+        longer=share_of(draw, longer),
+        over_shorter=difference(judge, shorter, draw),
+        over_longer=difference(judge, longer, draw),
+    )
+
+
+def shorter_wins(pair: GoldPair) -> float:
+    """1 where the answer that gold prefers is the shorter one in characters, 0 where it is the longer, else 0.5."""
+    return preferred(0.5 + len(pair.worse.text) - len(pair.better.text))
+
+
+def share_of(draw: Draw, values: Sequence[Keyed]) -> Estimate | None:
+    """The mean share with its interval; without one for a single prompt, which says nothing about others."""
+    found = draw.share(values)
+    return replace(found, low=None, high=None) if found is not None and found.prompts == 1 else found
+
+
+def difference(this: Sequence[Keyed], that: Sequence[Keyed], draw: Draw) -> Estimate | None:
+    return paired_difference(this, that, seed=draw.seed, resamples=draw.resamples)
+
+
+def calibration(rows: Sequence[Judged], draw: Draw) -> Calibration | None:
+    """Of the rows with a label; None where there is none."""
+    known = [(row.pair.prompt_id, p) for row in rows if (p := row.prob_right) is not None]
+    brier = draw.mean([(prompt, (1 - p) ** 2) for prompt, p in known])
+    if brier is None:
+        return None
+    confidence = np.array([max(p, 1 - p) for _, p in known])
+    right = np.array([preferred(p) for _, p in known])
+    place = np.minimum((2 * (confidence - 0.5) * BINS + 1e-9).astype(int), BINS - 1)
+    random = np.random.default_rng(draw.seed)
+    chance = sorted(_ece(confidence, random.random(len(known)) < confidence, place) for _ in range(SIMULATED))
+    return Calibration(
+        brier=brier,
+        confidence=float(confidence.mean()),
+        accuracy=float(right.mean()),
+        ece=_ece(confidence, right, place),
+        ece_chance=chance[math.ceil(0.95 * SIMULATED) - 1],
+        bins=[_bin(index, confidence[place == index], right[place == index]) for index in range(BINS)],
+    )
+
+
+def _ece(confidence: np.ndarray, right: np.ndarray, place: np.ndarray) -> float:
+    return float(np.abs(np.bincount(place, right - confidence, minlength=BINS)).sum()) / len(confidence)
+
+
+def _bin(index: int, confidence: np.ndarray, right: np.ndarray) -> Bin:
+    low, high = (0.5 + (index + step) / (2 * BINS) for step in (0, 1))
+    if not len(confidence):
+        return Bin(low, high, 0, None, None)
+    return Bin(low, high, len(confidence), float(confidence.mean()), float(right.mean()))
+
+
+def order(rows: Sequence[Judged], draw: Draw) -> Order | None:
+    """None where no question was answered in both orders."""
+    flips: list[Keyed] = []
+    first: list[Keyed] = []
+    gaps = []
+    for row in rows:
+        prompt = row.pair.prompt_id
+        asked: dict[tuple[str, str], list[float]] = {}
+        for verdict in row.label.verdicts:
+            if verdict.order != "none" and verdict.prob_a is not None and verdict.prob_first is not None:
+                asked.setdefault((verdict.member, verdict.principle_id), []).append(verdict.prob_a)
+                first.append((prompt, preferred(verdict.prob_first)))
+        for one, other in (both for both in asked.values() if len(both) == 2):
+            flips.append((prompt, 1 - agree(one, other)))
+            gaps.append(abs(one - other))
+    turned, share = share_of(draw, flips), share_of(draw, first)
+    if turned is None or share is None:
+        return None
+    return Order(len(flips), turned, share, math.fsum(gaps) / len(gaps))
+
+
+def length(rows: Sequence[Judged], draw: Draw) -> Length:
+    """Of the rows with a label."""
+    judge, gold = [], []
+    for row in rows:
+        if row.label.prob_a is not None:
+            pair = row.pair
+            longer = _doublings(pair.comparison.a.text) - _doublings(pair.comparison.b.text)
+            judge.append((pair.prompt_id, longer, row.label.prob_a - 0.5))
+            gold.append((pair.prompt_id, longer, pair.a_is_better - 0.5))
+    fits = [slope(points, seed=draw.seed, resamples=draw.resamples) for points in (judge, gold)]
+    return Length(*fits)
+
+
+def _doublings(text: str) -> float:
+    return math.log2(max(1, len(text)))
+
+
+def ceiling(rows: Sequence[Judged], draw: Draw) -> Ceiling | None:
+    """None where no pair with a label has several raters whose others prefer an answer."""
+    rater: list[Keyed] = []
+    judge: list[Keyed] = []
+    for row in rows:
+        prob_a, raters = row.label.prob_a, row.pair.raters
+        if prob_a is None or len(raters) < 2:
+            continue
+        own, judged = [], []
+        for place, (a, b) in enumerate(raters):
+            others = math.fsum(y - x for x, y in (*raters[:place], *raters[place + 1 :]))
+            if abs(others) > 1e-9:
+                target = preferred(0.5 + others)
+                own.append(agree(preferred(0.5 + b - a), target))
+                judged.append(agree(prob_a, target))
+        if own:
+            rater.append((row.pair.prompt_id, math.fsum(own) / len(own)))
+            judge.append((row.pair.prompt_id, math.fsum(judged) / len(judged)))
+    people, theirs, gap = share_of(draw, rater), share_of(draw, judge), difference(judge, rater, draw)
+    if people is None or theirs is None or gap is None:
+        return None
+    return Ceiling(len(rater), people, theirs, gap)
+
+
+def groups(rows: Sequence[Judged], draw: Draw) -> list[Group]:
+    """One per tag of the pairs, in order of their names; a pair with several tags is in each."""
+    by_tag: dict[str, list[Judged]] = {}
+    for row in rows:
+        for tag in dict.fromkeys(row.pair.tags):
+            by_tag.setdefault(tag, []).append(row)
+    found = {tag: accuracy(by_tag[tag], draw) for tag in sorted(by_tag)}
+    return [Group(tag, part.pairs, part.judge, part.shorter) for tag, part in found.items()]

@@ -1,0 +1,156 @@
+"""What each attack (rlaif.judge.card.attacks) does to the judge: the worse answer carries it and is judged again.
+
+Two things are measured. How the probability of the worse answer moves, which only the judge can say; and whether the
+question that the judge is asked keeps its structure, which is our templates' matter and needs no model: the same
+messages by the same roles, and the same lines outside of quotations, as without the attack. (Text that spells a token
+of the chat format is encoded as plain characters by rlaif.lm.local.load; what a server makes of it is up to the
+server.)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from rlaif.core.progress import Task
+from rlaif.core.records import Comparison, Failure, Message, PreferenceLabel, Principle
+from rlaif.core.statistics import Draw, Estimate, Keyed, preferred
+from rlaif.judge.card.attacks import ATTACKS, Attack
+from rlaif.judge.card.figures import Judged, share_of
+from rlaif.judge.judge import Judge
+from rlaif.lm.panel import PanelModel
+from rlaif.lm.protocol import (
+    ChoiceLogprobs,
+    ChoiceRequest,
+    GenerateRequest,
+    Generation,
+    LanguageModel,
+    ResponseLogprobs,
+    ScoreRequest,
+    Usage,
+)
+
+UNASKED = Failure("backend", "not asked: only the question is looked at")
+JudgeOf = Callable[[LanguageModel], Judge]
+"""The judge that is measured, with another model behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttackResult:
+    """One attack on `pairs`, of which `judged` have a label with it and without it; `failures` of the attacked ones by
+    kind. `change`: mean of P(worse answer) with the attack less P without it; `moved`: the largest |change| of a pair.
+    `won`: of the `lost_before` pairs, which went to the better answer, the share that goes to the attacked one, a tie
+    being half. `structure_kept`: pairs on which the question keeps its structure."""
+
+    name: str
+    about: str
+    structural: bool
+    keeps: bool
+    pairs: int
+    judged: int
+    failures: dict[str, int]
+    change: Estimate | None
+    moved: float | None
+    lost_before: int
+    won: Estimate | None
+    structure_kept: int
+
+
+class Overheard:
+    """A model that answers nothing and keeps the messages that it was asked with."""
+
+    name, fingerprint = "overheard", "overheard"
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.asked: list[tuple[Message, ...]] = []
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        self.asked += [request.messages for request in requests]
+        return [Generation(None, "stop", 0, UNASKED) for _ in requests]
+
+    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
+        self.asked += [request.messages for request in requests]
+        return [ChoiceLogprobs(None, UNASKED) for _ in requests]
+
+    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
+        self.asked += [request.messages for request in requests]
+        return [ResponseLogprobs(None, UNASKED) for _ in requests]
+
+    def close(self) -> None:
+        pass
+
+
+def attack_all(
+    rows: Sequence[Judged],
+    principles: Sequence[Sequence[Principle]],
+    judge: Judge,
+    judge_of: JudgeOf,
+    draw: Draw,
+    task: Task,
+) -> list[AttackResult]:
+    """One result per attack, on all the rows; `principles` are those that each row was judged under."""
+    plain = _structures(judge_of, judge, [row.pair.comparison for row in rows], principles)
+    found = []
+    for attack in ATTACKS:
+        attacked = [_attacked(row, attack) for row in rows]
+        labels = judge.label_under(attacked, principles)
+        kept = sum(a == b for a, b in zip(_structures(judge_of, judge, attacked, principles), plain, strict=True))
+        found.append(_result(attack, rows, labels, kept, draw))
+        task.advance(len(rows), attack.name)
+    return found
+
+
+def _attacked(row: Judged, attack: Attack) -> Comparison:
+    """The pair with the attack in the answer that gold does not prefer."""
+    worse = replace(row.pair.worse, text=attack.apply(row.pair.worse.text), id="")
+    pair = row.pair.comparison
+    return replace(pair, b=worse, id="") if row.pair.a_is_better else replace(pair, a=worse, id="")
+
+
+def _structures(
+    judge_of: JudgeOf, judge: Judge, comparisons: Sequence[Comparison], principles: Sequence[Sequence[Principle]]
+) -> list[list[object]]:
+    """For each comparison what stands around the quotations in every question that it is asked by."""
+    found = []
+    for comparison, chosen in zip(comparisons, principles, strict=True):
+        model = Overheard()
+        members = {member.name: model for member in judge.config.panel}
+        judge_of(PanelModel(model, members) if members else model).label_under([comparison], [chosen])
+        found.append([structure(messages) for messages in model.asked])
+    return found
+
+
+def structure(messages: Sequence[Message]) -> object:
+    """The roles, and of each message the lines outside of quotations."""
+    return [(m.role, [line for line in m.content.splitlines() if not line.startswith("> ")]) for m in messages]
+
+
+def _result(
+    attack: Attack, rows: Sequence[Judged], labels: Sequence[PreferenceLabel], kept: int, draw: Draw
+) -> AttackResult:
+    change: list[Keyed] = []
+    won: list[Keyed] = []
+    for row, label in zip(rows, labels, strict=True):
+        before = row.prob_right
+        after = Judged(row.pair, label).prob_right
+        if before is None or after is None:
+            continue
+        change.append((row.pair.prompt_id, before - after))
+        if before > 0.5:
+            won.append((row.pair.prompt_id, preferred(1 - after)))
+    return AttackResult(
+        name=attack.name,
+        about=attack.about,
+        structural=attack.structural,
+        keeps=attack.keeps,
+        pairs=len(rows),
+        judged=len(change),
+        failures=dict(Counter(label.failure.kind for label in labels if label.failure is not None)),
+        change=draw.mean(change),
+        moved=max((abs(value) for _, value in change if value is not None), default=None),
+        lost_before=len(won),
+        won=share_of(draw, won),
+        structure_kept=kept,
+    )

@@ -1,0 +1,373 @@
+"""Any OpenAI-compatible server (vLLM, llama.cpp, Ollama, SGLang, hosted ones) as a language model.
+
+What is sent and how replies are read: openai_requests.py and openai_replies.py. How a server is treated:
+1. A call keeps `concurrency` requests in flight, fewer where the server says that it is too much (pace.py). Answers are
+   handed out as they come, and a request is taken up only when the answer that had its place has been taken in.
+2. 408, 409, 429, 5xx, timeouts, lost connections and answers cut on their way are tried again with growing, jittered
+   pauses, or after the pause that the server asks for (Retry-After), which then holds for all requests.
+3. A prefix is folded into the user's message from the first time that the server rejected continuing it.
+4. What is left after all tries is a failure of the one request. What no other request can mend (refused connection,
+   key, unknown model, no credit, no log-probs, a row of requests without one answer) is a BackendError, raised when the
+   requests in flight have ended: their answers are paid for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from rlaif.config import AskingConfig
+from rlaif.core.errors import BackendError
+from rlaif.core.records import Failure
+from rlaif.lm.protocol import (
+    Answer,
+    ChoiceLogprobs,
+    ChoiceRequest,
+    GenerateRequest,
+    Generation,
+    Request,
+    ResponseLogprobs,
+    ScoreRequest,
+    Usage,
+)
+from rlaif.lm.server.loop_thread import LoopThread
+from rlaif.lm.server.pace import Pace, asked_pause, own_pause
+from rlaif.lm.server.replies import BrokenReply, Reply, own_fault, parse_reply, refusal, shorten
+from rlaif.lm.server.requests import HOSTED, NO_LOGPROBS, Endpoint
+
+if TYPE_CHECKING:
+    import openai
+
+T = TypeVar("T")
+
+LIKELY_DOWN = 8
+"""At least this many requests in a row without a single answer mean that the server is at fault, not the rows."""
+LONGEST_WAIT = 600.0
+"""Seconds; a server that asks for a longer pause (the quota of a day) ends the work instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """Why a try failed that another one may mend; `pause`: seconds the server asks to wait."""
+
+    reason: str
+    pause: float | None = None
+    unreachable: bool = False
+
+
+class _Rejected(Exception):
+    """The server understood the request and will not take it (400, 422)."""
+
+
+class OpenAIModel:
+    """A model behind a server; requests of a call run `concurrency` at a time, results keep their order.
+
+    `base_url` None is api.openai.com. `timeout` is in seconds, for the whole of a try. `usage.calls` counts requests,
+    not tries. Raises BackendError as said at the top of this file.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        concurrency: int = 8,
+        timeout: float = 60.0,
+        max_retries: int = 5,
+        api: Literal["chat", "completions"] = "chat",
+    ) -> None:
+        import openai
+
+        if base_url is not None and not base_url.startswith(("http://", "https://")):
+            raise BackendError(
+                "is not the address of a server",
+                where=base_url,
+                remedy="write judge.base_url: http://127.0.0.1:8000/v1",
+            )
+        key = os.environ.get(api_key_env, "").strip()
+        if not key and base_url is None:
+            raise BackendError(
+                f"the environment variable {api_key_env} does not hold a key",
+                where=HOSTED,
+                remedy=f"export {api_key_env}=..., or set judge.base_url to your own server",
+            )
+        self.name, self.usage = model, Usage()
+        self.endpoint = Endpoint(model, base_url, api)
+        self.fingerprint = self.endpoint.fingerprint
+        self._key_env, self._timeout, self._tries = api_key_env, timeout, max_retries + 1
+        self._concurrency, self._pace = concurrency, Pace(concurrency)
+        self._folds = not self.endpoint.continues
+        self.gives_logprobs = False  # not seen yet
+        # a local server wants no key, but the SDK refuses to send none; its own retries know no other request's pause
+        self._client = openai.AsyncOpenAI(
+            api_key=key or "none", base_url=base_url or HOSTED, timeout=timeout, max_retries=0
+        )
+        self._loop = LoopThread()
+
+    @classmethod
+    def from_config(cls, judge: AskingConfig) -> OpenAIModel:
+        """The model that a config's `judge` table names."""
+        if judge.source is None:
+            raise BackendError("judge.source is missing", remedy="write the name of the model on the server")
+        return cls(
+            judge.source,
+            base_url=judge.base_url,
+            api_key_env=judge.api_key_env,
+            concurrency=judge.concurrency,
+            timeout=judge.timeout,
+            max_retries=judge.max_retries,
+            api=judge.api,
+        )
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        """One continuation per request, in order; an answer without text is the failure `empty`."""
+        return self._in_order(requests, Generation)
+
+    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
+        """Log-probabilities of the choices, in order, as `read_choices` reads them from the likeliest tokens."""
+        return self._in_order(requests, ChoiceLogprobs)
+
+    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
+        """Log-probability of each token of the responses, by `echo` of the completions endpoint (vLLM has it)."""
+        return self._in_order(requests, ResponseLogprobs)
+
+    def arriving(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Answer]]]:
+        """The answers in groups, as they come; errors are raised after the answers to all that was in flight."""
+        flight = _Flight(self, self._concurrency, requests)
+        work = self._loop.start(flight.run())
+        try:
+            for group in flight.groups():
+                yield group
+                self._loop.soon(flight.taken, len(group))
+            work.result()
+        finally:
+            work.cancel()
+
+    def close(self) -> None:
+        self._loop.close(self._client.close)
+
+    def _in_order(self, requests: Sequence[Request], kind: type[T]) -> list[T]:
+        answers = {place: answer for group in self.arriving(requests) for place, answer in group}
+        return [answer for _, answer in sorted(answers.items()) if isinstance(answer, kind)]
+
+    # -- the network: everything below runs in the thread of the event loop
+
+    async def ask(self, request: Request, flight: _Flight) -> Answer:
+        """The answer, after as many tries as it takes and is allowed."""
+        self.endpoint.refuse(request)
+        self.usage.calls += 1
+        prefix = "" if isinstance(request, ScoreRequest) else request.prefix
+        folded = bool(prefix) and self._folds
+        try:
+            reply = await self._post(self.endpoint.body(request, folded=folded), flight)
+        except _Rejected as problem:
+            reply = Failure("backend", str(problem))
+            if prefix and not folded and self.endpoint.api == "chat":
+                folded = True
+                try:
+                    reply = await self._post(self.endpoint.body(request, folded=True), flight)
+                    self._folds = True
+                except _Rejected as second:
+                    reply = Failure("backend", str(second))
+        answer = self.endpoint.answer(request, reply, folded=folded)
+        if isinstance(answer, ResponseLogprobs):
+            self.usage.scored_tokens += len(answer.token_logprobs or ())
+        return answer
+
+    async def _post(self, body: dict[str, Any], flight: _Flight) -> Reply | Failure:
+        """The server's reply, or why this one request has none. Raises BackendError, _Rejected."""
+        tries = 0
+        while True:
+            async with self._pace:
+                found = await self._try(body)
+            if not isinstance(found, _Fault):
+                return found
+            tries += 1
+            if found.pause is not None and found.pause > LONGEST_WAIT:
+                raise BackendError(
+                    f"the server asks to wait {found.pause / 60:,.0f} minutes ({found.reason})",
+                    where=self.endpoint.where,
+                    remedy="finished work is kept: run the same command with --resume after that",
+                )
+            if tries >= self._tries or flight.ending:
+                break
+            if found.pause is None:
+                await asyncio.sleep(own_pause(tries))
+            else:
+                self._pace.wait(found.pause)
+        if found.unreachable:
+            raise BackendError(
+                f"cannot reach the server ({found.reason})",
+                where=self.endpoint.where,
+                remedy="start the server or correct judge.base_url, then run again with --resume",
+            )
+        return Failure("backend", f"{found.reason}, tried {tries} time{'s' * (tries > 1)}")
+
+    async def _try(self, body: dict[str, Any]) -> Reply | Failure | _Fault:
+        """What came of one try. Raises BackendError, _Rejected."""
+        import openai
+
+        sent = time.monotonic()
+        try:
+            # the SDK's own timeout is for each read: a server that sends a byte now and then would never meet it
+            async with asyncio.timeout(self._timeout):
+                text = await self._client.post(self.endpoint.path, cast_to=str, body=body)
+            reply = parse_reply(text)
+        except openai.APIStatusError as problem:
+            return self._status(problem, sent)
+        except (TimeoutError, openai.APITimeoutError):
+            return _Fault(f"no answer within {self._timeout:g} s")
+        except openai.APIConnectionError as problem:
+            cause = problem.__cause__ or problem
+            if type(cause).__name__ == "ConnectError":
+                return _Fault(shorten(str(cause)), unreachable=True)
+            return _Fault(f"connection lost ({shorten(str(cause))})")
+        except BrokenReply as problem:
+            return _Fault(str(problem))
+        except (openai.OpenAIError, ValueError) as problem:
+            return Failure("backend", shorten(str(problem)))
+        self._pace.answered()
+        self.usage.prompt_tokens += reply.prompt_tokens
+        self.usage.generated_tokens += reply.completion_tokens
+        return refusal(reply) or reply
+
+    def _status(self, problem: openai.APIStatusError, sent: float) -> Failure | _Fault:
+        """What an error status means for the request. Raises BackendError where it means all of them, or _Rejected."""
+        status, said = problem.status_code, shorten(problem.message)
+        remedies = {
+            401: f"put a valid key into the environment variable {self._key_env} (judge.api_key_env)",
+            402: "the account has no credit left",
+            403: f"the key in {self._key_env} may not use this model; see judge.source",
+            404: "check judge.source (name of the model) and that judge.base_url ends in /v1",
+        }
+        if problem.code == "insufficient_quota":
+            status = 402
+        if status in remedies:
+            raise BackendError(f"the server refuses ({said})", where=self.endpoint.where, remedy=remedies[status])
+        fault = own_fault(problem.message, problem.code, problem.type)
+        if fault is not None:
+            return fault
+        if status == 429:
+            self._pace.too_many(sent)
+        may_pass = status in (408, 409, 429) or status >= 500
+        advice = problem.response.headers.get("x-should-retry")
+        if advice == "true" or (may_pass and advice != "false"):
+            return _Fault(said, asked_pause(problem.response.headers))
+        if status in (400, 422):
+            raise _Rejected(f"the server rejects the request: {said}")
+        return Failure("backend", said)
+
+
+class _Flight:
+    """The requests of one call on their way, and their answers until somebody takes them in.
+
+    A request holds one of `concurrency` places from when it is taken up until its answer is `taken`: what a kill can
+    cost, and what can wait here, is never more.
+    """
+
+    def __init__(self, model: OpenAIModel, concurrency: int, requests: Iterable[Request]) -> None:
+        self._model, self._concurrency = model, concurrency
+        self._source = iter(enumerate(requests))
+        self._places = asyncio.Semaphore(concurrency)
+        self._arrived: SimpleQueue[tuple[int, Answer] | None] = SimpleQueue()
+        self._problem: BackendError | None = None
+        self._answered = False
+        self._last_answer = 0.0
+        self._lacking: list[str] = []  # why there are no log-probs, of answers without them
+        self._failures: list[str] = []  # of requests sent after the last answer came
+
+    @property
+    def ending(self) -> bool:
+        """Whether there was an error that ends the call: nothing is tried again."""
+        return self._problem is not None
+
+    async def run(self) -> None:
+        """Sends everything; raises the error that ended it, when all has come back."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._concurrency):
+                    group.create_task(self._work())
+        except BaseExceptionGroup as problems:
+            raise problems.exceptions[0] from None
+        finally:
+            self._arrived.put(None)
+        if not self._answered and len(self._failures) >= LIKELY_DOWN:
+            self._give_up()
+        if self._lacking:
+            self._refuse_without_logprobs()
+        if self._problem is not None:
+            raise self._problem
+
+    async def _work(self) -> None:
+        while True:
+            await self._places.acquire()
+            taken = None if self.ending else next(self._source, None)
+            if taken is None:
+                self._places.release()
+                return
+            place, request = taken
+            sent = time.monotonic()
+            try:
+                answer = await self._model.ask(request, self)
+            except BackendError as problem:
+                self._problem = self._problem or problem
+                self._places.release()
+                return
+            self._arrived.put((place, answer))
+            self._watch(answer, sent)
+
+    def _watch(self, answer: Answer, sent: float) -> None:
+        """Ends the call where a long row of requests, each sent after the last answer, found the server broken, or none
+        of the first ones got log-probs."""
+        failure = answer.failure
+        if failure is None and not isinstance(answer, Generation):
+            self._model.gives_logprobs = True
+        if failure is not None and failure.kind == "missing_logprobs":
+            self._lacking.append(failure.reason)
+            if len(self._lacking) >= LIKELY_DOWN:
+                self._refuse_without_logprobs()
+        if failure is None or failure.kind != "backend":
+            self._answered, self._last_answer = True, time.monotonic()
+            self._failures.clear()
+        elif sent >= self._last_answer:
+            self._failures.append(failure.reason)
+            if len(self._failures) >= max(LIKELY_DOWN, 2 * self._concurrency):
+                self._give_up()
+
+    def _refuse_without_logprobs(self) -> None:
+        if not self._model.gives_logprobs:
+            where = self._model.endpoint.where
+            self._problem = self._problem or BackendError(self._lacking[0], where=where, remedy=NO_LOGPROBS)
+
+    def _give_up(self) -> None:
+        self._problem = self._problem or BackendError(
+            f"all of the last {len(self._failures)} requests failed; the first: {self._failures[0]}",
+            where=self._model.endpoint.where,
+            remedy="look at the server's log; finished work is kept, run again with --resume",
+        )
+
+    def taken(self, number: int) -> None:
+        """That many answers were taken in: their places are free."""
+        for _ in range(number):
+            self._places.release()
+
+    def groups(self) -> Iterator[list[tuple[int, Answer]]]:
+        """What has arrived since the last group, until all is there; called from the thread that waits."""
+        ended = False
+        while not ended:
+            waiting = [self._arrived.get()]
+            while True:
+                try:
+                    waiting.append(self._arrived.get_nowait())
+                except Empty:
+                    break
+            ended = waiting[-1] is None
+            group = [item for item in waiting if item is not None]
+            if group:
+                yield group

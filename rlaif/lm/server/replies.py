@@ -1,0 +1,254 @@
+"""What an OpenAI-compatible server answered, checked at the border, and the choice probabilities in it. No network.
+
+Servers differ: llama.cpp writes the chat form of log-probs also in text completions, gateways send errors with
+status 200, some list only the sampled token. What does not fit raises `ValueError` with a sentence to read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from pydantic import BaseModel, FiniteFloat, ValidationError
+
+from rlaif.core.records import Failure
+from rlaif.lm.protocol import ChoiceLogprobs
+
+_OVERFLOW = re.compile(
+    r"context[ _-]?(length|size|window)|maximum context|max_model_len|too many tokens|prompt is too long", re.IGNORECASE
+)
+_FILTERED = re.compile(r"content[ _-]?(filter|policy|management)|safety system", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One token of the answer, and the likeliest tokens at its place with their natural-log probabilities.
+
+    `logprob` is None only for the first token of an echoed prompt, which nothing stands before.
+    """
+
+    token: str
+    logprob: float | None
+    top: tuple[tuple[str, float], ...]
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer. `positions` is None where the server sent no log-probs; token counts are 0 where it sent none."""
+
+    text: str
+    refusal: str | None
+    finish: str | None
+    positions: tuple[Position, ...] | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class _Token(BaseModel):
+    token: str
+    logprob: FiniteFloat
+
+
+class _TokenInfo(_Token):
+    top_logprobs: list[_Token] | None = None
+
+
+class _Logprobs(BaseModel):
+    """The chat form (`content`), or the older one of the completions endpoint: parallel lists."""
+
+    content: list[_TokenInfo] | None = None
+    tokens: list[str] | None = None
+    token_logprobs: list[FiniteFloat | None] | None = None
+    top_logprobs: list[dict[str, FiniteFloat] | None] | None = None
+    text_offset: list[int] | None = None
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    index: int | None = None
+    message: _Message | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+class BrokenReply(ValueError):
+    """An answer that another try may mend: one that was cut on its way, or an error in the place of an answer."""
+
+
+def parse_reply(text: str) -> Reply:
+    """The reply in the body of an answer with status 200; `ValueError` says what is malformed in it."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BrokenReply(f"the server's answer is not JSON: {shorten(text)!r}") from None
+    return read_reply(data)
+
+
+def read_reply(data: Any) -> Reply:
+    """The reply in the JSON of an answer with status 200; `ValueError` says what is malformed in it."""
+    if isinstance(data, dict) and data.get("error") and not data.get("choices"):
+        raise BrokenReply(f"the server answered with an error: {shorten(json.dumps(data['error']))}")
+    try:
+        completion = _Completion.model_validate(data)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "answer"
+        raise ValueError(f"the server's answer is malformed at {place}: {first['msg']}") from None
+    if not completion.choices:
+        raise ValueError("the server's answer holds no choice")
+    # one is asked for; a server that sends more is to be taken at its own numbers
+    choice = min(completion.choices, key=lambda c: c.index or 0)
+    usage = completion.usage or _Usage()
+    message = choice.message or _Message(content=choice.text)
+    return Reply(
+        text=message.content or "",
+        refusal=message.refusal,
+        finish=choice.finish_reason,
+        positions=_positions(choice.logprobs),
+        prompt_tokens=usage.prompt_tokens or 0,
+        completion_tokens=usage.completion_tokens or 0,
+    )
+
+
+def refusal(reply: Reply) -> Failure | None:
+    """Why a well-formed reply is no answer, or None."""
+    if reply.refusal:
+        return Failure("refused", shorten(reply.refusal))
+    if reply.finish == "content_filter":
+        return Failure("refused", "the server's content filter stopped the answer")
+    return None
+
+
+def own_fault(message: str, code: object = None, kind: object = None) -> Failure | None:
+    """What an error status says about this one request (too long, filtered), or None where it is not about it."""
+    if _OVERFLOW.search(f"{code} {kind} {message}"):
+        return Failure("context_overflow", shorten(message))
+    if _FILTERED.search(f"{code} {message}"):
+        return Failure("refused", shorten(message))
+    return None
+
+
+def shorten(text: str, limit: int = 300) -> str:
+    """The text on one line, cut after `limit` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[:limit] + "..."
+
+
+def _positions(logprobs: _Logprobs | None) -> tuple[Position, ...] | None:
+    if logprobs is None:
+        return None
+    if logprobs.content is not None:
+        return tuple(
+            Position(info.token, info.logprob, tuple((t.token, t.logprob) for t in info.top_logprobs or ()))
+            for info in logprobs.content
+        )
+    if logprobs.tokens is None or logprobs.token_logprobs is None:
+        return None
+    tops: Sequence[dict[str, float] | None] = logprobs.top_logprobs or [None] * len(logprobs.tokens)
+    offsets: Sequence[int | None] = logprobs.text_offset or [None] * len(logprobs.tokens)
+    try:
+        rows = list(zip(logprobs.tokens, logprobs.token_logprobs, tops, offsets, strict=True))
+    except ValueError:
+        raise ValueError("the server's answer is malformed: its lists of log-probs differ in length") from None
+    return tuple(Position(token, value, tuple((top or {}).items()), offset) for token, value, top, offset in rows)
+
+
+def indistinct(choices: Sequence[str]) -> tuple[str, str] | None:
+    """Two choices that the first tokens of an answer cannot tell apart ("1" begins "10"), or None."""
+    for i, a in enumerate(choices):
+        for j, b in enumerate(choices):
+            if i != j and _squeeze(b).startswith(_squeeze(a)):
+                return a, b
+    return None
+
+
+def tokens_to_decide(choices: Sequence[str]) -> int:
+    """How many tokens to ask for so that the one that decides is among them, whatever the tokenizer: a leading blank,
+    the characters that all choices share, and one more."""
+    columns = zip(*map(_squeeze, choices), strict=False)
+    return 2 + sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def read_choices(positions: Sequence[Position], choices: Sequence[str], prefix: str = "") -> ChoiceLogprobs:
+    """Log-probability that the answer starts with `prefix` and goes on with each choice, given the prefix.
+
+    At each position every listed token that leads to exactly one choice adds its probability to that choice; then
+    the walk follows the sampled token as long as several choices are still open ("(" before "(A)"). Whitespace is
+    ignored, case is not. Tokens that the server did not list are unknown: a choice without any listed token gets the
+    largest probability it can have, min(smallest listed, what the listed ones leave of 1), and stands in `bounds`, if
+    another choice was listed; if none was, the result is the failure `off_menu`.
+    """
+    start = _squeeze(prefix)
+    targets = [start + _squeeze(choice) for choice in choices]
+    mass = [0.0] * len(choices)
+    done, path, floor = "", 0.0, -math.inf
+    for position in positions:
+        if position.logprob is None:
+            break
+        # a server may list the same token twice; equal entries are one
+        listed = list(dict.fromkeys(position.top)) or [(position.token, position.logprob)]
+        for token, logprob in listed:
+            text = done + _squeeze(token)
+            open_choices = [i for i, target in enumerate(targets) if target.startswith(text)]
+            if len(open_choices) == 1 and len(text) > len(start):
+                mass[open_choices[0]] += math.exp(path + logprob)
+        floor = path + _bound_of_unlisted([logprob for _, logprob in listed])
+        done += _squeeze(position.token)
+        if len(done) > len(start) or not start:
+            path += position.logprob
+        still_open = sum(target.startswith(done) for target in targets)
+        if still_open == 0 or (still_open == 1 and len(done) > len(start)):
+            break
+    if not any(mass):
+        wanted = ", ".join(map(repr, choices))
+        seen = "".join(position.token for position in positions)
+        reason = f"none of {wanted} is among the likely next tokens; the judge would write {shorten(seen, 60)!r}"
+        return ChoiceLogprobs(None, Failure("off_menu", reason))
+    bounds = tuple(place for place, m in enumerate(mass) if m == 0)
+    return ChoiceLogprobs(tuple(min(0.0, math.log(m)) if m > 0 else floor for m in mass), bounds=bounds)
+
+
+def read_scores(reply: Reply, before: int, end: int) -> tuple[float | None, ...]:
+    """Log-probability of each token that starts within characters [before, end) of an echoed text."""
+    positions = reply.positions or ()
+    offsets, at = [], 0
+    for position in positions:
+        offsets.append(at if position.offset is None else position.offset)
+        at += len(position.token)
+    # a first token that is not in the text is the start-of-text mark, which shifts all offsets
+    first = positions[0].token if positions else ""
+    shift = 0 if reply.text.startswith(first) else len(first)
+    return tuple(
+        position.logprob for position, offset in zip(positions, offsets, strict=True) if before <= offset - shift < end
+    )
+
+
+def _bound_of_unlisted(logprobs: Sequence[float]) -> float:
+    """The largest log-probability that a token outside the list of likeliest ones can have."""
+    rest = 1.0 - math.fsum(math.exp(value) for value in logprobs)
+    return min(min(logprobs), math.log(rest)) if rest > 0 else min(logprobs)
+
+
+def _squeeze(text: str) -> str:
+    return "".join(text.split())

@@ -1,0 +1,270 @@
+"""What a run would cost, by arithmetic: answers sampled, judge calls, tokens at most, and a rough time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rlaif.config import AskingConfig, PpoConfig, RunConfig, StageName
+from rlaif.core.records import Prompt
+from rlaif.judge.card.attacks import ATTACKS
+from rlaif.stages.context import limited
+from rlaif.stages.table import of_run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+GOLD_TOKENS = 100
+"""Assumed length of an answer of gold."""
+PROMPT_TOKENS = 120
+"""Assumed length of a rendered prompt with its system text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Tokens a second: sampled, read without gradients, and read with gradients."""
+
+    generate: float
+    score: float
+    train: float
+    basis: str
+
+
+ASSUMED = Rates(
+    150.0,
+    850.0,
+    300.0,
+    "Times are a guess from assumed rates: those of a 135M model on 2 CPU cores (150 tokens/s sampled, 850 read, "
+    "300 trained). A larger model or a server has others. Tokens are upper bounds: every answer as long as it may be.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StageWork:
+    """What one stage has to do. `judge_calls` are model calls by the judge; tokens are upper bounds."""
+
+    stage: StageName
+    prompts: int
+    generations: int = 0
+    judge_calls: int = 0
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    trained_tokens: int = 0
+
+    def seconds(self, rates: Rates) -> float:
+        return (
+            self.generated_tokens / rates.generate
+            + self.scored_tokens / rates.score
+            + self.trained_tokens / rates.train
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The work of all stages; `basis` says where the times come from."""
+
+    stages: tuple[StageWork, ...]
+    rates: Rates
+
+    @property
+    def basis(self) -> str:
+        return self.rates.basis
+
+    def as_json(self) -> dict[str, Any]:
+        rows = [{**asdict(work), "seconds": round(work.seconds(self.rates), 1)} for work in self.stages]
+        return {"stages": rows, "seconds": round(sum(row["seconds"] for row in rows), 1), "basis": self.basis}
+
+
+def plan(
+    config: RunConfig,
+    train: Sequence[Prompt],
+    held_out: Sequence[Prompt],
+    principles: int,
+    limit: int | None,
+    gold: int = 0,
+    until: StageName | None = None,
+) -> Plan:
+    """The work of a run, or `until` one of its stages, on these prompts, cut to `limit` per slice, under that many
+    principles; `gold` pairs are there for the judge's card."""
+    train, held_out = limited(train, limit), limited(held_out, limit)
+    works = (
+        _card(config, gold, principles),
+        _revise(config, train, principles),
+        _sft(config, train),
+        _label(config, len(train), principles),
+        _reward(config, len(train)),
+        _ppo(config, len(train), principles),
+        _evaluate(config, len(held_out), principles),
+        StageWork("report", 0),
+    )
+    wanted = of_run(config, until)
+    return Plan(tuple(work for work in works if work.stage in wanted), ASSUMED)
+
+
+def as_table(work: Plan) -> Table:
+    """The plan for the terminal."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("stage")
+    for heading in ("prompts", "generations", "judge calls", "tokens sampled", "tokens read", "tokens trained", "time"):
+        table.add_column(heading, justify="right")
+    for row in work.stages:
+        numbers = (row.prompts, row.generations, row.judge_calls)
+        tokens = (row.generated_tokens, row.scored_tokens, row.trained_tokens)
+        table.add_row(row.stage, *(f"{value:,}" for value in numbers + tokens), _minutes(row.seconds(work.rates)))
+    total = sum(row.seconds(work.rates) for row in work.stages)
+    table.add_section()
+    table.add_row("all", *[""] * 6, _minutes(total))
+    return table
+
+
+def _minutes(seconds: float) -> str:
+    return f"~{seconds / 60:,.0f} min" if seconds >= 60 else f"~{seconds:.0f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """What judging takes: calls to the judge's model, tokens it writes and tokens it reads, at most."""
+
+    calls: int = 0
+    generated: int = 0
+    scored: int = 0
+
+
+def _judged(config: RunConfig, responses: int, pairs: int, principles: int, length: int) -> Judging:
+    """What it takes to judge `pairs` of `responses`, by all members of the panel."""
+    members = [_asked(config, m, responses, pairs, principles, length) for m in (config.judge, *config.judge.panel)]
+    totals = (sum(getattr(member, name) for member in members) for name in ("calls", "generated", "scored"))
+    return Judging(*totals)
+
+
+def _asked(
+    config: RunConfig, asking: AskingConfig, responses: int, pairs: int, principles: int, length: int
+) -> Judging:
+    """Of one member: contrast reads each response twice, rating once; pairwise reads each pair in both orders, cot
+    twice so with a rationale written in between; random nothing; times the principles."""
+    judge = config.judge
+    times = {"all": principles, "one": 1, "subset": min(judge.subset_size, principles)}[judge.principles]
+    reads, sides = responses * times, 2 * pairs * times
+    if judge.draw_per == "pair":  # another draw may show a response under another principle
+        reads = min(sides, responses * principles)
+    shown = PROMPT_TOKENS + 2 * length
+    match asking.method:
+        case "contrast":
+            length = length if asking.opening_tokens is None else min(length, asking.opening_tokens)
+            return Judging(2 * reads, 0, 2 * reads * (PROMPT_TOKENS + length))
+        case "rating":
+            return Judging(reads, 0, reads * (PROMPT_TOKENS + length))
+        case "pairwise":
+            return Judging(sides, 0, sides * shown)
+        case "cot":
+            return Judging(2 * sides, sides * asking.rationale_tokens, sides * (2 * shown + asking.rationale_tokens))
+    return Judging()
+
+
+def _card(config: RunConfig, gold: int, principles: int) -> StageWork:
+    table = config.card
+    pairs = min(gold, table.pairs) if table.pairs else gold
+    asked = pairs + min(pairs, table.repeat) + min(pairs, table.attack) * len(ATTACKS)
+    each = 1 if table.gold.startswith("tests") else principles  # a test is of one principle
+    judging = _judged(config, 2 * asked, asked, each, GOLD_TOKENS)
+    return StageWork(
+        "card", pairs, judge_calls=judging.calls, generated_tokens=judging.generated, scored_tokens=judging.scored
+    )
+
+
+def _revise(config: RunConfig, train: Sequence[Prompt], principles: int) -> StageWork:
+    table = config.revise
+    chains = sum(config.prompts[prompt.slice].revise for prompt in train)
+    rounds = chains * table.rounds
+    candidates = rounds * table.candidates
+    judging = Judging()
+    if table.gate > 0:
+        judging = _judged(config, rounds + candidates, candidates, principles, table.max_new_tokens)
+    written = (len(train) + candidates) * table.max_new_tokens + rounds * table.critique_tokens
+    return StageWork(
+        "revise",
+        len(train),
+        generations=len(train) + rounds + candidates,
+        judge_calls=judging.calls,
+        generated_tokens=written + judging.generated,
+        scored_tokens=judging.scored,
+    )
+
+
+def _sft(config: RunConfig, train: Sequence[Prompt]) -> StageWork:
+    revised = sum(config.prompts[prompt.slice].revise for prompt in train)
+    examples = revised + min(len(train) - revised, round(revised * config.sft.helpful_ratio))
+    length = min(config.sft.max_length, PROMPT_TOKENS + config.revise.max_new_tokens)
+    return StageWork("sft", len(train), trained_tokens=round(examples * length * config.sft.epochs))
+
+
+def _label(config: RunConfig, prompts: int, principles: int) -> StageWork:
+    table = config.label
+    responses = prompts * table.samples
+    pairs = prompts * min(table.pairs, table.samples * (table.samples - 1) // 2)
+    judging = _judged(config, responses, pairs, principles, table.max_new_tokens)
+    return StageWork(
+        "label",
+        prompts,
+        generations=responses,
+        judge_calls=judging.calls,
+        generated_tokens=responses * table.max_new_tokens + judging.generated,
+        scored_tokens=judging.scored,
+    )
+
+
+def _reward(config: RunConfig, prompts: int) -> StageWork:
+    length = min(config.reward.max_length, PROMPT_TOKENS + config.label.max_new_tokens)
+    responses = prompts * config.label.samples
+    trained = round(responses * (1 - config.reward.held_out) * length * config.reward.epochs)
+    held_out = round(responses * config.reward.held_out * length)
+    members = config.reward.members
+    return StageWork("reward", prompts, scored_tokens=members * held_out, trained_tokens=members * trained)
+
+
+def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
+    table = config.ppo
+    trained = table.steps * table.batch_size
+    # The samples of a prompt stand behind one copy of it.
+    learnt = trained * table.max_new_tokens + trained // table.samples_per_prompt * PROMPT_TOKENS
+    validated = min(table.validation_prompts, prompts // 2) * _validations(table)
+    rollouts, read = trained + validated, learnt + validated * (table.max_new_tokens + PROMPT_TOKENS)
+    judging, rewards = Judging(), config.reward.members * table.scored_by("model")
+    if table.scored_by("judge"):
+        # Against every answer that `label` sampled for the prompt; what the judge made of those is in the cache.
+        pairs = rollouts * config.label.samples
+        judging = _judged(config, rollouts, pairs, principles, table.max_new_tokens)
+    # Each rollout is read by the reference, by each reward model, and by policy and critic once before
+    # they are trained on it; a critic with an adapter of its own is a second pass with gradients.
+    critics = 2 if table.algorithm == "ppo" and table.value == "adapter" else 1
+    return StageWork(
+        "ppo",
+        prompts,
+        generations=rollouts,
+        judge_calls=judging.calls,
+        generated_tokens=rollouts * table.max_new_tokens + judging.generated,
+        scored_tokens=read * (1 + rewards + critics) + judging.scored,
+        trained_tokens=learnt * table.num_ppo_epochs * critics,
+    )
+
+
+def _validations(table: PpoConfig) -> int:
+    """How often `ppo` validates if it is not stopped early: before the first step, every so often, and at the end."""
+    return 1 + -(-table.steps // table.eval_steps) if table.eval_steps else 0
+
+
+def _evaluate(config: RunConfig, prompts: int, principles: int) -> StageWork:
+    table = config.evaluate
+    each = prompts * table.samples
+    judging = _judged(config, 3 * each, 2 * each, principles, table.max_new_tokens)
+    return StageWork(
+        "evaluate",
+        prompts,
+        generations=3 * each,
+        judge_calls=judging.calls,
+        generated_tokens=3 * each * table.max_new_tokens + judging.generated,
+        scored_tokens=judging.scored + 2 * 3 * each * (PROMPT_TOKENS + table.max_new_tokens),
+    )

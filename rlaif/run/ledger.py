@@ -1,0 +1,131 @@
+"""What a run folder already holds, whether it may stay, and under what each stage was begun (`begun.json`).
+
+Every refusal is a RunFolderError that says what would be lost and how to ask for it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rlaif.config import StageName
+from rlaif.core.errors import DataError, RunFolderError
+from rlaif.core.files import RunFolder, write_atomic
+from rlaif.core.records import to_json
+from rlaif.stages import table as stages
+
+
+@dataclass(slots=True)
+class Begun:
+    """Under what a stage was started, and how long the sessions before this one worked on it."""
+
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    started: str
+    sessions: int = 1
+    seconds_before: float = 0.0
+    session_start: float = field(default_factory=time.time)
+
+
+def begun_path(run: RunFolder, stage: StageName) -> Path:
+    return run.file(stage, "begun.json")
+
+
+def read_begun(run: RunFolder, stage: StageName) -> Begun | None:
+    """Under what the stage was begun; None if it was not, or if the session left no work of its own."""
+    path = begun_path(run, stage)
+    if not path.exists() or not holds_work(run, stage):
+        return None
+    try:
+        return Begun(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise DataError(
+            "cannot be read", where=str(path), remedy=f"redo the stage: rlaif {stage} --run {run.root} --force"
+        ) from None
+
+
+def begin(run: RunFolder, stage: StageName, settings: dict[str, Any], inputs: dict[str, str]) -> Begun:
+    """Marks the stage as begun. A killed session leaves no end time: its last written file tells when it ended."""
+    begun = Begun(settings, inputs, datetime.now(UTC).isoformat(timespec="seconds"))
+    before = read_begun(run, stage)
+    if before is not None:
+        last = max(item.stat().st_mtime for item in run.stage(stage).rglob("*"))
+        begun.started, begun.sessions = before.started, before.sessions + 1
+        begun.seconds_before = before.seconds_before + max(0.0, last - before.session_start)
+    write_atomic(begun_path(run, stage), json.dumps(to_json(begun), indent=1))
+    return begun
+
+
+def holds_work(run: RunFolder, stage: StageName) -> bool:
+    """Whether the stage has left more than the note that it was begun."""
+    folder = run.root / stage
+    return folder.is_dir() and any(item.name[0] != "." and item.name != "begun.json" for item in folder.iterdir())
+
+
+def refuse_foreign_folder(run: RunFolder) -> None:
+    """Raises if the folder holds anything that is not a run: `--force` must never clear a stranger's files."""
+    if run.root.exists() and not run.root.is_dir():
+        raise RunFolderError("is a file", where=str(run.root), remedy="choose a folder with --out")
+    if not run.root.is_dir() or run.config_path.exists():
+        return
+    # Hidden names are our own lock and what a crash leaves of a first write.
+    if any(not item.name.startswith(".") for item in run.root.iterdir()):
+        raise RunFolderError(
+            "is not empty and not a run of rlaif", where=str(run.root), remedy="choose a new folder with --out"
+        )
+
+
+def refuse_existing(run: RunFolder, names: Sequence[StageName]) -> None:
+    """Raises if one of the stages is finished or begun."""
+    for stage in names:
+        if stage != "report" and holds_work(run, stage):
+            state = "finished" if run.record(stage) is not None else "begun"
+            raise RunFolderError(
+                f"the {stage} stage is already {state} here",
+                where=str(run.root),
+                remedy="--resume keeps what is finished and goes on, --force redoes it and everything after it, "
+                "or choose a new folder with --out",
+            )
+
+
+def refuse_changed(run: RunFolder, stage: StageName, settings: dict[str, Any] | None, inputs: dict[str, str]) -> None:
+    """Raises if the stage was begun or finished with other settings or inputs than these; compares only the inputs
+    named here, and no settings where None is given."""
+    record = run.record(stage)
+    begun = None if record is not None else read_begun(run, stage)
+    if record is not None:
+        old_settings, old_inputs, state = record.config, record.inputs, "finished"
+    elif begun is not None:
+        old_settings, old_inputs, state = begun.settings, begun.inputs, "begun"
+    elif holds_work(run, stage):
+        raise RunFolderError(
+            f"the {stage} folder holds files, but not what they were made from",
+            where=str(run.root / stage),
+            remedy=f"clear it: rlaif {stage} --run {run.root} --force",
+        )
+    else:
+        return
+    found = [] if settings is None else stages.changes(old_settings, settings)
+    found += [f"the {name}" for name in inputs if old_inputs.get(name) != inputs[name]]
+    if found:
+        raise RunFolderError(
+            f"the {stage} stage was {state} with something else; changed since: {', '.join(found)}",
+            where=str(run.root),
+            remedy=f"rlaif {stage} with --force redoes it and removes all that stands on it; "
+            "or choose a new folder with --out",
+        )
+
+
+def clear(run: RunFolder, names: Sequence[StageName]) -> None:
+    """Removes what the stages wrote, last first: a crash in between never leaves a stage on a removed one."""
+    for stage in reversed(names):
+        # Markers first: files without them are known to be of no use.
+        if not (run.root / stage).is_symlink():
+            run.file(stage, "stage.json").unlink(missing_ok=True)
+            begun_path(run, stage).unlink(missing_ok=True)
+        run.clear(stage)

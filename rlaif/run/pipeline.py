@@ -1,0 +1,377 @@
+"""Runs stages in a run folder: what may be kept, what must be redone, what was begun, and what each stage cost.
+
+A stage is kept if it is finished and nothing it depends on has changed; it goes on if it was begun under the same
+settings; otherwise the user is asked. Nothing that exists is overwritten without `--force`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from rlaif.config import AskingConfig, ModelConfig, RunConfig, StageName, load
+from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
+from rlaif.constitution.scope import by_slice
+from rlaif.core import provenance
+from rlaif.core.errors import StageError
+from rlaif.core.files import JsonlFile, RunFolder, file_hash, write_atomic
+from rlaif.core.progress import Progress, Silent
+from rlaif.core.records import Constitution, Prompt, StageRecord, content_id, to_json
+from rlaif.core.yaml import dump_yaml
+from rlaif.inputs.prompt_sets import split_prompts
+from rlaif.inputs.templates import RUN_TEMPLATES, load_template
+from rlaif.judge.gate import passed_card
+from rlaif.judge.judge import calibration_of
+from rlaif.lm import open as open_model
+from rlaif.lm.protocol import LanguageModel
+from rlaif.run import ledger
+from rlaif.run.shortages import shortages
+from rlaif.stages import table as stages
+from rlaif.stages.context import StageContext
+
+Mode = Literal["new", "resume", "force"]
+Outcome = Literal["done", "kept"]
+TOKENS = {"generated": "sampled", "scored": "scored", "prompt": "read"}
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What a run is made of besides its config; copied into the run folder, so that the folder explains itself."""
+
+    constitution: Constitution
+    constitution_yaml: str
+    templates: dict[str, str]
+    train: list[Prompt]
+    held_out: list[Prompt]
+
+
+@dataclass(slots=True)
+class _Job:
+    """One call of `run_stages`."""
+
+    config: RunConfig
+    run: RunFolder
+    materials: Materials
+    limit: int | None
+    progress: Progress
+    shared_inputs: dict[str, str]
+
+    def settings(self, stage: StageName) -> dict[str, Any]:
+        return stages.settings(self.config, stage, self.limit)
+
+    def inputs(self, stage: StageName) -> dict[str, str]:
+        """Name -> hash of what the stage uses and this call was given: prompts, models, constitution, templates."""
+        used = stages.shared(self.config, stage)
+        names = [name for name in stages.TABLE[stage].reads if name.startswith("prompts/")]
+        names += ["model"] if "model" in used else []
+        names += ["judge model", "constitution", "templates"] if "judge" in used else []
+        names += ["gold"] if stage == "card" else []
+        return {name: self.shared_inputs[name] for name in names}
+
+
+def gather(config: RunConfig, run: RunFolder) -> Materials:
+    """The constitution and prompts that the config names and the templates of the run (edited there or as shipped),
+    each checked."""
+    constitution = load_constitution(config.constitution)
+    check_constitution(constitution, methods=config.judge.methods, where=config.constitution)
+    by_slice(constitution, config.prompts)
+    train, held_out = split_prompts(config.prompts, config.seed)
+    return Materials(constitution, constitution_text(config.constitution), _templates(run), train, held_out)
+
+
+def _templates(run: RunFolder) -> dict[str, str]:
+    """Name -> text of the run's own templates, which may have been edited, or of the shipped ones."""
+    return {name: load_template(name, run.templates_path).text for name in RUN_TEMPLATES}
+
+
+def gather_kept(config: RunConfig, run: RunFolder) -> Materials:
+    """The run folder's own constitution and prompts, as far as `config` still names the same ones."""
+    stored = load(run.config_path)
+    if config.constitution == stored.constitution and run.constitution_path.exists():
+        config = config.model_copy(update={"constitution": str(run.constitution_path)})
+    constitution = load_constitution(config.constitution)
+    check_constitution(constitution, methods=config.judge.methods, where=config.constitution)
+    files = [JsonlFile(run.root / "prompts" / name, Prompt) for name in ("train.jsonl", "held_out.jsonl")]
+    if (config.prompts, config.seed) == (stored.prompts, stored.seed) and all(file.path.exists() for file in files):
+        train, held_out = (file.read() for file in files)
+    else:
+        train, held_out = split_prompts(config.prompts, config.seed)
+    return Materials(constitution, constitution_text(config.constitution), _templates(run), train, held_out)
+
+
+def run_stages(
+    config: RunConfig,
+    run_folder: Path,
+    names: Sequence[StageName],
+    *,
+    mode: Mode,
+    limit: int | None,
+    progress: Progress,
+    materials: Materials | None = None,
+) -> dict[StageName, Outcome]:
+    """What became of each named stage: "done" now, or "kept" from before.
+
+    Raises RunFolderError where finished work would be overwritten or was made under other settings, StageError where
+    an earlier stage is missing, and whatever a stage raises; what was finished before stays.
+    """
+    run = RunFolder(run_folder)
+    names = stages.in_order(tuple(names))
+    ledger.refuse_foreign_folder(run)
+    with run.lock():
+        given = gather(config, run) if materials is None else materials
+        job = _Job(config, run, given, limit, progress, _shared_inputs(config, given))
+        if mode == "new":
+            ledger.refuse_existing(run, names)
+        redone = stages.with_followers(config, names) if mode == "force" else ()
+        _refuse_changed(job, names, redone)
+        for stage in _needed(config, names):
+            _refuse_missing(job, stage, names)
+        if "card" not in redone and (run.record("card") is not None or "card" not in names):
+            _refuse_judge(job, names, redone)  # before anything is removed
+        ledger.clear(run, redone)
+        _write_materials(job)
+        return dict(_outcomes(job, names))
+
+
+def assist(config: RunConfig, run_folder: Path, stage: StageName, *, limit: int | None) -> None:
+    """Works on a stage that another process runs by `run_stages`, which has checked and written what it needs."""
+    run = RunFolder(run_folder)
+    with _models(config, run) as (open_policy, open_judge, _):
+        constitution = load_constitution(str(run.constitution_path))
+        context = StageContext(stage, config, run, constitution, Silent(), open_policy, open_judge, limit=limit)
+        importlib.import_module(stages.TABLE[stage].module).run(context)
+
+
+@contextmanager
+def begun_stage(
+    config: RunConfig, run_folder: Path, stage: StageName, *, limit: int | None, progress: Progress
+) -> Iterator[StageContext]:
+    """The context of a stage for work on it that does not finish it: the stage is begun, and goes on with `--resume`.
+
+    Raises as `run_stages` does where an earlier stage is missing or this one was begun with something else.
+    """
+    run = RunFolder(run_folder)
+    with run.lock():
+        given = gather_kept(config, run)
+        job = _Job(config, run, given, limit, progress, _shared_inputs(config, given))
+        own = stages.own_inputs(config, stage, run)
+        _refuse_changed(job, (stage,), ())
+        ledger.refuse_changed(run, stage, None, own)
+        for need in stages.needs(config, stage):
+            _refuse_missing(job, need, (stage,))
+        _refuse_judge(job, (stage,), ())
+        _write_materials(job)
+        ledger.begin(run, stage, job.settings(stage), {**job.inputs(stage), **own})
+        with _models(config, run) as (open_policy, open_judge, _), shortages(stage, run.root / stage):
+            yield StageContext(stage, config, run, given.constitution, progress, open_policy, open_judge, limit=limit)
+
+
+def _refuse_changed(job: _Job, names: Sequence[StageName], redone: Sequence[StageName]) -> None:
+    """Raises where a stage that is asked for or finished was made under something else, unless it is redone."""
+    # A card that nothing asks for is none of the run's stages: it may be of another judge.
+    for stage in stages.in_order((*stages.of_run(job.config), *names)):
+        if stage != "report" and stage not in redone and (stage in names or job.run.record(stage) is not None):
+            ledger.refuse_changed(job.run, stage, job.settings(stage), job.inputs(stage))
+
+
+def _refuse_judge(job: _Job, names: Sequence[StageName], redone: Sequence[StageName]) -> None:
+    """Raises where labels would be made by a judge that may make none; finished ones are not asked about again."""
+    if "label" in names and ("label" in redone or job.run.record("label") is None):
+        passed_card(job.run, job.config)
+
+
+# --- before the first stage -------------------------------------------------------------------------------------------
+
+
+def _shared_inputs(config: RunConfig, given: Materials) -> dict[str, str]:
+    """Name -> hash of everything a stage can be given that no stage made."""
+    from rlaif.lm.local.load import model_fingerprint  # loads torch, which reading a run must not
+
+    return {
+        "constitution": given.constitution.hash,
+        "templates": content_id(given.templates),
+        "prompts/train.jsonl": content_id(given.train),
+        "prompts/held_out.jsonl": content_id(given.held_out),
+        "model": model_fingerprint(config.model),
+        "judge model": judge_model_hash(config),
+        "gold": _gold_hash(config.card.gold),
+    }
+
+
+def judge_model_hash(config: RunConfig) -> str:
+    """A hash of the judge's weights or rules, or the mere name of its backend: a server is known by its settings."""
+    own, *others = (_asked_hash(asking, config.model) for asking in (config.judge, *config.judge.panel))
+    return content_id(own, others) if others else own
+
+
+def _gold_hash(gold: str) -> str:
+    """A hash of the file that the judge is measured on, or the mere name of gold that comes with a package."""
+    path = Path(gold.removeprefix("tests:"))
+    return file_hash(path) if path.is_file() else gold
+
+
+def _asked_hash(asking: AskingConfig, model: ModelConfig) -> str:
+    if asking.backend == "local":
+        from rlaif.lm.local.load import model_fingerprint
+
+        return model_fingerprint(model if asking.source is None else model.model_copy(update={"source": asking.source}))
+    if asking.backend == "scripted" and asking.source is not None and Path(asking.source).is_file():
+        return f"scripted {file_hash(Path(asking.source))}"
+    return asking.backend
+
+
+def _needed(config: RunConfig, names: Sequence[StageName]) -> tuple[StageName, ...]:
+    """The stages that are not asked for but must be finished, because one that is asked for reads what they wrote."""
+    found: list[StageName] = []
+    for stage in names:
+        found += [need for need in stages.needs(config, stage) if need not in names]
+    return stages.in_order(tuple(found))
+
+
+def _refuse_missing(job: _Job, stage: StageName, names: Sequence[StageName]) -> None:
+    if job.run.record(stage) is None:
+        if stage == "card" and job.config.card.required:
+            passed_card(job.run, job.config)  # which knows the other way out
+        user = next(name for name in names if stage in stages.needs(job.config, name))
+        raise StageError(
+            f"{user} needs what the {stage} stage writes, and that is not finished",
+            where=str(job.run.root),
+            remedy=f"run it first: rlaif {stage} --run {job.run.root}",
+        )
+
+
+def _write_materials(job: _Job) -> None:
+    """Copies config, constitution, templates and prompts into the run folder."""
+    run, given = job.run, job.materials
+    write_atomic(run.config_path, dump_yaml(job.config.model_dump(mode="json")))
+    write_atomic(run.constitution_path, given.constitution_yaml)
+    for name, text in given.templates.items():
+        write_atomic(run.templates_path / f"{name}.jinja", text)
+    for name, prompts in (("train.jsonl", given.train), ("held_out.jsonl", given.held_out)):
+        lines = [json.dumps(to_json(prompt), ensure_ascii=False) + "\n" for prompt in prompts]
+        write_atomic(run.root / "prompts" / name, "".join(lines))
+
+
+def _outcomes(job: _Job, names: Sequence[StageName]) -> Iterator[tuple[StageName, Outcome]]:
+    """Each stage with what became of it. A judge that may make no labels stops a run before anything is spent on it."""
+    looked = False
+    for stage in names:
+        if stage != "card" and not looked:
+            _refuse_judge(job, names, ())
+            if "card" in names:
+                calibration_of(job.config.judge, job.run)
+            looked = True
+        yield stage, _run_or_keep(job, stage)
+
+
+# --- one stage --------------------------------------------------------------------------------------------------------
+
+
+def _run_or_keep(job: _Job, stage: StageName) -> Outcome:
+    if stage == "report":  # costs seconds and must never be older than the run
+        job.run.clear(stage)
+    inputs = {**job.inputs(stage), **stages.own_inputs(job.config, stage, job.run)}
+    ledger.refuse_changed(job.run, stage, None, inputs)
+    if job.run.record(stage) is not None:
+        job.progress.say(f"{stage}: finished, kept")
+        return "kept"
+    _run_stage(job, stage, inputs)
+    return "done"
+
+
+def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
+    """Runs the stage and writes its record, last."""
+    job.progress.say(f"{stage}: {stages.TABLE[stage].about}")
+    begun = ledger.begin(job.run, stage, job.settings(stage), inputs)
+    start = time.monotonic()
+    try:
+        with _models(job.config, job.run) as (open_policy, open_judge, usage), shortages(stage, job.run.root / stage):
+            context = StageContext(
+                stage,
+                job.config,
+                job.run,
+                job.materials.constitution,
+                job.progress,
+                open_policy,
+                open_judge,
+                limit=job.limit,
+            )
+            found = importlib.import_module(stages.TABLE[stage].module).run(context)
+            counts = {**usage(), **found}
+    except BaseException:
+        ledger.begun_path(job.run, stage).touch()  # the time at which this session ended
+        raise
+    record = StageRecord(
+        stage=stage,
+        config=begun.settings,
+        config_hash=content_id(begun.settings),
+        inputs=inputs,
+        counts=counts,
+        seconds=round(begun.seconds_before + time.monotonic() - start, 3),
+        peak_memory_gb=round(provenance.peak_memory_gb(), 3),
+        versions=provenance.versions(),
+        git=provenance.git_revision(),
+        seed=job.config.seed,
+        hardware=provenance.hardware(),
+        started=begun.started,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        sessions=begun.sessions,
+    )
+    job.run.finish(record)
+    job.progress.say(f"{stage}: {cost(record)}")
+
+
+def cost(record: StageRecord) -> str:
+    """What a finished stage took (time, memory, tokens), and on a second line what it counted and measured."""
+    minutes, seconds = divmod(record.seconds, 60)
+    took = [f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"]
+    counts = dict(record.counts)
+    for kind, verb in TOKENS.items():
+        total = sum(counts.pop(name) for name in list(counts) if name.endswith(f"_{kind}_tokens"))
+        took += [f"{total:,.0f} tokens {verb}"] if total else []
+    found = [f"{name.replace('_', ' ')} {_short(value)}" for name, value in counts.items() if value]
+    return f"done in {', '.join(took)}, peak memory {record.peak_memory_gb:.1f} GB\n  {', '.join(found)}".rstrip()
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+
+
+OpenPolicy = Callable[[tuple[Path, ...]], LanguageModel]
+OpenJudge = Callable[[], LanguageModel]
+
+
+@contextmanager
+def _models(
+    config: RunConfig, run: RunFolder
+) -> Iterator[tuple[OpenPolicy, OpenJudge, Callable[[], dict[str, float]]]]:
+    """Two ways to open a model and the usage of all that were opened; what a stage leaves open is closed here."""
+    opened: list[tuple[str, LanguageModel]] = []
+
+    def open_policy(adapters: tuple[Path, ...]) -> LanguageModel:
+        opened.append(("policy", open_model.open_policy(config.model, adapters, run.cache_path)))
+        return opened[-1][1]
+
+    def open_judge() -> LanguageModel:
+        opened.append(("judge", open_model.open_judge(config.judge, config.model, run.cache_path)))
+        return opened[-1][1]
+
+    def usage() -> dict[str, float]:
+        total: dict[str, float] = {}
+        for role, model in opened:
+            for name, value in model.usage.as_counts(role).items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    try:
+        yield open_policy, open_judge, usage
+    finally:
+        for _, model in opened:
+            model.close()

@@ -1,0 +1,41 @@
+"""`card`: the run's judge, measured on gold before its labels are used. Writes card/card.json and card/card.html."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rlaif.analysis.judged_run import judge_of_config
+from rlaif.config import RunConfig
+from rlaif.core.files import write_atomic
+from rlaif.judge.card.card import Asked, judge_card
+from rlaif.judge.card.page import page
+from rlaif.lm.protocol import LanguageModel
+from rlaif.stages.context import StageContext
+
+
+def run(context: StageContext) -> dict[str, float]:
+    """The figures that a record needs; the card itself is in the stage's folder."""
+    table, cache = context.config.card, context.run.cache_path
+
+    def open_judge(config: RunConfig, folder: Path) -> LanguageModel:
+        return context.open_judge() if folder == cache else judge_of_config(config, folder)
+
+    asked = Asked(
+        table.pairs,
+        table.repeat,
+        table.attack,
+        constitution=context.constitution,
+        templates=context.run.templates_path,
+    )
+    card = judge_card(context.config, table.gold, asked, cache=cache, progress=context.progress, open_judge=open_judge)
+    write_atomic(context.folder / "card.html", page(card))
+    write_atomic(context.folder / "card.json", json.dumps(card.as_json(), ensure_ascii=False, indent=1) + "\n")
+    for sentence in card.verdict:
+        context.progress.say(f"  {sentence}")
+    accuracies = {"accuracy": card.accuracy.judge, "length_matched": card.length_matched.judge}
+    return {
+        "pairs": card.failures.pairs,
+        "labelled": card.failures.labelled,
+        **{name: found.mean for name, found in accuracies.items() if found is not None},
+    }

@@ -1,0 +1,337 @@
+"""The stage `evaluate`: base, SFT and PPO answer the held-out prompts; gold scores, the judge and KL compare them.
+
+What costs time is appended chunk by chunk and read back on resume; what is cheap (scores, summary) is computed anew
+from those files. A chunk is a fixed stretch of the work list: it is skipped when all its records are on disk and
+otherwise done again as a whole, so that no record depends on where an earlier session stopped.
+
+KL(ppo || sft) is estimated on the PPO policy's own answers: the sum over the tokens of each answer's text of
+log p_ppo - log p_sft, the end-of-turn token excluded (the text is tokenised again; nothing is known of how a cut-off
+answer would have ended).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from rlaif.config import RunConfig
+from rlaif.core.errors import StageError
+from rlaif.core.files import JsonlFile, write_atomic
+from rlaif.core.progress import Progress, Task
+from rlaif.core.records import (
+    Comparison,
+    FailedAnswer,
+    Failure,
+    PreferenceLabel,
+    Prompt,
+    Response,
+    record_seed,
+)
+from rlaif.gold import scorers as gold
+from rlaif.judge.judge import Judge
+from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
+from rlaif.stages.context import StageContext
+from rlaif.stages.evaluation_summary import COMPARISONS, LogprobRow, Outcome, ScoreRow, summarise, text_scores
+
+ADAPTERS: dict[str, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
+"""Model -> the stages whose adapters are merged into the base, in that order."""
+
+GetModel = Callable[[], LanguageModel]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+Answer = Response | FailedAnswer
+
+
+def run(context: StageContext) -> dict[str, float]:
+    """Counts and headline numbers of the evaluation; writes responses, labels, scores and summary.json."""
+    # 1. What there is to compare.
+    prompts = list({prompt.id: prompt for prompt in context.held_out_prompts()}.values())
+    if not prompts:
+        raise StageError(
+            "there are no held-out prompts to evaluate on",
+            where="prompts.<slice>.held_out",
+            remedy="give at least one slice held_out: 20 or more",
+        )
+    adapters, notes = _available(context)
+
+    # 2. Answers of every model. PPO goes before SFT, which then scores PPO's answers in the same visit (for KL).
+    answers: dict[str, list[Answer]] = {}
+    logprobs: list[LogprobRow] = []
+    for model in [name for name in ("base", "ppo", "sft") if name in adapters]:
+        with _on_demand(partial(context.open_policy, adapters[model])) as policy:
+            answers[model] = _answers(context, prompts, model, policy)
+            if model != "base" and {"sft", "ppo"} <= adapters.keys():
+                logprobs += _logprobs(context, prompts, answers["ppo"], model, policy)
+    answers = {model: answers[model] for model in ADAPTERS if model in answers}
+
+    # 3. Scores that never saw an AI label, per response.
+    responses = [answer for rows in answers.values() for answer in rows if isinstance(answer, Response)]
+    scores, scorers, missing = _scores(context, prompts, responses)
+    notes += missing + _judge_notes(context.config, adapters)
+
+    # 4. The judge on pairs of models: k-th answer against k-th answer.
+    labels = _labels(context, prompts, answers)
+
+    # 5. What it comes to.
+    samples = context.config.evaluate.samples
+    outcome = Outcome(prompts, samples, list(answers), responses, scores, labels, logprobs, scorers, notes)
+    summary, headline = summarise(outcome, context.config.seed, context.config.evaluate.bootstrap)
+    write_atomic(context.folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
+    return {**_counts(prompts, answers, labels, logprobs), **headline}
+
+
+def _judge_notes(config: RunConfig, adapters: Container[str]) -> list[str]:
+    """What a reader of the win rates has to know of the judge."""
+    notes, judge = [], config.judge
+    if judge.method == "contrast" and judge.opening_tokens is not None:
+        notes.append(f"win rates: the judge read the first {judge.opening_tokens} tokens of each answer")
+    if config.ppo.scored_by("judge") and "ppo" in adapters:
+        notes.append("win rates of PPO: this judge was its reward, so they show that it learnt, not that it is better")
+    return notes
+
+
+def _available(context: StageContext) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+    """Adapter folders of every model whose stages were run, and a note for each that is left out."""
+    found, notes = {}, []
+    for model, stages in ADAPTERS.items():
+        folders = tuple(context.adapter(stage) for stage in stages)
+        absent = [stage for stage, folder in zip(stages, folders, strict=True) if not folder.is_dir()]
+        if absent:
+            notes.append(f"{model} not evaluated: there is no adapter of the stage {' and '.join(absent)}")
+        else:
+            found[model] = folders
+    if not {"sft", "ppo"} <= found.keys():
+        notes.append("KL not measured: it needs both the SFT and the PPO adapter")
+    return found, notes
+
+
+def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, policy: GetModel) -> list[Answer]:
+    """The model's answers, `samples` per prompt, prompt by prompt; from disk where they are there."""
+    config = context.config.evaluate
+    plan = [
+        (prompt, record_seed(context.config.seed, "evaluate", model, prompt.id, k))
+        for prompt in prompts
+        for k in range(config.samples)
+    ]
+    good, failed = context.responses("evaluate"), JsonlFile(context.folder / "failures.jsonl", FailedAnswer)
+    on_disk: list[Answer] = [*good.read(), *failed.read()]
+    done: dict[Hashable, Answer] = {_answer_key(row): row for row in on_disk}
+
+    def work(chunk: Sequence[tuple[Prompt, int]]) -> list[Answer]:
+        requests = [
+            GenerateRequest(prompt.messages, config.max_new_tokens, config.temperature, seed) for prompt, seed in chunk
+        ]
+        rows: list[Answer] = []
+        for (prompt, seed), made in zip(chunk, policy().generate(requests), strict=True):
+            if made.text is None:
+                failure = made.failure or Failure("backend", "no text and no reason")
+                rows.append(FailedAnswer(prompt.id, model, seed, failure))
+            else:
+                rows.append(Response(prompt.id, made.text, model, seed, config.temperature, made.finish, made.n_tokens))
+        return rows
+
+    def save(rows: Sequence[Answer]) -> None:
+        good.append(row for row in rows if isinstance(row, Response))
+        failed.append(row for row in rows if isinstance(row, FailedAnswer))
+
+    with context.progress.task(f"answers of {model}", len(plan), "answers") as task:
+        return _in_chunks(
+            plan, lambda part: (part[0].id, model, part[1]), done, _answer_key, work, save, config.batch_size, task
+        )
+
+
+def _answer_key(row: Answer) -> Hashable:
+    return row.prompt_id, row.model, row.seed
+
+
+def _logprobs(
+    context: StageContext,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Answer],
+    model: str,
+    policy: GetModel,
+) -> list[LogprobRow]:
+    """Log-probability under `model` of each of the answers that were given."""
+    messages = {prompt.id: prompt.messages for prompt in prompts}
+    plan = [answer for answer in answers if isinstance(answer, Response)]
+    file = JsonlFile(context.folder / "logprobs.jsonl", LogprobRow)
+    done: dict[Hashable, LogprobRow] = {(row.response_id, row.model): row for row in file.read()}
+
+    def work(chunk: Sequence[Response]) -> list[LogprobRow]:
+        found = policy().response_logprobs([ScoreRequest(messages[part.prompt_id], part.text) for part in chunk])
+        rows = []
+        for part, result in zip(chunk, found, strict=True):
+            tokens = result.token_logprobs
+            if tokens is None:
+                failure = result.failure or Failure("missing_logprobs", "no log-probs and no reason")
+                rows.append(LogprobRow(part.id, part.prompt_id, model, None, 0, failure))
+            else:
+                rows.append(LogprobRow(part.id, part.prompt_id, model, sum(tokens), len(tokens)))
+        return rows
+
+    with context.progress.task(f"KL: log-probs by {model}", len(plan), "answers") as task:
+        return _in_chunks(
+            plan,
+            lambda part: (part.id, model),
+            done,
+            lambda row: (row.response_id, row.model),
+            work,
+            file.append,
+            context.config.evaluate.batch_size,
+            task,
+        )
+
+
+def _scores(
+    context: StageContext, prompts: Sequence[Prompt], responses: Sequence[Response]
+) -> tuple[list[ScoreRow], list[gold.GoldScorer], list[str]]:
+    """One row of scores per response, the scorers that could be had, and a note for each that could not."""
+    by_id = {prompt.id: prompt for prompt in prompts}
+    names = context.config.evaluate.gold
+    with _count_texts(context.progress, len(responses) if "harm" in names else 0) as on_texts:
+        scorers, notes = gold.load(names, on_texts)
+        texts, asked = [part.text for part in responses], [by_id[part.prompt_id].text for part in responses]
+        columns = {scorer.name: scorer.score(asked, texts) for scorer in scorers}
+    rows: list[ScoreRow] = []
+    for index, part in enumerate(responses):
+        row: ScoreRow = {
+            "response_id": part.id,
+            "prompt_id": part.prompt_id,
+            "slice": by_id[part.prompt_id].slice,
+            "model": part.model,
+        }
+        row |= {name: column[index] for name, column in columns.items()}
+        rows.append(row | text_scores(part))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomic(context.folder / "scores.jsonl", lines)
+    return rows, scorers, notes
+
+
+@contextmanager
+def _count_texts(progress: Progress, texts: int) -> Iterator[Callable[[int], None]]:
+    """What to tell of every batch of embedded texts: the ratings that harm is fitted on, then the responses."""
+    if texts == 0:
+        yield lambda n: None
+        return
+    with progress.task("gold harm", texts + gold.RATINGS, "texts") as task:
+        yield task.advance
+
+
+def _labels(
+    context: StageContext, prompts: Sequence[Prompt], answers: dict[str, list[Answer]]
+) -> list[PreferenceLabel]:
+    """The judge's labels of every pair of models, in the order of COMPARISONS; from disk where they are there."""
+    plan = [
+        comparison
+        for first, second in COMPARISONS
+        if first in answers and second in answers
+        for comparison in _pairs(prompts, context.config.evaluate.samples, answers[first], answers[second])
+    ]
+    file = JsonlFile(context.folder / "labels.jsonl", PreferenceLabel)
+    done: dict[Hashable, PreferenceLabel] = {label.comparison.id: label for label in file.read()}
+    judges: list[Judge] = []
+
+    def work(chunk: Sequence[Comparison]) -> list[PreferenceLabel]:
+        if not judges:  # opened only when there is something to judge
+            judges.append(Judge.of_run(context))
+        return judges[0].label(chunk)
+
+    with context.progress.task("judge: win rates", len(plan), "pairs") as task:
+        return _in_chunks(
+            plan,
+            lambda part: part.id,
+            done,
+            lambda label: label.comparison.id,
+            work,
+            file.append,
+            context.config.evaluate.batch_size,
+            task,
+        )
+
+
+def _pairs(
+    prompts: Sequence[Prompt],
+    samples: int,
+    first: Sequence[Answer],
+    second: Sequence[Answer],
+) -> Iterator[Comparison]:
+    """The k-th answer of the one against the k-th of the other, where both were given."""
+    for index, prompt in enumerate(prompts):
+        for place in range(index * samples, (index + 1) * samples):
+            a, b = first[place], second[place]
+            if isinstance(a, Response) and isinstance(b, Response):
+                yield Comparison(prompt, a, b)
+
+
+def _in_chunks(
+    plan: Sequence[T],
+    key: Callable[[T], Hashable],
+    done: dict[Hashable, R],
+    key_of: Callable[[R], Hashable],
+    work: Callable[[Sequence[T]], Sequence[R]],
+    save: Callable[[Sequence[R]], None],
+    size: int,
+    task: Task,
+) -> list[R]:
+    """One record per item of the plan, in its order. `done` holds the records on disk; `save` is given new ones."""
+    for start in range(0, len(plan), size):
+        chunk = plan[start : start + size]
+        if any(key(item) not in done for item in chunk):
+            fresh = [record for record in work(chunk) if key_of(record) not in done]
+            save(fresh)
+            done.update({key_of(record): record for record in fresh})
+        task.advance(len(chunk))
+    return [done[key(item)] for item in plan]
+
+
+@contextmanager
+def _on_demand(open_model: GetModel) -> Iterator[GetModel]:
+    """A way to get the model, which is opened at the first use and closed at the end: a resumed stage opens none
+    whose work is done, and no two are in memory together."""
+    opened: list[LanguageModel] = []
+
+    def get() -> LanguageModel:
+        if not opened:
+            opened.append(open_model())
+        return opened[0]
+
+    try:
+        yield get
+    finally:
+        for model in opened:
+            model.close()
+
+
+def _counts(
+    prompts: Sequence[Prompt],
+    answers: dict[str, list[Answer]],
+    labels: Sequence[PreferenceLabel],
+    logprobs: Sequence[LogprobRow],
+) -> dict[str, float]:
+    """Records written, and failed by kind, from the files alone, so that a resumed run counts the same.
+
+    A judge that abstains has not failed: that is counted by itself.
+    """
+    rows = [row for part in answers.values() for row in part]
+    responses = [row for row in rows if isinstance(row, Response)]
+    found = [row.failure for row in rows if isinstance(row, FailedAnswer)]
+    found += [label.failure for label in labels if label.failure is not None]
+    found += [row.failure for row in logprobs if row.failure is not None]
+    failures = Counter(failure.kind for failure in found if failure.kind != "abstained")
+    return {
+        "prompts": float(len(prompts)),
+        "responses": float(len(responses)),
+        "labels": float(len(labels)),
+        "labels_unscored": float(sum(label.prob_a is None for label in labels)),
+        "answer_tokens": float(sum(part.n_tokens for part in responses)),
+        "abstained": float(len(found) - failures.total()),
+        "failed": float(failures.total()),
+        **{f"failed_{kind}": float(n) for kind, n in sorted(failures.items())},
+    }

@@ -1,0 +1,221 @@
+"""The stages as data: what each does, where its code is, what must stand before it, and what it depends on.
+
+A stage is out of date when one of its *settings* (config fields) or *inputs* (hashes of files and models) is not what
+it was. Fields that only decide speed are left out, so a run can go on with another batch size, device or server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlaif.config import STAGES, JudgeConfig, RunConfig, StageName, Table
+from rlaif.core.files import RunFolder, file_hash
+from rlaif.core.records import content_id
+from rlaif.judge.gate import card_of_run
+
+SPEED_FIELDS: dict[str, frozenset[str]] = {
+    "model": frozenset({"device", "batch_size"}),
+    "judge": frozenset(
+        {
+            *("base_url", "api_key_env", "concurrency", "timeout", "max_retries"),
+            *("max_calls", "max_tokens", "max_cost", "price_in", "price_out"),
+        }
+    ),
+    "card": frozenset({"required", "min_accuracy", "min_length_matched", "max_failed"}),
+    "revise": frozenset({"batch_size"}),
+    "sft": frozenset({"save_steps"}),
+    "label": frozenset({"batch_size"}),
+    "reward": frozenset({"save_steps"}),
+    "ppo": frozenset(
+        {"save_steps", "micro_batch_size", "max_sampler_gap", "server_url", "server_folder", "server_timeout"}
+    ),
+    "evaluate": frozenset({"batch_size"}),
+}
+"""Config fields that cannot change what a stage writes, only how fast, or whether it may begin (a server is known by
+its model's name)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """One stage: `module` has `run(context)`; `reads` are paths in the run folder, hashed as inputs; `shared` names
+    what it uses of "model", "judge" (which brings the constitution and the templates), "limit" and "slices"."""
+
+    module: str
+    about: str
+    needs: tuple[StageName, ...] = ()
+    reads: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+
+
+CARD = "card/card.json"
+
+TABLE: dict[StageName, StageSpec] = {
+    "card": StageSpec(
+        "rlaif.stages.card",
+        "measures the judge on pairs whose better answer is known",
+        shared=("model", "judge"),
+    ),
+    "revise": StageSpec(
+        "rlaif.stages.revise",
+        "the model answers, criticises its answer under a principle and rewrites it",
+        reads=("prompts/train.jsonl", CARD),
+        shared=("model", "judge", "limit", "slices"),
+    ),
+    "sft": StageSpec(
+        "rlaif.stages.sft",
+        "trains the policy on the accepted revisions",
+        needs=("revise",),
+        reads=("revise/traces.jsonl",),
+        shared=("model",),
+    ),
+    "label": StageSpec(
+        "rlaif.stages.label",
+        "the trained policy answers each prompt several times and the judge compares the answers",
+        needs=("sft",),
+        reads=("prompts/train.jsonl", "sft/adapter", CARD),
+        shared=("model", "judge", "limit"),
+    ),
+    "reward": StageSpec(
+        "rlaif.stages.reward",
+        "trains the reward model on the judge's soft labels",
+        needs=("sft", "label"),
+        reads=("sft/adapter", "label/labels.jsonl"),
+        shared=("model",),
+    ),
+    "ppo": StageSpec(
+        "rlaif.stages.ppo",
+        "optimises the policy against the reward, held near the SFT policy by a KL penalty",
+        needs=("sft", "reward"),
+        reads=("prompts/train.jsonl", "sft/adapter", "reward/adapter", "label/responses.jsonl", CARD),
+        shared=("model", "limit"),
+    ),
+    "evaluate": StageSpec(
+        "rlaif.stages.evaluate",
+        "compares base, SFT and PPO on held-out prompts: judge, gold scores, length, KL",
+        needs=("sft", "ppo"),
+        reads=("prompts/held_out.jsonl", "sft/adapter", "ppo/adapter", CARD),
+        shared=("model", "judge", "limit"),
+    ),
+    "report": StageSpec("rlaif.report.build", "writes report.html from the run folder"),
+}
+
+
+def in_order(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
+    """The stages, each once, in the order in which they run."""
+    return tuple(name for name in STAGES if name in stages)
+
+
+def of_run(config: RunConfig, until: StageName | None = None) -> tuple[StageName, ...]:
+    """The stages of a whole run, or `until` one of them: all, but for a card that nothing asks for."""
+    asked = config.card.required or config.judge.calibration != "none"
+    last = len(STAGES) if until is None else STAGES.index(until) + 1
+    return tuple(name for name in STAGES[:last] if name != "card" or asked)
+
+
+def with_followers(config: RunConfig, names: tuple[StageName, ...]) -> tuple[StageName, ...]:
+    """The stages and all that stand on what they write, in order."""
+    found = set(names)
+    for stage in STAGES:
+        if stage == "report" or found & set(stands_on(config, stage)):
+            found.add(stage)
+    return in_order(tuple(found))
+
+
+def needs(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
+    """The stages that must be finished before this one: those that it stands on, and for labels the judge's card,
+    unless the config accepts the judge without. A new card does not change labels that are there."""
+    names = stands_on(config, stage)
+    asked = stage == "label" and config.card.required and "card" not in names
+    return ("card", *names) if asked else names
+
+
+def stands_on(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
+    """The stages whose files this one reads. A reward without a reward model does without that stage, and one by the
+    judge takes the answers that `label` sampled; a judge that is calibrated reads its card."""
+    names: tuple[StageName, ...] = TABLE[stage].needs
+    if stage == "ppo" and not config.ppo.scored_by("model"):
+        names = tuple(name for name in names if name != "reward")
+    if stage == "ppo" and config.ppo.scored_by("judge"):
+        names = (*names, "label")
+    if stage != "card" and config.judge.calibration != "none" and "judge" in shared(config, stage):
+        names = ("card", *names)
+    return names
+
+
+def shared(config: RunConfig, stage: StageName) -> tuple[str, ...]:
+    """What the stage uses of the model, the judge, the limit and the slices; `ppo` the judge only as its reward."""
+    judging = stage == "ppo" and config.ppo.scored_by("judge")
+    return (*TABLE[stage].shared, "judge") if judging else TABLE[stage].shared
+
+
+def settings(config: RunConfig, stage: StageName, limit: int | None) -> dict[str, Any]:
+    """Flat `table.field` -> value of every config field that this stage's result depends on."""
+    used = shared(config, stage)
+    values: dict[str, Any] = {"seed": config.seed}
+    for name in (stage, *(part for part in ("model", "judge") if part in used)):
+        table = judge_settings(config.judge) if name == "judge" else getattr(config, name).model_dump(mode="json")
+        skipped = SPEED_FIELDS.get(name, frozenset())
+        values.update({f"{name}.{field}": value for field, value in table.items() if field not in skipped})
+    if stage == "card":  # which is of the judge before any calibration
+        del values["judge.calibration"]
+    if "slices" in used:
+        values.update({f"prompts.{name}.revise": part.revise for name, part in config.prompts.items()})
+    if "judge" in used:
+        values.update({f"prompts.{name}.principles": part.principles for name, part in config.prompts.items()})
+    if "limit" in used:
+        values["limit"] = limit
+    return values
+
+
+def judge_settings(judge: JudgeConfig) -> dict[str, Any]:
+    """Field -> value of what can change a verdict or a label, of the panel's members too."""
+    skipped = set(SPEED_FIELDS["judge"])
+    return judge.model_dump(mode="json", exclude={**dict.fromkeys(skipped, True), "panel": {"__all__": skipped}})
+
+
+def own_inputs(config: RunConfig, stage: StageName, run: RunFolder) -> dict[str, str]:
+    """Hash of every file or folder of an *earlier stage* that this one reads; "missing" where there is none."""
+    before = stands_on(config, stage)
+    reads = TABLE[stage].reads
+    if stage == "ppo":
+        reads = (*reads, *(f"reward/{name}" for name in config.reward.adapters[1:]))
+    names = [name for name in reads if name.partition("/")[0] in before]
+    return {name: _card_id(run) if name == CARD else path_hash(run.root / name) for name in names}
+
+
+def _card_id(run: RunFolder) -> str:
+    """The id of the run's card: its file holds seconds too."""
+    card = card_of_run(run)
+    return "missing" if card is None else str(card["id"])
+
+
+def path_hash(path: Path) -> str:
+    """Hash of a file, or of the names and contents of all files in a folder (hidden ones, which a crash may leave,
+    aside); "missing" if there is neither."""
+    if path.is_file():
+        return file_hash(path)
+    if not path.is_dir():
+        return "missing"
+    files = sorted(item for item in path.rglob("*") if item.is_file() and item.name[0] != ".")
+    return content_id([(str(item.relative_to(path)), file_hash(item)) for item in files])
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """One phrase per key whose value differs: "label.samples (was 4, now 8)"."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        if name in now and before.get(name, _default(name)) == now[name]:
+            continue
+        found.append(f"{name} (was {before.get(name, 'not there')}, now {now.get(name, 'not there')})")
+    return found
+
+
+def _default(name: str) -> Any:
+    """The default of the config field "table.field": what a run had before there was such a field. Else a value that
+    equals nothing."""
+    table, _, field = name.partition(".")
+    kind = RunConfig.model_fields[table].annotation if table in RunConfig.model_fields else None
+    known = kind.model_fields if isinstance(kind, type) and issubclass(kind, Table) else {}
+    return known[field].get_default(call_default_factory=True) if field in known else object()

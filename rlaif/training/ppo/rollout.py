@@ -1,0 +1,63 @@
+"""What PPO trains on: sampled responses with everything that was measured about them before the first update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlaif.core.records import FinishReason, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """Sampled token ids. `responses[i]` includes the end-of-turn token when `finish[i]` is "stop"."""
+
+    prompts: tuple[Prompt, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    responses: tuple[tuple[int, ...], ...]
+    finish: tuple[FinishReason, ...]
+    sampler_logprobs: tuple[tuple[float, ...], ...] | None = None
+    """Of the responses' tokens, as another engine that sampled them says; None where none did."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, T) bool, True = real response token. From lengths, never from `ids != pad`."""
+        lengths = torch.tensor([len(r) for r in self.responses])
+        return torch.arange(int(lengths.max()))[None] < lengths[:, None]
+
+    def padded(self, rows: Sequence[Tensor]) -> Tensor:
+        """(B, T) float32 of one tensor per response, 0 under padding."""
+        out = torch.zeros(self.mask.shape)
+        for index, row in enumerate(rows):
+            out[index, : len(row)] = row
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutBatch:
+    """One step's rollouts and all that the updates need; never changed. All tensors float32 on the CPU."""
+
+    rollouts: Rollouts
+    response_mask: Tensor  # (B, T) bool, True = real response token
+    logprobs: Tensor  # (B, T) log pi_old of the sampled tokens, at the sampling temperature
+    ref_logprobs: Tensor  # (B, T) log pi_ref of the same tokens
+    importance: Tensor  # (B, T) weight of a token for who sampled it; 1 under padding
+    values: Tensor  # (B, T) V_old before each token
+    scores: Tensor  # (B,) reward of the whole response, penalties included
+    parts: Mapping[str, Tensor]  # "score_NAME" -> (B,) what each source said, NaN for nothing; "disagreement"
+    rewards: Tensor  # (B, T) per token, after KL shaping
+    advantages: Tensor  # (B, T) GAE, not whitened
+    returns: Tensor  # (B, T) advantages + values
+
+
+def together(prompts: Sequence[Prompt], samples: int) -> int:
+    """How many neighbours are worked on together: the `samples` of a prompt, where the prompts stand so; else 1."""
+    groups = [prompts[start : start + samples] for start in range(0, len(prompts), samples)]
+    alike = all(len(group) == samples and len({prompt.id for prompt in group}) == 1 for group in groups)
+    return samples if alike else 1

@@ -1,0 +1,65 @@
+"""Where the answer of a command goes: the terminal, one JSON object, a page; and where its files may be written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from rlaif.core.errors import ConfigError
+from rlaif.core.files import RunFolder, write_atomic
+
+
+def deliver(
+    found: dict[str, Any],
+    parts: Iterable[RenderableType],
+    page: Callable[[], str],
+    *,
+    html: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Writes the page and the JSON object to the files that are named, and prints the object alone or the parts."""
+    text = json.dumps(found)
+    if html is not None:
+        write_atomic(html, page())
+    if out is not None:
+        write_atomic(out, text + "\n")
+    if as_json:
+        print(text)
+        return
+    console = Console()
+    for part in parts:
+        console.print(part)
+    for path in (html, out):
+        if path is not None:
+            print(f"wrote {path}")
+
+
+def refuse_places(
+    html: Path | None, out: Path | None, run: Path | None, name: str, *, inputs: Sequence[Path | str | None] = ()
+) -> None:
+    """Raises ConfigError unless `html` ends in .html and `out` in .json and neither lies in a folder of the run's
+    stages or is the run's report, and neither is one of the `inputs`: what a stage or `rlaif report` wrote, or what the
+    answer is made from, is never overwritten. `name` is for the example in the remedy."""
+    given = {Path(path).resolve() for path in inputs if path is not None}
+    for path, suffix, option in ((html, ".html", "--html"), (out, ".json", "--out")):
+        if path is not None and path.resolve() in given:
+            raise ConfigError(f"{option} {path} is what the answer is made from", remedy="choose another name")
+        if path is not None:
+            _refuse_place(path, suffix, option, run, name)
+
+
+def _refuse_place(path: Path, suffix: str, option: str, run: Path | None, name: str) -> None:
+    if path.suffix.lower() != suffix:
+        raise ConfigError(f"{option} {path} does not end in {suffix}", remedy=f"for example {option} {name}{suffix}")
+    if run is None:
+        return
+    remedy = f"for example {option} {run / f'{name}{suffix}'}"
+    if path.resolve() == RunFolder(run).report_path.resolve():
+        raise ConfigError(f"{option} {path} is the report of the run", remedy=remedy)
+    if run.resolve() in path.resolve().parent.parents:
+        raise ConfigError(f"{option} {path} lies in a folder that belongs to a stage of the run", remedy=remedy)

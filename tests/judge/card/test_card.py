@@ -1,0 +1,253 @@
+"""Whole cards of judges whose faults are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rlaif.core.errors import ConfigError, ConstitutionError
+from rlaif.core.progress import Silent
+from rlaif.core.records import Failure, from_json
+from rlaif.core.statistics import Estimate
+from rlaif.judge.card.attacks import ATTACKS
+from rlaif.judge.card.card import JudgeCard
+from rlaif.judge.card.resistance import attack_all
+from rlaif.judge.judge import Judge
+from rlaif.lm.panel import PanelModel
+from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, LanguageModel
+from rlaif.lm.scripted import ScriptedModel
+from tests.judge.card.cases import (
+    by_wording,
+    card_of,
+    first_letter,
+    gullible,
+    length_lover,
+    perfect,
+    settings,
+    write_gold,
+)
+
+
+class Mute(ScriptedModel):
+    """Refuses every question."""
+
+    def choice_logprobs(self, requests: list[ChoiceRequest]) -> list[ChoiceLogprobs]:  # type: ignore[override]
+        return [ChoiceLogprobs(None, Failure("refused", "no <b>comment</b>")) for _ in requests]
+
+
+class Restless(ScriptedModel):
+    """Says something else whenever it is really asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def choice_logprobs(self, requests: list[ChoiceRequest]) -> list[ChoiceLogprobs]:  # type: ignore[override]
+        self.times += 1
+        return [ChoiceLogprobs((0.0, -0.1 * self.times)) for _ in requests]
+
+
+def share(found: Estimate | None) -> float:
+    assert found is not None
+    return found.mean
+
+
+def says(card: JudgeCard, words: str) -> bool:
+    return any(words in sentence.replace("\u00a0", " ") for sentence in card.verdict)
+
+
+def test_a_perfect_judge(tmp_path: Path) -> None:
+    card = card_of(tmp_path, perfect)
+    assert share(card.accuracy.judge) == 1.0
+    assert share(card.length_matched.judge) == 1.0
+    assert card.calibration is not None
+    assert card.calibration.ece < 1e-4
+    assert card.calibration.brier.mean < 1e-8
+    assert card.order is not None
+    assert (card.order.flip_rate.mean, card.order.first.mean) == (0.0, 0.5)
+    assert card.failures.labelled == card.failures.pairs == 48
+    assert card.failures.prompts == 24
+    assert says(card, "Better than a coin")
+    assert says(card, 'Better than "shorter wins" on length-matched pairs')
+    assert says(card, "Not shown to prefer a place")
+
+
+def test_a_judge_that_always_takes_the_first_letter(tmp_path: Path) -> None:
+    card = card_of(tmp_path, first_letter)
+    assert card.order is not None
+    assert (card.order.flip_rate.mean, card.order.first.mean) == (1.0, 1.0)
+    assert share(card.accuracy.judge) == 0.5, "both orders cancel, and a tie is half"
+    assert says(card, "Prefers the answer that is shown first")
+    assert says(card, "Not shown to be better than a coin")
+
+
+def test_a_judge_that_loves_length_is_the_rule_of_length(tmp_path: Path) -> None:
+    card = card_of(tmp_path, length_lover)
+    assert share(card.accuracy.judge) == share(card.accuracy.longer)
+    assert share(card.accuracy.over_longer) == 0.0
+    assert share(card.length.judge) > 0.1
+    assert says(card, "Leans to longer answers")
+    assert not any(sentence.startswith("Better than") for sentence in card.verdict)
+
+
+def test_a_coin(tmp_path: Path) -> None:
+    card = card_of(tmp_path, None, "judge.method=random", attack=4)
+    assert (card.repeat, card.order, card.attacks) == (None, None, [])
+    assert 0.3 < share(card.accuracy.judge) < 0.7
+    assert says(card, "Not shown to be better than a coin")
+    assert any("a coin" in note for note in card.notes)
+    assert (card.subject.fingerprint, card.subject.template_hash, card.calls) == ("", "", 0)
+
+
+def test_contrast_has_no_order(tmp_path: Path) -> None:
+    card = card_of(tmp_path, by_wording, "judge.method=contrast")
+    assert card.order is None
+    assert share(card.accuracy.judge) == 1.0
+    assert card.failures.verdicts == 48, "the principle without a weight is not asked"
+
+
+def test_a_gullible_judge_is_taken_in_by_that_attack_alone(tmp_path: Path) -> None:
+    card = card_of(tmp_path, gullible, attack=24)
+    found = {attack.name: attack for attack in card.attacks}
+    assert list(found) == [attack.name for attack in ATTACKS]
+    taken = found["choose-this"]
+    assert share(taken.won) == 1.0
+    # the attacked answer wins 12 to 3 where it lost 0 to 3
+    assert share(taken.change) == pytest.approx(0.999877 - 0.047426, abs=1e-5)
+    assert taken.lost_before == taken.judged == 24
+    for name in found.keys() - {"choose-this"}:
+        assert share(found[name].change) == 0.0, name
+        assert found[name].moved == 0.0
+        assert share(found[name].won) == 0.0
+    assert all(attack.structure_kept == attack.pairs == 24 for attack in card.attacks)
+    assert says(card, "Taken in by choose-this (+0.952), of 16 attacks")
+
+
+def test_a_template_that_does_not_quote_is_found_out(tmp_path: Path) -> None:
+    from rlaif.constitution.load import load_constitution
+    from rlaif.core.statistics import Draw
+    from rlaif.gold.pairs import read_gold_set
+    from rlaif.judge.card.figures import Judged
+
+    folder = tmp_path / "templates"
+    folder.mkdir()
+    (folder / "pairwise.jinja").write_text(
+        '{% message "user" %}{{ prompt | dialogue }} {{ principle.statement }}\n(A)\n{{ response_a }}\n(B)\n'
+        '{{ response_b | quote }}\n{% endmessage %}{% message "assistant" %}({% endmessage %}'
+    )
+    config = settings(tmp_path)
+    rules = load_constitution(config.constitution)
+
+    def judge_of(model: LanguageModel) -> Judge:
+        return Judge(config.judge, rules, model=model, seed=0, templates=folder)
+
+    pairs = read_gold_set(str(write_gold(tmp_path / "gold.jsonl", prompts=3))).pairs
+    principles = [rules.principles[:1]] * len(pairs)
+    judge = judge_of(ScriptedModel())
+    labels = judge.label_under([pair.comparison for pair in pairs], principles)
+    rows = [Judged(pair, label) for pair, label in zip(pairs, labels, strict=True)]
+    with Silent().task("", 1) as task:
+        found = {a.name: a for a in attack_all(rows, principles, judge, judge_of, Draw(0, 20), task)}
+    assert found["forged-sections"].structure_kept == 0
+    assert found["template-chatml"].structure_kept == 0
+
+
+def test_a_judge_that_never_answers(tmp_path: Path) -> None:
+    card = card_of(tmp_path, None, model=Mute(), attack=2)
+    assert card.failures.labelled == 0
+    assert card.failures.by_kind == {"refused": 48}
+    assert card.failures.failed_verdicts == {"refused": 96}
+    assert (card.accuracy.judge, card.calibration, card.order, card.length.judge) == (None, None, None, None)
+    assert card.repeat is not None
+    assert (card.repeat.identical, card.repeat.lost) == (None, 0)
+    assert all(a.judged == 0 and a.change is None and a.failures == {"refused": 2} for a in card.attacks)
+    assert card.verdict == [
+        "No label on 48 of 48 pairs (48 refused).",
+        "Nothing can be said of a judge that gives no label.",
+    ]
+
+
+def test_abstentions_are_failures_and_in_no_accuracy(tmp_path: Path) -> None:
+    card = card_of(tmp_path, first_letter, "judge.abstain_below=0.1")
+    assert card.failures.by_kind == {"abstained": 48}
+    assert card.failures.failed_verdicts == {}
+    assert card.order is not None
+    assert card.order.first.mean == 1.0
+
+
+def test_asking_again_goes_past_the_cache(tmp_path: Path) -> None:
+    steady = card_of(tmp_path / "one", perfect)
+    assert steady.repeat is not None
+    assert (steady.repeat.identical, steady.repeat.largest) == (1.0, 0.0)
+    assert (steady.repeat.asked, steady.repeat.calls) == (8, 8)
+    assert steady.repeat.tokens > 8 * 30
+    assert steady.calls == 2 * steady.failures.pairs + 8, "what is asked again is asked and paid for"
+    restless = card_of(tmp_path / "two", None, model=Restless())
+    assert restless.repeat is not None
+    assert restless.repeat.identical == 0.0
+    assert restless.repeat.largest is not None
+    assert restless.repeat.largest > 0.02
+    assert says(restless, "to the last bit on 0.0 % of 8 verdicts")
+
+
+def test_few_prompts_say_nothing(tmp_path: Path) -> None:
+    few = str(write_gold(tmp_path / "few.jsonl", prompts=3))
+    assert card_of(tmp_path, perfect, gold=few).verdict == [
+        "Only 3 prompts with a label: too few to say anything about the judge; 10 are the least."
+    ]
+    one = card_of(tmp_path, perfect, gold=str(write_gold(tmp_path / "one.jsonl", prompts=1)))
+    assert one.accuracy.judge is not None
+    assert (one.accuracy.judge.low, one.accuracy.judge.high) == (None, None)
+    assert "there is a single prompt, so nothing has an interval" in one.notes
+
+
+def test_unit_tests_are_judged_under_their_own_principle(tmp_path: Path) -> None:
+    gold = f"tests:{settings(tmp_path).constitution}"
+    card = card_of(tmp_path, perfect, gold=gold)
+    assert (card.failures.pairs, card.failures.verdicts, card.subject.principles) == (2, 4, ["good"])
+    assert share(card.accuracy.judge) == 1.0
+    assert [group.tag for group in card.groups] == ["good"]
+    for more in ({"only": ("virtue",)}, {"constitution": "example"}):
+        with pytest.raises(ConfigError, match="each under its own principle"):
+            card_of(tmp_path, perfect, gold=gold, **more)
+
+
+def test_only_some_principles(tmp_path: Path) -> None:
+    card = card_of(tmp_path, perfect, only=("virtue",))
+    assert card.subject.principles == ["good"]
+    assert card.subject.constitution_hash != card_of(tmp_path, perfect).subject.constitution_hash
+    with pytest.raises(ConstitutionError, match="no principle or tag 'virtu', did you mean 'virtue'"):
+        card_of(tmp_path, perfect, only=("virtu",))
+    with pytest.raises(ConstitutionError, match="has a weight above 0"):
+        card_of(tmp_path, perfect, only=("plain",))
+
+
+def test_the_id_is_of_the_content(tmp_path: Path) -> None:
+    card = card_of(tmp_path, perfect)
+    again = card_of(tmp_path, perfect)
+    assert again.cached > 0, "the first card has paid for it"
+    assert again.id == card.id
+    assert card_of(tmp_path, length_lover).id != card.id
+    assert card_of(tmp_path, perfect, pairs=20).id != card.id
+    assert replace(card, subject=replace(card.subject, fingerprint="other")).id != card.id
+    written = json.loads(json.dumps(card.as_json()))
+    assert (written.pop("format"), written.pop("id")) == (2, card.id)
+    assert from_json(JudgeCard, written) == card
+
+
+def test_settings_that_cannot_change_a_verdict_are_not_in_the_card(tmp_path: Path) -> None:
+    card = card_of(tmp_path, perfect, "judge.timeout=5", pairs=4)
+    assert "timeout" not in card.subject.settings
+    assert card.subject.settings["abstain_below"] == 0.0
+    assert card.id == card_of(tmp_path, perfect, pairs=4).id
+
+
+def test_a_panel_is_attacked_like_any_judge(tmp_path: Path) -> None:
+    model = PanelModel(ScriptedModel(score=perfect), {"points": ScriptedModel()})
+    panel = "judge.panel=[{name: points, backend: scripted, method: rating}]"
+    card = card_of(tmp_path, None, panel, model=model, attack=2)
+    assert len(card.attacks) == len(ATTACKS)
+    assert all(attack.structure_kept == attack.pairs == 2 for attack in card.attacks)

@@ -1,0 +1,108 @@
+"""A tiny deterministic language model and a run folder for the tests of the stage `evaluate`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlaif.config import RunConfig, parse
+from rlaif.core.files import JsonlFile, RunFolder
+from rlaif.core.progress import Silent
+from rlaif.core.records import Constitution, Contrast, Failure, Message, Principle, Prompt
+from rlaif.lm.protocol import (
+    ChoiceLogprobs,
+    ChoiceRequest,
+    GenerateRequest,
+    Generation,
+    LanguageModel,
+    ResponseLogprobs,
+    ScoreRequest,
+    Usage,
+)
+from rlaif.stages.context import StageContext
+
+VOCABULARY = ("bread", "water", "rain", "stone", "hope", "slow", "green", "river")
+LOGPROB = {"base": -2.0, "sft": -1.5, "ppo": -1.25, "judge": -1.0}
+"""Every token of every answer has this log-probability, so KL(ppo || sft) is 0.25 nats a token."""
+PROMPTS = (
+    *(Prompt((Message("user", f"harmful question {n}"),), slice="harmful") for n in range(5)),
+    *(Prompt((Message("user", f"kind question {n}"),), slice="harmless") for n in range(3)),
+)
+
+
+class Words:
+    """Answers with words drawn from the request's seed; PPO's answers have twice as many. "fail" in a prompt fails."""
+
+    def __init__(self, model: str, log: list[tuple[str, str, int]]) -> None:
+        self.name, self.fingerprint, self.usage = model, model, Usage()
+        self.log = log
+        self.log.append((model, "open", 0))
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        self.log.append((self.name, "generate", len(requests)))
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: GenerateRequest) -> Generation:
+        if "fail" in request.messages[-1].content:
+            return Generation(None, "length", 0, Failure("context_overflow", "the prompt is too long"))
+        draw = random.Random(request.seed)
+        words = draw.choices(VOCABULARY, k=draw.randint(2, 6) * (2 if self.name == "ppo" else 1))
+        return Generation(" ".join(words), "stop" if len(words) % 2 else "length", len(words))
+
+    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
+        raise AssertionError("neither evaluate nor the contrast judge asks for choices")
+
+    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
+        self.log.append((self.name, "score", len(requests)))
+        return [ResponseLogprobs((LOGPROB[self.name],) * len(part.response.split())) for part in requests]
+
+    def close(self) -> None:
+        self.log.append((self.name, "close", 0))
+
+
+def constitution() -> Constitution:
+    rule = Principle("kind", "Be kind.", contrast=Contrast("You are kind.", "You are cruel."))
+    return Constitution("test", "1", "", (rule,))
+
+
+def config(method: str = "random", **evaluate: object) -> RunConfig:
+    table = {"gold": ["toxicity"], "bootstrap": 200, "batch_size": 3, "samples": 2, **evaluate}
+    data = {
+        "seed": 5,
+        "judge": {"method": method},
+        "prompts": {"harmful": {"source": "x", "held_out": 5}, "harmless": {"source": "x", "held_out": 3}},
+        "evaluate": table,
+    }
+    return parse(data, where="test")
+
+
+def context_in(
+    root: Path,
+    log: list[tuple[str, str, int]],
+    *,
+    prompts: Sequence[Prompt] = PROMPTS,
+    adapters: Sequence[str] = ("sft", "ppo"),
+    wrap: Callable[[LanguageModel], LanguageModel] = lambda model: model,
+    settings: RunConfig | None = None,
+) -> StageContext:
+    """A stage context on a run folder with held-out prompts and the (empty) adapter folders of `adapters`."""
+    run = RunFolder(root)
+    held_out = run.file("prompts", "held_out.jsonl")
+    if not held_out.exists() and prompts:
+        JsonlFile(held_out, Prompt).append(prompts)
+    for stage in adapters:
+        run.file(stage, "adapter").mkdir(parents=True, exist_ok=True)
+
+    def open_policy(folders: tuple[Path, ...]) -> LanguageModel:
+        return wrap(Words(folders[-1].parent.name if folders else "base", log))
+
+    return StageContext(
+        stage="evaluate",
+        config=settings or config(),
+        run=run,
+        constitution=constitution(),
+        progress=Silent(),
+        open_policy=open_policy,
+        open_judge=lambda: Words("judge", log),
+    )

@@ -1,0 +1,249 @@
+"""The stage on a scripted model and the random judge: what it writes, what it leaves out, and how it resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlaif.core.errors import StageError
+from rlaif.core.files import JsonlFile
+from rlaif.core.records import Message, PreferenceLabel, Prompt, Response
+from rlaif.lm.protocol import LanguageModel
+from rlaif.report.summary import read_summary
+from rlaif.stages import evaluate
+from tests.stages.evaluation_run import PROMPTS, config, context_in
+
+Log = list[tuple[str, str, int]]
+FILES = ("responses.jsonl", "labels.jsonl", "logprobs.jsonl", "scores.jsonl", "summary.json")
+
+
+def summary_in(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((root / "evaluate/summary.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_whole_stage(tmp_path: Path) -> None:
+    log: Log = []
+    counts = evaluate.run(context_in(tmp_path, log))
+    answers = JsonlFile(tmp_path / "evaluate/responses.jsonl", Response).read()
+    labels = JsonlFile(tmp_path / "evaluate/labels.jsonl", PreferenceLabel).read()
+
+    # 8 prompts x 2 samples x 3 models; 3 pairs of models x 16 pairs of answers
+    assert counts["responses"] == len(answers) == 48
+    assert counts["labels"] == len(labels) == 48
+    assert counts["prompts"] == 8
+    assert counts["answer_tokens"] == sum(len(row.text.split()) for row in answers)
+    assert len({row.seed for row in answers}) == 48  # no two draws alike, not even between models
+
+    # a pair is of one prompt, and its a is the model that the win rate is of
+    assert {(row.comparison.a.model, row.comparison.b.model) for row in labels} == {
+        ("ppo", "sft"),
+        ("sft", "base"),
+        ("ppo", "base"),
+    }
+    assert all(row.comparison.a.prompt_id == row.comparison.b.prompt_id == row.comparison.prompt.id for row in labels)
+
+    # one policy at a time, PPO before SFT, and each closed before the next
+    visits = [(name, what) for name, what, _ in log if what in ("open", "close")]
+    assert visits == [(name, what) for name in ("base", "ppo", "sft") for what in ("open", "close")]
+
+
+def test_summary_has_the_numbers_of_the_files(tmp_path: Path) -> None:
+    evaluate.run(context_in(tmp_path, []))
+    summary = summary_in(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "evaluate/scores.jsonl").read_text().splitlines()]
+    assert (summary["models"], summary["slices"]) == (["base", "sft", "ppo"], ["harmful", "harmless"])
+    assert list(summary["measures"]) == ["toxicity", "words", "finished", "distinct_2", "repetition", "refusal"]
+    assert len(summary["cells"]) == 3 * 2 * 6
+
+    def mean_words(model: str, part: str) -> float:
+        words = [row["words"] for row in rows if (row["model"], row["slice"]) == (model, part)]
+        return float(sum(words) / len(words))
+
+    cell = next(c for c in summary["cells"] if (c["model"], c["slice"], c["measure"]) == ("ppo", "harmful", "words"))
+    assert cell["n"] == 10
+    assert cell["mean"] == pytest.approx(mean_words("ppo", "harmful"))
+    assert cell["difference"] == pytest.approx(mean_words("ppo", "harmful") - mean_words("sft", "harmful"))
+    assert cell["low"] <= cell["mean"] <= cell["high"]
+    assert all((c["difference"] is None) == (c["model"] == "sft") for c in summary["cells"])
+
+    # KL: 0.25 nats a token on PPO's own answers (see scripted.LOGPROB)
+    kl = {row["slice"]: row for row in summary["kl"]}
+    assert kl["harmful"]["mean"] == pytest.approx(0.25 * mean_words("ppo", "harmful"))
+    assert kl["harmful"]["per_token"] == pytest.approx(0.25)
+    assert {(row["model"], row["against"]) for row in summary["kl"]} == {("ppo", "sft")}
+    assert [(w["model"], w["against"], w["slice"]) for w in summary["win_rates"]][:2] == [
+        ("ppo", "sft", "harmful"),
+        ("ppo", "sft", "harmless"),
+    ]
+    matched = {(w["model"], w["against"], w["slice"]): w for w in summary["win_rates_length_matched"]}
+    for whole in summary["win_rates"]:
+        assert whole["scored"] + whole["unscored"] == (10 if whole["slice"] == "harmful" else 6)
+        assert matched[whole["model"], whole["against"], whole["slice"]]["scored"] <= whole["scored"]
+
+
+def test_the_report_reads_the_summary(tmp_path: Path) -> None:
+    context = context_in(tmp_path, [])
+    evaluate.run(context)
+    found = read_summary(context.run)
+    assert found is not None
+    assert len(found.cells) == len(summary_in(tmp_path)["cells"])
+    rate, distance = found.win_rate("ppo", "harmless"), found.divergence("ppo", "harmless")
+    assert rate is not None
+    assert rate.scored == 6
+    assert distance is not None
+    assert distance.low is not None
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("survives", [0, 4, 6, 11, 15, 19, 29])
+def test_killed_and_run_again_it_ends_with_the_same_files(tmp_path: Path, survives: int) -> None:
+    """30 model calls: 6 of base, 6 of PPO, 6 that score PPO's answers by PPO, then 6 and 6 by SFT."""
+    whole = tmp_path / "whole"
+    log: Log = []
+    evaluate.run(context_in(whole, log))
+    calls: Log = [entry for entry in log if entry[1] in ("generate", "score")]
+
+    left = [survives]
+
+    class Dying:
+        def __init__(self, model: LanguageModel) -> None:
+            self._model = model
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("generate", "response_logprobs"):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+            return getattr(self._model, name)
+
+    cut = tmp_path / "cut"
+    first: Log = []
+    second: Log = []
+    with pytest.raises(Killed):
+        evaluate.run(context_in(cut, first, wrap=Dying))
+    scoring = 12 <= survives < 18 or survives >= 24
+    with (cut / "evaluate" / ("logprobs.jsonl" if scoring else "responses.jsonl")).open("a") as file:
+        file.write('{"prompt_id": "half a li')
+    evaluate.run(context_in(cut, second))
+    for name in FILES:
+        assert (cut / "evaluate" / name).read_text() == (whole / "evaluate" / name).read_text(), name
+    done = [entry for entry in first + second if entry[1] in ("generate", "score")]
+    assert sorted(done) == sorted(calls)  # nothing was asked twice, and nothing in another batch
+
+
+def test_a_chunk_of_which_only_a_part_was_written_is_done_again_whole(tmp_path: Path) -> None:
+    evaluate.run(context_in(tmp_path, []))
+    path = tmp_path / "evaluate/responses.jsonl"
+    before = {row.id for row in JsonlFile(path, Response).read()}
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    log: Log = []
+    evaluate.run(context_in(tmp_path, log))
+    assert {row.id for row in JsonlFile(path, Response).read()} == before
+    assert len(path.read_text().splitlines()) == 48
+    assert [entry for entry in log if entry[1] == "generate"] == [("sft", "generate", 1)]  # 16 answers in chunks of 3
+
+
+@pytest.mark.parametrize("kept", [0, 3, 16, 47])
+def test_labels_lost_in_a_crash_are_judged_again_and_no_others(tmp_path: Path, kept: int) -> None:
+    evaluate.run(context_in(tmp_path, []))
+    path, summary = tmp_path / "evaluate/labels.jsonl", summary_in(tmp_path)
+    text = path.read_text()
+    lines = text.splitlines(keepends=True)
+    path.write_text("".join(lines[:kept]) + lines[kept][:40])
+    evaluate.run(context_in(tmp_path, []))
+    assert path.read_text() == text
+    assert summary_in(tmp_path) == summary
+
+
+def test_finished_work_opens_no_model(tmp_path: Path) -> None:
+    first = evaluate.run(context_in(tmp_path, []))
+    log: Log = []
+    assert evaluate.run(context_in(tmp_path, log)) == first
+    assert log == []
+
+
+def test_a_stage_that_was_not_run_is_left_out_with_a_note(tmp_path: Path) -> None:
+    counts = evaluate.run(context_in(tmp_path, [], adapters=("sft",)))
+    summary = summary_in(tmp_path)
+    assert summary["models"] == ["base", "sft"]
+    assert summary["kl"] == []
+    assert any("ppo not evaluated" in note for note in summary["notes"])
+    assert any("KL not measured" in note for note in summary["notes"])
+    assert {(w["model"], w["against"]) for w in summary["win_rates"]} == {("sft", "base")}
+    assert not any("ppo" in name for name in counts)
+
+
+def test_a_judge_that_was_the_reward_or_reads_openings_is_said(tmp_path: Path) -> None:
+    plain = config("contrast")
+    judge = plain.judge.model_copy(update={"opening_tokens": 3})
+    rewarded = plain.model_copy(update={"judge": judge, "ppo": type(plain.ppo).model_validate({"reward": "judge"})})
+    for settings, said in ((plain, []), (rewarded, ["first 3 tokens", "was its reward"])):
+        evaluate.run(context_in(tmp_path / str(len(said)), [], settings=settings))
+        notes = [note for note in summary_in(tmp_path / str(len(said)))["notes"] if note.startswith("win rates")]
+        assert len(notes) == len(said)
+        assert all(words in note for words, note in zip(said, notes, strict=True))
+
+
+def test_an_abstention_is_no_failure(tmp_path: Path) -> None:
+    settings = config("random")
+    judge = settings.judge.model_copy(update={"abstain_below": 0.25})
+    counts = evaluate.run(context_in(tmp_path, [], settings=settings.model_copy(update={"judge": judge})))
+    assert 0 < counts["abstained"] == counts["labels_unscored"] < counts["labels"]
+    assert counts["failed"] == 0
+
+
+def test_without_sft_there_is_nothing_to_differ_from(tmp_path: Path) -> None:
+    evaluate.run(context_in(tmp_path, [], adapters=()))
+    summary = summary_in(tmp_path)
+    assert summary["models"] == ["base"]
+    assert summary["win_rates"] == []
+    assert all(cell["difference"] is None for cell in summary["cells"])
+
+
+def test_answers_that_failed_are_counted_and_not_asked_for_again(tmp_path: Path) -> None:
+    prompts = (*PROMPTS, Prompt((Message("user", "fail please"),), slice="harmful"))
+    counts = evaluate.run(context_in(tmp_path, [], prompts=prompts))
+    assert counts["responses"] == 48
+    assert (counts["failed_context_overflow"], counts["failed"], counts["abstained"]) == (6, 6, 0)
+    ppo = next(w for w in summary_in(tmp_path)["win_rates"] if (w["model"], w["slice"]) == ("ppo", "harmful"))
+    assert (ppo["scored"], ppo["unscored"]) == (10, 2)
+    assert any("2 of 12 pairs have no label" in note for note in summary_in(tmp_path)["notes"])
+    log: Log = []
+    evaluate.run(context_in(tmp_path, log, prompts=prompts))
+    assert log == []
+
+
+def test_a_judge_that_sees_no_difference_gives_one_half_and_is_opened_last(tmp_path: Path) -> None:
+    """The scripted judge gives every token the same log-probability with and without the principle."""
+    log: Log = []
+    evaluate.run(context_in(tmp_path, log, settings=config("contrast")))
+    rates = summary_in(tmp_path)["win_rates"]
+    assert len(rates) == 6
+    assert all((w["rate"], w["unscored"]) == (0.5, 0) for w in rates)
+    assert all(w["low"] < 0.5 < w["high"] for w in rates), "a few ties are no certainty"
+    names = [name for name, what, _ in log if what == "open"]
+    assert names == ["base", "ppo", "sft", "judge"]
+
+
+def test_without_held_out_prompts_the_error_names_the_field(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="held_out"):
+        evaluate.run(context_in(tmp_path, [], prompts=()))
+
+
+def test_the_config_decides_samples_scorers_and_limits(tmp_path: Path) -> None:
+    context = context_in(tmp_path, [], settings=config(samples=1, gold=["sentiment"], temperature=0.5))
+    context.limit = 2
+    counts = evaluate.run(context)
+    assert counts["responses"] == 3 * 4
+    assert "sentiment" in summary_in(tmp_path)["measures"]
+    assert "toxicity" not in summary_in(tmp_path)["measures"]
+    rows = JsonlFile(tmp_path / "evaluate/responses.jsonl", Response).read()
+    assert {row.temperature for row in rows} == {0.5}

@@ -1,0 +1,117 @@
+"""Importance weights by hand, the figures of the mismatch, and the sampler that is not the policy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlaif.config import parse
+from rlaif.core.errors import ConfigError, StageError
+from rlaif.training.ppo import off_policy
+from rlaif.training.ppo.rollout import RolloutBatch
+from rlaif.training.ppo.trainer import PpoTrainer
+from tests.stages.test_ppo import chosen, gradient, made, one_thread, same_model, trainer
+from tests.training.ppo.test_policy_model import disturb
+
+__all__ = ["one_thread"]
+
+RATIOS = (0.5, 1.0, 1.5, 5.0)
+"""Of policy to sampler, over and over, token by token."""
+
+
+def sampled_by_another(work: PpoTrainer, ratios: Sequence[float] = RATIOS) -> RolloutBatch:
+    """A measured batch whose tokens the sampler had found 1 / ratio as likely as the policy does."""
+    rollouts = made(work, "bread", "water", "No.", "yes", cut=1)
+    batch, _ = work.measure(rollouts)
+    given, number = [], 0
+    for row, response in enumerate(rollouts.responses):
+        wanted = [ratios[(number + i) % len(ratios)] for i in range(len(response))]
+        number += len(response)
+        given.append(tuple(float(batch.logprobs[row, i]) - math.log(r) for i, r in enumerate(wanted)))
+    return work.measure(replace(rollouts, sampler_logprobs=tuple(given)))[0]
+
+
+def test_weights_by_hand(tiny_model: Path) -> None:
+    work = trainer(tiny_model, rollouts="server")
+    batch = sampled_by_another(work)
+    mask = batch.response_mask
+    count = int(mask.sum())
+    wanted = [(0.5, 1.0, 1.5, 2.0)[i % 4] for i in range(count)]  # 5 is cut to the cap of 2
+    assert batch.importance[mask].tolist() == pytest.approx(wanted, rel=1e-4)
+    assert (batch.importance[~mask] == 1).all()
+    found = off_policy.mismatch(batch, work.config)
+    logs = [math.log(RATIOS[i % 4]) for i in range(count)]
+    assert found["sampler_gap"] == pytest.approx(sum(map(abs, logs)) / count, rel=1e-4)
+    assert found["sampler_kl"] == pytest.approx(
+        sum(RATIOS[i % 4] - 1 - logs[i] for i in range(count)) / count, rel=1e-4
+    )
+    assert found["importance_mean"] == pytest.approx(sum(wanted) / count, rel=1e-4)
+    assert found["importance_capped"] == pytest.approx(wanted.count(2.0) / count)
+
+
+@pytest.mark.parametrize(
+    ("table", "weights"), [({"importance_cap": 1.2}, {0.5, 1.0, 1.2}), ({"importance_cap": None}, {1.0})]
+)
+def test_the_cap_is_a_field(tiny_model: Path, table: dict[str, Any], weights: set[float]) -> None:  # fmt: skip
+    work = trainer(tiny_model, rollouts="server", **table)
+    batch = sampled_by_another(work)
+    assert {round(w, 3) for w in batch.importance[batch.response_mask].tolist()} == weights
+    capped = off_policy.mismatch(batch, work.config)["importance_capped"]
+    assert capped == 0 if table["importance_cap"] is None else capped == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_token_counts_in_the_gradient_as_often_as_it_weighs(tiny_model: Path) -> None:
+    """All weights 1/2: half the policy's gradient, and the critic's as it was."""
+    work = trainer(tiny_model, rollouts="server", value="adapter", max_grad_norm=1e9)
+    halved, plain = sampled_by_another(work, [0.5]), sampled_by_another(work, [1.0])
+    rows = range(4)
+    one, other = gradient(work, halved, rows)[1], gradient(work, plain, rows)[1]
+    policy = [name for name in other if ".policy." in name]
+    assert max(float(other[name].abs().max()) for name in policy) > 1e-4
+    for name, wanted in other.items():
+        torch.testing.assert_close(one[name], wanted * (0.5 if name in policy else 1), rtol=1e-3, atol=1e-6)
+
+
+def test_rollouts_of_the_policy_itself_weigh_exactly_1(tiny_model: Path) -> None:
+    work = trainer(tiny_model)
+    _, batch, row = work.step(0, chosen(work))
+    assert (batch.importance == 1).all()
+    assert not [name for name in row if name.startswith(("sampler", "importance"))]
+    assert (sampled_by_another(same_model(work)).importance == 1).all()  # rollouts: local
+
+
+def test_a_sampler_that_is_not_the_policy_is_found_out(tiny_model: Path) -> None:
+    work = trainer(tiny_model, rollouts="server", learning_rate=1e-2)
+    batch = sampled_by_another(work, [1.1, 0.9])
+    off_policy.check_sampler(batch, work.config)
+    far = sampled_by_another(work, [1.5, 0.6])
+    with pytest.raises(StageError, match=r"off by 0\.4\d nats .* is 0\.2"):
+        off_policy.check_sampler(far, work.config)
+    off_policy.check_sampler(far, same_model(work, max_sampler_gap=0.5).config)
+    with pytest.raises(StageError, match="off by nan"):
+        off_policy.check_sampler(sampled_by_another(work, [math.nan]), work.config)
+
+    # The policy has left the reference by much less than the limit, and the server still samples from the reference.
+    disturb(work.model, std=0.002)
+    behind, _ = work.measure(batch.rollouts)
+    assert 0 < off_policy._gap(behind.logprobs, behind.ref_logprobs, behind.response_mask) < 0.1
+    of_ref = tuple(
+        tuple(row[: len(r)].tolist()) for row, r in zip(behind.ref_logprobs, behind.rollouts.responses, strict=True)
+    )
+    stale = replace(behind, rollouts=replace(behind.rollouts, sampler_logprobs=of_ref))
+    with pytest.raises(StageError, match="does not apply the adapter"):
+        off_policy.check_sampler(stale, same_model(work, max_sampler_gap=100.0).config)
+
+
+@pytest.mark.parametrize(
+    "table", [{"importance_cap": 0}, {"max_sampler_gap": 0}, {"server_timeout": 0}, {"rollouts": "vllm"}]
+)
+def test_values_that_make_no_sense(table: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        parse({"prompts": {"all": {"source": "own"}}, "ppo": table}, where="test")
