@@ -1,8 +1,13 @@
-"""Means, paired differences and win rates with 95 % intervals, clustered by prompt.
+"""The statistics that every room uses: means, differences and win rates with 95 % intervals; odds and probabilities.
 
 Answers to the same prompt are alike, so the prompt is what is resampled, never the answer: values are averaged per
 prompt first, and scipy's bootstrap works on those means (BCa; percentile where BCa has no value). Few prompts give
 intervals that are somewhat too narrow, as with any bootstrap.
+
+Three formulas are written out here although scipy has them: Wilson's interval, because `binomtest` takes whole counts
+only and a share of prompts has halves in it; `sigmoid` and `logit`, because scipy's `expit` and `logit` differ from
+them in the last bit in a quarter of all cases, and probabilities that are already stored would no longer come out the
+same.
 """
 
 from __future__ import annotations
@@ -14,11 +19,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlaif.core.intervals import wilson
 from rlaif.core.records import WinRate
 
 Keyed = tuple[str, float | None]
 """(prompt id, value); None = not measured."""
+Z95 = 1.959964
+"""The normal quantile of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,48 @@ def slope(points: Sequence[tuple[str, float, float]], *, seed: int, resamples: i
     low, high = _bounds((products, squares), through_origin, seed, resamples) if len(known) > 1 else (None, None)
     used = sum(x != 0 for _, x, _ in points)
     return Estimate(math.fsum(products) / math.fsum(squares), low, high, used, len(known))
+
+
+def wilson(passed: float, n: int) -> tuple[float | None, float | None]:
+    """The 95 % interval of a share, which stays within 0..1 and has a width at 0 and 1 too; (None, None) for n = 0.
+
+    Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
+    """
+    if n == 0:
+        return None, None
+    share, z2 = passed / n, Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_difference(differences: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """The mean of paired differences, one at least, with Student's 95 % interval; no interval for a single one."""
+    n = len(differences)
+    mean = math.fsum(differences) / n
+    if n == 1:
+        return mean, None, None
+    from scipy.special import stdtrit
+
+    variance = math.fsum((value - mean) ** 2 for value in differences) / (n - 1)
+    half = float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
+    return mean, mean - half, mean + half
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)) without overflow."""
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def logit(p: float, *, least: float = 0.0) -> float:
+    """The log-odds of a probability, in nats; `p` is first moved to at least `least` away from 0 and 1."""
+    p = min(max(p, least), 1 - least)
+    return math.log(p) - math.log1p(-p)
+
+
+def softplus(x: float) -> float:
+    """log(1 + exp(x)) without overflow: the log-loss at log-odds of -x."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlaif.core.records import Failure, Principle, Verdict
+from rlaif.core.statistics import sigmoid
 from rlaif.judge.calibration import CalibrationMap
-from rlaif.judge.methods import sigmoid
 
 ALONE: Mapping[str, float] = {"": 1.0}
 """The weights of a panel of one: the run's own judge, which has no name."""

@@ -17,8 +17,8 @@ from typing import Literal
 
 from rlaif.core.errors import StageError
 from rlaif.core.records import from_json
+from rlaif.core.statistics import logit, sigmoid, softplus
 from rlaif.judge.card_file import reading_card
-from rlaif.judge.methods import sigmoid
 
 Kind = Literal["temperature", "isotonic"]
 LEAST: dict[Kind, int] = {"temperature": 20, "isotonic": 100}
@@ -41,7 +41,7 @@ class CalibrationMap:
         if prob_a < 0.5:
             return 1.0 - self(1.0 - prob_a)
         if self.temperature is not None:
-            return sigmoid(_logit(prob_a) / self.temperature)
+            return sigmoid(logit(prob_a, least=NEAREST) / self.temperature)
         (left, low), *rest = self.points
         for right, high in rest:
             if prob_a <= right:
@@ -59,11 +59,11 @@ def _temperature(right: Sequence[float]) -> CalibrationMap:
     """The T of the highest likelihood; HOTTEST, where all is near one half, for a judge no better than a coin."""
     from scipy.optimize import minimize_scalar
 
-    odds = [_logit(p) for p in right]
+    odds = [logit(p, least=NEAREST) for p in right]
 
     def loss(log_temperature: float) -> float:
         scale = math.exp(log_temperature)
-        return math.fsum(_softplus(-value / scale) for value in odds)
+        return math.fsum(softplus(-value / scale) for value in odds)
 
     found = minimize_scalar(loss, bounds=(math.log(COLDEST), math.log(HOTTEST)), method="bounded")
     return CalibrationMap("temperature", temperature=math.exp(float(found.x)))
@@ -105,13 +105,3 @@ def read_calibration(card: Path, kind: Kind) -> CalibrationMap:
         where=str(card),
         remedy="raise card.pairs, choose another card.gold, or set judge.calibration: none",
     )
-
-
-def _logit(p: float) -> float:
-    p = min(max(p, NEAREST), 1 - NEAREST)
-    return math.log(p) - math.log1p(-p)
-
-
-def _softplus(x: float) -> float:
-    """log(1 + exp(x)) without overflow."""
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))

@@ -29,6 +29,7 @@ from rlaif.core.records import (
     Verdict,
     record_seed,
 )
+from rlaif.core.statistics import sigmoid
 from rlaif.inputs.templates import Rendered, Template
 from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, GenerateRequest, LanguageModel, ScoreRequest
 
@@ -252,11 +253,6 @@ def random(asks: Sequence[Ask], *, seed: int) -> list[list[Verdict]]:
         point = record_seed(seed, "random judge", min(a, b), max(a, b), ask.principle.id) / (1 << 63)
         verdicts.append([_verdict(ask, "random", "none", "random", point if a <= b else 1 - point, None, None)])
     return verdicts
-
-
-def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)) without overflow."""
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 def _verdict(

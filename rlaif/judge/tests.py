@@ -19,7 +19,6 @@ from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution
 from rlaif.constitution.problems import near
 from rlaif.core.errors import ConstitutionError
-from rlaif.core.intervals import wilson
 from rlaif.core.progress import Progress
 from rlaif.core.records import (
     Comparison,
@@ -31,6 +30,7 @@ from rlaif.core.records import (
     Prompt,
     Response,
 )
+from rlaif.core.statistics import wilson
 from rlaif.judge.judge import Judge
 from rlaif.lm.open import open_judge
 from rlaif.lm.protocol import Usage

@@ -11,7 +11,7 @@ from scipy.stats import kstest
 
 from rlaif.core.errors import ConfigError, ConstitutionError
 from rlaif.core.records import Comparison, Constitution, Contrast, ContrastExample, Message, Principle, Prompt
-from rlaif.judge.methods import sigmoid
+from rlaif.core.statistics import sigmoid
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.scripted import ScriptedModel
 from tests.judge.cases import KIND, MUTE, SHORT, Recorder, comparison, judge, logistic, only, response

@@ -13,9 +13,9 @@ import pytest
 
 from rlaif.config import JudgeConfig, RunConfig, default_config
 from rlaif.core.errors import ConstitutionError
-from rlaif.core.intervals import wilson
 from rlaif.core.progress import Silent, Task
 from rlaif.core.records import Constitution, Contrast, Failure, Message, Principle, PrincipleTest
+from rlaif.core.statistics import wilson
 from rlaif.judge.judge import Judge
 from rlaif.judge.tests import ASKED_TOGETHER, Result, Tally, judged, run, tally
 from rlaif.lm.protocol import ResponseLogprobs, ScoreRequest

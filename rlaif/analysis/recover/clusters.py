@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.special import expit, logit
 
 from rlaif.analysis.recover.candidates import Candidate, bare
 from rlaif.constitution.wording import near_duplicates
@@ -59,10 +60,9 @@ def by_behaviour(candidates: Sequence[Candidate], probs: np.ndarray) -> tuple[li
 
 def _at_one_scale(probs: np.ndarray) -> np.ndarray:
     """The same shape: each row as a judge would say it whose log-odds are 1 in the mean of their absolute values."""
-    clipped = np.clip(probs, _EDGE, 1 - _EDGE)
-    odds = np.log(clipped) - np.log1p(-clipped)
+    odds = logit(np.clip(probs, _EDGE, 1 - _EDGE))
     spread = np.nansum(np.abs(odds), axis=1) / np.maximum((~np.isnan(odds)).sum(axis=1), 1)
-    scaled: np.ndarray = 1 / (1 + np.exp(-odds / np.where(spread > 0, spread, 1.0)[:, None]))
+    scaled: np.ndarray = expit(odds / np.where(spread > 0, spread, 1.0)[:, None])
     return scaled
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from rlaif.analysis.recover.candidates import bare
 from rlaif.analysis.recover.evidence import Evidence
 from rlaif.constitution.wording import ALIKE, likeness
-from rlaif.core.intervals import wilson
 from rlaif.core.records import Comparison
-from rlaif.core.statistics import Estimate, Keyed, agree, by_prompt, mean, preferred
+from rlaif.core.statistics import Estimate, Keyed, agree, by_prompt, mean_share, preferred
 from rlaif.inputs.comparisons import GivenPair
 
 COVERED = 0.9
@@ -67,11 +66,7 @@ def accuracy(predicted: Predicted, pairs: Sequence[GivenPair], *, seed: int, res
     Pairs without a prediction are left out. The interval is a bootstrap over prompts, Wilson's where all prompts are
     alike; None where nothing is predicted.
     """
-    found = mean(_right(predicted, pairs), seed=seed, resamples=resamples)
-    if found is None or found.low != found.high:
-        return found
-    low, high = wilson(found.mean * found.prompts, found.prompts)
-    return replace(found, low=low, high=high)
+    return mean_share(_right(predicted, pairs), seed=seed, resamples=resamples)
 
 
 def share(predicted: Predicted, pairs: Sequence[GivenPair]) -> float | None:

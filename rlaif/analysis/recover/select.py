@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import entr, logit
 
 MIN_SHARE = 0.02
 """Of what the labels leave to explain: ln 2, the loss of knowing nothing, less their own entropy."""
@@ -99,8 +100,7 @@ def _turned_losses(said: np.ndarray, turned: np.ndarray, labels: np.ndarray, fli
 
 def _pair_losses(predicted: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]:
     """(candidates, pairs) log-losses in nats, at each sharpness in turn."""
-    clipped = np.clip(predicted, _EDGE, 1 - _EDGE)
-    odds = np.log(clipped) - np.log1p(-clipped)
+    odds = logit(np.clip(predicted, _EDGE, 1 - _EDGE))
     for sharp in SHARPNESS:
         yield np.logaddexp(0.0, sharp * odds) - sharp * labels * odds
 
@@ -108,7 +108,7 @@ def _pair_losses(predicted: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarr
 def _entropy(labels: np.ndarray) -> float:
     """Mean entropy of the soft labels in nats: the loss of predicting each one as it is."""
     p = np.clip(labels, _EDGE, 1 - _EDGE)
-    return float(-(p * np.log(p) + (1 - p) * np.log1p(-p)).mean())
+    return float((entr(p) + entr(1 - p)).mean())
 
 
 def _joined(total: np.ndarray, count: np.ndarray, rows: np.ndarray) -> np.ndarray:

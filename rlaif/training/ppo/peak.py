@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlaif.core.intervals import mean_difference
+from rlaif.core.statistics import mean_difference
 from rlaif.gold import scorers as gold
 
 

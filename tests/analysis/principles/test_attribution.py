@@ -16,8 +16,8 @@ from rlaif.config import load
 from rlaif.core.errors import ConfigError, RunFolderError, StageError
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.records import Constitution, PreferenceLabel
+from rlaif.core.statistics import sigmoid
 from rlaif.core.yaml import dump_yaml
-from rlaif.judge.methods import sigmoid
 from tests.analysis.principles.runs import (
     CONSTITUTION,
     ask,
