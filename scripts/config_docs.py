@@ -9,7 +9,6 @@ from typing import Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from rlaif.config import PromptSlice, RunConfig, Table
-from rlaif.stages.table import SPEED_FIELDS
 
 PATH = Path(__file__).parent.parent / "docs" / "configuration.md"
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -46,9 +45,8 @@ def document() -> str:
             tables.append(("prompts.<slice>", PromptSlice))
     parts = [HEADER, "## The whole file\n", _heading("default", "meaning"), *top]
     for name, kind in tables:
-        speed = SPEED_FIELDS.get(name, frozenset())
         parts += [f"\n## `{name}`\n\n{_about(kind)}\n", _heading("default", "allowed", "meaning")]
-        parts += [_row(key, info, _allowed(info), speed=key in speed) for key, info in _fields(kind)]
+        parts += [_row(key, info, _allowed(info), speed=key in kind.speed_fields()) for key, info in _fields(kind)]
     return "\n".join(parts) + "\n"
 
 

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rlaif.config import RunConfig, load
 from rlaif.core.errors import DataError, StageError
 from rlaif.core.files import JsonlFile, RunFolder, refuse_no_run
 from rlaif.core.records import Constitution, PreferenceLabel, content_id
-from rlaif.lm import open as open_model
+from rlaif.lm.open import OpenJudge
 from rlaif.lm.protocol import LanguageModel
 from rlaif.run import ledger, pipeline
 from rlaif.stages import table as stages
-
-OpenJudge = Callable[[RunConfig, Path], LanguageModel]
-"""Opens the judge of a config with a cache folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +69,6 @@ def judge_on_demand(judged: JudgedRun, open_judge: OpenJudge) -> OnDemand:
         return open_judge(config, judged.run.cache_path)
 
     return OnDemand(opened)
-
-
-def judge_of_config(config: RunConfig, cache: Path) -> LanguageModel:
-    """The judge of the config, behind a cache in the folder."""
-    return open_model.open_judge(config.judge, config.model, cache)
 
 
 def _constitution_of_labels(run: RunFolder, config: RunConfig, command: str) -> Constitution:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from rlaif.config.fields import Table
+from rlaif.config.fields import SPEED, Table
 from rlaif.config.judge import CardConfig, JudgeConfig
 from rlaif.config.reward_sources import Reward
 
@@ -21,8 +21,10 @@ class ModelConfig(Table):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto = bfloat16 where the hardware computes it natively, else float32"
     )
-    device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", "mps"')
-    batch_size: int = Field(64, ge=1, description="sequences per forward pass without gradients")
+    device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", "mps"', json_schema_extra=SPEED)
+    batch_size: int = Field(
+        64, ge=1, description="sequences per forward pass without gradients", json_schema_extra=SPEED
+    )
 
 
 class PromptSlice(Table):
@@ -45,7 +47,9 @@ class ReviseConfig(Table):
     max_new_tokens: int = Field(80, ge=1, description="longest answer and revision, in tokens")
     critique_tokens: int = Field(48, ge=1, description="longest critique, in tokens")
     temperature: float = Field(1.0, ge=0, description="of answers, critiques and revisions; 0 = the likeliest token")
-    batch_size: int = Field(32, ge=1, description="prompts worked on together; finished batches survive a crash")
+    batch_size: int = Field(
+        32, ge=1, description="prompts worked on together; finished batches survive a crash", json_schema_extra=SPEED
+    )
 
 
 GoldName = Literal["harm", "toxicity", "sentiment"]
@@ -67,7 +71,9 @@ class SftConfig(LoraTable):
     epochs: float = Field(1.0, gt=0, description="times each example is seen")
     batch_size: int = Field(8, ge=1, description="examples per optimiser step")
     helpful_ratio: float = Field(1.0, ge=0, description="helpful answers per accepted revision, as far as there are")
-    save_steps: int = Field(10, ge=1, description="steps between checkpoints: what a crash can cost")
+    save_steps: int = Field(
+        10, ge=1, description="steps between checkpoints: what a crash can cost", json_schema_extra=SPEED
+    )
 
 
 class LabelConfig(Table):
@@ -77,7 +83,9 @@ class LabelConfig(Table):
     pairs: int = Field(6, ge=1, description="pairs judged per prompt (4 samples make 6)")
     max_new_tokens: int = Field(80, ge=1, description="longest answer, in tokens")
     temperature: float = Field(1.0, gt=0, description="of the sampled answers; higher = more different pairs")
-    batch_size: int = Field(32, ge=1, description="prompts worked on together; finished batches survive a crash")
+    batch_size: int = Field(
+        32, ge=1, description="prompts worked on together; finished batches survive a crash", json_schema_extra=SPEED
+    )
 
 
 class RewardConfig(LoraTable):
@@ -87,7 +95,9 @@ class RewardConfig(LoraTable):
     batch_size: int = Field(8, ge=1, description="prompts per optimiser step; a prompt brings all its pairs")
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the held-out accuracy")
     members: int = Field(1, ge=1, description="reward models trained on the same labels from other seeds: an ensemble")
-    save_steps: int = Field(10, ge=1, description="steps between checkpoints: what a crash can cost")
+    save_steps: int = Field(
+        10, ge=1, description="steps between checkpoints: what a crash can cost", json_schema_extra=SPEED
+    )
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -136,7 +146,9 @@ class PpoConfig(LoraTable):
         description="how tokens are averaged: dapo = all tokens of a mini-batch alike, grpo = within each response "
         "first, dr_grpo = summed, over the longest length there can be",
     )
-    micro_batch_size: int = Field(8, ge=1, description="responses per forward pass with gradients")
+    micro_batch_size: int = Field(
+        8, ge=1, description="responses per forward pass with gradients", json_schema_extra=SPEED
+    )
     max_new_tokens: int = Field(80, ge=1, description="longest response, in tokens")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob in the stage")
     rollouts: Literal["local", "server"] = Field(
@@ -149,13 +161,22 @@ class PpoConfig(LoraTable):
         "weights); null = every token weighs 1",
     )
     max_sampler_gap: float = Field(
-        0.2, gt=0, description="server: nats per token that its log-probs may be off the policy's; beyond, ppo stops"
+        0.2,
+        gt=0,
+        description="server: nats per token that its log-probs may be off the policy's; beyond, ppo stops",
+        json_schema_extra=SPEED,
     )
-    server_url: str = Field("http://127.0.0.1:8000/v1", description="server: its address, ending in /v1")
+    server_url: str = Field(
+        "http://127.0.0.1:8000/v1", description="server: its address, ending in /v1", json_schema_extra=SPEED
+    )
     server_folder: str | None = Field(
-        None, description="server: where it finds the run's ppo/server folder; null = where it is on this machine"
+        None,
+        description="server: where it finds the run's ppo/server folder; null = where it is on this machine",
+        json_schema_extra=SPEED,
     )
-    server_timeout: float = Field(600.0, gt=0, description="server: seconds that an answer may take")
+    server_timeout: float = Field(
+        600.0, gt=0, description="server: seconds that an answer may take", json_schema_extra=SPEED
+    )
     num_ppo_epochs: int = Field(2, ge=1, description="passes over the responses of a step")
     num_mini_batches: int = Field(2, ge=1, description="optimiser steps per pass")
     kl_coef: float = Field(0.05, ge=0, description="reward taken off per nat of KL to the SFT policy, token by token")
@@ -183,7 +204,9 @@ class PpoConfig(LoraTable):
         description="ppo's critic: a LoRA adapter of its own, or a head on the policy's trunk (half the compute)",
     )
     value_warmup_steps: int = Field(0, ge=0, description="ppo: first steps that train the critic alone")
-    save_steps: int = Field(5, ge=1, description="steps between checkpoints: what a crash can cost")
+    save_steps: int = Field(
+        5, ge=1, description="steps between checkpoints: what a crash can cost", json_schema_extra=SPEED
+    )
     eval_steps: int = Field(
         0,
         ge=0,
@@ -280,7 +303,10 @@ class EvaluateConfig(Table):
     )
     bootstrap: int = Field(2000, ge=100, description="resamples of the prompts behind every interval")
     batch_size: int = Field(
-        64, ge=1, description="answers or pairs worked on at once; finished batches survive a crash"
+        64,
+        ge=1,
+        description="answers or pairs worked on at once; finished batches survive a crash",
+        json_schema_extra=SPEED,
     )
 
 

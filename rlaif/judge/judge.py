@@ -19,7 +19,6 @@ from rlaif.judge.calibration import CalibrationMap, read_calibration
 from rlaif.judge.methods import Ask, contrast, cot, pairwise, random, rating
 from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import LanguageModel
-from rlaif.stages.context import StageContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +61,6 @@ class Judge:
         self.settling = Settling(config.weights, config.tier_margin, calibration, config.abstain_below)
         self.constitution_hash, self.card = constitution.hash, card
         self.scopes = by_slice(constitution, prompts or {})
-
-    @classmethod
-    def of_run(cls, context: StageContext, *, card: str = "") -> Judge:
-        """The run's judge with the run's constitution, templates, slices and calibration; the random one opens no
-        model."""
-        config = context.config
-        return cls(
-            config.judge,
-            context.constitution,
-            model=None if config.judge.method == "random" else context.open_judge(),
-            seed=config.seed,
-            templates=context.run.templates_path,
-            prompts=config.prompts,
-            calibration=calibration_of(config.judge, context.run),
-            card=card,
-        )
 
     def label(self, comparisons: Sequence[Comparison]) -> list[PreferenceLabel]:
         """One label per comparison, in order, under the principles that the config asks for."""

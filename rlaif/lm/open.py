@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from rlaif.config import AskingConfig, JudgeConfig, ModelConfig
+from rlaif.config import AskingConfig, JudgeConfig, ModelConfig, RunConfig
 from rlaif.core.shipped import cache_folder
 from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
@@ -14,6 +15,8 @@ from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import LanguageModel
 
 JUDGE_CACHE = "judge.sqlite"
+OpenJudge = Callable[[RunConfig, Path], LanguageModel]
+"""Opens the judge of a config with a cache folder."""
 
 
 def open_policy(model: ModelConfig, adapters: tuple[Path, ...], cache: Path) -> LanguageModel:
@@ -31,6 +34,11 @@ def open_judge(judge: JudgeConfig, model: ModelConfig, cache: Path) -> LanguageM
     if not judge.panel:
         return own
     return PanelModel(own, {member.name: _asked(member, model, cache) for member in judge.panel})
+
+
+def judge_of_config(config: RunConfig, cache: Path) -> LanguageModel:
+    """The judge of the config, behind a cache in the folder."""
+    return open_judge(config.judge, config.model, cache)
 
 
 def _asked(asking: AskingConfig, model: ModelConfig, cache: Path) -> LanguageModel:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rlaif.analysis.judged_run import judge_of_config
 from rlaif.config import RunConfig
 from rlaif.core.files import write_atomic
 from rlaif.judge.card.card import Asked, judge_card
 from rlaif.judge.card.page import page
+from rlaif.lm.open import judge_of_config
 from rlaif.lm.protocol import LanguageModel
 from rlaif.stages.context import StageContext
 

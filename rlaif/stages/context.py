@@ -15,6 +15,7 @@ from rlaif.config import RunConfig
 from rlaif.core.files import JsonlFile, MetricsLog, RunFolder
 from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, Prompt, Response, RevisionTrace
+from rlaif.judge.judge import Judge, calibration_of
 from rlaif.lm.protocol import LanguageModel
 
 
@@ -32,6 +33,21 @@ class StageContext:
     open_policy: Callable[[tuple[Path, ...]], LanguageModel]
     open_judge: Callable[[], LanguageModel]
     limit: int | None = None
+
+    def judge(self, *, card: str = "") -> Judge:
+        """The run's judge with the run's constitution, templates, slices and calibration; the random one opens no
+        model. `card` is the id of the card that its labels stand on."""
+        config = self.config
+        return Judge(
+            config.judge,
+            self.constitution,
+            model=None if config.judge.method == "random" else self.open_judge(),
+            seed=config.seed,
+            templates=self.run.templates_path,
+            prompts=config.prompts,
+            calibration=calibration_of(config.judge, self.run),
+            card=card,
+        )
 
     @property
     def folder(self) -> Path:

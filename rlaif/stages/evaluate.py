@@ -240,7 +240,7 @@ def _labels(
 
     def work(chunk: Sequence[Comparison]) -> list[PreferenceLabel]:
         if not judges:  # opened only when there is something to judge
-            judges.append(Judge.of_run(context))
+            judges.append(context.judge())
         return judges[0].label(chunk)
 
     with context.progress.task("judge: win rates", len(plan), "pairs") as task:

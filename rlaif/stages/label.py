@@ -141,7 +141,7 @@ def _judge(context: StageContext, comparisons: Sequence[Comparison]) -> list[Pre
 
     def judge(chunk: Sequence[Comparison]) -> list[PreferenceLabel]:
         if not opened:
-            opened.append(Judge.of_run(context, card=passed_card(context.run, config)))
+            opened.append(context.judge(card=passed_card(context.run, config)))
         return opened[0].label(chunk)
 
     with context.progress.task("judging pairs", len(comparisons), "pairs") as task:

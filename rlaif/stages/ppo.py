@@ -22,7 +22,6 @@ from rlaif.core.errors import ConfigError
 from rlaif.core.files import MetricsLog
 from rlaif.core.launch import sharded
 from rlaif.core.records import Prompt, Response, record_seed
-from rlaif.judge.judge import Judge
 from rlaif.lm.local.load import LoadedModel, encode_chat, load_model
 from rlaif.stages.context import StageContext
 from rlaif.training import checkpoint as checkpoints
@@ -160,7 +159,7 @@ def _judge_reward(context: StageContext, processes: Processes) -> JudgeReward:
     references: dict[str, list[Response]] = {}
     for response in context.responses("label").read():
         references.setdefault(response.prompt_id, []).append(response)
-    return JudgeReward(Judge.of_run(context) if processes.first else None, references)
+    return JudgeReward(context.judge() if processes.first else None, references)
 
 
 def _answered(prompts: Sequence[Prompt], judge: JudgeReward, context: StageContext) -> list[Prompt]:

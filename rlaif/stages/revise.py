@@ -225,7 +225,7 @@ class _Reviser:
     def _open(self) -> LanguageModel:
         if self.policy is None:
             self.policy = self.context.open_policy(())
-            self.judge = Judge.of_run(self.context)
+            self.judge = self.context.judge()
         return self.policy
 
     def close(self) -> None:

@@ -10,31 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import STAGES, JudgeConfig, RunConfig, StageName, Table
+from rlaif.config import STAGES, RunConfig, StageName, Table
 from rlaif.core.files import RunFolder, file_hash
 from rlaif.core.records import content_id
 from rlaif.judge.gate import card_of_run
-
-SPEED_FIELDS: dict[str, frozenset[str]] = {
-    "model": frozenset({"device", "batch_size"}),
-    "judge": frozenset(
-        {
-            *("base_url", "api_key_env", "concurrency", "timeout", "max_retries"),
-            *("max_calls", "max_tokens", "max_cost", "price_in", "price_out"),
-        }
-    ),
-    "card": frozenset({"required", "min_accuracy", "min_length_matched", "max_failed"}),
-    "revise": frozenset({"batch_size"}),
-    "sft": frozenset({"save_steps"}),
-    "label": frozenset({"batch_size"}),
-    "reward": frozenset({"save_steps"}),
-    "ppo": frozenset(
-        {"save_steps", "micro_batch_size", "max_sampler_gap", "server_url", "server_folder", "server_timeout"}
-    ),
-    "evaluate": frozenset({"batch_size"}),
-}
-"""Config fields that cannot change what a stage writes, only how fast, or whether it may begin (a server is known by
-its model's name)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +134,8 @@ def settings(config: RunConfig, stage: StageName, limit: int | None) -> dict[str
     used = shared(config, stage)
     values: dict[str, Any] = {"seed": config.seed}
     for name in (stage, *(part for part in ("model", "judge") if part in used)):
-        table = judge_settings(config.judge) if name == "judge" else getattr(config, name).model_dump(mode="json")
-        skipped = SPEED_FIELDS.get(name, frozenset())
-        values.update({f"{name}.{field}": value for field, value in table.items() if field not in skipped})
+        table: Table = getattr(config, name)
+        values.update({f"{name}.{field}": value for field, value in table.settings().items()})
     if stage == "card":  # which is of the judge before any calibration
         del values["judge.calibration"]
     if "slices" in used:
@@ -167,12 +145,6 @@ def settings(config: RunConfig, stage: StageName, limit: int | None) -> dict[str
     if "limit" in used:
         values["limit"] = limit
     return values
-
-
-def judge_settings(judge: JudgeConfig) -> dict[str, Any]:
-    """Field -> value of what can change a verdict or a label, of the panel's members too."""
-    skipped = set(SPEED_FIELDS["judge"])
-    return judge.model_dump(mode="json", exclude={**dict.fromkeys(skipped, True), "panel": {"__all__": skipped}})
 
 
 def own_inputs(config: RunConfig, stage: StageName, run: RunFolder) -> dict[str, str]:

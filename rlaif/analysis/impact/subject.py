@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlaif.analysis.judged_run import OnDemand, OpenJudge, judge_of_config, judge_on_demand, read_judged_run
+from rlaif.analysis.judged_run import OnDemand, judge_on_demand, read_judged_run
 from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.core.files import RunFolder
@@ -17,6 +17,7 @@ from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, PreferenceLabel
 from rlaif.inputs.comparisons import read_comparisons
 from rlaif.judge.judge import Judge, calibration_of
+from rlaif.lm.open import OpenJudge, judge_of_config
 from rlaif.lm.protocol import Usage
 
 

@@ -16,8 +16,6 @@ from rlaif.analysis.impact.relabel import relabel
 from rlaif.analysis.judged_run import (
     JudgedRun,
     OnDemand,
-    OpenJudge,
-    judge_of_config,
     judge_on_demand,
     read_judged_run,
 )
@@ -43,6 +41,7 @@ from rlaif.core.progress import Progress
 from rlaif.core.records import PreferenceLabel, record_seed, to_json
 from rlaif.core.statistics import Draw
 from rlaif.judge.judge import Judge, calibration_of
+from rlaif.lm.open import OpenJudge, judge_of_config
 from rlaif.lm.protocol import Usage
 
 CONFLICTS = 10

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +30,11 @@ from rlaif.core.progress import Progress
 from rlaif.core.records import Principle, record_seed, to_json
 from rlaif.inputs.comparisons import ComparisonFile, GivenPair, read_comparisons
 from rlaif.inputs.templates import load_template
-from rlaif.lm import open as open_model
+from rlaif.lm.open import OpenJudge, judge_of_config
 from rlaif.lm.protocol import LanguageModel, Usage
 
 MANY_MISSING = 0.05
 """Share of the verdicts from which on it is told that they are missing."""
-OpenJudge = Callable[[RunConfig, Path], LanguageModel]
-"""Opens the judge of a config with a cache folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ def recover(
     *,
     cache: Path,
     progress: Progress,
-    open_judge: OpenJudge | None = None,
+    open_judge: OpenJudge = judge_of_config,
 ) -> Recovery:
     """Which of the candidates explain the labels in the file, tested on prompts that the choice did not see.
 
@@ -129,7 +127,7 @@ def recover(
     others = [] if asked.against is None else ready(of_constitutions([asked.against]), config.judge.method)
     _refuse_nothing(pool, asked, config)
     with ExitStack() as stack:
-        model = None if config.judge.method == "random" else (open_judge or _judge_of)(config, cache)
+        model = None if config.judge.method == "random" else open_judge(config, cache)
         if model is not None:
             stack.callback(model.close)
         bench = Bench(config.judge, model, config.seed)
@@ -239,10 +237,6 @@ def _proposals(
             remedy="name candidates with --candidates, ask for more with --propose, or take a larger judge",
         )
     return found
-
-
-def _judge_of(config: RunConfig, cache: Path) -> LanguageModel:
-    return open_model.open_judge(config.judge, config.model, cache)
 
 
 def select_principles(evidence: Evidence, keep: int, seed: int) -> Selection:

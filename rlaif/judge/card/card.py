@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rlaif.analysis.judged_run import OpenJudge, judge_of_config
 from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.constitution.problems import near
@@ -42,8 +41,8 @@ from rlaif.judge.card.maps import FittedMap, fitted_maps
 from rlaif.judge.card.questions import Again, asked_again, judge_on, labels_of, rules_of
 from rlaif.judge.card.resistance import AttackResult, attack_all
 from rlaif.judge.judge import Judge
+from rlaif.lm.open import OpenJudge, judge_of_config
 from rlaif.lm.protocol import LanguageModel, Usage
-from rlaif.stages.table import judge_settings
 
 FORMAT = 2
 
@@ -285,7 +284,7 @@ def _subject(
     known: GoldSet,
     pairs: Sequence[GoldPair],
 ) -> Subject:
-    settings = judge_settings(config.judge)
+    settings = config.judge.settings()
     del settings["calibration"]  # of what comes of this card
     return Subject(
         model="random" if model is None else model.name,

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlaif.analysis.judged_run import OpenJudge
 from rlaif.config import RunConfig
 from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, PreferenceLabel, Principle
 from rlaif.gold.pairs import GoldPair, GoldSet
 from rlaif.judge.judge import Judge
+from rlaif.lm.open import OpenJudge
 from rlaif.lm.protocol import LanguageModel, Usage
 
 

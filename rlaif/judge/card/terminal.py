@@ -9,7 +9,6 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rlaif.analysis.principles.terminal import bounds
 from rlaif.config import JudgeConfig
 from rlaif.core.statistics import Estimate
 from rlaif.gold.scorers import MATCHED
@@ -109,7 +108,7 @@ def _map(entry: FittedMap) -> str:
 
 def _interval(found: Estimate) -> str:
     """The interval of a share in whole percent behind it, or nothing."""
-    return "" if found.low is None or found.high is None else f" ({bounds(found)})"
+    return "" if found.low is None or found.high is None else f" ({100 * found.low:.0f} to {100 * found.high:.0f})"
 
 
 def _cost(card: JudgeCard) -> list[tuple[str, str]]:

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlaif.analysis.judged_run import OpenJudge, judge_of_config
 from rlaif.core.errors import ConfigError
 from rlaif.core.progress import Progress
 from rlaif.core.records import PreferenceLabel, record_seed
@@ -41,6 +40,7 @@ from rlaif.judge.compare.records import (
 )
 from rlaif.judge.compare.variants import Variant
 from rlaif.judge.judge import Judge
+from rlaif.lm.open import OpenJudge, judge_of_config
 from rlaif.lm.protocol import LanguageModel
 
 

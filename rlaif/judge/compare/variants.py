@@ -22,7 +22,6 @@ from rlaif.core.errors import ConfigError, RlaifError
 from rlaif.core.records import content_id
 from rlaif.inputs.templates import load_template
 from rlaif.judge.compare.records import PANEL
-from rlaif.stages.table import SPEED_FIELDS, judge_settings
 
 TEMPLATES = "templates"
 OF_A_JUDGE = ("judge", "model")
@@ -50,13 +49,12 @@ class Variant:
     @property
     def settings(self) -> dict[str, Any]:
         """The fields of the judge table that can change a label before calibration."""
-        return {name: value for name, value in judge_settings(self.config.judge).items() if name != "calibration"}
+        return {name: value for name, value in self.config.judge.settings().items() if name != "calibration"}
 
     @property
     def identity(self) -> str:
         """A hash of all that can change a label before calibration."""
-        model = self.config.model.model_dump(mode="json", exclude=set(SPEED_FIELDS["model"]))
-        return content_id(self.settings, model, self.template_hashes)
+        return content_id(self.settings, self.config.model.settings(), self.template_hashes)
 
 
 def read_variants(methods: str | None, given: Sequence[str], config_of: ConfigOf) -> list[Variant]:
