@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from types import ModuleType
 
 from rlaif.config import StageName
@@ -70,11 +69,10 @@ def run(context: StageContext) -> dict[str, float]:
 
 def install(
     run_stage: Callable[[StageContext], dict[str, float]] = run,
-    set_table: Callable[[StageName, stages.StageSpec], None] = stages.TABLE.__setitem__,
+    set_module: Callable[[str, ModuleType], None] = sys.modules.__setitem__,
 ) -> None:
-    """Puts the stub in the place of every stage."""
-    module = ModuleType("stub_stage")
-    module.run = run_stage  # type: ignore[attr-defined]
-    sys.modules["stub_stage"] = module
-    for name, spec in list(stages.TABLE.items()):
-        set_table(name, replace(spec, module="stub_stage"))
+    """Puts the stub in the place of every stage's module."""
+    for name in stages.TABLE:
+        module = ModuleType(name)
+        module.run = run_stage  # type: ignore[attr-defined]
+        set_module(f"rlaif.stages.{name}", module)

@@ -184,9 +184,9 @@ _add_stage_command("evaluate", "Compare base, SFT and PPO on held-out prompts.")
 def report(run: RunArgument, as_json: JsonOption = False) -> None:
     """Write RUN/report.html again from what the run folder holds."""
     from rlaif.core.files import RunFolder
-    from rlaif.report.build import build_report
+    from rlaif.stages.report import write_report
 
-    path = build_report(RunFolder(run), _load(None, run, None).report.examples)
+    path = write_report(RunFolder(run), _load(None, run, None).report.examples).path
     print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
 
 

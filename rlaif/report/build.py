@@ -1,28 +1,22 @@
-"""Writes report.html: a run folder -> one self-contained page. Reads the run folder and nothing else.
-
-Model text is untrusted: Jinja escapes every value, and every string passes `visible` first, so that nothing in a
-page is hidden or turned around; the page's own policy forbids scripts and any address.
-"""
+"""Writes report.html: a run folder -> one self-contained page. Reads the run folder and nothing else."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
+from rlaif.config import StageName
 from rlaif.core.files import RunFolder, write_atomic
 from rlaif.gold.scorers import BETTER
 from rlaif.judge.gate import card_of_run
 from rlaif.report import curves, feedback, overview, samples, validation, verdict
 from rlaif.report.summary import REFERENCE, Summary, name_of, read_summary
-from rlaif.stages.context import StageContext
-from rlaif.view import text
 from rlaif.view.plots import histogram
+from rlaif.view.render import render
 
 SECTIONS = (
     ("result", "Result"),
@@ -39,36 +33,31 @@ SECTIONS = (
 )
 
 
-def run(context: StageContext) -> dict[str, float]:
-    """Bytes, sections and examples of the page that was written: the `report` stage."""
-    page, counts = _page(context.run, context.config.report.examples)
-    write_atomic(context.run.report_path, page)
-    return counts
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Where the page is, and how much of it there is: `examples` counts the texts to read of every kind."""
+
+    path: Path
+    bytes: int
+    sections: int
+    examples: int
 
 
-def build_report(run: RunFolder, examples: int = 12) -> Path:
-    """The path of the page, written whole or not at all, with at most `examples` texts to read of each kind."""
-    page, _ = _page(run, examples)
-    write_atomic(run.report_path, page)
-    return run.report_path
+def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str]) -> Written:
+    """Writes the page, whole or not at all, with at most `examples` texts to read of each kind.
 
-
-def _page(run: RunFolder, examples: int) -> tuple[str, dict[str, float]]:
-    view = _view(run, examples)
+    `abouts` are the stages in their order, each with a sentence on what it does.
+    """
+    view = _view(run, examples, abouts)
     page = render("report.html.jinja", view)
+    write_atomic(run.report_path, page)
     shown = [view["revise"].examples, view["label"].examples, view["samples"], view["rollouts"]]
-    counts = {"bytes": len(page.encode()), "sections": len(SECTIONS), "examples": sum(map(len, shown))}
-    return page, {key: float(value) for key, value in counts.items()}
+    return Written(run.report_path, len(page.encode()), len(SECTIONS), sum(map(len, shown)))
 
 
-def render(template: str, view: Mapping[str, Any]) -> str:
-    """The page that one of the report's templates makes of `view`: every value escaped, nothing hidden in it."""
-    return _environment().get_template(template).render(view)
-
-
-def _view(run: RunFolder, examples: int) -> dict[str, Any]:
+def _view(run: RunFolder, examples: int, abouts: Mapping[StageName, str]) -> dict[str, Any]:
     """Everything that the template shows."""
-    rows = overview.stage_rows(run)
+    rows = overview.stage_rows(run, abouts)
     config, config_text = overview.read_config(run)
     constitution, constitution_problem = overview.read_constitution(run)
     summary = read_summary(run)
@@ -113,47 +102,16 @@ def _view(run: RunFolder, examples: int) -> dict[str, Any]:
         "samples": samples.side_by_side(run, summary, examples),
         "config_text": config_text,
         "provenance": overview.provenance(rows),
+        "reference": REFERENCE,
+        "model_name": name_of,
+        "judged_class": _judged,
+        "plain": _plain,
     }
 
 
 def _failed(revise: feedback.ReviseFacts, label: feedback.LabelFacts, evaluate: int) -> dict[str, int]:
     """Failures found in the records of the stages that have records with failures."""
     return {"revise": revise.failures.total(), "label": label.failures.total(), "evaluate": evaluate}
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("rlaif.view", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": text.number,
-        "interval": text.interval,
-        "percent": text.percent,
-        "percents": text.percents,
-        "duration": text.duration,
-        "model_name": name_of,
-        "beginning": text.beginning,
-        "shown": text.shown,
-        "sentence": text.sentence,
-    }
-    environment.tests |= {"long": text.is_long, "known": text.is_known}
-    environment.globals |= {"reference": REFERENCE, "common_decimals": text.common_decimals}
-    environment.globals |= {"judged_class": _judged, "plain": _plain}
-    return environment
-
-
-def _finalize(value: Any) -> Any:
-    """What stands on the page for a value: strings with nothing invisible, numbers rounded, None named."""
-    if value is None or isinstance(value, float):
-        return text.number(value)
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return text.visible(value)
-    return value
 
 
 def _judged(summary: Summary, measure: str, difference: float) -> str:

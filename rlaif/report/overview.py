@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import STAGES, StageName
+from rlaif.config import StageName
 from rlaif.constitution.load import load_constitution
 from rlaif.core.errors import ConfigError, RlaifError
 from rlaif.core.files import RunFolder
 from rlaif.core.records import Constitution, StageRecord
 from rlaif.core.yaml import read_yaml
-from rlaif.stages.table import TABLE
 from rlaif.view.text import is_known
 
 RECORD_FILES: dict[StageName, tuple[str, ...]] = {
@@ -56,9 +55,9 @@ class StageRow:
         return sum(found) if found else None
 
 
-def stage_rows(run: RunFolder) -> list[StageRow]:
-    """Every stage but the report itself, in the order in which they run; the card only where there is one."""
-    names = [name for name in STAGES if name != "report" and (name != "card" or (run.root / name).is_dir())]
+def stage_rows(run: RunFolder, abouts: Mapping[StageName, str]) -> list[StageRow]:
+    """Every stage of `abouts` but the report itself, in that order; the card only where there is one."""
+    names = [name for name in abouts if name != "report" and (name != "card" or (run.root / name).is_dir())]
     records = {name: run.record(name) for name in names}
     longest = max((r.seconds for r in records.values() if r is not None and is_known(r.seconds)), default=0.0)
     rows = []
@@ -67,9 +66,7 @@ def stage_rows(run: RunFolder) -> list[StageRow]:
         begun = record is None and folder.is_dir() and any(folder.iterdir())
         seconds = record.seconds if record is not None and is_known(record.seconds) else 0.0
         written = {file: count_lines(folder / file) for file in RECORD_FILES[name] if (folder / file).exists()}
-        rows.append(
-            StageRow(name, TABLE[name].about, record, begun, written, seconds / longest if longest > 0 else 0.0)
-        )
+        rows.append(StageRow(name, abouts[name], record, begun, written, seconds / longest if longest > 0 else 0.0))
     return rows
 
 

@@ -146,7 +146,13 @@ def assist(config: RunConfig, run_folder: Path, stage: StageName, *, limit: int 
     with _models(config, run) as (open_policy, open_judge, _):
         constitution = load_constitution(str(run.constitution_path))
         context = StageContext(stage, config, run, constitution, Silent(), open_policy, open_judge, limit=limit)
-        importlib.import_module(stages.TABLE[stage].module).run(context)
+        _code_of(stage)(context)
+
+
+def _code_of(stage: StageName) -> Callable[[StageContext], dict[str, float]]:
+    """`run` of the stage's module, which loads its libraries only now."""
+    run: Callable[[StageContext], dict[str, float]] = importlib.import_module(f"rlaif.stages.{stage}").run
+    return run
 
 
 @contextmanager
@@ -303,7 +309,7 @@ def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
                 open_judge,
                 limit=job.limit,
             )
-            found = importlib.import_module(stages.TABLE[stage].module).run(context)
+            found = _code_of(stage)(context)
             counts = {**usage(), **found}
     except BaseException:
         ledger.begun_path(job.run, stage).touch()  # the time at which this session ended

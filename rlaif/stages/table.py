@@ -1,4 +1,4 @@
-"""The stages as data: what each does, where its code is, what must stand before it, and what it depends on.
+"""The stages as data: what each does, what must stand before it, and what it depends on.
 
 A stage is out of date when one of its *settings* (config fields) or *inputs* (hashes of files and models) is not what
 it was. Fields that only decide speed are left out, so a run can go on with another batch size, device or server.
@@ -18,10 +18,10 @@ from rlaif.judge.gate import card_of_run
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """One stage: `module` has `run(context)`; `reads` are paths in the run folder, hashed as inputs; `shared` names
-    what it uses of "model", "judge" (which brings the constitution and the templates), "limit" and "slices"."""
+    """One stage; its code is `run(context)` of the module of its name in rlaif/stages. `reads` are paths in the run
+    folder, hashed as inputs; `shared` names what it uses of "model", "judge" (which brings the constitution and the
+    templates), "limit" and "slices"."""
 
-    module: str
     about: str
     needs: tuple[StageName, ...] = ()
     reads: tuple[str, ...] = ()
@@ -32,52 +32,45 @@ CARD = "card/card.json"
 
 TABLE: dict[StageName, StageSpec] = {
     "card": StageSpec(
-        "rlaif.stages.card",
         "measures the judge on pairs whose better answer is known",
         shared=("model", "judge"),
     ),
     "revise": StageSpec(
-        "rlaif.stages.revise",
         "the model answers, criticises its answer under a principle and rewrites it",
         reads=("prompts/train.jsonl", CARD),
         shared=("model", "judge", "limit", "slices"),
     ),
     "sft": StageSpec(
-        "rlaif.stages.sft",
         "trains the policy on the accepted revisions",
         needs=("revise",),
         reads=("revise/traces.jsonl",),
         shared=("model",),
     ),
     "label": StageSpec(
-        "rlaif.stages.label",
         "the trained policy answers each prompt several times and the judge compares the answers",
         needs=("sft",),
         reads=("prompts/train.jsonl", "sft/adapter", CARD),
         shared=("model", "judge", "limit"),
     ),
     "reward": StageSpec(
-        "rlaif.stages.reward",
         "trains the reward model on the judge's soft labels",
         needs=("sft", "label"),
         reads=("sft/adapter", "label/labels.jsonl"),
         shared=("model",),
     ),
     "ppo": StageSpec(
-        "rlaif.stages.ppo",
         "optimises the policy against the reward, held near the SFT policy by a KL penalty",
         needs=("sft", "reward"),
         reads=("prompts/train.jsonl", "sft/adapter", "reward/adapter", "label/responses.jsonl", CARD),
         shared=("model", "limit"),
     ),
     "evaluate": StageSpec(
-        "rlaif.stages.evaluate",
         "compares base, SFT and PPO on held-out prompts: judge, gold scores, length, KL",
         needs=("sft", "ppo"),
         reads=("prompts/held_out.jsonl", "sft/adapter", "ppo/adapter", CARD),
         shared=("model", "judge", "limit"),
     ),
-    "report": StageSpec("rlaif.report.build", "writes report.html from the run folder"),
+    "report": StageSpec("writes report.html from the run folder"),
 }
 
 

@@ -44,7 +44,7 @@ def rlaif(*words: str | Path) -> Result:
 @pytest.fixture
 def project(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What `rlaif init` writes, with the tiny model, and the stub in the place of every stage; its rlaif.yaml."""
-    stub_stages.install(set_table=lambda name, spec: monkeypatch.setitem(stages.TABLE, name, spec))
+    stub_stages.install(set_module=lambda name, module: monkeypatch.setitem(sys.modules, name, module))
     assert rlaif("init", tmp_path).exit_code == 0
     file = tmp_path / "rlaif.yaml"
     file.write_text(file.read_text().replace("source: embedded", f"source: {tiny_model}"))
@@ -243,7 +243,7 @@ def test_an_unexpected_error_keeps_its_traceback(
     def breaks(_: object) -> dict[str, float]:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(sys.modules["stub_stage"], "run", breaks)
+    monkeypatch.setattr(sys.modules["rlaif.stages.revise"], "run", breaks)
     assert isinstance(rlaif("revise", project, "--out", tmp_path / "out").exception, ZeroDivisionError)
 
 

@@ -15,19 +15,20 @@ from typing import NoReturn
 import pytest
 from rich.console import Console
 
-from rlaif.config import parse
+from rlaif.config import STAGES, parse
 from rlaif.core.errors import DataError, StageError
 from rlaif.core.files import JsonlFile, MetricsLog, RunFolder, write_atomic
 from rlaif.core.progress import Silent
 from rlaif.core.records import FailedAnswer, Failure, PreferenceLabel, StageRecord, from_json, to_json
-from rlaif.report import build, verdict
-from rlaif.report.build import build_report
+from rlaif.report import verdict
 from rlaif.report.curves import ppo_curves
 from rlaif.report.feedback import Sample, read_label, read_revise
 from rlaif.report.overview import main_slice, stage_rows
 from rlaif.report.samples import side_by_side
 from rlaif.report.summary import Summary, read_summary, summary_table
+from rlaif.stages import report as report_stage
 from rlaif.stages.context import StageContext
+from rlaif.stages.report import write_report
 from rlaif.view import text
 from tests.report.fake_run import CONSTITUTION, cell, finish, summary, write_run
 
@@ -80,7 +81,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def page(run: RunFolder) -> str:
-    return build_report(run).read_text(encoding="utf-8")
+    return write_report(run).path.read_text(encoding="utf-8")
 
 
 def test_complete_run_is_not_called_incomplete(page: str) -> None:
@@ -150,7 +151,7 @@ HOSTILE = (
 
 def test_model_text_stays_text_and_shows_what_is_invisible(tmp_path: Path) -> None:
     unseen = "a\u202eb\x07c\u200bd\ud800e\U000e0041f"
-    path = build_report(write_run(tmp_path / "r", hostile="\n".join((*HOSTILE, unseen))))
+    path = write_report(write_run(tmp_path / "r", hostile="\n".join((*HOSTILE, unseen)))).path
     page = path.read_text(encoding="utf-8")
     parsed = Page(page)
     assert parsed.open == []
@@ -173,7 +174,7 @@ def test_long_text_is_folded_and_a_huge_one_cut(tmp_path: Path) -> None:
     run = write_run(tmp_path / "r", hostile="word " * 60_000)
     run.clear("ppo")
     run.clear("evaluate")
-    page = build_report(run).read_text(encoding="utf-8")
+    page = write_report(run).path.read_text(encoding="utf-8")
     assert '<details class="fold">' in page
     assert "(300,000 characters)" in page
     assert "280,000 more characters are in the run folder" in page
@@ -208,7 +209,7 @@ def test_partial_run_says_which_stages_are_not_finished(tmp_path: Path, last: in
     run, stages = write_run(tmp_path / "r"), ["revise", "sft", "label", "reward", "ppo", "evaluate"]
     for stage in stages[last:]:
         run.clear(stage)
-    parsed = Page(build_report(run).read_text(encoding="utf-8"))
+    parsed = Page(write_report(run).path.read_text(encoding="utf-8"))
     words = " ".join(parsed.words.split())
     assert parsed.open == []
     assert "This run is not complete." in words
@@ -224,26 +225,29 @@ def test_killed_stage_shows_what_it_had_written(tmp_path: Path) -> None:
     run.file("label", "stage.json").unlink()
     with run.file("label", "labels.jsonl").open("a") as file:
         file.write('{"comparison": {"prom')
-    words = " ".join(Page(build_report(run).read_text(encoding="utf-8")).words.split())
+    words = " ".join(Page(write_report(run).path.read_text(encoding="utf-8")).words.split())
     assert "label is not finished. What stands here is what it had written so far." in words
     assert "Pairs judged 60" in words
-    assert next(row for row in stage_rows(run) if row.name == "label").written["labels.jsonl"] == 60
+    assert (
+        next(row for row in stage_rows(run, dict.fromkeys(STAGES, "")) if row.name == "label").written["labels.jsonl"]
+        == 60
+    )
 
 
 def test_broken_constitution_is_said_and_does_not_stop_the_page(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     write_atomic(run.constitution_path, "name: x\nversion: '1'\nprinciples: 3\n")
-    words = Page(build_report(run).read_text(encoding="utf-8")).words
+    words = Page(write_report(run).path.read_text(encoding="utf-8")).words
     assert "constitution.yaml cannot be read:" in words
 
 
 def test_empty_folder_makes_a_page(tmp_path: Path) -> None:
-    words = Page(build_report(RunFolder(tmp_path)).read_text(encoding="utf-8")).words
+    words = Page(write_report(RunFolder(tmp_path)).path.read_text(encoding="utf-8")).words
     assert "There is no constitution.yaml in the run folder." in words
 
 
 def test_report_makes_no_folders_and_leaves_no_temporary_file(tmp_path: Path) -> None:
-    path = build_report(RunFolder(tmp_path))
+    path = write_report(RunFolder(tmp_path)).path
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     assert path == tmp_path / "report.html"
 
@@ -345,7 +349,7 @@ def test_stage_function_counts_what_it_wrote(tmp_path: Path) -> None:
     def closed(*_: object) -> NoReturn:
         raise AssertionError("the report opens no model")
 
-    counts = build.run(StageContext("report", config, run, CONSTITUTION, Silent(), closed, closed))
+    counts = report_stage.run(StageContext("report", config, run, CONSTITUTION, Silent(), closed, closed))
     assert counts == {"bytes": run.report_path.stat().st_size, "sections": 11, "examples": 6}
 
 
@@ -391,14 +395,14 @@ def test_facts_agree_with_the_records(run: RunFolder) -> None:
 
 def test_the_judges_card_is_summed_up_where_there_is_one(tmp_path: Path) -> None:
     run = write_run(tmp_path / "demo")
-    assert "#card" not in Page(build_report(run).read_text()).targets
+    assert "#card" not in Page(write_report(run).path.read_text()).targets
     figures = {name: {"judge": {"mean": 0.7}} for name in ("accuracy", "length_matched")}
     subject = {"gold": "tests:mine", "gold_about": "<b>its</b> tests"}
     card = {"id": "c0ffee", "subject": subject, "failures": {"pairs": 24, "labelled": 23}, **figures}
     said = {"verdict": ["Better than <script>a coin</script>."], "notes": ["few"]}
     write_atomic(run.file("card", "card.json"), json.dumps({**card, **said}))
     finish(run, "card", 0)
-    page = Page(build_report(run).read_text())
+    page = Page(write_report(run).path.read_text())
     assert {"#card", "card/card.html"} <= set(page.targets)
     assert page.ids.count("card") == 1
     for words in ("Better than <script>a coin</script>.", "c0ffee", "<b>its</b> tests", "23 of 24"):
@@ -447,7 +451,7 @@ def test_no_examples_on_request(tmp_path: Path) -> None:
     run = write_run(tmp_path / "r")
     for stage in ("sft", "reward", "ppo", "evaluate"):
         run.clear(stage)
-    page = build_report(run, examples=0).read_text(encoding="utf-8")
+    page = write_report(run, examples=0).path.read_text(encoding="utf-8")
     assert "Pairs judged" in page
     assert "Traces to read" not in page
     assert "Labels to read" not in page
@@ -460,14 +464,15 @@ def test_stages_run_with_other_versions_are_pointed_out(tmp_path: Path) -> None:
     run.finish(from_json(StageRecord, to_json(record) | {"versions": {"torch": "9.9"}, "git": "fffffff"}))
     for stage in ("label", "reward", "ppo", "evaluate"):
         run.clear(stage)
-    words = " ".join(Page(build_report(run).read_text(encoding="utf-8")).words.split())
+    words = " ".join(Page(write_report(run).path.read_text(encoding="utf-8")).words.split())
     assert "The stages were not all run alike: git, torch changed between them." in words
 
 
 def test_report_needs_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from rlaif.core.files import RunFolder; from rlaif.report import build;"
-        f"build.build_report(RunFolder(Path({str(tmp_path)!r})), 1); sys.exit('torch' in sys.modules)"
+        "import sys; from pathlib import Path; from rlaif.core.files import RunFolder;"
+        "from rlaif.stages.report import write_report;"
+        f"write_report(RunFolder(Path({str(tmp_path)!r})), 1); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from rlaif.core.files import MetricsLog, RunFolder
 from rlaif.report import validation
-from rlaif.report.build import build_report
 from rlaif.report.validation import over_optimisation, read_validations
 from rlaif.run.show import show
+from rlaif.stages.report import write_report
 from tests.report.fake_run import write_run
 
 HOSTILE = '<script>alert(1)</script>{{ 7 * 7 }}"><img src=x onerror=y>\x1b[31m'
@@ -41,7 +41,7 @@ def write_validations(run: RunFolder, text: str = "an answer", slices: tuple[str
 
 
 def page_of(run: RunFolder) -> str:
-    return build_report(run).read_text(encoding="utf-8")
+    return write_report(run).path.read_text(encoding="utf-8")
 
 
 def keeping(run: RunFolder, keep: str) -> None:

@@ -32,7 +32,7 @@ def config(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Eight training prompts, two held out, and the stub in the place of every stage."""
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Question {n}?"}) + "\n" for n in range(10)))
-    stub_stages.install(set_table=lambda name, spec: monkeypatch.setitem(stages.TABLE, name, spec))
+    stub_stages.install(set_module=lambda name, module: monkeypatch.setitem(sys.modules, name, module))
     stub_stages.RAN.clear()
     return make(prompts, tiny_model)
 
@@ -396,7 +396,7 @@ def test_a_stage_that_fails_is_begun_and_goes_on(
         stub_stages.run(context)
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr(sys.modules["stub_stage"], "run", fails)
+    monkeypatch.setattr(sys.modules["rlaif.stages.revise"], "run", fails)
     with pytest.raises(RuntimeError, match="no luck"):
         go(config, out, "revise")
     assert RunFolder(out).record("revise") is None
@@ -404,7 +404,7 @@ def test_a_stage_that_fails_is_begun_and_goes_on(
         go(config, out, "revise")
     with pytest.raises(RunFolderError, match=r"begun with something else.*revise\.rounds"):
         go(changed(config, "revise", rounds=2), out, "revise", mode="resume")
-    monkeypatch.setattr(sys.modules["stub_stage"], "run", stub_stages.run)
+    monkeypatch.setattr(sys.modules["rlaif.stages.revise"], "run", stub_stages.run)
     go(config, out, "revise", mode="resume")
     assert record(out, "revise").counts == {"written": 0.0}
     assert record(out, "revise").sessions == 2

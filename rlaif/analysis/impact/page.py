@@ -17,7 +17,7 @@ from rlaif.analysis.impact.wording import (
     revision_rows,
     reward_rows,
 )
-from rlaif.report.build import render
+from rlaif.view.render import render
 
 MOST_PROMPTS = 30
 """Prompts in the page's table; the JSON object has all."""

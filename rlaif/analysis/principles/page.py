@@ -8,8 +8,8 @@ from pathlib import Path
 from rlaif.analysis.principles.attribution import Attribution
 from rlaif.analysis.principles.matrix import CLEAR, MIN_PAIRS, REDUNDANT
 from rlaif.analysis.principles.terminal import bounds, facts_of, findings
-from rlaif.report.build import render
 from rlaif.view.matrix import heat_map
+from rlaif.view.render import render
 
 
 def page(found: Attribution) -> str:

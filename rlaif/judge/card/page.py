@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from rlaif.gold.scorers import MATCHED
 from rlaif.judge.card import terminal
 from rlaif.judge.card.card import JudgeCard
-from rlaif.report.build import render
 from rlaif.view.plots import Point, dots, reliability
+from rlaif.view.render import render
 
 
 def page(card: JudgeCard) -> str:

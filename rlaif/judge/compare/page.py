@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from rlaif.judge.compare import terminal
 from rlaif.judge.compare.records import Compared
 from rlaif.judge.compare.verdict import by_criterion
-from rlaif.report.build import render
 from rlaif.view.matrix import heat_map
 from rlaif.view.plots import Point, dots
+from rlaif.view.render import render
 
 
 def page(found: Compared) -> str:
