@@ -1,7 +1,7 @@
 """Which room of rlaif/ imports which: the rule of the layout, counted, checked and drawn.
 
     python scripts/imports.py                    counts, and what breaks the rule (exit status 1 if anything does)
-    python scripts/imports.py --picture FILE     draws the rooms and their imports as well (SVG or PNG)
+    python scripts/imports.py --picture FILE     draws the imports between the rooms as well (SVG or PNG)
     python scripts/imports.py --table            prints the table of CONTRIBUTING.md
     python scripts/imports.py --root DIR         another checkout
 
@@ -211,42 +211,44 @@ def table(root: Path = HERE) -> str:
     return "\n".join(["| line | room | what it holds |", "|---|---|---|", *rows])
 
 
-def draw(found: Iterable[Import], path: Path) -> None:
-    """The rooms, a row for each line of the list, the lowest at the bottom; a curve for each pair that imports."""
+def draw(found: Iterable[Import], path: Path, root: Path = HERE) -> None:
+    """The matrix of the rooms, lowest line first: how many imports of the room of a column stand in the room of a row.
+    Where the rule holds, nothing stands above the diagonal, and the blocks of neighbours on it are empty."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.patches import Rectangle
 
-    weights = between_rooms(found)
-    there = {name for pair in weights for name in pair}
-    rows = [[name for name in names if name in there] for names in LINES]
-    rows = [names for names in rows if names]
-    place = {name: ((i - (len(r) - 1) / 2) * 3.2, 1.2 * y) for y, r in enumerate(rows) for i, name in enumerate(r)}
-    figure, axes = pyplot.subplots(figsize=(9, 0.9 * len(rows) + 0.6))
-    for (a, b), count in weights.items():
-        if a in place and b in place:
-            bend = 0.25 if (hash_of(a + b) % 2) else -0.25
-            arrow = FancyArrowPatch(
-                place[a], place[b], connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>", mutation_scale=9,
-                color="#4a6fa5", alpha=0.55, linewidth=0.5 + min(count, 60) / 20, shrinkA=16, shrinkB=16,
-            )  # fmt: skip
-            axes.add_patch(arrow)
-    files = Counter(room(name) for name in modules())
-    for name, (x, y) in place.items():
-        box = {"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": "#333333"}
-        axes.text(x, y, f"{name}  {files[name]}", ha="center", va="center", fontsize=10, bbox=box)
-    axes.set_xlim(-5.5, 5.5)
-    axes.set_ylim(-0.7, 1.2 * (len(rows) - 1) + 0.7)
-    axes.axis("off")
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
+    counts = between_rooms(found)
+    files = Counter(room(name) for name in modules(root))
+    lines = [[name for name in names if files[name]] for names in LINES]
+    rooms = [name for names in lines for name in names]
+    most = max(counts.values())
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    matplotlib.rcParams["svg.hashsalt"] = "rlaif"
+    figure, axes = pyplot.subplots(figsize=(8.5, 5.6))
+    for y, a in enumerate(rooms):
+        for x, b in enumerate(rooms):
+            if count := counts[a, b]:
+                shade = 0.12 + 0.75 * (count / most) ** 0.5
+                axes.add_patch(Rectangle((x, y), 1, 1, facecolor="#2f6f9f" if x < y else "#b03030", alpha=shade))
+                ink = "white" if shade > 0.5 else "#222222"
+                axes.text(x + 0.5, y + 0.5, count, ha="center", va="center", fontsize=8, color=ink)
+    start = 0
+    for names in lines:
+        axes.add_patch(Rectangle((start, start), len(names), len(names), fill=False, edgecolor="#777777"))
+        start += len(names)
+    axes.set(xlim=(0, len(rooms)), ylim=(len(rooms), 0), aspect=0.62)
+    axes.set_xticks([x + 0.5 for x in range(len(rooms))], rooms, rotation=45, ha="left", fontsize=9)
+    axes.set_yticks([y + 0.5 for y in range(len(rooms))], [f"{n} ({files[n]} files)" for n in rooms], fontsize=9)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.set_xlabel("a row's room imports a column's room so many times", fontsize=9)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    figure.savefig(path, bbox_inches="tight", dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)
-
-
-def hash_of(text: str) -> int:
-    """A number from the text that is the same in every process."""
-    return sum(map(ord, text))
 
 
 def main() -> int:
@@ -274,7 +276,7 @@ def main() -> int:
     for phrase in wrong if listed else []:
         print(phrase)
     if given.picture is not None:
-        draw(found, given.picture)
+        draw(found, given.picture, given.root)
     return 1 if wrong or rings else 0
 
 
