@@ -79,3 +79,12 @@ class BudgetError(RlaifError):
     """The judge has cost as much as the config allows; every answer that was paid for is kept."""
 
     exit_code = 8
+
+
+MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "not enough memory")
+"""What torch and its backends say where they raise no MemoryError."""
+
+
+def memory_is_full(error: Exception) -> bool:
+    """Whether a library that raises no MemoryError means one."""
+    return any(words in str(error) for words in MEMORY)

@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlaif.config import StageName
-from rlaif.core.errors import DiskError, RlaifError, StageError
+from rlaif.core.errors import DiskError, RlaifError, StageError, memory_is_full
 from rlaif.core.files import disk_errors
 
 DISK = ("No space left on device", "os error 28", "File too large", "Disk quota exceeded")
 """What libraries that raise no OSError of their own, as safetensors, say of a full disk."""
-MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "not enough memory")
-"""What torch and its backends say where they raise no MemoryError."""
 
 RESUMED = ", then run the same command with --resume"
 LESS: dict[StageName, str] = {
@@ -40,11 +38,6 @@ def shortages(stage: StageName, folder: Path) -> Iterator[None]:
         if memory_is_full(error):
             raise _too_large(stage, error) from error
         raise
-
-
-def memory_is_full(error: Exception) -> bool:
-    """Whether a library that raises no MemoryError means one."""
-    return any(words in str(error) for words in MEMORY)
 
 
 def _too_large(stage: StageName, error: BaseException) -> StageError:

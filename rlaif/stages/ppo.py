@@ -25,12 +25,12 @@ from rlaif.core.records import Prompt, Response, record_seed
 from rlaif.lm.local.load import LoadedModel, encode_chat, load_model
 from rlaif.stages.context import StageContext
 from rlaif.training import checkpoint as checkpoints
-from rlaif.training.ppo.faults import NotFiniteError, SamplingError, SpoiltError, hopeless, stopped
+from rlaif.training.ppo.faults import SpoiltError, hopeless, stopped
 from rlaif.training.ppo.local_sampler import LocalSampler, Sampler
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.processes import Processes, launched_processes
 from rlaif.training.ppo.prompts import answered, fitting
-from rlaif.training.ppo.rollout import RolloutBatch, Rollouts
+from rlaif.training.ppo.rollout import NotFiniteError, RolloutBatch, Rollouts, SamplingError
 from rlaif.training.ppo.server_sampler import ServerSampler, open_server
 from rlaif.training.ppo.trainer import PpoTrainer
 from rlaif.training.ppo.validation import Validation, load_gold, set_aside
@@ -43,7 +43,7 @@ def run(context: StageContext) -> dict[str, float]:
     # 1. What is asked for, and whether it can be done; the other processes begin.
     config, prompts, processes = context.config.ppo, context.train_prompts(), launched_processes()
     _refuse_launch(context.config, processes)
-    scorers = load_gold(context) if processes.first else []
+    scorers = load_gold(config, context.progress) if processes.first else []
     processes.begin()
     rewards = Rewards.of_config(config, partial(_judge_reward, context, processes))
     for judge in rewards.judges:
@@ -53,7 +53,7 @@ def run(context: StageContext) -> dict[str, float]:
     found = _fitting(prompts, loaded, config, context)
     trained, validated = set_aside(found, config, context.config.seed)
     trainer = _trainer(context, loaded, rewards, found, processes)
-    validation = Validation(context, validated, scorers, processes)
+    validation = Validation(context.folder, config, context.progress, validated, scorers, processes)
     # 3. The steps, from where the last checkpoint stands. The adapter is put in its place after the last one: where it
     # lies, only the stage's record can be missing.
     adapter, checkpoint = context.folder / "adapter", context.folder / "checkpoint"
@@ -83,7 +83,8 @@ def _trainer(
     """The trainer of the stage on `loaded`, with all adapters, and what it samples from."""
     config, seed = context.config.ppo, context.config.seed
     asks = config.rollouts == "server" and processes.first and not (context.folder / "adapter").exists()
-    server = open_server(context, loaded) if asks else None
+    files = context.folder / "server"
+    server = open_server(loaded, config, files, context.progress) if asks else None
     model = PolicyModel(
         loaded,
         config,
@@ -96,7 +97,7 @@ def _trainer(
     if processes.count > 1:
         held = model.shards.held
         context.progress.say(f"  {processes.count} processes, each with {held:.0%} of the layers' frozen weights")
-    sampler: Sampler = ServerSampler(model, server, context, processes)
+    sampler: Sampler = ServerSampler(model, server, config, files, seed=seed, processes=processes)
     if config.rollouts == "local":
         size = context.config.model.batch_size
         sampler = LocalSampler(model, config, seed=seed, batch_size=size, processes=processes)

@@ -242,7 +242,9 @@ def _train(
     decisive = config.model_dump(exclude={"save_steps", "members"})
     decisive |= {} if seed == context.config.seed else {"seed": seed}
     arguments = loop.trainer_arguments(
-        output_dir=loop.checkpoint_folder(context, decisive, model.loaded.fingerprint, data),
+        output_dir=loop.checkpoint_folder(
+            context.folder / "checkpoints", "reward", context.config.seed, decisive, model.loaded.fingerprint, data
+        ),
         schedule=schedule,
         learning_rate=config.learning_rate,
         save_steps=config.save_steps,
@@ -256,7 +258,7 @@ def _train(
             train_dataset=[groups[i] for i in order],
             data_collator=collate,
         )
-    return loop.train(context, trainer, schedule, {"accuracy": "accuracy"}, log)
+    return loop.train("reward", trainer, schedule, {"accuracy": "accuracy"}, log, context.progress)
 
 
 def _save(context: StageContext, model: RewardModel, folder: Path) -> None:

@@ -119,7 +119,14 @@ def _train(context: StageContext, loaded: LoadedModel, rows: list[dict[str, list
     config = context.config.sft
     schedule = loop.Schedule(rows=len(rows), batch_size=config.batch_size, epochs=config.epochs)
     order = loop.training_order([len(row["input_ids"]) for row in rows], schedule, context.config.seed)
-    folder = loop.checkpoint_folder(context, config.model_dump(exclude={"save_steps"}), loaded.fingerprint, rows)
+    folder = loop.checkpoint_folder(
+        context.folder / "checkpoints",
+        "sft",
+        context.config.seed,
+        config.model_dump(exclude={"save_steps"}),
+        loaded.fingerprint,
+        rows,
+    )
     arguments = loop.trainer_arguments(
         output_dir=folder,
         schedule=schedule,
@@ -145,7 +152,9 @@ def _train(context: StageContext, loaded: LoadedModel, rows: list[dict[str, list
             processing_class=loaded.tokenizer,
             peft_config=lora_config(config),
         )
-    metrics = loop.train(context, trainer, schedule, {"mean_token_accuracy": "token_accuracy"}, context.metrics)
+    metrics = loop.train(
+        "sft", trainer, schedule, {"mean_token_accuracy": "token_accuracy"}, context.metrics, context.progress
+    )
     temporary = context.folder / "adapter.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     with disk_errors(temporary):

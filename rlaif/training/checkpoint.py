@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from rlaif.core.errors import StageError
+from rlaif.core.errors import StageError, memory_is_full
 from rlaif.core.files import disk_errors, write_atomic
-from rlaif.run.shortages import memory_is_full
 
 READ_ERRORS = (FileNotFoundError, ValueError, KeyError, TypeError, RuntimeError, EOFError)
 """What reading a damaged file raises; `UnpicklingError`, a plain Exception, comes as `ValueError` from `_read`. Other

@@ -23,9 +23,8 @@ from transformers.utils import logging
 
 from rlaif.core.errors import StageError
 from rlaif.core.files import MetricsLog, disk_errors
-from rlaif.core.progress import Task
+from rlaif.core.progress import Progress, Task
 from rlaif.core.records import content_id, record_seed
-from rlaif.stages.context import StageContext
 
 WINDOW = 8
 """Batches that are sorted by length together: enough to save most padding, few enough to stay a shuffle."""
@@ -115,10 +114,9 @@ def on_one_device(arguments: Any) -> Any:
     return arguments
 
 
-def checkpoint_folder(context: StageContext, *decisive: object) -> Path:
-    """Folder for the stage's checkpoints, named after `decisive`; checkpoints of any other work are removed."""
-    root = context.folder / "checkpoints"
-    folder = root / content_id(context.stage, context.config.seed, *decisive)
+def checkpoint_folder(root: Path, *decisive: object) -> Path:
+    """The folder in `root` for the checkpoints of the work that `decisive` names; those of any other are removed."""
+    folder = root / content_id(*decisive)
     if root.exists():
         for other in root.iterdir():
             if other != folder:
@@ -163,7 +161,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
 
 
 def train(
-    context: StageContext, trainer: Any, schedule: Schedule, columns: dict[str, str], metrics: MetricsLog
+    stage: str, trainer: Any, schedule: Schedule, columns: dict[str, str], metrics: MetricsLog, progress: Progress
 ) -> list[dict[str, Any]]:
     """The rows of `metrics` after `trainer` has run to its end, from its last checkpoint if there is one.
 
@@ -173,12 +171,12 @@ def train(
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint is not None else 0
     metrics.keep_before(done + 1)
     if done:
-        context.progress.say(f"  {context.stage}: going on after step {done} of {schedule.steps}")
+        progress.say(f"  {stage}: going on after step {done} of {schedule.steps}")
     trainer.remove_callback(PrinterCallback)
-    with context.progress.task(f"{context.stage}: training", schedule.steps, "steps") as task:
+    with progress.task(f"{stage}: training", schedule.steps, "steps") as task:
         task.advance(done)
-        trainer.add_callback(_Reporter(context.stage, metrics, task, schedule, columns))
-        with disk_errors(context.folder), quiet():
+        trainer.add_callback(_Reporter(stage, metrics, task, schedule, columns))
+        with disk_errors(metrics.path.parent), quiet():
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return metrics.read()
 

@@ -25,8 +25,7 @@ from rlaif.core.records import Prompt
 from rlaif.lm.local.load import encode_chat, load_model, lora_config
 from rlaif.stages import ppo
 from rlaif.stages.context import StageContext
-from rlaif.training.ppo.faults import NotFiniteError
-from rlaif.training.ppo.rollout import RolloutBatch, Rollouts
+from rlaif.training.ppo.rollout import NotFiniteError, RolloutBatch, Rollouts
 from rlaif.training.ppo.trainer import MEASURED, PpoTrainer
 from rlaif.training.rewards.sources import Rewards, Scored, Source
 from tests.tiny import make_tiny_model

@@ -13,7 +13,7 @@ from typing import Any
 from rlaif.check.ppo import batches, off_policy, rewards, start, updates
 from rlaif.check.ppo.subject import Check, Measure, Subject
 from rlaif.core.errors import RlaifError
-from rlaif.training.ppo.faults import NotFiniteError
+from rlaif.training.ppo.rollout import NotFiniteError
 
 CHECKS: tuple[Check, ...] = (
     start.sft_model,

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from rlaif.check.ppo.subject import Measure, Subject, apart
-from rlaif.training.ppo.faults import NotFiniteError
-from rlaif.training.ppo.rollout import RolloutBatch
+from rlaif.training.ppo.rollout import NotFiniteError, RolloutBatch
 from rlaif.training.ppo.trainer import PpoTrainer
 from rlaif.training.rewards.sources import Scored
 

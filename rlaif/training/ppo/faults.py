@@ -7,31 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlaif.core.errors import StageError
 from rlaif.training.checkpoint import write_tensors
-from rlaif.training.ppo.rollout import RolloutBatch
-
-if TYPE_CHECKING:
-    from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.rollout import DERIVED, MEASURED, RolloutBatch
+from rlaif.training.ppo.trainer import PpoTrainer
 
 HOPELESS = 3
 """Steps in a row whose every update was undone, after which the stage stops: the next ones would fare no better."""
-MEASURED = ("logprobs", "ref_logprobs", "values", "scores")
-DERIVED = ("rewards", "advantages", "returns")
-
-
-class NotFiniteError(Exception):
-    """Something became NaN or infinite; carries the batch and the rows that were at work."""
-
-    def __init__(self, what: str, batch: RolloutBatch, rows: Sequence[int]) -> None:
-        self.batch, self.rows = batch, rows
-        super().__init__(f"not finite: {what}")
-
-
-class SamplingError(Exception):
-    """The policy's output became NaN or infinite while it sampled; says what."""
 
 
 class SpoiltError(StageError):
@@ -41,22 +25,6 @@ class SpoiltError(StageError):
     def __init__(self, what: str, *, where: str, remedy: str, everywhere: bool) -> None:
         self.everywhere = everywhere
         super().__init__(what, where=where, remedy=remedy)
-
-
-def refuse_not_finite(batch: RolloutBatch) -> None:
-    """Raises NotFiniteError, with the names and the rows, if a number of a real token is NaN or infinite: one that was
-    measured, or where these are sound, one that was made of them (a bad score spreads over the samples of its prompt).
-    """
-    for names in (MEASURED, DERIVED):
-        found: dict[str, list[int]] = {}
-        for name in names:
-            tensor = getattr(batch, name)
-            bad = ~tensor.isfinite() if tensor.ndim == 1 else (~tensor.isfinite() & batch.response_mask).any(1)
-            if bad.any():
-                found[name] = bad.nonzero().flatten().tolist()
-        if found:
-            rows = sorted({row for rows in found.values() for row in rows})
-            raise NotFiniteError(f"{' and '.join(found)} of {len(rows)} responses", batch, rows)
 
 
 def stopped(

@@ -10,6 +10,10 @@ from torch import Tensor
 
 from rlaif.core.records import FinishReason, Prompt
 
+MEASURED = ("logprobs", "ref_logprobs", "values", "scores")
+DERIVED = ("rewards", "advantages", "returns")
+"""The tensors of a batch: what was measured, and what was made of that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rollouts:
@@ -61,3 +65,31 @@ def together(prompts: Sequence[Prompt], samples: int) -> int:
     groups = [prompts[start : start + samples] for start in range(0, len(prompts), samples)]
     alike = all(len(group) == samples and len({prompt.id for prompt in group}) == 1 for group in groups)
     return samples if alike else 1
+
+
+class NotFiniteError(Exception):
+    """Something became NaN or infinite; carries the batch and the rows that were at work."""
+
+    def __init__(self, what: str, batch: RolloutBatch, rows: Sequence[int]) -> None:
+        self.batch, self.rows = batch, rows
+        super().__init__(f"not finite: {what}")
+
+
+class SamplingError(Exception):
+    """The policy's output became NaN or infinite while it sampled; says what."""
+
+
+def refuse_not_finite(batch: RolloutBatch) -> None:
+    """Raises NotFiniteError, with the names and the rows, if a number of a real token is NaN or infinite: one that was
+    measured, or where these are sound, one that was made of them (a bad score spreads over the samples of its prompt).
+    """
+    for names in (MEASURED, DERIVED):
+        found: dict[str, list[int]] = {}
+        for name in names:
+            tensor = getattr(batch, name)
+            bad = ~tensor.isfinite() if tensor.ndim == 1 else (~tensor.isfinite() & batch.response_mask).any(1)
+            if bad.any():
+                found[name] = bad.nonzero().flatten().tolist()
+        if found:
+            rows = sorted({row for rows in found.values() for row in rows})
+            raise NotFiniteError(f"{' and '.join(found)} of {len(rows)} responses", batch, rows)

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 from rlaif.config import PpoConfig
 from rlaif.core.errors import BackendError
 from rlaif.core.files import disk_errors, file_hash
+from rlaif.core.progress import Progress
 from rlaif.core.records import Prompt
 from rlaif.lm.local.load import LoadedModel, context_length, end_ids
 from rlaif.lm.server.rollouts import Drawn, RolloutServer
-from rlaif.stages.context import StageContext
 from rlaif.training.ppo.local_sampler import by_length, seed_of
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.processes import ALONE, Processes
@@ -31,16 +31,16 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM takes for --max-lora-rank."""
 
 
-def open_server(context: StageContext, loaded: LoadedModel) -> RolloutServer:
-    """The server of `ppo.server_url`, seen to serve the SFT policy `loaded`, which is written for it where it is
-    missing. Raises BackendError, with the command that starts the server, where it does not answer or serves another
-    model."""
-    config, name = context.config.ppo, f"sft-{loaded.fingerprint}"
-    folder = server_folder(context) / name
+def open_server(loaded: LoadedModel, config: PpoConfig, files: Path, progress: Progress) -> RolloutServer:
+    """The server of `ppo.server_url`, seen to serve the SFT policy `loaded`, which is written for it into the folder
+    `files` where it is missing. Raises BackendError, with the command that starts the server, where it does not answer
+    or serves another model."""
+    name = f"sft-{loaded.fingerprint}"
+    folder = files / name
     if not folder.exists():
-        context.progress.say(f"  writing the SFT policy for the server to {folder}")
+        progress.say(f"  writing the SFT policy for the server to {folder}")
         write_model(loaded, folder)
-    command = vllm_command(config, loaded, name, f"{_as_seen(context)}/{name}")
+    command = vllm_command(config, loaded, name, f"{_as_seen(files, config)}/{name}")
     server = RolloutServer(
         config.server_url,
         timeout=config.server_timeout,
@@ -56,14 +56,9 @@ def open_server(context: StageContext, loaded: LoadedModel) -> RolloutServer:
     return server
 
 
-def server_folder(context: StageContext) -> Path:
-    """Where the files for the server are written."""
-    return context.folder / "server"
-
-
-def _as_seen(context: StageContext) -> str:
-    """The same folder under the name that the server knows it by."""
-    return context.config.ppo.server_folder or str(server_folder(context).resolve())
+def _as_seen(files: Path, config: PpoConfig) -> str:
+    """The folder of the files under the name that the server knows it by."""
+    return config.server_folder or str(files.resolve())
 
 
 def write_model(loaded: LoadedModel, folder: Path) -> None:
@@ -96,11 +91,19 @@ class ServerSampler:
     """
 
     def __init__(
-        self, model: PolicyModel, server: RolloutServer | None, context: StageContext, processes: Processes = ALONE
+        self,
+        model: PolicyModel,
+        server: RolloutServer | None,
+        config: PpoConfig,
+        files: Path,
+        *,
+        seed: int,
+        processes: Processes = ALONE,
     ) -> None:
+        """The adapters go into the folder `files`."""
         self.model, self.server, self.processes = model, server, processes
-        self.config, self.seed = context.config.ppo, context.config.seed
-        self.folder, self.seen_as = server_folder(context), _as_seen(context)
+        self.config, self.seed = config, seed
+        self.folder, self.seen_as = files, _as_seen(files, config)
         self.ends = end_ids(model.loaded.tokenizer, model.loaded.model)
         self.serving: str | None = None
 

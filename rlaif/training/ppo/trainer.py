@@ -23,7 +23,6 @@ from rlaif.lm.local.packing import Row
 from rlaif.training import checkpoint
 from rlaif.training.ppo import off_policy
 from rlaif.training.ppo.advantages import compared, estimated, normalizes, token_weights
-from rlaif.training.ppo.faults import NotFiniteError, SamplingError, refuse_not_finite
 from rlaif.training.ppo.formulas import (
     KlController,
     explained_variance,
@@ -38,7 +37,14 @@ from rlaif.training.ppo.formulas import (
 from rlaif.training.ppo.local_sampler import LocalSampler, Sampler
 from rlaif.training.ppo.policy_model import Adapter, PolicyModel
 from rlaif.training.ppo.processes import ALONE, Processes
-from rlaif.training.ppo.rollout import RolloutBatch, Rollouts, together
+from rlaif.training.ppo.rollout import (
+    NotFiniteError,
+    RolloutBatch,
+    Rollouts,
+    SamplingError,
+    refuse_not_finite,
+    together,
+)
 from rlaif.training.rewards.sources import Rewards, Scored, part_figures
 
 NO_CRITIC = {"explained_variance": None, "value_loss": None}

@@ -26,7 +26,6 @@ from rlaif.core.records import Prompt, record_seed
 from rlaif.gold import scorers as gold
 from rlaif.gold import text as text_metrics
 from rlaif.gold.scorers import GoldScorer
-from rlaif.stages.context import StageContext
 from rlaif.training import checkpoint
 from rlaif.training.ppo.off_policy import check_sampler
 from rlaif.training.ppo.peak import Gain, Peak, Validated
@@ -63,15 +62,14 @@ def set_aside(prompts: Sequence[Prompt], config: PpoConfig, seed: int) -> tuple[
     return [prompt for prompt in prompts if prompt.id not in ids], chosen
 
 
-def load_gold(context: StageContext) -> list[GoldScorer]:
+def load_gold(config: PpoConfig, progress: Progress) -> list[GoldScorer]:
     """The scorers of `ppo.gold` that are installed; the others are said. None without `eval_steps`.
 
     Raises StageError where the one that chooses the policy is not there.
     """
-    config = context.config.ppo
     if not config.eval_steps or not config.gold:
         return []
-    scorers, notes = _loaded(config, context.progress)
+    scorers, notes = _loaded(config, progress)
     missing = {*config.gold} - {scorer.name for scorer in scorers}
     if config.keep == "best" and config.best_by in missing:
         raise StageError(
@@ -80,7 +78,7 @@ def load_gold(context: StageContext) -> list[GoldScorer]:
             remedy="install it, or choose the best by another measure",
         )
     for note in notes:
-        context.progress.say(f"  validation: {note}")
+        progress.say(f"  validation: {note}")
     return scorers
 
 
@@ -105,13 +103,15 @@ class Validation:
 
     def __init__(
         self,
-        context: StageContext,
+        folder: Path,
+        config: PpoConfig,
+        progress: Progress,
         prompts: Sequence[Prompt],
         scorers: Sequence[GoldScorer],
         processes: Processes = ALONE,
     ) -> None:
         """`scorers` are those of the first process, which alone scores and writes; all know what was measured."""
-        self.folder, self.config, self.progress = context.folder, context.config.ppo, context.progress
+        self.folder, self.config, self.progress = folder, config, progress
         self.prompts, self.scorers, self.processes = list(prompts), list(scorers), processes
         self.log = MetricsLog(self.folder / "validation.jsonl")
         self.samples = MetricsLog(self.folder / "validation_samples.jsonl")

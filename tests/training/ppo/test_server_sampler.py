@@ -196,9 +196,10 @@ def test_the_folder_under_the_name_that_the_server_knows(context: StageContext, 
 def test_the_same_step_sampled_again_is_the_same(context: StageContext) -> None:
     with started(context) as server:
         loaded = load_model(context.config.model, (context.adapter("sft"),))
-        client = open_server(context, loaded)
-        sampler = ServerSampler(PolicyModel(loaded, context.config.ppo, seed=0), client, context)
-        asked = ppo.step_prompts(PROMPTS, context.config.ppo, 0, 0)
+        config, files = context.config.ppo, context.folder / "server"
+        client = open_server(loaded, config, files, context.progress)
+        sampler = ServerSampler(PolicyModel(loaded, config, seed=0), client, config, files, seed=context.config.seed)
+        asked = ppo.step_prompts(PROMPTS, config, 0, 0)
         first, again, other = (sampler.sample(asked, step) for step in (0, 0, 1))
         sampler.close()
     assert first == again
