@@ -27,7 +27,8 @@ from rlaif.stages.evaluation_summary import TEXT_MEASURES, LogprobRow
 from rlaif.training.preference_metrics import held_out_report
 
 ROOT = Path(__file__).parent.parent
-DOCS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
+DOCS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+DOCS += sorted((ROOT / "docs").rglob("*.md"))
 RUN_FOLDER = ROOT / "docs" / "run-folder.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -61,7 +62,7 @@ def section(path: Path, heading: str) -> set[str]:
     return {name for cell in rows for name in re.findall(r"`(\w+)`", cell)}
 
 
-CONSTITUTIONS = ROOT / "docs" / "constitutions.md"
+CONSTITUTIONS = [ROOT / "docs" / name for name in ("write-a-constitution.md", "reference/constitution-format.md")]
 BEFORE_SET = """\
 name: ours
 version: "1"
@@ -78,11 +79,12 @@ principles:
 def test_what_a_verb_prints_in_the_page_is_what_it_prints(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built, after = [text for text in blocks(CONSTITUTIONS, "yaml") if text.startswith("name: ours")]
+    built, after = [text for text in blocks(CONSTITUTIONS[0], "yaml") if text.startswith("name: ours")]
     (tmp_path / "ours.yaml").write_text(BEFORE_SET if verb == "set" else built, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-    shown = [text for text in blocks(CONSTITUTIONS, "") if text.startswith(f"$ rlaif constitution {verb} ")]
+    printed_in = [text for page in CONSTITUTIONS for text in blocks(page, "")]
+    shown = [text for text in printed_in if text.startswith(f"$ rlaif constitution {verb} ")]
     assert len(shown) == 1
     command, _, printed = shown[0].replace("\\\n", " ").partition("\n")
     assert CliRunner().invoke(app, shlex.split(command)[2:]).stdout == printed

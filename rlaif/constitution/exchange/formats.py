@@ -231,4 +231,4 @@ FORMATS: dict[str, Format] = {
     ),
     "json": Format(_is_ours, _read_json, _write_json, frozenset({"name", "version", "description", "id", *OPTIONAL})),
 }
-"""Name on the command line -> format; docs/constitutions.md says what each is."""
+"""Name on the command line -> format; docs/reference/constitution-format.md says what each is."""
