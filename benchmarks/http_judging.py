@@ -78,10 +78,10 @@ def _ours(url: str, requests: int, concurrency: int, cached: bool) -> Any:
     model: LanguageModel = OpenAIModel("m", base_url=url, concurrency=concurrency)
     if cached:
         model = CachedModel(model, Path(tempfile.mkdtemp()) / "judge.sqlite")
-    model.choice_logprobs([ChoiceRequest((Message("user", "first"),), ("A", "B"), "(")])
+    model.ask([ChoiceRequest((Message("user", "first"),), ("A", "B"), "(")])
 
     def work() -> None:
-        answers = model.choice_logprobs(asked)
+        answers = model.ask(asked)
         assert all(answer.logprobs is not None for answer in answers)
 
     return work

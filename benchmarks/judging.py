@@ -18,7 +18,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -34,27 +33,12 @@ from rlaif.lm.local.cpu import prefix_walker as walker
 from rlaif.lm.local.cpu.walk_plan import plan
 from rlaif.lm.local.load import encode_chat, encode_text, load_model
 from rlaif.lm.local.model import LocalModel
-from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, ResponseLogprobs, ScoreRequest
+from rlaif.lm.protocol import ScoreRequest
+from rlaif.lm.scripted import ScriptedModel
 
 TESTS_OF = ("harmless-and-kind", "helpful-honest-harmless", "child-safe", "customer-support", "concise-and-direct")
 Row = tuple[list[int], list[int]]
 Numbers = list[list[float]]
-
-
-@dataclass
-class Recorder:
-    """A model that writes down what it is asked."""
-
-    seen: list[Any] = field(default_factory=list)
-    name: str = "recorder"
-
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        self.seen += requests
-        return [ChoiceLogprobs((0.0, 0.0)) for _ in requests]
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        self.seen += requests
-        return [ResponseLogprobs((0.0,)) for _ in requests]
 
 
 constitution_of = cache(load_constitution)
@@ -62,18 +46,19 @@ constitution_of = cache(load_constitution)
 
 def asked(method: str, number: int) -> list[Any]:
     """The requests of `number` comparisons, in order: 2 each for pairwise, 4 each for contrast."""
-    constitution, recorder = constitution_of("harmless-and-kind"), Recorder()
+    constitution, seen = constitution_of("harmless-and-kind"), list[Any]()
+    recorder = ScriptedModel(seen.append)
     tests = [test for name in TESTS_OF for p in constitution_of(name).principles for test in p.tests]
     for test in tests:
         prompt = Prompt((Message("user", test.prompt),))
         a, b = (Response(prompt.id, text, "", 0, 0.0, "stop", 0) for text in (test.better, test.worse))
         asks = [Ask(Comparison(prompt, a, b), principle) for principle in constitution.principles]
         if method == "pairwise":
-            pairwise(asks, recorder, long_template(constitution))  # type: ignore[arg-type]
+            pairwise(asks, recorder, long_template(constitution))
         else:
-            contrast(asks, recorder, load_template("contrast"), scale=1.0)  # type: ignore[arg-type]
-        if len(recorder.seen) >= number * per_comparison(method):
-            return recorder.seen[: number * per_comparison(method)]
+            contrast(asks, recorder, load_template("contrast"), scale=1.0)
+        if len(seen) >= number * per_comparison(method):
+            return seen[: number * per_comparison(method)]
     raise SystemExit(f"--comparisons: there are {len(tests) * len(constitution.principles)}")
 
 
@@ -132,8 +117,8 @@ def batches(model: LocalModel, requests: Sequence[Any], size: int) -> Numbers:
 
 def ours(model: LocalModel, requests: Sequence[Any]) -> Numbers:
     if isinstance(requests[0], ScoreRequest):
-        return [list(answer.token_logprobs or ()) for answer in model.response_logprobs(requests)]
-    return [list(answer.logprobs or ()) for answer in model.choice_logprobs(requests)]
+        return [list(answer.token_logprobs or ()) for answer in model.ask(requests)]
+    return [list(answer.logprobs or ()) for answer in model.ask(requests)]
 
 
 def forgotten(model: LocalModel) -> None:

@@ -67,7 +67,7 @@ def contrast(
             if key not in place:
                 place[key] = len(requests)
                 requests += _contrast_requests(ask.principle, ask.comparison.prompt, response, template, opening)
-    answers = model.response_logprobs(requests)
+    answers = model.ask(requests)
 
     def score(principle: Principle, response: Response) -> float | Failure:
         followed, violated = answers[place[principle.hash, response.id] :][:2]
@@ -127,7 +127,7 @@ def rating(
                     principle=ask.principle, prompt=ask.comparison.prompt, response=response.text, few_shots=few_shots
                 )
                 requests.append(ChoiceRequest(shown.messages, RATINGS, shown.prefix))
-    means = [mean_rating(answer) for answer in model.choice_logprobs(requests)]
+    means = [mean_rating(answer) for answer in model.ask(requests)]
     verdicts = []
     for ask in asks:
         a, b = (means[place[ask.principle.hash, response.id]] for response in (ask.comparison.a, ask.comparison.b))
@@ -174,7 +174,7 @@ def pairwise(
 ) -> list[list[Verdict]]:
     """Two verdicts per ask, orders "ab" and "ba": P(first) = softmax of the two letters' log-probs."""
     requests = [_letters(_pair(ask, order, template, few_shots=few_shots)) for ask in asks for order in ORDERS]
-    answers = iter(model.choice_logprobs(requests))
+    answers = iter(model.ask(requests))
     verdicts = []
     for ask in asks:
         pair = []
@@ -204,14 +204,14 @@ def cot(
     sides = [(ask, order) for ask in asks for order in ORDERS]
     first = [_pair(ask, order, template, rationale="") for ask, order in sides]
     # The seed decides nothing at temperature 0, and one for all asks lets equal questions share an answer.
-    written = model.generate([GenerateRequest(r.messages, rationale_tokens, 0.0, 0, r.prefix) for r in first])
+    written = model.ask([GenerateRequest(r.messages, rationale_tokens, 0.0, 0, r.prefix) for r in first])
     texts = ["" if answer.text is None else answer.text.strip() for answer in written]
     second = [
         _letters(_pair(ask, order, template, rationale=text))
         for (ask, order), text in zip(sides, texts, strict=True)
         if text
     ]
-    chosen = iter(model.choice_logprobs(second))
+    chosen = iter(model.ask(second))
     verdicts: list[list[Verdict]] = [[] for _ in asks]
     for place, ((ask, order), answer, text) in enumerate(zip(sides, written, texts, strict=True)):
         choice = next(chosen) if text else ChoiceLogprobs(None, answer.failure or Failure("empty", "no rationale"))

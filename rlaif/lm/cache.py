@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, cast
 
 from rlaif.core.errors import BackendError, DataError, DiskError, RunFolderError
 from rlaif.core.files import disk_errors
 from rlaif.core.records import content_id, from_json, to_json
 from rlaif.lm.budget import Budget
 from rlaif.lm.protocol import (
+    A,
     Answer,
     ArrivingModel,
     ChoiceLogprobs,
@@ -24,13 +25,11 @@ from rlaif.lm.protocol import (
     Generation,
     LanguageModel,
     Request,
+    RequestFor,
     ResponseLogprobs,
     ScoreRequest,
     Usage,
 )
-
-Q = TypeVar("Q", GenerateRequest, ChoiceRequest, ScoreRequest)
-A = TypeVar("A", Generation, ChoiceLogprobs, ResponseLogprobs)
 
 _DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -48,13 +47,20 @@ CREATE TABLE IF NOT EXISTS spent (model TEXT PRIMARY KEY, calls INTEGER NOT NULL
 
 def request_key(fingerprint: str, request: Request) -> str:
     """What the answer to the request is kept under: the content of model, kind of call and every field."""
-    return content_id(fingerprint, _CALLS[type(request)], request)
+    return content_id(fingerprint, _KINDS[type(request)].call, request)
 
 
-_CALLS: dict[type, str] = {
-    GenerateRequest: "generate",
-    ChoiceRequest: "choice_logprobs",
-    ScoreRequest: "response_logprobs",
+class _Kind(NamedTuple):
+    """What a kind of request is called in the keys of the file, and the class of its answers."""
+
+    call: str
+    answer: type[Answer]
+
+
+_KINDS: dict[type[Request], _Kind] = {
+    GenerateRequest: _Kind("generate", Generation),
+    ChoiceRequest: _Kind("choice_logprobs", ChoiceLogprobs),
+    ScoreRequest: _Kind("response_logprobs", ResponseLogprobs),
 }
 
 
@@ -102,15 +108,6 @@ class CachedModel:
             ).fetchone()
         return Usage() if row is None else Usage(**dict(zip(_COUNTED, row, strict=True)))
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        return self._answers(requests, Generation, self.inner.generate)
-
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        return self._answers(requests, ChoiceLogprobs, self.inner.choice_logprobs)
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        return self._answers(requests, ResponseLogprobs, self.inner.response_logprobs)
-
     def keep(self, answers: dict[str, Any]) -> None:
         """Writes answers that came by another way under their keys; one that is there already stays."""
         self._write(answers)
@@ -126,17 +123,18 @@ class CachedModel:
             self._database.close()
             self.inner.close()
 
-    def _answers(self, requests: Sequence[Q], kind: type[A], ask: Callable[[Sequence[Q]], list[A]]) -> list[A]:
+    def ask(self, requests: Sequence[RequestFor[A]]) -> list[A]:
         """The answers in the order of the requests, asking the inner model only for what the file lacks."""
-        keys = [request_key(self.fingerprint, request) for request in requests]
-        known: dict[str, Any] = self._read(keys, kind)
-        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
+        asked = cast("Sequence[Request]", requests)
+        keys = [request_key(self.fingerprint, request) for request in asked]
+        known = self._read(dict(zip(keys, asked, strict=True)))
+        missing = {key: request for key, request in zip(keys, asked, strict=True) if key not in known}
         todo = list(missing)
         self._look_at_others()
         uncounted = False
         stop: list[str] = []
 
-        def allowed() -> Iterator[Q]:
+        def allowed() -> Iterator[Request]:
             """The missing requests, as far as the budget goes; taken one by one when they are about to be sent."""
             for request in missing.values():
                 limit = self._budget.reached(self._spent())
@@ -147,7 +145,7 @@ class CachedModel:
                 self._sent += 1
                 yield request
 
-        for group in _groups(self.inner, allowed(), ask):
+        for group in _groups(self.inner, allowed()):
             fresh = {todo[place]: answer for place, answer in group}
             self._write({key: answer for key, answer in fresh.items() if answer.failure is None})
             known |= fresh
@@ -167,7 +165,7 @@ class CachedModel:
                 remedy=f"limit {table}.max_calls instead",
             )
         self.usage.cached += len(requests) - len(missing)
-        return [known[key] for key in keys]
+        return cast("list[A]", [known[key] for key in keys])
 
     def _look_at_others(self) -> None:
         """Takes in what all but this object have written down as spent: earlier commands, a panel's other member with
@@ -185,9 +183,13 @@ class CachedModel:
             generated_tokens=others.generated_tokens + now.generated_tokens,
         )
 
-    def _read(self, keys: Sequence[str], kind: type[A]) -> dict[str, A]:
+    def _read(self, requests: Mapping[str, Request]) -> dict[str, Answer]:
+        """The answers that the file has to the requests, by key."""
         try:
-            return {key: from_json(kind, json.loads(answer)) for key, answer in self._rows(keys)}
+            return {
+                key: from_json(_KINDS[type(requests[key])].answer, json.loads(answer))
+                for key, answer in self._rows(list(requests))
+            }
         except ValueError:
             raise self._damaged("holds an answer that cannot be read") from None
 
@@ -255,14 +257,12 @@ class CachedModel:
         )
 
 
-def _groups(
-    inner: LanguageModel, requests: Iterator[Q], ask: Callable[[Sequence[Q]], list[A]]
-) -> Iterator[Sequence[tuple[int, Answer]]]:
+def _groups(inner: LanguageModel, requests: Iterator[Request]) -> Iterator[Sequence[tuple[int, Answer]]]:
     """(place of the request, its answer) of everything that `requests` yields, as it comes from the model."""
     if isinstance(inner, ArrivingModel):
         yield from inner.arriving(requests)
         return
     start = 0
     while part := list(islice(requests, REQUESTS_PER_CALL)):
-        yield list(enumerate(ask(part), start))
+        yield list(enumerate(inner.ask(cast("list[RequestFor[Answer]]", part)), start))
         start += len(part)

@@ -6,16 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from rlaif.core.records import content_id
-from rlaif.lm.protocol import (
-    ChoiceLogprobs,
-    ChoiceRequest,
-    GenerateRequest,
-    Generation,
-    LanguageModel,
-    ResponseLogprobs,
-    ScoreRequest,
-    Usage,
-)
+from rlaif.lm.protocol import A, LanguageModel, RequestFor, Usage
 
 
 class PanelModel:
@@ -34,14 +25,8 @@ class PanelModel:
     def usage(self) -> Usage:
         return Usage(*(sum(getattr(m.usage, field.name) for m in self._models) for field in fields(Usage)))
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        return self.own.generate(requests)
-
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        return self.own.choice_logprobs(requests)
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        return self.own.response_logprobs(requests)
+    def ask(self, requests: Sequence[RequestFor[A]]) -> list[A]:
+        return self.own.ask(requests)
 
     def close(self) -> None:
         for model in self._models:

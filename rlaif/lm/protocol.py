@@ -1,28 +1,31 @@
-"""What a language model is here: batches in, batches out. Failures are results, never exceptions.
+"""What a language model is here: `ask` takes a batch of requests and gives their answers, in order.
 
-Concurrency, retries, batching and caching live inside the backend. A problem that no retry and no other request
-can mend (server down, wrong key, no log-probs at all) raises BackendError or ModelError.
+There are three kinds of request, each with an answer of its own: a GenerateRequest gives a Generation, a ChoiceRequest
+gives ChoiceLogprobs, a ScoreRequest gives ResponseLogprobs. A request that fails has a `failure` in its answer.
+Concurrency, retries, batching and caching are the backend's own matter. BackendError or ModelError is raised only for
+what no retry and no other request can mend: the server is down, the key is wrong, there are no log-probs at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from rlaif.core.records import Failure, FinishReason, Message
 
+A = TypeVar("A", covariant=True)
+"""The kind of answer."""
 
-@dataclass(frozen=True, slots=True)
-class GenerateRequest:
-    """Continue `messages` with an assistant turn that starts with `prefix` (which is not part of the result)."""
 
-    messages: tuple[Message, ...]
-    max_new_tokens: int
-    temperature: float
-    seed: int
-    prefix: str = ""
-    stop: tuple[str, ...] = ()
+class RequestFor(Generic[A]):
+    """A request whose answer is an A."""
+
+    __slots__ = ()
+
+    def failed(self, failure: Failure) -> A:
+        """The answer that says why there is none."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,18 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class ChoiceRequest:
-    """Log-probability of each of `choices` as the continuation of an assistant turn that starts with `prefix`."""
+class GenerateRequest(RequestFor[Generation]):
+    """Continue `messages` with an assistant turn that starts with `prefix` (which is not part of the result)."""
 
     messages: tuple[Message, ...]
-    choices: tuple[str, ...]
+    max_new_tokens: int
+    temperature: float
+    seed: int
     prefix: str = ""
+    stop: tuple[str, ...] = ()
+
+    def failed(self, failure: Failure) -> Generation:
+        return Generation(None, "stop", 0, failure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,27 @@ class ChoiceLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreRequest:
+class ChoiceRequest(RequestFor[ChoiceLogprobs]):
+    """Log-probability of each of `choices` as the continuation of an assistant turn that starts with `prefix`."""
+
+    messages: tuple[Message, ...]
+    choices: tuple[str, ...]
+    prefix: str = ""
+
+    def failed(self, failure: Failure) -> ChoiceLogprobs:
+        return ChoiceLogprobs(None, failure)
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseLogprobs:
+    """Natural-log probability of each token of the response that was asked for; None with a `failure`."""
+
+    token_logprobs: tuple[float, ...] | None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest(RequestFor[ResponseLogprobs]):
     """Log-probability of `response` as the whole assistant turn after `messages` (its end-of-turn token excluded).
 
     With `first_tokens` only that many tokens at its beginning are scored.
@@ -67,13 +96,8 @@ class ScoreRequest:
     response: str
     first_tokens: int | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class ResponseLogprobs:
-    """Natural-log probability of each token of the response that was asked for; None with a `failure`."""
-
-    token_logprobs: tuple[float, ...] | None
-    failure: Failure | None = None
+    def failed(self, failure: Failure) -> ResponseLogprobs:
+        return ResponseLogprobs(None, failure)
 
 
 Request = GenerateRequest | ChoiceRequest | ScoreRequest
@@ -105,11 +129,9 @@ class LanguageModel(Protocol):
     @property
     def usage(self) -> Usage: ...
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]: ...
-
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]: ...
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]: ...
+    def ask(self, requests: Sequence[RequestFor[A]]) -> list[A]:
+        """One answer per request, in order."""
+        ...
 
     def close(self) -> None: ...
 

@@ -1,4 +1,7 @@
-"""A deterministic stand-in for a language model: rules and hashes instead of weights. For dry runs and tests."""
+"""A deterministic stand-in for a language model: a function or a file of rules answers instead of weights.
+
+It serves `judge.backend: scripted`, dry runs and tests.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,28 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from rlaif.core.errors import DataError
 from rlaif.core.files import disk_errors, read_json_lines
-from rlaif.core.records import Failure, FinishReason, Message, content_id
+from rlaif.core.records import Failure, FinishReason, content_id
 from rlaif.lm.protocol import (
+    A,
+    Answer,
     ChoiceLogprobs,
     ChoiceRequest,
     GenerateRequest,
     Generation,
+    Request,
+    RequestFor,
     ResponseLogprobs,
     ScoreRequest,
     Usage,
 )
 
-Score = Callable[[tuple[Message, ...], str], float]
+Reply = Answer | Failure | str | float | Sequence[float] | None
+"""What a handler says to a request; `ScriptedModel` tells what becomes of it."""
+Handler = Callable[[Request], Reply]
 
 _SUBJECTS = ("The answer", "A good reply", "This question", "The best advice", "One option", "A careful person")
 _VERBS = ("depends on", "starts with", "is about", "asks for", "needs", "begins and ends with")
@@ -28,22 +38,34 @@ _OBJECTS = ("patience", "a second look", "plain words", "kindness", "the facts",
 
 
 class ScriptedModel:
-    """A model whose tokens are words and whose answers depend on its rules and the request alone.
+    """A model whose answers are what `handler` says to each request. Its tokens are words.
 
-    `generate`: the reply of the first rule whose regex is found in the last message, cut at `stop` and after
-    `max_new_tokens` words; without such a rule a short sentence made from a hash of the request (of its seed too,
-    unless the temperature is 0). `choice_logprobs`: log-softmax of `score(messages, choice)`, or of hashes.
-    `response_logprobs`: each word gets log(sigmoid(score(messages, response))), or a value made from hashes.
-    The fingerprint knows `score` by its name only.
+    - To a GenerateRequest a text: it is cut at `stop` and after `max_new_tokens` words, an empty one is the failure
+      `empty`. None: a short sentence made from a hash of the request (of its seed too, unless the temperature is 0).
+    - To a ChoiceRequest a score for each choice: the answer is their log-softmax. None: scores made from hashes.
+    - To a ScoreRequest a score of the response: each word gets log(sigmoid(score)). None: values made from hashes. A
+      response without words is the failure `empty`.
+    - To any request a Failure, or the answer itself.
+
+    Without a `fingerprint` the name and the handler's make one: two handlers of one name count as the same model.
     """
 
-    def __init__(
-        self, rules: Sequence[tuple[str, str]] = (), name: str = "scripted", *, score: Score | None = None
-    ) -> None:
+    def __init__(self, handler: Handler | None = None, name: str = "scripted", *, fingerprint: str = "") -> None:
         self.name, self.usage = name, Usage()
-        self.fingerprint = content_id("scripted", name, rules, None if score is None else score.__qualname__)
-        self._rules = [(re.compile(pattern), reply) for pattern, reply in rules]
-        self._score = score
+        self.fingerprint = fingerprint or content_id("scripted", name, (), getattr(handler, "__qualname__", None))
+        self._handler = handler
+
+    @classmethod
+    def from_rules(cls, rules: Sequence[tuple[str, str]], name: str = "scripted") -> ScriptedModel:
+        """The model that generates the reply of the first (regex, reply) whose regex is found in the last message."""
+        compiled = [(re.compile(pattern), reply) for pattern, reply in rules]
+
+        def reply(request: Request) -> Reply:
+            if not isinstance(request, GenerateRequest):
+                return None
+            return next((text for regex, text in compiled if regex.search(request.messages[-1].content)), None)
+
+        return cls(reply, name, fingerprint=content_id("scripted", name, rules, None))
 
     @classmethod
     def from_file(cls, path: Path) -> ScriptedModel:
@@ -70,27 +92,29 @@ class ScriptedModel:
                         remedy="write a Python regex; a backslash is written twice in JSON",
                     ) from None
                 rules.append((row["match"], row["reply"]))
-        return cls(rules, name=path.stem)
+        return cls.from_rules(rules, path.stem)
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        """One reply per request, in order; an empty one is the failure `empty`."""
-        return [self._generate(request) for request in requests]
-
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        """Log-probabilities that add up to 1 over the choices of each request."""
-        return [self._choose(request) for request in requests]
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        """One log-probability per word; a response without words is the failure `empty`."""
-        return [self._weigh(request) for request in requests]
+    def ask(self, requests: Sequence[RequestFor[A]]) -> list[A]:
+        return cast("list[A]", [self._answer(request) for request in cast("Sequence[Request]", requests)])
 
     def close(self) -> None:
         pass
 
-    def _generate(self, request: GenerateRequest) -> Generation:
-        self._count(request.messages)
-        last = request.messages[-1].content
-        text = next((reply for pattern, reply in self._rules if pattern.search(last)), None)
+    def _answer(self, request: Request) -> Answer:
+        self.usage.calls += 1
+        self.usage.prompt_tokens += sum(len(message.content.split()) for message in request.messages)
+        reply = None if self._handler is None else self._handler(request)
+        if isinstance(reply, Failure):
+            return request.failed(reply)
+        if isinstance(reply, Generation | ChoiceLogprobs | ResponseLogprobs):
+            return reply
+        if isinstance(request, GenerateRequest):
+            return self._generation(request, cast("str | None", reply))
+        if isinstance(request, ChoiceRequest):
+            return self._choice(request, cast("Sequence[float] | None", reply))
+        return self._score(request, cast("float | None", reply))
+
+    def _generation(self, request: GenerateRequest, text: str | None) -> Generation:
         if text is None:
             seed = request.seed if request.temperature > 0 else None
             text = _sentence(self.fingerprint, request.messages, request.prefix, seed)
@@ -104,33 +128,23 @@ class ScriptedModel:
             return Generation(None, finish, 0, Failure("empty", "the rule's reply is empty"))
         return Generation("".join(words), finish, len(words))
 
-    def _choose(self, request: ChoiceRequest) -> ChoiceLogprobs:
-        self._count(request.messages)
-        scores = [
-            4.0 * _fraction(self.fingerprint, request, choice)
-            if self._score is None
-            else self._score(request.messages, choice)
-            for choice in request.choices
-        ]
+    def _choice(self, request: ChoiceRequest, scores: Sequence[float] | None) -> ChoiceLogprobs:
+        if scores is None:
+            scores = [4.0 * _fraction(self.fingerprint, request, choice) for choice in request.choices]
         highest = max(scores)
         total = highest + math.log(math.fsum(math.exp(score - highest) for score in scores))
         return ChoiceLogprobs(tuple(score - total for score in scores))
 
-    def _weigh(self, request: ScoreRequest) -> ResponseLogprobs:
-        self._count(request.messages)
+    def _score(self, request: ScoreRequest, score: float | None) -> ResponseLogprobs:
         words = request.response.split()[: request.first_tokens]
         if not words:
             return ResponseLogprobs(None, Failure("empty", "the response has no words"))
         self.usage.scored_tokens += len(words)
-        if self._score is not None:
-            return ResponseLogprobs((_log_sigmoid(self._score(request.messages, request.response)),) * len(words))
+        if score is not None:
+            return ResponseLogprobs((_log_sigmoid(score),) * len(words))
         return ResponseLogprobs(
             tuple(-0.05 - 4.0 * _fraction(self.fingerprint, request, place) for place in range(len(words)))
         )
-
-    def _count(self, messages: Sequence[Message]) -> None:
-        self.usage.calls += 1
-        self.usage.prompt_tokens += sum(len(message.content.split()) for message in messages)
 
 
 def _fraction(*parts: object) -> float:

@@ -18,14 +18,14 @@ from rlaif.core.files import JsonlFile, RunFolder, refuse_no_run, write_atomic
 from rlaif.core.progress import Progress
 from rlaif.core.records import Failure, to_json
 from rlaif.judge.judge import Judge
-from rlaif.lm.cache import CachedModel
+from rlaif.lm.cache import CachedModel, request_key
 from rlaif.lm.open import JUDGE_CACHE
 from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import LanguageModel, Request, ScoreRequest
+from rlaif.lm.scripted import ScriptedModel
 from rlaif.lm.server.batch_files import (
     Exported,
     RequestFiles,
-    RequestRecorder,
     Result,
     batch_line,
     read_results,
@@ -39,6 +39,7 @@ from rlaif.stages.resume import chunks
 WAITING = "exported.jsonl"
 """In the cache folder: the requests whose results have not come yet."""
 ROWS_AT_ONCE = 1000
+NOT_ASKED = Failure("backend", "not asked: written to a file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,8 @@ def export_requests(
         pairs = label.pairs(context)
         with RequestFiles(out) as files:
 
-            def note(key: str, request: Request) -> None:
+            def note(request: Request) -> Failure:
+                key = request_key(endpoint.fingerprint, request)
                 endpoint.refuse(request)
                 assert not isinstance(request, ScoreRequest)
                 if key in waiting and not again:
@@ -114,10 +116,10 @@ def export_requests(
                 elif key not in fresh:
                     fresh[key] = Exported.of(key, member, request, folded=folded)
                     files.add(batch_line(key, endpoint, request, folded=folded))
+                return NOT_ASKED
 
-            asked = CachedModel(
-                RequestRecorder(endpoint.model, endpoint.fingerprint, note), run.cache_path / JUDGE_CACHE
-            )
+            recorder = ScriptedModel(note, endpoint.model, fingerprint=endpoint.fingerprint)
+            asked = CachedModel(recorder, run.cache_path / JUDGE_CACHE)
             judge = _recording(context, member, asked)
             with progress.task("writing requests", len(pairs), "pairs") as task:
                 for part in chunks(pairs, config.label.batch_size * config.label.pairs):
@@ -243,7 +245,7 @@ def _recording(context: StageContext, member: str, asked: LanguageModel) -> Judg
 
 def _silent(name: str) -> LanguageModel:
     """A model that answers nothing and notes nothing."""
-    return RequestRecorder(name, name, lambda *_: None)
+    return ScriptedModel(lambda _: NOT_ASKED, name, fingerprint=name)
 
 
 def _waiting(run: RunFolder) -> dict[str, Exported]:

@@ -129,7 +129,7 @@ def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, polic
             GenerateRequest(prompt.messages, config.max_new_tokens, config.temperature, seed) for prompt, seed in chunk
         ]
         rows: list[Answer] = []
-        for (prompt, seed), made in zip(chunk, policy().generate(requests), strict=True):
+        for (prompt, seed), made in zip(chunk, policy().ask(requests), strict=True):
             if made.text is None:
                 failure = made.failure or Failure("backend", "no text and no reason")
                 rows.append(FailedAnswer(prompt.id, model, seed, failure))
@@ -165,7 +165,7 @@ def _logprobs(
     done: dict[Hashable, LogprobRow] = {(row.response_id, row.model): row for row in file.read()}
 
     def work(chunk: Sequence[Response]) -> list[LogprobRow]:
-        found = policy().response_logprobs([ScoreRequest(messages[part.prompt_id], part.text) for part in chunk])
+        found = policy().ask([ScoreRequest(messages[part.prompt_id], part.text) for part in chunk])
         rows = []
         for part, result in zip(chunk, found, strict=True):
             tokens = result.token_logprobs

@@ -92,7 +92,7 @@ def _sample(context: StageContext, prompts: Sequence[Prompt]) -> list[Response |
         if not opened:
             opened.append(context.open_policy((context.adapter("sft"),)))
         asked = [(prompt, record_seed(seed, "label", prompt.id, k)) for prompt in chunk for k in range(table.samples)]
-        answers = opened[0].generate(
+        answers = opened[0].ask(
             [GenerateRequest(p.messages, table.max_new_tokens, table.temperature, s) for p, s in asked]
         )
         return [

@@ -100,7 +100,7 @@ class _Reviser:
         requests = [self._request(prompt, "response") for prompt in prompts]
         chains: list[_Chain] = []
         unanswered: list[FailedAnswer] = []
-        for prompt, request, answer in zip(prompts, requests, policy.generate(requests), strict=True):
+        for prompt, request, answer in zip(prompts, requests, policy.ask(requests), strict=True):
             response = _response(prompt, "base", request, answer)
             if response is None:
                 unanswered.append(failed(prompt, "base", request.seed, answer))
@@ -145,7 +145,7 @@ class _Reviser:
             requests.append(GenerateRequest(rendered.messages, tokens, self.table.temperature, seed, rendered.prefix))
         return [
             Critique(answer.text or "", bool(NO_CHANGE.match(answer.text or "")), request.seed, answer.failure)
-            for request, answer in zip(requests, policy.generate(requests), strict=True)
+            for request, answer in zip(requests, policy.ask(requests), strict=True)
         ]
 
     def _revisions(
@@ -171,7 +171,7 @@ class _Reviser:
                 )
                 for k in range(self.table.candidates)
             ]
-        answers = iter(zip(requests, policy.generate(requests), strict=True))
+        answers = iter(zip(requests, policy.ask(requests), strict=True))
         written = []
         for chain, _, _ in going:
             revisions = []

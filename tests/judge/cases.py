@@ -24,10 +24,12 @@ from rlaif.lm.protocol import (
     GenerateRequest,
     Generation,
     LanguageModel,
+    Request,
     ResponseLogprobs,
     ScoreRequest,
-    Usage,
 )
+from rlaif.lm.scripted import Reply
+from tests.fakes import Listener
 
 KIND = Principle("kind", "Be kind.", contrast=Contrast("You are kind.", "You are cruel."))
 SHORT = Principle("short", "Be brief.", weight=3.0, contrast=Contrast("You are brief.", "You ramble."))
@@ -58,12 +60,9 @@ def logistic(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-class Recorder:
+class Recorder(Listener):
     """Gives the token log-probs that stand in `table` under (system prompt, response), the choices' log-probs that
-    `letters` has for words in the messages, and the text that `texts` has for them; a missing entry is a failure. Keeps
-    what it was asked."""
-
-    name, fingerprint = "recorder", "recorder"
+    `letters` has for words in the messages, and the text that `texts` has for them; a missing entry is a failure."""
 
     def __init__(
         self,
@@ -71,38 +70,32 @@ class Recorder:
         letters: Sequence[tuple[str, tuple[float, ...]]] = (),
         texts: Sequence[tuple[str, Generation]] = (),
     ) -> None:
-        self.table, self.letters, self.texts, self.usage = table or {}, letters, texts, Usage()
-        self.generations: list[GenerateRequest] = []
-        self.scores: list[ScoreRequest] = []
-        self.choices: list[ChoiceRequest] = []
+        super().__init__(self.reply, "recorder", fingerprint="recorder")
+        self.table, self.letters, self.texts = table or {}, letters, texts
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        self.generations += requests
-        nothing = Generation(None, "stop", 0, Failure("refused", "no such entry"))
-        return [
-            next((value for words, value in self.texts if words in _shown(request)), nothing) for request in requests
-        ]
-
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        self.choices += requests
-        found = []
-        for request in requests:
+    def reply(self, request: Request) -> Reply:
+        if isinstance(request, GenerateRequest):
+            nothing = Failure("refused", "no such entry")
+            return next((value for words, value in self.texts if words in _shown(request)), nothing)
+        if isinstance(request, ChoiceRequest):
             logprobs = next((value for words, value in self.letters if words in _shown(request)), None)
-            failure = None if logprobs is not None else Failure("backend", "no such entry")
-            found.append(ChoiceLogprobs(logprobs, failure))
-        return found
+            return Failure("backend", "no such entry") if logprobs is None else ChoiceLogprobs(logprobs)
+        values = self.table.get((request.messages[0].content, request.response))
+        if values is None:
+            return Failure("context_overflow", "no such entry")
+        return ResponseLogprobs(values[: request.first_tokens])
 
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        self.scores += requests
-        found = []
-        for request in requests:
-            values = self.table.get((request.messages[0].content, request.response))
-            failure = None if values is not None else Failure("context_overflow", "no such entry")
-            found.append(ResponseLogprobs(values and values[: request.first_tokens], failure))
-        return found
+    @property
+    def generations(self) -> list[GenerateRequest]:
+        return self.asked_for(GenerateRequest)
 
-    def close(self) -> None:
-        pass
+    @property
+    def choices(self) -> list[ChoiceRequest]:
+        return self.asked_for(ChoiceRequest)
+
+    @property
+    def scores(self) -> list[ScoreRequest]:
+        return self.asked_for(ScoreRequest)
 
 
 def _shown(request: ChoiceRequest | GenerateRequest) -> str:

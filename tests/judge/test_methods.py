@@ -113,13 +113,13 @@ def test_a_local_model_rates_by_digits_that_share_no_probability(tmp_path: Path)
     folder = make_tiny_model(tmp_path / "tiny")
     model = LocalModel(load_model(ModelConfig(source=str(folder), dtype="float32", device="cpu")))  # type: ignore[call-arg]
     asked: list[ChoiceLogprobs] = []
-    ask = model.choice_logprobs
+    ask = model.ask
 
     def kept(requests):  # type: ignore[no-untyped-def]
         asked.extend(ask(requests))
         return asked
 
-    model.choice_logprobs = kept  # type: ignore[method-assign]
+    model.ask = kept  # type: ignore[method-assign]
     label = judge(model, only(KIND), method="rating").label([comparison()])[0]
     assert label.prob_a is not None
     assert 0 < label.prob_a < 1

@@ -18,8 +18,8 @@ from rlaif.core.records import Constitution, Contrast, Failure, Message, Princip
 from rlaif.core.statistics import wilson
 from rlaif.judge.judge import Judge
 from rlaif.judge.tests import ASKED_TOGETHER, Result, Tally, judged, run, tally
-from rlaif.lm.protocol import ResponseLogprobs, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
+from tests.fakes import scored
 from tests.judge.cases import Recorder
 
 KIND = Principle(
@@ -103,16 +103,6 @@ def test_the_interval_has_a_width_where_all_tests_agree(passed: int, low: float,
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-class Counting(Recorder):
-    """A recorder that counts how often it is called, whatever the size of the batch."""
-
-    batches = 0
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        self.batches += 1
-        return super().response_logprobs(requests)
-
-
 TABLE = {
     ("You are kind.", "yes my friend"): (-1.0, -1.0, -1.0),
     ("You are cruel.", "yes my friend"): (-1.5, -1.25, -1.0),  # 0.75 / 3 tokens = 0.25
@@ -127,7 +117,7 @@ TABLE = {
 
 
 def test_every_test_is_judged_under_its_own_principle_all_in_one_call() -> None:
-    model = Counting(TABLE)
+    model = Recorder(TABLE)
     first, lost, calm = judged(judge(model, KIND, replace(CALM, weight=1.0), scale=0.5), Silent())
     assert (first.principle_id, first.number, first.test) == ("kind", 1, KIND.tests[0])
     assert first.prob_better == pytest.approx(1 / (1 + math.exp(-0.35 / 0.5)))
@@ -136,7 +126,7 @@ def test_every_test_is_judged_under_its_own_principle_all_in_one_call() -> None:
     assert lost.failure.kind == "context_overflow"
     assert (calm.principle_id, calm.number, calm.passed) == ("calm", 1, False)
     assert calm.prob_better == pytest.approx(1 / (1 + math.exp(0.75 / 0.5)))
-    assert model.batches == 1
+    assert len(model.batches) == 1
     assert [request.messages[-1].content for request in model.scores[:2]] == ["May I come in?"] * 2
 
 
@@ -154,7 +144,7 @@ def likes_long_texts(messages: Sequence[Message], text: str) -> float:
 
 
 def test_a_judge_of_length_passes_what_the_baseline_of_length_passes() -> None:
-    found = tally(judged(judge(ScriptedModel(score=likes_long_texts), KIND), Silent()))
+    found = tally(judged(judge(scored(likes_long_texts), KIND), Silent()))
     assert (found.passed, found.rate, found.longer_wins, found.shorter_wins) == (1, 0.5, 0.5, 0.5)
 
 

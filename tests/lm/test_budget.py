@@ -53,7 +53,7 @@ def test_calls_stop_at_the_very_number_and_every_answer_is_kept(server: FaultSer
     requests = [ask(n) for n in range(40)]
     model = opened(server, tmp_path, Budget(max_calls=17))
     with pytest.raises(BudgetError) as caught:
-        model.generate(requests)
+        model.ask(requests)
     assert len(server.seen) == 17
     assert caught.value.exit_code == 8
     for part in ("judge.max_calls (17)", "17 calls", "170 tokens", "not asked: 23", "--resume"):
@@ -61,7 +61,7 @@ def test_calls_stop_at_the_very_number_and_every_answer_is_kept(server: FaultSer
     model.close()
 
     again = opened(server, tmp_path, Budget(max_calls=40))
-    assert [answer.text for answer in again.generate(requests)] == [f"answer {n}" for n in range(40)]
+    assert [answer.text for answer in again.ask(requests)] == [f"answer {n}" for n in range(40)]
     assert (again.usage.calls, again.usage.cached, len(server.seen)) == (23, 17, 40)
     assert again.spent() == Usage(calls=40, prompt_tokens=280, generated_tokens=120)
     again.close()
@@ -69,10 +69,10 @@ def test_calls_stop_at_the_very_number_and_every_answer_is_kept(server: FaultSer
 
 def test_what_is_cached_costs_nothing_of_a_budget_that_is_spent(server: FaultServer, tmp_path: Path) -> None:
     model = opened(server, tmp_path, Budget(max_calls=3))
-    model.generate([ask(n) for n in range(3)])
-    assert [answer.text for answer in model.generate([ask(2), ask(0)])] == ["answer 2", "answer 0"]
+    model.ask([ask(n) for n in range(3)])
+    assert [answer.text for answer in model.ask([ask(2), ask(0)])] == ["answer 2", "answer 0"]
     with pytest.raises(BudgetError, match="not asked: 1 "):
-        model.generate([ask(0), ask(3)])
+        model.ask([ask(0), ask(3)])
     model.close()
 
 
@@ -88,11 +88,11 @@ def test_tokens_and_money_are_passed_by_at_most_what_was_in_flight(
 ) -> None:
     model = opened(server, tmp_path, budget)
     with pytest.raises(BudgetError) as caught:
-        model.generate([ask(n) for n in range(40)])
+        model.ask([ask(n) for n in range(40)])
     assert limit in str(caught.value)
     assert 10 <= len(server.seen) < 10 + CONCURRENCY
     with pytest.raises(BudgetError):
-        model.generate([ask(99)])
+        model.ask([ask(99)])
     assert len(server.seen) < 10 + CONCURRENCY
     model.close()
 
@@ -108,26 +108,26 @@ def test_a_run_counts_from_its_first_command_and_the_users_cache_from_this_one(
     server: FaultServer, tmp_path: Path
 ) -> None:
     first = opened(server, tmp_path, Budget())
-    first.generate([ask(1), ask(2)])
+    first.ask([ask(1), ask(2)])
     first.close()
     fresh = opened(server, tmp_path, Budget(max_calls=2), counts_before=False)
-    fresh.generate([ask(3), ask(4)])
+    fresh.ask([ask(3), ask(4)])
     fresh.close()
     run = opened(server, tmp_path, Budget(max_calls=5))
     with pytest.raises(BudgetError, match="5 calls"):
-        run.generate([ask(5), ask(6)])
+        run.ask([ask(5), ask(6)])
     run.close()
 
 
 def test_members_on_one_model_share_what_is_counted(server: FaultServer, tmp_path: Path) -> None:
     one, other = opened(server, tmp_path, Budget(max_calls=5)), opened(server, tmp_path, Budget(max_tokens=60))
-    one.generate([ask(1), ask(2)])
-    other.generate([ask(3), ask(4)])
+    one.ask([ask(1), ask(2)])
+    other.ask([ask(3), ask(4)])
     with pytest.raises(BudgetError, match="5 calls, 50 tokens; not asked: 1 "):
-        one.generate([ask(5), ask(6)])
-    other.generate([ask(7)])
+        one.ask([ask(5), ask(6)])
+    other.ask([ask(7)])
     with pytest.raises(BudgetError, match="6 calls, 60 tokens"):
-        other.generate([ask(8)])
+        other.ask([ask(8)])
     assert len(server.seen) == 6
     one.close()
     other.close()
@@ -138,14 +138,14 @@ def test_what_another_process_spends_during_a_batch_counts(tmp_path: Path) -> No
         if last(body) == "4":
             second = CachedModel(ScriptedModel(), tmp_path / "judge.sqlite")
             second.fingerprint = Endpoint("m", server.url).fingerprint
-            second.generate([ask(100 + n) for n in range(50)])
+            second.ask([ask(100 + n) for n in range(50)])
             second.close()
         return echo(body, before)
 
     with serving(behaviour) as server:
         model = opened(server, tmp_path, Budget(max_calls=60))
         with pytest.raises(BudgetError):
-            model.generate([ask(n) for n in range(40)])
+            model.ask([ask(n) for n in range(40)])
         assert 10 <= len(server.seen) < 40
         model.close()
 
@@ -156,7 +156,7 @@ def test_the_tries_after_a_failed_one_do_not_count(tmp_path: Path) -> None:
 
     with serving(behaviour) as server:
         model = opened(server, tmp_path, Budget(max_calls=5))
-        assert all(answer.failure is None for answer in model.generate([ask(n) for n in range(5)]))
+        assert all(answer.failure is None for answer in model.ask([ask(n) for n in range(5)]))
         assert len(server.seen) == 10
         model.close()
 
@@ -170,7 +170,7 @@ def test_a_server_that_counts_no_tokens_cannot_keep_a_budget_of_tokens(tmp_path:
     with serving(uncounted) as server:
         model = opened(server, tmp_path, Budget(max_tokens=1000))
         with pytest.raises(BackendError, match=r"judge.max_calls instead"):
-            model.generate([ask(n) for n in range(40)])
+            model.ask([ask(n) for n in range(40)])
         assert len(server.seen) <= 2 * CONCURRENCY
         kept = model.holds([row[0] for row in model._database.execute("SELECT key FROM answers")])
         assert len(kept) == len(server.seen), "what was in flight is paid for and kept"
@@ -183,8 +183,8 @@ def test_a_failure_at_the_start_does_not_say_that_a_server_counts_no_tokens(tmp_
 
     with serving(behaviour) as server:
         model = opened(server, tmp_path, Budget(max_tokens=1000))
-        assert model.generate([ask(0)])[0].failure is not None
-        answers = model.generate([ask(n) for n in range(9)])
+        assert model.ask([ask(0)])[0].failure is not None
+        answers = model.ask([ask(n) for n in range(9)])
         assert [answer.text for answer in answers] == [None, *(f"answer {n}" for n in range(1, 9))]
         model.close()
 
@@ -192,7 +192,7 @@ def test_a_failure_at_the_start_does_not_say_that_a_server_counts_no_tokens(tmp_
 def test_a_model_that_answers_as_a_whole_keeps_to_its_calls(tmp_path: Path) -> None:
     model = CachedModel(ScriptedModel(), tmp_path / "judge.sqlite", budget=Budget(max_calls=300))
     with pytest.raises(BudgetError, match="300 calls"):
-        model.generate([ask(n) for n in range(700)])
+        model.ask([ask(n) for n in range(700)])
     assert model.usage.calls == 300
     model.close()
 
@@ -213,7 +213,7 @@ def test_the_fields_of_the_config_are_kept(tmp_path: Path, fields: dict[str, Any
     done = 0
     try:
         for text in ("a", "b", "c"):
-            model.choice_logprobs([ChoiceRequest((Message("user", text),), ("A", "B"))])
+            model.ask([ChoiceRequest((Message("user", text),), ("A", "B"))])
             done += 1
     except BudgetError:
         pass
@@ -227,9 +227,9 @@ def test_a_member_of_a_panel_that_is_at_its_limit_is_named(tmp_path: Path, field
     judge = JudgeConfig.model_validate({"backend": "scripted", "panel": [member]})
     model = open_judge(judge, ModelConfig(), tmp_path)  # type: ignore[call-arg]
     assert isinstance(model, PanelModel)
-    model.beside["big"].generate([ask(0)])
+    model.beside["big"].ask([ask(0)])
     with pytest.raises(BudgetError, match=rf"^judge\.panel\.big\.{next(iter(fields))} \("):
-        model.beside["big"].generate([ask(1)])
+        model.beside["big"].ask([ask(1)])
     model.close()
 
 

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,28 +14,29 @@ import pytest
 from rlaif.core.errors import BackendError, DataError, DiskError
 from rlaif.core.records import Message
 from rlaif.lm.cache import REQUESTS_PER_CALL, CachedModel
-from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Generation, ScoreRequest
+from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Request, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
+from tests.fakes import Listener
 
-RULES = [("down", ""), ("surrogate", "half \ud800 a pair")]
+REPLIES = {"down": "", "surrogate": "half \ud800 a pair"}
 
 
-class Counting(ScriptedModel):
-    """A scripted model that keeps what it was asked, and can stop working."""
+def listener(name: str = "scripted") -> Listener:
+    """A scripted model that fails at "down"."""
 
-    def __init__(self, name: str = "scripted") -> None:
-        super().__init__(RULES, name)
-        self.batches: list[list[str]] = []
-        self.broken = self.closed = False
+    def reply(request: Request) -> str | None:
+        return REPLIES.get(request.messages[-1].content) if isinstance(request, GenerateRequest) else None
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        if self.broken:
-            raise BackendError("server down")
-        self.batches.append([request.messages[-1].content for request in requests])
-        return super().generate(requests)
+    return Listener(reply, name)
 
-    def close(self) -> None:
-        self.closed = True
+
+def fail(_: object) -> None:
+    raise BackendError("server down")
+
+
+def texts(model: Listener) -> list[list[str]]:
+    """The batches that the model was asked."""
+    return [[request.messages[-1].content for request in batch] for batch in model.batches]
 
 
 def ask(text: str, seed: int = 1) -> GenerateRequest:
@@ -48,108 +49,102 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def inner() -> Counting:
-    return Counting()
+def inner() -> Listener:
+    return listener()
 
 
 @pytest.fixture
-def model(inner: Counting, path: Path) -> Iterator[CachedModel]:
+def model(inner: Listener, path: Path) -> Iterator[CachedModel]:
     cached = CachedModel(inner, path)
     yield cached
     cached.close()
 
 
-def test_only_what_is_missing_is_asked_and_the_order_is_kept(model: CachedModel, inner: Counting) -> None:
-    first = model.generate([ask("b"), ask("d")])
-    mixed = model.generate([ask("a"), ask("b"), ask("c"), ask("d")])
-    assert inner.batches == [["b", "d"], ["a", "c"]]
-    assert mixed == Counting().generate([ask("a"), ask("b"), ask("c"), ask("d")])
+def test_only_what_is_missing_is_asked_and_the_order_is_kept(model: CachedModel, inner: Listener) -> None:
+    first = model.ask([ask("b"), ask("d")])
+    mixed = model.ask([ask("a"), ask("b"), ask("c"), ask("d")])
+    assert texts(inner) == [["b", "d"], ["a", "c"]]
+    assert mixed == listener().ask([ask("a"), ask("b"), ask("c"), ask("d")])
     assert [mixed[1], mixed[3]] == first
     assert (model.usage.calls, model.usage.cached) == (4, 2)
 
 
-def test_equal_requests_of_a_batch_are_asked_once(model: CachedModel, inner: Counting) -> None:
-    a, b, again = model.generate([ask("a"), ask("b"), ask("a")])
+def test_equal_requests_of_a_batch_are_asked_once(model: CachedModel, inner: Listener) -> None:
+    a, b, again = model.ask([ask("a"), ask("b"), ask("a")])
     assert a == again != b
-    assert inner.batches == [["a", "b"]]
+    assert texts(inner) == [["a", "b"]]
     assert (model.usage.calls, model.usage.cached) == (2, 1)
 
 
-def test_nothing_missing_means_no_inner_call(model: CachedModel, inner: Counting) -> None:
-    model.generate([ask("a")])
-    model.generate([ask("a")])
-    assert model.generate([]) == []
-    assert inner.batches == [["a"]]
+def test_nothing_missing_means_no_inner_call(model: CachedModel, inner: Listener) -> None:
+    model.ask([ask("a")])
+    model.ask([ask("a")])
+    assert model.ask([]) == []
+    assert texts(inner) == [["a"]]
 
 
-def test_seed_kind_and_model_are_part_of_the_question(model: CachedModel, inner: Counting, path: Path) -> None:
+def test_seed_kind_and_model_are_part_of_the_question(model: CachedModel, inner: Listener, path: Path) -> None:
     messages = (Message("user", "a"),)
-    model.generate([ask("a", seed=1), ask("a", seed=2)])
-    choices = model.choice_logprobs([ChoiceRequest(messages, ("A", "B"))])
-    scores = model.response_logprobs([ScoreRequest(messages, "A B")])
+    model.ask([ask("a", seed=1), ask("a", seed=2)])
+    choices = model.ask([ChoiceRequest(messages, ("A", "B"))])
+    scores = model.ask([ScoreRequest(messages, "A B")])
     assert model.usage.cached == 0
-    other = CachedModel(Counting("other"), path)
-    other.generate([ask("a", seed=1)])
+    other = CachedModel(listener("other"), path)
+    other.ask([ask("a", seed=1)])
     assert (other.usage.calls, other.usage.cached) == (1, 0)
     other.close()
 
-    reopened = CachedModel(Counting(), path)
-    assert reopened.choice_logprobs([ChoiceRequest(messages, ("A", "B"))]) == choices  # bit for bit
-    assert reopened.response_logprobs([ScoreRequest(messages, "A B")]) == scores
+    reopened = CachedModel(listener(), path)
+    assert reopened.ask([ChoiceRequest(messages, ("A", "B"))]) == choices  # bit for bit
+    assert reopened.ask([ScoreRequest(messages, "A B")]) == scores
     assert (reopened.usage.calls, reopened.usage.cached) == (0, 2)
     reopened.close()
 
 
-def test_failures_are_never_kept(model: CachedModel, inner: Counting) -> None:
-    good, failed = model.generate([ask("up"), ask("down")])
+def test_failures_are_never_kept(model: CachedModel, inner: Listener) -> None:
+    good, failed = model.ask([ask("up"), ask("down")])
     assert good.failure is None
     assert failed.failure is not None
-    assert model.generate([ask("up"), ask("down")]) == [good, failed]
-    assert inner.batches == [["up", "down"], ["down"]]
+    assert model.ask([ask("up"), ask("down")]) == [good, failed]
+    assert texts(inner) == [["up", "down"], ["down"]]
 
 
 def test_text_that_is_not_valid_unicode_comes_back_as_it_was(model: CachedModel, path: Path) -> None:
-    model.generate([ask("surrogate")])
-    assert model.generate([ask("surrogate")])[0].text == "half \ud800 a pair"
+    model.ask([ask("surrogate")])
+    assert model.ask([ask("surrogate")])[0].text == "half \ud800 a pair"
     assert model.usage.cached == 1
 
 
 def test_a_batch_larger_than_one_query(model: CachedModel) -> None:
     requests = [ask(str(n)) for n in range(1201)]
-    assert model.generate(requests) == model.generate(requests)
+    assert model.ask(requests) == model.ask(requests)
     assert (model.usage.calls, model.usage.cached) == (1201, 1201)
 
 
-def test_an_error_of_the_inner_model_passes_and_keeps_earlier_batches(model: CachedModel, inner: Counting) -> None:
-    model.generate([ask("a")])
-    inner.broken = True
+def test_an_error_of_the_inner_model_passes_and_keeps_earlier_batches(model: CachedModel, inner: Listener) -> None:
+    model.ask([ask("a")])
+    inner.before = fail
     with pytest.raises(BackendError):
-        model.generate([ask("a"), ask("b")])
-    assert model.generate([ask("a")])[0].text is not None
+        model.ask([ask("a"), ask("b")])
+    assert model.ask([ask("a")])[0].text is not None
 
 
-def test_a_server_that_goes_down_inside_a_large_batch_costs_one_inner_call(model: CachedModel, inner: Counting) -> None:
+def test_a_server_that_goes_down_inside_a_large_batch_costs_one_inner_call(model: CachedModel, inner: Listener) -> None:
     requests = [ask(str(n)) for n in range(3 * REQUESTS_PER_CALL)]
-    generate = inner.generate
-
-    def third_fails(part: Sequence[GenerateRequest]) -> list[Generation]:
-        inner.broken = len(inner.batches) == 2
-        return generate(part)
-
-    inner.generate = third_fails  # type: ignore[method-assign]
+    inner.before = lambda _: fail(_) if len(inner.batches) == 2 else None
     with pytest.raises(BackendError):
-        model.generate(requests)
+        model.ask(requests)
     assert [len(batch) for batch in inner.batches] == [REQUESTS_PER_CALL] * 2
-    model.generate(requests[: 2 * REQUESTS_PER_CALL])
+    model.ask(requests[: 2 * REQUESTS_PER_CALL])
     assert model.usage.cached == 2 * REQUESTS_PER_CALL
 
 
-def test_close_closes_both(inner: Counting, path: Path) -> None:
+def test_close_closes_both(inner: Listener, path: Path) -> None:
     model = CachedModel(inner, path)
     model.close()
     assert inner.closed
     with pytest.raises(sqlite3.ProgrammingError):
-        model.generate([ask("a")])
+        model.ask([ask("a")])
 
 
 # -- other processes
@@ -166,7 +161,7 @@ path, start, stop, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), 
 model = CachedModel(ScriptedModel(), path)
 for first in range(start, stop, 5):
     texts = [str(n) for n in range(first, first + 5)]
-    got = model.generate([GenerateRequest((Message("user", text),), 20, 1.0, 1) for text in texts])
+    got = model.ask([GenerateRequest((Message("user", text),), 20, 1.0, 1) for text in texts])
     assert all(g.text is not None for g in got)
 if end == "kill":
     os._exit(9)
@@ -182,7 +177,7 @@ def _child(path: Path, start: int, stop: int, end: str) -> subprocess.Popen[byte
 def test_finished_batches_survive_a_kill(path: Path) -> None:
     assert _child(path, 0, 20, "kill").wait(30) == 9
     model = CachedModel(ScriptedModel(), path)
-    model.generate([ask(str(n)) for n in range(25)])
+    model.ask([ask(str(n)) for n in range(25)])
     assert (model.usage.calls, model.usage.cached) == (5, 20)
     model.close()
 
@@ -191,9 +186,8 @@ def test_two_processes_share_one_cache(path: Path) -> None:
     children = [_child(path, 0, 200, "close"), _child(path, 100, 300, "close")]
     assert [child.wait(30) for child in children] == [0, 0]
     model = CachedModel(ScriptedModel(), path)
-    assert model.generate([ask(str(n)) for n in range(300)]) == ScriptedModel().generate(
-        [ask(str(n)) for n in range(300)]
-    )
+    asked = [ask(str(n)) for n in range(300)]
+    assert model.ask(asked) == ScriptedModel().ask(asked)
     assert model.usage.calls == 0
     assert 300 <= model.spent().calls <= 400, "both count into one sum; what both had, one of them may have asked twice"
     assert model._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -223,32 +217,32 @@ def test_a_file_that_is_no_cache_is_named_with_the_remedy(path: Path, content: b
 
 def test_a_damaged_page_is_named_with_the_remedy(path: Path) -> None:
     model = CachedModel(ScriptedModel(), path)
-    model.generate([ask(str(n)) for n in range(500)])
+    model.ask([ask(str(n)) for n in range(500)])
     model.close()
     raw = bytearray(path.read_bytes())
     raw[4096:] = b"\xff" * (len(raw) - 4096)
     path.write_bytes(raw)
     with pytest.raises(DataError, match="delete the file"):
-        CachedModel(ScriptedModel(), path).generate([ask("1")])
+        CachedModel(ScriptedModel(), path).ask([ask("1")])
 
 
 @pytest.mark.parametrize("answer", ["{", "[]", '{"text": 3}'])
 def test_an_unreadable_answer_is_named_with_the_remedy(model: CachedModel, path: Path, answer: str) -> None:
-    model.generate([ask("a")])
+    model.ask([ask("a")])
     with sqlite3.connect(path) as database:
         database.execute("UPDATE answers SET answer = ?", (answer,))
     with pytest.raises(DataError, match="delete the file"):
-        model.generate([ask("a")])
+        model.ask([ask("a")])
 
 
 def test_a_full_disk_keeps_what_was_written(model: CachedModel) -> None:
-    model.generate([ask("a")])
+    model.ask([ask("a")])
     # SQLite's own limit on the size of the file gives the very error of a full disk
     model._database.execute("PRAGMA max_page_count = 4")
     with pytest.raises(DiskError, match="make room"):
-        model.generate([ask(str(n)) for n in range(500)])
+        model.ask([ask(str(n)) for n in range(500)])
     calls = model.usage.calls
-    model.generate([ask("a")])
+    model.ask([ask("a")])
     assert model.usage.calls == calls
 
 

@@ -11,6 +11,7 @@ from rlaif.core.errors import DataError
 from rlaif.core.records import Message
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
+from tests.fakes import scored
 
 
 def ask(
@@ -21,12 +22,12 @@ def ask(
 
 
 def text_of(model: LanguageModel, request: GenerateRequest) -> str | None:
-    return model.generate([request])[0].text
+    return model.ask([request])[0].text
 
 
 def test_the_first_rule_found_in_the_last_message_replies() -> None:
-    model = ScriptedModel([("first turn", "never"), (r"(?i)cat", "Meow."), ("cat|dog", "Woof.")])
-    assert [g.text for g in model.generate([ask("a Cat"), ask("a dog"), ask("a cat and a dog")])] == [
+    model = ScriptedModel.from_rules([("first turn", "never"), (r"(?i)cat", "Meow."), ("cat|dog", "Woof.")])
+    assert [g.text for g in model.ask([ask("a Cat"), ask("a dog"), ask("a cat and a dog")])] == [
         "Meow.",
         "Woof.",
         "Meow.",
@@ -34,8 +35,8 @@ def test_the_first_rule_found_in_the_last_message_replies() -> None:
 
 
 def test_a_reply_is_cut_at_stop_and_after_the_allowed_words() -> None:
-    model = ScriptedModel([("", "One two\nthree. END four")])
-    whole, cut, stopped, nothing = model.generate(
+    model = ScriptedModel.from_rules([("", "One two\nthree. END four")])
+    whole, cut, stopped, nothing = model.ask(
         [ask("x"), ask("x", tokens=3), ask("x", stop=("END",)), ask("x", stop=("One",))]
     )
     assert (whole.text, whole.finish, whole.n_tokens) == ("One two\nthree. END four", "stop", 5)
@@ -54,7 +55,7 @@ def test_without_a_rule_the_text_depends_on_the_request_alone() -> None:
 
 def test_choices_are_a_distribution_and_the_same_again() -> None:
     requests = [ChoiceRequest((Message("user", str(n)),), ("A", "B", "C")) for n in range(20)]
-    first, again = ScriptedModel().choice_logprobs(requests), ScriptedModel().choice_logprobs(requests)
+    first, again = ScriptedModel().ask(requests), ScriptedModel().ask(requests)
     assert first == again
     for result in first:
         assert result.logprobs is not None
@@ -63,11 +64,11 @@ def test_choices_are_a_distribution_and_the_same_again() -> None:
 
 
 def test_scores_become_log_softmax_and_log_sigmoid() -> None:
-    model = ScriptedModel(score=lambda messages, text: float(text.count("kind") - messages[-1].content.count("!")))
-    choice = model.choice_logprobs([ChoiceRequest((Message("user", "?"),), ("kind", "rude"))])[0]
+    model = scored(lambda messages, text: float(text.count("kind") - messages[-1].content.count("!")))
+    choice = model.ask([ChoiceRequest((Message("user", "?"),), ("kind", "rude"))])[0]
     # e / (e + 1) and 1 / (e + 1)
     assert choice.logprobs == pytest.approx((math.log(0.7310586), math.log(0.2689414)), abs=1e-6)
-    mild, sharp = model.response_logprobs(
+    mild, sharp = model.ask(
         [ScoreRequest((Message("user", "hm"),), "be so rude"), ScoreRequest((Message("user", "!!"),), "kind kind")]
     )
     assert mild.token_logprobs == pytest.approx([math.log(0.5)] * 3)
@@ -76,15 +77,15 @@ def test_scores_become_log_softmax_and_log_sigmoid() -> None:
 
 
 def test_extreme_scores_do_not_overflow() -> None:
-    model = ScriptedModel(score=lambda _, text: 1e4 if text == "A" else -1e4)
-    assert model.choice_logprobs([ChoiceRequest((Message("user", "?"),), ("A", "B"))])[0].logprobs == (0.0, -2e4)
-    low = model.response_logprobs([ScoreRequest((Message("user", "?"),), "B")])[0]
+    model = scored(lambda _, text: 1e4 if text == "A" else -1e4)
+    assert model.ask([ChoiceRequest((Message("user", "?"),), ("A", "B"))])[0].logprobs == (0.0, -2e4)
+    low = model.ask([ScoreRequest((Message("user", "?"),), "B")])[0]
     assert low.token_logprobs == (-1e4,)
 
 
-def test_response_logprobs_are_one_negative_number_per_word() -> None:
+def test_scores_are_one_negative_number_per_word() -> None:
     user = (Message("user", "q"),)
-    full, empty, start = ScriptedModel().response_logprobs(
+    full, empty, start = ScriptedModel().ask(
         [ScoreRequest(user, "three short words"), ScoreRequest(user, " "), ScoreRequest(user, "three short words", 2)]
     )
     assert start.token_logprobs is not None
@@ -97,8 +98,8 @@ def test_response_logprobs_are_one_negative_number_per_word() -> None:
 
 
 def test_the_fingerprint_knows_the_rules() -> None:
-    assert ScriptedModel([("a", "b")]).fingerprint == ScriptedModel([("a", "b")]).fingerprint
-    assert ScriptedModel([("a", "b")]).fingerprint != ScriptedModel([("a", "c")]).fingerprint
+    assert ScriptedModel.from_rules([("a", "b")]).fingerprint == ScriptedModel.from_rules([("a", "b")]).fingerprint
+    assert ScriptedModel.from_rules([("a", "b")]).fingerprint != ScriptedModel.from_rules([("a", "c")]).fingerprint
 
 
 def test_rules_from_a_file(tmp_path: Path) -> None:

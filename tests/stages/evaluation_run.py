@@ -10,17 +10,10 @@ from rlaif.config import RunConfig, parse
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import Constitution, Contrast, Failure, Message, Principle, Prompt
-from rlaif.lm.protocol import (
-    ChoiceLogprobs,
-    ChoiceRequest,
-    GenerateRequest,
-    Generation,
-    LanguageModel,
-    ResponseLogprobs,
-    ScoreRequest,
-    Usage,
-)
+from rlaif.lm.protocol import GenerateRequest, Generation, LanguageModel, Request, ResponseLogprobs, ScoreRequest
+from rlaif.lm.scripted import Reply
 from rlaif.stages.context import StageContext
+from tests.fakes import Listener
 
 VOCABULARY = ("bread", "water", "rain", "stone", "hope", "slow", "green", "river")
 LOGPROB = {"base": -2.0, "sft": -1.5, "ppo": -1.25, "judge": -1.0}
@@ -31,31 +24,26 @@ PROMPTS = (
 )
 
 
-class Words:
+class Words(Listener):
     """Answers with words drawn from the request's seed; PPO's answers have twice as many. "fail" in a prompt fails."""
 
     def __init__(self, model: str, log: list[tuple[str, str, int]]) -> None:
-        self.name, self.fingerprint, self.usage = model, model, Usage()
+        super().__init__(self.reply, model, before=self.note, fingerprint=model)
         self.log = log
         self.log.append((model, "open", 0))
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        self.log.append((self.name, "generate", len(requests)))
-        return [self._answer(request) for request in requests]
+    def note(self, requests: Sequence[Request]) -> None:
+        self.log.append((self.name, "generate" if isinstance(requests[0], GenerateRequest) else "score", len(requests)))
 
-    def _answer(self, request: GenerateRequest) -> Generation:
+    def reply(self, request: Request) -> Reply:
+        if isinstance(request, ScoreRequest):
+            return ResponseLogprobs((LOGPROB[self.name],) * len(request.response.split()))
+        assert isinstance(request, GenerateRequest), "neither evaluate nor the contrast judge asks for choices"
         if "fail" in request.messages[-1].content:
             return Generation(None, "length", 0, Failure("context_overflow", "the prompt is too long"))
         draw = random.Random(request.seed)
         words = draw.choices(VOCABULARY, k=draw.randint(2, 6) * (2 if self.name == "ppo" else 1))
         return Generation(" ".join(words), "stop" if len(words) % 2 else "length", len(words))
-
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        raise AssertionError("neither evaluate nor the contrast judge asks for choices")
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        self.log.append((self.name, "score", len(requests)))
-        return [ResponseLogprobs((LOGPROB[self.name],) * len(part.response.split())) for part in requests]
 
     def close(self) -> None:
         self.log.append((self.name, "close", 0))

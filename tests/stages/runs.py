@@ -14,16 +14,17 @@ from rlaif.core.progress import Silent
 from rlaif.core.records import Constitution, Contrast, Failure, Message, Principle, Prompt
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import (
-    ChoiceLogprobs,
     ChoiceRequest,
     GenerateRequest,
     Generation,
     LanguageModel,
+    Request,
     ResponseLogprobs,
     ScoreRequest,
-    Usage,
 )
+from rlaif.lm.scripted import Reply
 from rlaif.stages.context import StageContext
+from tests.fakes import Listener
 
 RULES = (
     Principle("kind", "Be kind.", contrast=Contrast("You follow.", "You violate.")),
@@ -83,47 +84,38 @@ class World:
         self.asked.update(requests)
 
 
-class Speaker:
+def speaker(world: World, name: str) -> Listener:
     """Policy and judge. Prompts choose what happens: "fail" is not answered, "spotless" is not criticised, "mute" gets
     no critique, "stuck" no revision, and that of "parrot" repeats the answer. A text's quality is the number in it; the
     judge prefers the higher one, and cannot score a text with "odd" in it."""
 
-    def __init__(self, world: World, name: str) -> None:
-        self.world, self.name, self.fingerprint, self.usage = world, name, name, Usage()
+    def reply(request: Request) -> Reply:
+        assert not isinstance(request, ChoiceRequest), "the contrast judge asks for no choices"
+        return _say(request) if isinstance(request, GenerateRequest) else _weigh(request)
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        self.world.ask(requests)
-        return [self.say(request) for request in requests]
+    return Listener(reply, name, before=world.ask, fingerprint=name)
 
-    def say(self, request: GenerateRequest) -> Generation:
-        last, number = request.messages[-1].content, request.seed % 1000
-        if last.startswith("Rewrite"):
-            text = None if "stuck" in last else f"{'odd' if 'strange' in last else 'new'} {number}"
-            if "parrot" in last:
-                text = re.findall(r"answer \d+", last)[-1]
-        elif last.startswith("Criticise"):
-            text = None if "mute" in last else "No change needed." if "spotless" in last else f"It is rude {number}."
-        else:
-            text = None if "fail" in last else f"answer {number % 3 if 'same' in last else number}"
-        if text is None:
-            return Generation(None, "length", 0, Failure("empty", "nothing said"))
-        return Generation(text, "stop" if number % 2 else "length", 2)
 
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        raise AssertionError("the contrast judge asks for no choices")
+def _say(request: GenerateRequest) -> Generation:
+    last, number = request.messages[-1].content, request.seed % 1000
+    if last.startswith("Rewrite"):
+        text = None if "stuck" in last else f"{'odd' if 'strange' in last else 'new'} {number}"
+        if "parrot" in last:
+            text = re.findall(r"answer \d+", last)[-1]
+    elif last.startswith("Criticise"):
+        text = None if "mute" in last else "No change needed." if "spotless" in last else f"It is rude {number}."
+    else:
+        text = None if "fail" in last else f"answer {number % 3 if 'same' in last else number}"
+    if text is None:
+        return Generation(None, "length", 0, Failure("empty", "nothing said"))
+    return Generation(text, "stop" if number % 2 else "length", 2)
 
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        self.world.ask(requests)
-        return [self.weigh(request) for request in requests]
 
-    def weigh(self, request: ScoreRequest) -> ResponseLogprobs:
-        if "odd" in request.response:
-            return ResponseLogprobs(None, Failure("context_overflow", "odd"))
-        follows = request.messages[0].content.startswith("You follow.")
-        return ResponseLogprobs((quality(request.response) / 1000 - 2.0 if follows else -2.0,))
-
-    def close(self) -> None:
-        pass
+def _weigh(request: ScoreRequest) -> ResponseLogprobs:
+    if "odd" in request.response:
+        return ResponseLogprobs(None, Failure("context_overflow", "odd"))
+    follows = request.messages[0].content.startswith("You follow.")
+    return ResponseLogprobs((quality(request.response) / 1000 - 2.0 if follows else -2.0,))
 
 
 def quality(text: str) -> int:
@@ -145,7 +137,7 @@ def context_in(
 
     def open_as(name: str, cache: str) -> LanguageModel:
         world.opened.append(name)
-        return CachedModel(Speaker(world, name), run.cache_path / cache)
+        return CachedModel(speaker(world, name), run.cache_path / cache)
 
     return StageContext(
         stage,

@@ -61,7 +61,7 @@ def propose(
         requests.append(GenerateRequest(rendered.messages, TOKENS, TEMPERATURE, draw, rendered.prefix))
     statements: list[str] = []
     failures: list[Failure] = []
-    for request, reply in zip(requests, model.generate(requests), strict=True):
+    for request, reply in zip(requests, model.ask(requests), strict=True):
         if reply.failure is not None or reply.text is None:
             failures.append(reply.failure or Failure("empty", "no text"))
             continue

@@ -20,16 +20,8 @@ from rlaif.judge.card.attacks import ATTACKS, Attack
 from rlaif.judge.card.figures import Judged, share_of
 from rlaif.judge.judge import Judge
 from rlaif.lm.panel import PanelModel
-from rlaif.lm.protocol import (
-    ChoiceLogprobs,
-    ChoiceRequest,
-    GenerateRequest,
-    Generation,
-    LanguageModel,
-    ResponseLogprobs,
-    ScoreRequest,
-    Usage,
-)
+from rlaif.lm.protocol import LanguageModel, Request
+from rlaif.lm.scripted import ScriptedModel
 
 UNASKED = Failure("backend", "not asked: only the question is looked at")
 JudgeOf = Callable[[LanguageModel], Judge]
@@ -55,31 +47,6 @@ class AttackResult:
     lost_before: int
     won: Estimate | None
     structure_kept: int
-
-
-class Overheard:
-    """A model that answers nothing and keeps the messages that it was asked with."""
-
-    name, fingerprint = "overheard", "overheard"
-
-    def __init__(self) -> None:
-        self.usage = Usage()
-        self.asked: list[tuple[Message, ...]] = []
-
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        self.asked += [request.messages for request in requests]
-        return [Generation(None, "stop", 0, UNASKED) for _ in requests]
-
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        self.asked += [request.messages for request in requests]
-        return [ChoiceLogprobs(None, UNASKED) for _ in requests]
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        self.asked += [request.messages for request in requests]
-        return [ResponseLogprobs(None, UNASKED) for _ in requests]
-
-    def close(self) -> None:
-        pass
 
 
 def attack_all(
@@ -113,12 +80,19 @@ def _structures(
     judge_of: JudgeOf, judge: Judge, comparisons: Sequence[Comparison], principles: Sequence[Sequence[Principle]]
 ) -> list[list[object]]:
     """For each comparison what stands around the quotations in every question that it is asked by."""
+    asked: list[tuple[Message, ...]] = []
+
+    def overhear(request: Request) -> Failure:
+        asked.append(request.messages)
+        return UNASKED
+
     found = []
     for comparison, chosen in zip(comparisons, principles, strict=True):
-        model = Overheard()
+        asked.clear()
+        model = ScriptedModel(overhear)
         members = {member.name: model for member in judge.config.panel}
         judge_of(PanelModel(model, members) if members else model).label_under([comparison], [chosen])
-        found.append([structure(messages) for messages in model.asked])
+        found.append([structure(messages) for messages in asked])
     return found
 
 

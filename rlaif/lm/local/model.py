@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from rlaif.core.records import Failure, Message
 from rlaif.lm.local.causal_lm import CausalLM, PrefixCache, common_prefix, sample, target_logprobs
@@ -13,17 +13,20 @@ from rlaif.lm.local.cpu.prefix_walker import Walker
 from rlaif.lm.local.load import LoadedModel, context_length, encode_chat, encode_text, end_ids
 from rlaif.lm.local.packing import Row
 from rlaif.lm.protocol import (
+    A,
+    Answer,
     ChoiceLogprobs,
     ChoiceRequest,
     GenerateRequest,
     Generation,
+    RequestFor,
     ResponseLogprobs,
     ScoreRequest,
     Usage,
 )
 
 ASKED_TOGETHER = 1024
-"""Requests scored together: enough to find what they share, few enough that their token ids take little memory."""
+"""Requests taken together: enough to find what they share, few enough that their token ids take little memory."""
 TOKENS = 16
 """Tokens of a walk's forward pass for each sequence of `batch_size`: at 64 as many as make the products efficient."""
 
@@ -49,7 +52,22 @@ class LocalModel:
         self.ends = end_ids(loaded.tokenizer, loaded.model)
         self.context = context_length(loaded.model)
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+    def ask(self, requests: Sequence[RequestFor[A]]) -> list[A]:
+        """One answer per request, in order. Requests of one kind are asked together."""
+        asked: Sequence[Any] = requests
+        found: dict[int, Answer] = {}
+        for kind, answers in (
+            (GenerateRequest, self._generations),
+            (ChoiceRequest, self._choices),
+            (ScoreRequest, self._responses),
+        ):
+            places = [place for place, request in enumerate(asked) if isinstance(request, kind)]
+            for start in range(0, len(places), ASKED_TOGETHER):
+                part = places[start : start + ASKED_TOGETHER]
+                found.update(zip(part, answers([asked[place] for place in part]), strict=True))
+        return cast("list[A]", [found[place] for place in range(len(requests))])
+
+    def _generations(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         """One sampled answer per request; a prompt that leaves no room for the answer is a context_overflow."""
         results: list[Generation | None] = [None] * len(requests)
         ready: dict[tuple[int, float], list[tuple[int, list[int]]]] = {}
@@ -80,16 +98,6 @@ class LocalModel:
         self.usage.calls += len(requests)
         return [result for result in results if result is not None]
 
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        """Summed log-probability of all tokens of each choice, for the very strings that prefix + choice encode to."""
-        parts = range(0, len(requests), ASKED_TOGETHER)
-        return [answer for at in parts for answer in self._choices(requests[at : at + ASKED_TOGETHER])]
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        """Log-probability of each token of each response; what requests share is computed once."""
-        parts = range(0, len(requests), ASKED_TOGETHER)
-        return [answer for at in parts for answer in self._responses(requests[at : at + ASKED_TOGETHER])]
-
     @cached_property
     def decoder(self) -> Decoder | None:
         """What makes answers faster, if the model takes it."""
@@ -103,6 +111,7 @@ class LocalModel:
             del self.lm, self.prefixes
 
     def _choices(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
+        """Summed log-probability of all tokens of each choice, for the very strings that prefix + choice encode to."""
         rows: list[Row] = []
         places: list[tuple[int, int]] = []
         results: list[ChoiceLogprobs | None] = [None] * len(requests)
@@ -128,6 +137,7 @@ class LocalModel:
         return [result for result in results if result is not None]
 
     def _responses(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
+        """Log-probability of each token of each response; what requests share is computed once."""
         results: list[ResponseLogprobs | None] = [None] * len(requests)
         groups: dict[str, list[tuple[int, Row]]] = {}  # requests under one system prompt stand in common batches
         chats = self._chats(requests)

@@ -8,7 +8,7 @@ answer in the cache and the body is the one that the client would send.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,23 +17,12 @@ from typing import Any, BinaryIO
 from rlaif.core.errors import DataError
 from rlaif.core.files import disk_errors, refuse_existing_file
 from rlaif.core.records import Failure
-from rlaif.lm.cache import request_key
-from rlaif.lm.protocol import (
-    ChoiceLogprobs,
-    ChoiceRequest,
-    GenerateRequest,
-    Generation,
-    Request,
-    ResponseLogprobs,
-    ScoreRequest,
-    Usage,
-)
+from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Request
 from rlaif.lm.server.replies import Reply, own_fault, read_reply, refusal, shorten
 from rlaif.lm.server.requests import Endpoint
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 """What OpenAI takes in one file."""
-_NOT_ASKED = Failure("backend", "not asked: written to a file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +47,6 @@ class Exported:
         if self.choices is None:
             return GenerateRequest((), 0, 0.0, 0, self.prefix)
         return ChoiceRequest((), self.choices, self.prefix)
-
-
-class RequestRecorder:
-    """A model that asks nobody: it hands each request to `note` with its key, and every answer is a failure."""
-
-    def __init__(self, name: str, fingerprint: str, note: Callable[[str, Request], None]) -> None:
-        self.name, self.fingerprint, self.usage = name, fingerprint, Usage()
-        self._note = note
-
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        self._record(requests)
-        return [Generation(None, "stop", 0, _NOT_ASKED) for _ in requests]
-
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        self._record(requests)
-        return [ChoiceLogprobs(None, _NOT_ASKED) for _ in requests]
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        self._record(requests)
-        return [ResponseLogprobs(None, _NOT_ASKED) for _ in requests]
-
-    def close(self) -> None:
-        pass
-
-    def _record(self, requests: Sequence[Request]) -> None:
-        for request in requests:
-            self._note(request_key(self.fingerprint, request), request)
 
 
 def batch_line(key: str, endpoint: Endpoint, request: Request, *, folded: bool) -> bytes:

@@ -19,18 +19,17 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rlaif.config import AskingConfig
 from rlaif.core.errors import BackendError
 from rlaif.core.records import Failure
 from rlaif.lm.protocol import (
+    A,
     Answer,
-    ChoiceLogprobs,
-    ChoiceRequest,
-    GenerateRequest,
     Generation,
     Request,
+    RequestFor,
     ResponseLogprobs,
     ScoreRequest,
     Usage,
@@ -42,8 +41,6 @@ from rlaif.lm.server.requests import HOSTED, NO_LOGPROBS, Endpoint
 
 if TYPE_CHECKING:
     import openai
-
-T = TypeVar("T")
 
 LIKELY_DOWN = 8
 """At least this many requests in a row without a single answer mean that the server is at fault, not the rows."""
@@ -125,17 +122,10 @@ class OpenAIModel:
             api=judge.api,
         )
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        """One continuation per request, in order; an answer without text is the failure `empty`."""
-        return self._in_order(requests, Generation)
-
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        """Log-probabilities of the choices, in order, as `read_choices` reads them from the likeliest tokens."""
-        return self._in_order(requests, ChoiceLogprobs)
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        """Log-probability of each token of the responses, by `echo` of the completions endpoint (vLLM has it)."""
-        return self._in_order(requests, ResponseLogprobs)
+    def ask(self, requests: Sequence[RequestFor[A]]) -> list[A]:
+        """One answer per request, in order, as `Endpoint.answer` reads it from the reply."""
+        answers = dict(pair for group in self.arriving(cast("Sequence[Request]", requests)) for pair in group)
+        return cast("list[A]", [answers[place] for place in range(len(requests))])
 
     def arriving(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Answer]]]:
         """The answers in groups, as they come; errors are raised after the answers to all that was in flight."""
@@ -152,13 +142,9 @@ class OpenAIModel:
     def close(self) -> None:
         self._loop.close(self._client.close)
 
-    def _in_order(self, requests: Sequence[Request], kind: type[T]) -> list[T]:
-        answers = {place: answer for group in self.arriving(requests) for place, answer in group}
-        return [answer for _, answer in sorted(answers.items()) if isinstance(answer, kind)]
-
     # -- the network: everything below runs in the thread of the event loop
 
-    async def ask(self, request: Request, flight: _Flight) -> Answer:
+    async def answer(self, request: Request, flight: _Flight) -> Answer:
         """The answer, after as many tries as it takes and is allowed."""
         self.endpoint.refuse(request)
         self.usage.calls += 1
@@ -314,7 +300,7 @@ class _Flight:
             place, request = taken
             sent = time.monotonic()
             try:
-                answer = await self._model.ask(request, self)
+                answer = await self._model.answer(request, self)
             except BackendError as problem:
                 self._problem = self._problem or problem
                 self._places.release()

@@ -29,10 +29,11 @@ from rlaif.core.records import (
 from rlaif.core.yaml import dump_yaml
 from rlaif.judge.judge import Judge
 from rlaif.lm.cache import CachedModel
-from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, LanguageModel, ResponseLogprobs, ScoreRequest
+from rlaif.lm.protocol import LanguageModel
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.run import pipeline
 from rlaif.stages import table as stages
+from tests.fakes import Listener
 
 NAMES = ("kind", "brief", "honest", "safe")
 RULES = tuple(
@@ -47,23 +48,6 @@ PROMPTS = tuple(
     for n in range(16)
 )
 """12 of the slice hard, 4 of the slice easy; 8 have the tag even."""
-
-
-class Counting(ScriptedModel):
-    """The scripted model, with everything it was really asked, in order, and whether it was opened at all."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened = False
-        self.asked: list[ScoreRequest | ChoiceRequest] = []
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        self.asked += requests
-        return super().response_logprobs(requests)
-
-    def choice_logprobs(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
-        self.asked += requests
-        return super().choice_logprobs(requests)
 
 
 def settings(root: Path, **judge: Any) -> RunConfig:
@@ -118,7 +102,7 @@ def make_run(
     run.config_path.write_text(dump_yaml(config.model_dump(mode="json", exclude_defaults=True)), encoding="utf-8")
     JsonlFile(run.file("prompts", "train.jsonl"), Prompt).append(dict.fromkeys(pair.prompt for pair in pairs))
     run.file("prompts", "held_out.jsonl").touch()
-    model = CachedModel(scripted or Counting(), run.cache_path / "judge.sqlite")
+    model = CachedModel(scripted or Listener(), run.cache_path / "judge.sqlite")
     labels = judge_for(config, constitution, model).label(pairs)
     model.close()
     JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel).append(labels)
@@ -147,9 +131,9 @@ def edited(**changes: dict[str, Any]) -> Constitution:
     return replace(CONSTITUTION, principles=tuple(replace(p, **changes.get(p.id, {})) for p in RULES))
 
 
-def ask(run: RunFolder, to: Constitution, *, examples: int = 3) -> tuple[Impact, Counting]:
+def ask(run: RunFolder, to: Constitution, *, examples: int = 3) -> tuple[Impact, Listener]:
     """The impact of the constitution, and the model that was there to be asked."""
-    model = Counting()
+    model = Listener()
     path = write_constitution(run.root.parent / "edited" / f"{to.hash}.yaml", to)
 
     def open_judge(config: RunConfig, cache: Path) -> LanguageModel:

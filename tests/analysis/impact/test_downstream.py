@@ -25,7 +25,7 @@ from rlaif.core.records import (
 )
 from rlaif.core.statistics import Draw
 from rlaif.judge.judge import Judge
-from rlaif.lm.scripted import ScriptedModel
+from tests.fakes import scored
 
 KIND = Principle("kind", "Be kind.", contrast=Contrast("You are kind.", "You are cruel."))
 PROMPTS = tuple(Prompt((Message("user", f"question {n}"),), slice="hard" if n < 4 else "easy") for n in range(6))
@@ -42,7 +42,7 @@ def judges() -> dict[str, Judge]:
     """Under the new constitution gold is good, under the old one it is bad."""
     turned = Principle("kind", "Be kind.", contrast=Contrast("You are cruel.", "You are kind."))
     return {
-        name: Judge(JudgeConfig(), Constitution("c", "1", "", (rule,)), model=ScriptedModel(score=likes_gold), seed=0)
+        name: Judge(JudgeConfig(), Constitution("c", "1", "", (rule,)), model=scored(likes_gold), seed=0)
         for name, rule in (("new", KIND), ("old", turned))
     }  # fmt: skip
 

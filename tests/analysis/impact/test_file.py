@@ -19,8 +19,10 @@ from rlaif.core.records import Constitution, Contrast, PreferenceLabel
 from rlaif.judge.judge import Judge
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import LanguageModel
-from tests.analysis.impact.runs import CONSTITUTION, Counting, comparisons, edited, settings, write_constitution
+from rlaif.lm.scripted import ScriptedModel
+from tests.analysis.impact.runs import CONSTITUTION, comparisons, edited, settings, write_constitution
 from tests.analysis.impact.test_terminal import rlaif
+from tests.fakes import Listener
 
 REWORDED = edited(kind={"contrast": Contrast("You are gentle.", "You are harsh.")})
 PROMPTS = 20
@@ -33,8 +35,8 @@ def write_pairs(path: Path, n: int = PROMPTS) -> Path:
     return path
 
 
-def ask(folder: Path, to: Constitution, config: RunConfig | None = None) -> tuple[Impact, Counting]:
-    model = Counting()
+def ask(folder: Path, to: Constitution, config: RunConfig | None = None) -> tuple[Impact, Listener]:
+    model = Listener()
 
     def open_judge(config: RunConfig, cache: Path) -> LanguageModel:
         return CachedModel(model, cache / "judge.sqlite")
@@ -63,7 +65,7 @@ def test_the_labels_are_those_of_the_judge_under_each_constitution(tmp_path: Pat
     config = settings(tmp_path)
     for change in found.examples:
         for constitution, prob in ((CONSTITUTION, change.prob_before), (REWORDED, change.prob_after)):
-            judge = Judge(config.judge, constitution, model=Counting(), seed=config.seed)
+            judge = Judge(config.judge, constitution, model=ScriptedModel(), seed=config.seed)
             assert judge.label([change.comparison])[0].prob_a == pytest.approx(prob, abs=1e-12)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,13 @@ from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import Constitution, Contrast, Failure, PreferenceLabel, Principle, content_id
 from rlaif.core.yaml import dump_yaml
-from rlaif.lm.protocol import ResponseLogprobs, ScoreRequest
+from rlaif.lm.protocol import Request, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
 from tests.analysis.impact.runs import (
     CONSTITUTION,
     NAMES,
     PROMPTS,
     RULES,
-    Counting,
     ask,
     comparisons,
     edited,
@@ -196,19 +194,14 @@ def test_a_tag_decides_where_a_principle_applies(tmp_path: Path) -> None:
         ask(run, CONSTITUTION)
 
 
-class Choking(Counting):
-    """Cannot read one answer, and counts as the scripted model does."""
-
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        failed = ResponseLogprobs(None, Failure("context_overflow", "too long"))
-        answers = super().response_logprobs(requests)
-        return [failed if r.response == "no never" else a for r, a in zip(requests, answers, strict=True)]
+def choking(request: Request) -> Failure | None:
+    """Cannot read one answer, and answers else as the scripted model does."""
+    unread = isinstance(request, ScoreRequest) and request.response == "no never"
+    return Failure("context_overflow", "too long") if unread else None
 
 
 def test_a_failed_verdict_stays_and_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.analysis.impact.runs.Counting", Choking)
-    run = make_run(tmp_path / "run")
-    monkeypatch.undo()
+    run = make_run(tmp_path / "run", scripted=ScriptedModel(choking, fingerprint=ScriptedModel().fingerprint))
     found, model = ask(run, CONSTITUTION)
     whole = found.groups[0]
     assert (whole.compared, whole.unlabelled, model.asked) == (16, 32, [])

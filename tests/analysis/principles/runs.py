@@ -15,8 +15,8 @@ from rlaif.core.progress import Silent
 from rlaif.core.records import Comparison, Constitution, Contrast, ContrastExample, Message, Principle, Prompt
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import LanguageModel
-from rlaif.lm.scripted import ScriptedModel
 from tests.analysis.impact.runs import make_run, responses, settings
+from tests.fakes import scored
 
 ANSWERS = ("yes of course", "no never at all", "yes and no", "well")
 
@@ -82,7 +82,7 @@ def comparisons(answers: Sequence[str] = ANSWERS) -> list[Comparison]:
 def words_run(root: Path, score: Any = reader, constitution: Constitution = CONSTITUTION, **judge: Any) -> RunFolder:
     """12 prompts with 6 pairs each, judged under one principle or as `judge` says."""
     config = settings(root, **{"method": "pairwise", "principles": "one", **judge})
-    return make_run(root, config, comparisons(), constitution, ScriptedModel(score=score))
+    return make_run(root, config, comparisons(), constitution, scored(score))
 
 
 def ask(run: RunFolder, score: Any = reader, **options: Any) -> tuple[Attribution, list[bool]]:
@@ -91,6 +91,6 @@ def ask(run: RunFolder, score: Any = reader, **options: Any) -> tuple[Attributio
 
     def open_judge(config: RunConfig, cache: Path) -> LanguageModel:
         opened.append(True)
-        return CachedModel(ScriptedModel(score=score), cache / "judge.sqlite")
+        return CachedModel(scored(score), cache / "judge.sqlite")
 
     return attribution(run, progress=Silent(), open_judge=open_judge, **options), opened

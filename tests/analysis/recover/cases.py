@@ -12,7 +12,7 @@ from rlaif.core.progress import Progress, Silent
 from rlaif.core.records import Comparison, Contrast, Message, Principle, Prompt, Response, content_id, to_json
 from rlaif.core.yaml import dump_yaml
 from rlaif.lm.protocol import LanguageModel
-from rlaif.lm.scripted import ScriptedModel
+from tests.fakes import scored
 
 TRAITS = tuple(f"trait-{n}" for n in range(12))
 STATEMENTS = (
@@ -97,5 +97,5 @@ def recovered(
     path: Path, asked: Asked, *overrides: str, model: LanguageModel | None = None, progress: Progress | None = None
 ) -> Recovery:
     """What the command finds, with the judge of known verdicts."""
-    judge, shown = model or ScriptedModel(score=score), progress or Silent()
+    judge, shown = model or scored(score), progress or Silent()
     return recover(path, asked, settings(*overrides), cache=path.parent, progress=shown, open_judge=lambda *_: judge)

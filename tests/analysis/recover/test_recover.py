@@ -20,8 +20,8 @@ from rlaif.analysis.recover.written import constitution_file
 from rlaif.core.errors import ConfigError, ConstitutionError, DataError, ModelError
 from rlaif.core.records import Comparison, Failure, Message, Principle, Prompt, Response
 from rlaif.inputs.comparisons import read_comparisons
-from rlaif.lm.protocol import ResponseLogprobs, ScoreRequest
-from rlaif.lm.scripted import ScriptedModel
+from rlaif.lm.protocol import Request, ScoreRequest
+from rlaif.lm.scripted import Reply, ScriptedModel
 from tests.analysis.recover.cases import (
     POOL,
     TRAITS,
@@ -34,6 +34,7 @@ from tests.analysis.recover.cases import (
     score,
     strength,
 )
+from tests.fakes import scored
 
 
 def by(*traits: str) -> Callable[[Comparison], float]:
@@ -116,7 +117,7 @@ def test_near_duplicates_are_judged_once_and_twins_in_behaviour_kept_once(tmp_pa
     reworded = replace(POOL[3], id="again", statement=POOL[3].statement.upper().replace("FIRST", "- FIRST"))
     twin = replace(POOL[3], id="twin", statement="Something else altogether, in other words.")
     pool = constitution(tmp_path / "pool.yaml", [reworded, *POOL, twin])
-    model = ScriptedModel(score=score)
+    model = scored(score)
     found = recovered(labels(tmp_path / "labels.jsonl", by("trait-3")), Asked((pool,)), model=model)
     assert ids(found) == ["again"]
     assert {(c.kept, c.dropped, c.alike) for c in found.clusters} == {
@@ -126,31 +127,27 @@ def test_near_duplicates_are_judged_once_and_twins_in_behaviour_kept_once(tmp_pa
     assert model.usage.calls == 13 * 40 * 4 + 40 * 4  # 13 candidates in training, one held out; 2 answers, 2 contexts
 
 
-class Failing(ScriptedModel):
+def failing(*lost: str) -> ScriptedModel:
     """A judge whose server goes down for answers that contain one of `lost`."""
 
-    def __init__(self, *lost: str) -> None:
-        super().__init__(score=score)
-        self.lost = lost
+    def reply(request: Request) -> Reply:
+        assert isinstance(request, ScoreRequest)
+        down = any(word in request.response for word in lost)
+        return Failure("backend", "server down") if down else score(request.messages, request.response)
 
-    def response_logprobs(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
-        down = ResponseLogprobs(None, Failure("backend", "server down"))
-        return [
-            down if any(word in request.response for word in self.lost) else said
-            for request, said in zip(requests, super().response_logprobs(requests), strict=True)
-        ]
+    return ScriptedModel(reply)
 
 
 def test_a_judge_that_says_nothing_is_an_error_with_its_reason(tmp_path: Path) -> None:
     file, pool = labels(tmp_path / "labels.jsonl", coin), constitution(tmp_path / "pool.yaml")
     with pytest.raises(ModelError, match=r"gave no verdict on any pair.*\(backend\): server down"):
-        recovered(file, Asked((pool,)), model=Failing("one", "two"))
+        recovered(file, Asked((pool,)), model=failing("one", "two"))
 
 
 def test_missing_verdicts_are_told_and_every_rate_says_how_many_pairs_it_is_of(tmp_path: Path) -> None:
     """Without the second pair of every prompt half of the verdicts are missing; without one answer of 80, few."""
     file, pool = labels(tmp_path / "labels.jsonl", by("trait-3")), constitution(tmp_path / "pool.yaml", POOL[3:4])
-    half = recovered(file, Asked((pool,)), model=Failing(" 1"))
+    half = recovered(file, Asked((pool,)), model=failing(" 1"))
     (note,) = half.notes
     missing, number = (int(n) for n in re.findall(r"no verdict in (\d+) of (\d+)", note)[0])
     assert number == 80
@@ -164,7 +161,7 @@ def test_missing_verdicts_are_told_and_every_rate_says_how_many_pairs_it_is_of(t
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"100.0\u00a0% ({held.n} of 40)" in shown
     assert f"to 100.0 %, {held.n} of 40 pairs have a verdict)" in constitution_file(half, "x")
-    few = recovered(file, Asked((pool,)), model=Failing("one 7 0"))
+    few = recovered(file, Asked((pool,)), model=failing("one 7 0"))
     assert few.notes == ()
 
 
@@ -174,7 +171,7 @@ def test_the_cost_is_told_before_it_is_paid(tmp_path: Path, method: str) -> None
     that --against names."""
     file, pool = labels(tmp_path / "l.jsonl", coin), constitution(tmp_path / "pool.yaml", POOL[:5])
     truth = constitution(tmp_path / "truth.yaml", POOL[5:8], "truth")
-    said, model = Said(), ScriptedModel(score=lambda messages, text: strength(messages[-1].content, text))
+    said, model = Said(), scored(lambda messages, text: strength(messages[-1].content, text))
     asked = Asked((pool,), keep=1, against=truth)
     found = recovered(file, asked, f"judge.method={method}", model=model, progress=said)
     (line,) = said.lines

@@ -16,8 +16,8 @@ from rlaif.analysis.recover.recover import select_principles
 from rlaif.analysis.recover.select import DRAWS, LEVEL, MIN_SHARE, forward, log_loss
 from rlaif.core.progress import Silent
 from rlaif.inputs.comparisons import GivenPair
-from rlaif.lm.scripted import ScriptedModel
 from tests.analysis.recover.cases import POOL, comparisons, score, settings
+from tests.fakes import scored
 
 PROMPTS = [f"p{n // 2}" for n in range(200)]
 
@@ -123,7 +123,7 @@ def test_a_pair_without_a_verdict_is_predicted_as_one_half() -> None:
 
 def test_the_mean_of_the_search_is_the_label_that_the_judge_settles() -> None:
     pairs = [GivenPair(pair, 0.9, n) for n, pair in enumerate(comparisons(3, 2))]
-    bench = Bench(settings().judge, ScriptedModel(score=score), 0)
+    bench = Bench(settings().judge, scored(score), 0)
     with Silent().task("", 0) as task:
         evidence = bench.hear(POOL[:3], pairs, task)
     assert bench.together(evidence) == pytest.approx(list(evidence.probs.mean(axis=0)))

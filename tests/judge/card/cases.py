@@ -17,7 +17,7 @@ from rlaif.judge.card.figures import Judged
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import LanguageModel
-from rlaif.lm.scripted import ScriptedModel
+from tests.fakes import scored
 
 RULES = """name: rules
 version: "1"
@@ -101,7 +101,7 @@ def card_of(
     def open_judge(config: RunConfig, cache: Path) -> LanguageModel:
         if isinstance(model, PanelModel):
             return model
-        return CachedModel(ScriptedModel(score=score) if model is None else model, cache / "judge.sqlite")
+        return CachedModel(scored(score) if model is None else model, cache / "judge.sqlite")
 
     config, counted = settings(folder, *overrides), Asked(**{"pairs": 0, "repeat": 4, "attack": 0, **asked})
     given = str(write_gold(folder / "gold.jsonl")) if gold is None else gold

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from rlaif.core.errors import ConfigError, ConstitutionError
 from rlaif.core.progress import Silent
-from rlaif.core.records import Failure, from_json
+from rlaif.core.records import from_json
 from rlaif.core.statistics import Estimate
 from rlaif.judge.card.attacks import ATTACKS
 from rlaif.judge.card.card import JudgeCard
 from rlaif.judge.card.resistance import attack_all
 from rlaif.judge.judge import Judge
 from rlaif.lm.panel import PanelModel
-from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, LanguageModel
+from rlaif.lm.protocol import ChoiceLogprobs, LanguageModel
 from rlaif.lm.scripted import ScriptedModel
+from tests.fakes import mute, scored
 from tests.judge.card.cases import (
     by_wording,
     card_of,
@@ -31,23 +33,10 @@ from tests.judge.card.cases import (
 )
 
 
-class Mute(ScriptedModel):
-    """Refuses every question."""
-
-    def choice_logprobs(self, requests: list[ChoiceRequest]) -> list[ChoiceLogprobs]:  # type: ignore[override]
-        return [ChoiceLogprobs(None, Failure("refused", "no <b>comment</b>")) for _ in requests]
-
-
-class Restless(ScriptedModel):
-    """Says something else whenever it is really asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.times = 0
-
-    def choice_logprobs(self, requests: list[ChoiceRequest]) -> list[ChoiceLogprobs]:  # type: ignore[override]
-        self.times += 1
-        return [ChoiceLogprobs((0.0, -0.1 * self.times)) for _ in requests]
+def changing() -> ScriptedModel:
+    """A model that says something else whenever it is really asked."""
+    times = count(1)
+    return ScriptedModel(lambda _: ChoiceLogprobs((0.0, -0.1 * next(times))))
 
 
 def share(found: Estimate | None) -> float:
@@ -156,7 +145,7 @@ def test_a_template_that_does_not_quote_is_found_out(tmp_path: Path) -> None:
 
 
 def test_a_judge_that_never_answers(tmp_path: Path) -> None:
-    card = card_of(tmp_path, None, model=Mute(), attack=2)
+    card = card_of(tmp_path, None, model=mute(), attack=2)
     assert card.failures.labelled == 0
     assert card.failures.by_kind == {"refused": 48}
     assert card.failures.failed_verdicts == {"refused": 96}
@@ -185,7 +174,7 @@ def test_asking_again_goes_past_the_cache(tmp_path: Path) -> None:
     assert (steady.repeat.asked, steady.repeat.calls) == (8, 8)
     assert steady.repeat.tokens > 8 * 30
     assert steady.calls == 2 * steady.failures.pairs + 8, "what is asked again is asked and paid for"
-    restless = card_of(tmp_path / "two", None, model=Restless())
+    restless = card_of(tmp_path / "two", None, model=changing())
     assert restless.repeat is not None
     assert restless.repeat.identical == 0.0
     assert restless.repeat.largest is not None
@@ -246,7 +235,7 @@ def test_settings_that_cannot_change_a_verdict_are_not_in_the_card(tmp_path: Pat
 
 
 def test_a_panel_is_attacked_like_any_judge(tmp_path: Path) -> None:
-    model = PanelModel(ScriptedModel(score=perfect), {"points": ScriptedModel()})
+    model = PanelModel(scored(perfect), {"points": ScriptedModel()})
     panel = "judge.panel=[{name: points, backend: scripted, method: rating}]"
     card = card_of(tmp_path, None, panel, model=model, attack=2)
     assert len(card.attacks) == len(ATTACKS)

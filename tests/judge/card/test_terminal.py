@@ -81,9 +81,9 @@ def test_text_stays_text(card: JudgeCard) -> None:
 
 
 def test_a_card_of_failures_is_shown(tmp_path: Path) -> None:
-    from tests.judge.card.test_card import Mute
+    from tests.fakes import mute
 
-    card = card_of(tmp_path, None, model=Mute(), attack=1)
+    card = card_of(tmp_path, None, model=mute(), attack=1)
     parsed = Page(page(card))
     assert parsed.open == []
     for words in (printed(card), parsed.words):

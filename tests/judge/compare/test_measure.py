@@ -23,9 +23,8 @@ from rlaif.judge.compare.records import PANEL, Candidate, Compared
 from rlaif.judge.compare.variants import read_variants
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import LanguageModel
-from rlaif.lm.scripted import ScriptedModel
+from tests.fakes import mute, scored
 from tests.judge.card.cases import answer, first_letter, judged, length_lover, perfect, settings, write_gold
-from tests.judge.card.test_card import Mute
 
 
 def contrary(messages: tuple[Message, ...], choice: str) -> float:
@@ -57,7 +56,7 @@ def compared(folder: Path, *names: str, gold: Path | None = None, share: float =
 
     def open_judge(config: RunConfig, cache: Path) -> LanguageModel:
         name = config.model.source
-        model = Mute() if name == "mute" else ScriptedModel(name=name, score=SCORES[name])
+        model = mute() if name == "mute" else scored(SCORES[name], name)
         return CachedModel(model, cache / "judge.sqlite")
 
     def config_of(more: Sequence[str]) -> RunConfig:

@@ -61,16 +61,16 @@ def plain(model: LocalModel, messages: tuple[Message, ...], text: str) -> list[f
 def test_answers_keep_the_order_of_the_requests_whatever_their_lengths_and_settings(model: LocalModel) -> None:
     texts = ["Hi", "How do I bake bread at home?", "Why?", "One, two, three, four, five", "A friend is sad.", "No"]
     requests = [ask(text, n, temperature=n % 2, tokens=5 + n % 3) for n, text in enumerate(texts)]
-    together = model.generate(requests)
-    assert together == [model.generate([request])[0] for request in requests]
-    assert together == model.generate(requests[::-1])[::-1]
+    together = model.ask(requests)
+    assert together == [model.ask([request])[0] for request in requests]
+    assert together == model.ask(requests[::-1])[::-1]
     assert [g.n_tokens <= r.max_new_tokens for g, r in zip(together, requests, strict=True)] == [True] * 6
 
 
 def test_the_seed_decides_a_sample_and_nothing_of_a_greedy_answer(model: LocalModel) -> None:
-    one, two, again = model.generate([ask("Hi", 1), ask("Hi", 2), ask("Hi", 1)])
+    one, two, again = model.ask([ask("Hi", 1), ask("Hi", 2), ask("Hi", 1)])
     assert one == again != two
-    first, second = model.generate([ask("Hi", 1, temperature=0), ask("Hi", 2, temperature=0)])
+    first, second = model.ask([ask("Hi", 1, temperature=0), ask("Hi", 2, temperature=0)])
     assert first == second
 
 
@@ -81,37 +81,37 @@ def test_the_turn_begins_with_the_prefix_which_is_not_part_of_the_answer(model: 
         torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), do_sample=False, max_new_tokens=8, pad_token_id=0
     )[0, len(ids) :]
     expected = model.tokenizer.decode(out, skip_special_tokens=True).rstrip("\ufffd").strip()
-    found = model.generate([ask("Hi", temperature=0, tokens=8, prefix=prefix)])[0]
-    assert found.text == expected != model.generate([ask("Hi", temperature=0, tokens=8)])[0].text
+    found = model.ask([ask("Hi", temperature=0, tokens=8, prefix=prefix)])[0]
+    assert found.text == expected != model.ask([ask("Hi", temperature=0, tokens=8)])[0].text
 
 
 def test_a_stop_string_ends_the_answer_before_it(model: LocalModel) -> None:
-    whole = model.generate([ask("Hi", temperature=0, tokens=20)])[0]
+    whole = model.ask([ask("Hi", temperature=0, tokens=20)])[0]
     assert whole.text is not None
     stop = whole.text[4:6]
     place = whole.text.index(stop)
-    cut = model.generate([ask("Hi", temperature=0, tokens=20, stop=("never", stop))])[0]
+    cut = model.ask([ask("Hi", temperature=0, tokens=20, stop=("never", stop))])[0]
     assert (cut.text, cut.finish) == (whole.text[:place].strip(), "stop")
 
 
 def test_a_prompt_that_leaves_no_room_is_a_failure_and_the_others_are_answered(model: LocalModel) -> None:
     short = ask("Hi")
     exact = CONTEXT - len(encode_chat(model.tokenizer, chat("Hi")))
-    found = model.generate([short, ask(LONG), ask("Hi", tokens=exact + 1), short])
+    found = model.ask([short, ask(LONG), ask("Hi", tokens=exact + 1), short])
     assert [g.failure and g.failure.kind for g in found] == [None, "context_overflow", "context_overflow", None]
     assert [g.text is None for g in found] == [False, True, True, False]
     assert str(CONTEXT) in found[1].failure.reason  # type: ignore[union-attr]
-    assert model.generate([ask("Hi", temperature=0, tokens=exact)])[0].failure is None
+    assert model.ask([ask("Hi", temperature=0, tokens=exact)])[0].failure is None
 
 
 def test_an_answer_of_nothing_is_a_failure_and_the_model_says_what_ends_a_turn(settings: ModelConfig) -> None:
     loaded = load_model(settings)
-    first = LocalModel(loaded).generate([ask("Hi", temperature=0, tokens=1)])[0]
+    first = LocalModel(loaded).ask([ask("Hi", temperature=0, tokens=1)])[0]
     assert (first.failure, first.finish) == (None, "length")
     ids = encode_chat(loaded.tokenizer, chat("Hi"))
     likeliest = int(loaded.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
     loaded.model.generation_config.eos_token_id = likeliest
-    found = LocalModel(loaded).generate([ask("Hi", temperature=0)])[0]
+    found = LocalModel(loaded).ask([ask("Hi", temperature=0)])[0]
     assert (found.text, found.finish, found.n_tokens) == (None, "stop", 1)
     assert found.failure is not None
     assert found.failure.kind == "empty"
@@ -126,20 +126,20 @@ def test_half_a_character_at_the_cut_is_left_out(model: LocalModel) -> None:
 
 def test_usage_counts_calls_and_tokens(settings: ModelConfig) -> None:
     model = LocalModel(load_model(settings))
-    found = model.generate([ask("Hi", 1), ask("Hi", 2), ask(LONG)])
+    found = model.ask([ask("Hi", 1), ask("Hi", 2), ask(LONG)])
     assert model.usage.calls == 3
     assert model.usage.prompt_tokens == 2 * len(encode_chat(model.tokenizer, chat("Hi")))
     assert model.usage.generated_tokens == sum(g.n_tokens for g in found)
-    model.response_logprobs([ScoreRequest(chat("Hi"), "Yes, thank you.")])
+    model.ask([ScoreRequest(chat("Hi"), "Yes, thank you.")])
     assert model.usage.scored_tokens == len(encode_text(model.tokenizer, "Yes, thank you."))
 
 
-# --- response_logprobs ------------------------------------------------------------------------------------------------
+# --- scoring responses ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("walks", [True, False], ids=["walk", "batches"])
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_response_logprobs_are_those_of_a_plain_forward(settings: ModelConfig, batch_size: int, walks: bool) -> None:
+def test_scores_are_those_of_a_plain_forward(settings: ModelConfig, batch_size: int, walks: bool) -> None:
     model = LocalModel(load_model(settings), batch_size=batch_size)
     assert model.walker is not None
     if not walks:
@@ -152,7 +152,7 @@ def test_response_logprobs_are_those_of_a_plain_forward(settings: ModelConfig, b
         for text in texts
     ]
     for _ in range(2):  # the second time with the prefixes at hand
-        for request, found in zip(requests, model.response_logprobs(requests), strict=True):
+        for request, found in zip(requests, model.ask(requests), strict=True):
             expected = plain(model, request.messages, request.response)
             assert found.token_logprobs == pytest.approx(expected, abs=2e-4)
 
@@ -161,30 +161,30 @@ def test_many_requests_are_scored_some_at_a_time_in_order(model: LocalModel, mon
     texts = [f"{n} times no." for n in range(7)]
     scored = [ScoreRequest(chat("Hi", SYSTEM), text) for text in texts]
     chosen = [ChoiceRequest(chat(text, SYSTEM), ("A", "B"), "(") for text in texts]
-    at_once = model.response_logprobs(scored), model.choice_logprobs(chosen)
+    at_once = model.ask(scored), model.ask(chosen)
     monkeypatch.setattr(local, "ASKED_TOGETHER", 3)
-    assert (model.response_logprobs(scored), model.choice_logprobs(chosen)) == at_once
+    assert (model.ask(scored), model.ask(chosen)) == at_once
     assert len(set(at_once[0])) == len(set(at_once[1])) == 7
 
 
 def test_a_conversation_is_encoded_once(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[Any] = []
     monkeypatch.setattr(local, "encode_chat", lambda *args: encoded.append(args) or encode_chat(*args))
-    model.response_logprobs([ScoreRequest(chat(text), answer) for text in ("Hi", "Why?") for answer in ("Yes", "No")])
+    model.ask([ScoreRequest(chat(text), answer) for text in ("Hi", "Why?") for answer in ("Yes", "No")])
     assert len(encoded) == 2
 
 
 def test_scores_do_not_depend_on_what_is_asked_beside(model: LocalModel) -> None:
     requests = [ScoreRequest(chat("Hi", SYSTEM), text) for text in ("Yes.", "No, sorry.", "One, two, three")]
-    together = model.response_logprobs(requests)
+    together = model.ask(requests)
     for request, found in zip(requests, together, strict=True):
-        alone = model.response_logprobs([request])[0].token_logprobs
+        alone = model.ask([request])[0].token_logprobs
         assert found.token_logprobs == pytest.approx(alone, abs=1e-4)
 
 
 def test_the_first_tokens_are_scored_as_in_the_whole_response(model: LocalModel) -> None:
     before = model.usage.scored_tokens
-    whole, start, short = model.response_logprobs(
+    whole, start, short = model.ask(
         [
             ScoreRequest(chat("Hi", SYSTEM), "No, sorry, I cannot help with that."),
             ScoreRequest(chat("Hi", SYSTEM), "No, sorry, I cannot help with that.", first_tokens=3),
@@ -201,20 +201,20 @@ def test_responses_with_the_same_opening_get_the_same_numbers(settings: ModelCon
     model = LocalModel(load_model(settings), batch_size=4)
     tails = [" It is late.", " One, two, three, four.", "", " The fox jumps over the lazy dog."]
     texts = ["No, sorry." + tail for tail in tails] + ["Yes.", "Thank you, thank you, thank you."]
-    found = model.response_logprobs([ScoreRequest(chat("Hi", SYSTEM), text, 3) for text in texts])
+    found = model.ask([ScoreRequest(chat("Hi", SYSTEM), text, 3) for text in texts])
     assert len({row.token_logprobs for row in found[:4]}) == 1
     assert len({row.token_logprobs for row in found}) == 3
 
 
 def test_responses_that_cannot_be_scored_are_failures(model: LocalModel) -> None:
     requests = [ScoreRequest(chat("Hi"), text) for text in ("Yes.", "", LONG)] + [ScoreRequest(chat(LONG), "Yes.")]
-    found = model.response_logprobs(requests)
+    found = model.ask(requests)
     assert [r.failure and r.failure.kind for r in found] == [None, "empty", "context_overflow", "context_overflow"]
     assert [r.token_logprobs is None for r in found] == [False, True, True, True]
 
 
 def test_a_response_cannot_end_its_turn(model: LocalModel) -> None:
-    found = model.response_logprobs([ScoreRequest(chat("Hi"), FORGED)])[0].token_logprobs
+    found = model.ask([ScoreRequest(chat("Hi"), FORGED)])[0].token_logprobs
     assert found is not None
     ids = encode_text(model.tokenizer, FORGED)
     assert len(found) == len(ids)
@@ -225,23 +225,23 @@ def test_prompts_without_a_system_prompt_are_scored_in_common_batches(settings: 
     model = LocalModel(load_model(settings), batch_size=16)
     passes = []
     model.lm.trunk.register_forward_hook(lambda *_: passes.append(1))
-    model.response_logprobs([ScoreRequest(chat(f"Question {n}?"), "Yes.") for n in range(8)])
+    model.ask([ScoreRequest(chat(f"Question {n}?"), "Yes.") for n in range(8)])
     assert len(passes) <= 2  # one for what all chats share, at most
 
 
-# --- choice_logprobs --------------------------------------------------------------------------------------------------
+# --- choices ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_choice_counts_with_all_its_tokens(model: LocalModel) -> None:
     choices = ("Yes, thank you.", "No", "(A)", "(B)")
-    found = model.choice_logprobs([ChoiceRequest(chat("Hi"), choices)])[0].logprobs
+    found = model.ask([ChoiceRequest(chat("Hi"), choices)])[0].logprobs
     assert len(encode_text(model.tokenizer, choices[0])) > 1
     assert found == pytest.approx([math.fsum(plain(model, chat("Hi"), c)) for c in choices], abs=5e-4)
 
 
 def test_choices_after_a_prefix_differ_from_plain_sums_by_what_they_share(model: LocalModel) -> None:
     prefix, choices = "The better answer is (", ("A", "B")
-    found = model.choice_logprobs([ChoiceRequest(chat("Hi"), choices, prefix)])[0].logprobs
+    found = model.ask([ChoiceRequest(chat("Hi"), choices, prefix)])[0].logprobs
     assert found is not None
     whole = [math.fsum(plain(model, chat("Hi"), prefix + c)) for c in choices]
     assert found[0] - found[1] == pytest.approx(whole[0] - whole[1], abs=5e-4)
@@ -256,12 +256,12 @@ def test_a_prefix_that_melts_into_the_choice_is_scored_as_it_is_written(model: L
     prefix, choices = merged[0], (merged[1], "?")
     ids = [encode_text(tokenizer, prefix + choice) for choice in choices]
     assert [len(row) for row in ids] == [1, 2]
-    found = model.choice_logprobs([ChoiceRequest(chat("Hi"), choices, prefix)])[0].logprobs
+    found = model.ask([ChoiceRequest(chat("Hi"), choices, prefix)])[0].logprobs
     assert found == pytest.approx([math.fsum(plain(model, chat("Hi"), prefix + c)) for c in choices], abs=5e-4)
 
 
 def test_a_choice_that_begins_another_is_at_least_as_likely(model: LocalModel) -> None:
-    one, ten, same = model.choice_logprobs([ChoiceRequest(chat("Hi"), ("1", "10", "1"))])[0].logprobs or ()
+    one, ten, same = model.ask([ChoiceRequest(chat("Hi"), ("1", "10", "1"))])[0].logprobs or ()
     assert one == pytest.approx(math.fsum(plain(model, chat("Hi"), "1")), abs=5e-4)
     assert ten == pytest.approx(math.fsum(plain(model, chat("Hi"), "10")), abs=5e-4)
     assert one == same > ten
@@ -269,10 +269,10 @@ def test_a_choice_that_begins_another_is_at_least_as_likely(model: LocalModel) -
 
 def test_choices_are_answered_in_order_and_those_too_long_are_failures(model: LocalModel) -> None:
     requests = [ChoiceRequest(chat(text, SYSTEM), ("A", "B"), "(") for text in ("Hi", LONG, "Why?", "How?")]
-    found = model.choice_logprobs(requests)
+    found = model.ask(requests)
     assert [r.failure and r.failure.kind for r in found] == [None, "context_overflow", None, None]
     for request, answer in zip(requests, found, strict=True):
-        alone = model.choice_logprobs([request])[0]
+        alone = model.ask([request])[0]
         if answer.logprobs is None:
             assert alone == answer
         else:
@@ -280,7 +280,7 @@ def test_choices_are_answered_in_order_and_those_too_long_are_failures(model: Lo
 
 
 def test_nothing_asked_nothing_answered(model: LocalModel) -> None:
-    assert (model.generate([]), model.choice_logprobs([]), model.response_logprobs([])) == ([], [], [])
+    assert (model.ask([]), model.ask([]), model.ask([])) == ([], [], [])
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
@@ -297,10 +297,10 @@ def test_policy_and_judge_of_the_same_source_share_their_weights(settings: Model
     judge = open_model.open_judge(JudgeConfig(), settings, tmp_path)
     assert inner(policy).lm.model is inner(judge).lm.model
     assert policy.usage is not judge.usage
-    before = judge.response_logprobs([ScoreRequest(chat("Hi"), "Yes.")])
+    before = judge.ask([ScoreRequest(chat("Hi"), "Yes.")])
     policy.close()
     policy.close()
-    after = inner(judge).response_logprobs([ScoreRequest(chat("Hi"), "Yes.")])
+    after = inner(judge).ask([ScoreRequest(chat("Hi"), "Yes.")])
     assert before == after
     judge.close()
     assert len(open_model._loaded) == 0

@@ -73,20 +73,20 @@ def test_a_server_is_known_by_its_model_wherever_it_runs() -> None:
 def test_results_keep_the_order_of_the_requests_whatever_the_server_does(start: Any) -> None:
     server, model = start(lambda body, _: Answer(chat(last(body)).body, hang=0.1 if last(body) == "0" else 0.01))
     texts = [str(n) for n in range(20)]
-    assert [g.text for g in model.generate([ask(text) for text in texts])] == texts
+    assert [g.text for g in model.ask([ask(text) for text in texts])] == texts
     assert 1 < server.most_in_flight <= 8
     assert (model.usage.calls, model.usage.prompt_tokens, model.usage.generated_tokens) == (20, 140, 60)
 
 
 def test_concurrency_bounds_what_is_in_flight(start: Any) -> None:
     server, model = start(lambda body, _: Answer(chat("x").body, hang=0.02), concurrency=2)
-    model.generate([ask(str(n)) for n in range(10)])
+    model.ask([ask(str(n)) for n in range(10)])
     assert server.most_in_flight == 2
 
 
 def test_every_field_of_a_request_reaches_the_server(start: Any) -> None:
     server, model = start(lambda *_: chat("yes"))
-    model.generate([ask("q", seed=(5 << 40) + 3, stop=("\n",), temperature=0.5)])
+    model.ask([ask("q", seed=(5 << 40) + 3, stop=("\n",), temperature=0.5)])
     assert server.bodies() == [
         {
             "model": "m",
@@ -102,7 +102,7 @@ def test_every_field_of_a_request_reaches_the_server(start: Any) -> None:
 def test_the_key_comes_from_the_environment(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "k1")
     server, model = start(lambda *_: chat("yes"), api_key_env="MY_KEY")
-    model.generate([ask("q")])
+    model.ask([ask("q")])
     assert server.seen[0].key == "Bearer k1"
 
 
@@ -112,14 +112,14 @@ def test_from_config_takes_every_setting(start: Any) -> None:
         backend="openai", source="big", method="pairwise", base_url=server.url, concurrency=1, api="completions"
     )
     model = OpenAIModel.from_config(config)
-    assert model.generate([ask("q")])[0].text == " hi"
+    assert model.ask([ask("q")])[0].text == " hi"
     assert (server.seen[0].path, server.seen[0].body["model"]) == ("/v1/completions", "big")
     model.close()
 
 
 def test_cut_off_and_empty_answers_are_told_apart(start: Any) -> None:
     _, model = start(lambda body, _: chat({"a": "half an ans", "b": "  ", "c": None}[last(body)], finish="length"))
-    half, blank, nothing = model.generate([ask("a"), ask("b"), ask("c")])
+    half, blank, nothing = model.ask([ask("a"), ask("b"), ask("c")])
     assert (half.text, half.finish, half.n_tokens, half.failure) == ("half an ans", "length", 3, None)
     assert blank.failure.kind == nothing.failure.kind == "empty"
     assert blank.text is None
@@ -136,7 +136,7 @@ def test_a_refusal_by_the_server_is_a_refusal(start: Any) -> None:
         return answer
 
     _, model = start(behaviour)
-    results = model.generate([ask("filter"), ask("policy"), ask("refuse")])
+    results = model.ask([ask("filter"), ask("policy"), ask("refuse")])
     assert [r.failure.kind for r in results] == ["refused"] * 3
     assert results[2].failure.reason == "I will not."
 
@@ -147,7 +147,7 @@ def test_a_refusal_by_the_server_is_a_refusal(start: Any) -> None:
 @pytest.mark.parametrize("echoed", ["Critique: ", ""])
 def test_a_prefix_is_continued_and_not_part_of_the_result(start: Any, echoed: str) -> None:
     server, model = start(lambda *_: chat(echoed + "too short"))
-    assert model.generate([ask("q", prefix="Critique: ")])[0].text == "too short"
+    assert model.ask([ask("q", prefix="Critique: ")])[0].text == "too short"
     body = server.bodies()[0]
     assert body["messages"][-1] == {"role": "assistant", "content": "Critique: "}
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
@@ -162,7 +162,7 @@ def _no_continuation(body: dict[str, Any], _: int) -> Answer:
 
 def test_a_server_that_cannot_continue_is_asked_to_begin_with_the_prefix(start: Any) -> None:
     server, model = start(_no_continuation, concurrency=1)
-    generations = model.generate([ask("q", prefix="So ("), ask("r", prefix="So (")])
+    generations = model.ask([ask("q", prefix="So ("), ask("r", prefix="So (")])
     assert [g.text for g in generations] == ["A)", "A)"]
     # the first was asked twice, the second at once in the form that works
     assert [last(body) for body in server.bodies()] == [
@@ -170,7 +170,7 @@ def test_a_server_that_cannot_continue_is_asked_to_begin_with_the_prefix(start: 
         "q\n\nBegin your answer with exactly: So (",
         "r\n\nBegin your answer with exactly: So (",
     ]
-    result = model.choice_logprobs([choose(prefix="So (")])[0]
+    result = model.ask([choose(prefix="So (")])[0]
     assert result.logprobs == pytest.approx((math.log(0.6), math.log(0.3)))
     assert server.bodies()[-1]["max_tokens"] >= 3
 
@@ -181,7 +181,7 @@ def test_a_server_that_cannot_continue_is_asked_to_begin_with_the_prefix(start: 
 def test_choices_ask_for_the_likeliest_tokens_of_a_greedy_answer(start: Any) -> None:
     listed = [("A", math.log(0.5)), ("B", math.log(0.25))]
     server, model = start(lambda *_: chat("A", positions=[("A", math.log(0.5), listed)]))
-    assert model.choice_logprobs([choose()])[0].logprobs == pytest.approx((math.log(0.5), math.log(0.25)))
+    assert model.ask([choose()])[0].logprobs == pytest.approx((math.log(0.5), math.log(0.25)))
     body = server.bodies()[0]
     assert (body["logprobs"], body["top_logprobs"], body["temperature"]) == (True, 20, 0.0)
     assert body["max_tokens"] <= 4
@@ -190,18 +190,18 @@ def test_choices_ask_for_the_likeliest_tokens_of_a_greedy_answer(start: Any) -> 
 def test_a_server_without_logprobs_is_an_error_that_names_the_alternatives(start: Any) -> None:
     _, model = start(lambda *_: chat("A"))
     with pytest.raises(BackendError, match="local"):
-        model.choice_logprobs([choose()])
+        model.ask([choose()])
 
 
 def test_no_text_and_no_logprobs_is_one_empty_answer_not_a_server_without_logprobs(start: Any) -> None:
     _, model = start(lambda *_: chat(""))
-    assert model.choice_logprobs([choose()])[0].failure.kind == "empty"
+    assert model.ask([choose()])[0].failure.kind == "empty"
 
 
 def test_choices_that_begin_each_other_cost_no_call(start: Any) -> None:
     server, model = start(lambda *_: chat("1"))
     with pytest.raises(BackendError, match="'1' and '10'"):
-        model.choice_logprobs([ChoiceRequest((Message("user", "rate"),), ("1", "2", "10"))])
+        model.ask([ChoiceRequest((Message("user", "rate"),), ("1", "2", "10"))])
     assert server.seen == []
 
 
@@ -243,28 +243,28 @@ def _echo(body: dict[str, Any], _: int) -> Answer:
 def test_completions_score_exactly_the_tokens_of_the_response(start: Any) -> None:
     server, model = start(_echo, api="completions")
     messages = (Message("system", "Be kind."), Message("user", "Hi"))
-    result = model.response_logprobs([ScoreRequest(messages, "good day to I")])[0]
+    result = model.ask([ScoreRequest(messages, "good day to I")])[0]
     assert result.token_logprobs == (-1.0, -2.0, -3.0, -4.0)
     assert server.bodies()[0]["prompt"] == "Be kind.\n\nHuman: Hi\n\nAssistant: good day to I"
     assert model.usage.scored_tokens == 4
-    assert model.response_logprobs([ScoreRequest(messages, "good day to I", 2)])[0].token_logprobs == (-1.0, -2.0)
+    assert model.ask([ScoreRequest(messages, "good day to I", 2)])[0].token_logprobs == (-1.0, -2.0)
 
 
 def test_given_text_cannot_be_scored_without_an_echo(start: Any) -> None:
     listed = {"tokens": ["x"], "token_logprobs": [-1.0]}
     _, model = start(lambda *_: Answer({"choices": [{"text": "x", "logprobs": listed}]}), api="completions")
     with pytest.raises(BackendError, match="given text"):
-        model.response_logprobs([ScoreRequest((Message("user", "Hi"),), "good")])
+        model.ask([ScoreRequest((Message("user", "Hi"),), "good")])
     server, chat_model = start(lambda *_: chat("x"))
     with pytest.raises(BackendError, match="completions"):
-        chat_model.response_logprobs([ScoreRequest((Message("user", "Hi"),), "good")])
+        chat_model.ask([ScoreRequest((Message("user", "Hi"),), "good")])
     assert server.seen == []
 
 
 def test_completions_read_choices_of_the_older_form(start: Any) -> None:
     listed = {"tokens": ["A"], "token_logprobs": [-0.7], "top_logprobs": [{"A": -0.7, " B": -1.2}], "text_offset": [9]}
     server, model = start(lambda *_: Answer({"choices": [{"text": "A", "logprobs": listed}]}), api="completions")
-    assert model.choice_logprobs([choose()])[0].logprobs == pytest.approx((-0.7, -1.2))
+    assert model.ask([choose()])[0].logprobs == pytest.approx((-0.7, -1.2))
     assert server.bodies()[0]["prompt"] == "Human: (A) or (B)?\n\nAssistant:("
     assert server.bodies()[0]["logprobs"] == 5
 
@@ -275,7 +275,7 @@ def test_completions_read_choices_of_the_older_form(start: Any) -> None:
 def test_retry_after_is_honoured(start: Any) -> None:
     behaviour: Behaviour = lambda _, n: error(429, "slow down", Retry_After="1.1") if n == 0 else chat("ok")  # noqa: E731
     server, model = start(behaviour, max_retries=1)
-    assert model.generate([ask("q")])[0].text == "ok"
+    assert model.ask([ask("q")])[0].text == "ok"
     assert server.seen[1].at - server.seen[0].at >= 1.1
 
 
@@ -283,7 +283,7 @@ def test_retry_after_is_honoured(start: Any) -> None:
 def test_a_fault_that_passes_leaves_no_trace_and_one_that_stays_is_a_failure(start: Any, status: int) -> None:
     behaviour: Behaviour = lambda body, n: chat("ok") if n and last(body) == "passes" else error(status, "oh")  # noqa: E731
     server, model = start(behaviour, max_retries=1)
-    passed, stayed = model.generate([ask("passes"), ask("stays")])
+    passed, stayed = model.ask([ask("passes"), ask("stays")])
     assert passed.text == "ok"
     assert stayed.failure.kind == "backend"
     assert str(status) in stayed.failure.reason
@@ -309,7 +309,7 @@ _FAULTS: dict[str, tuple[Answer, str]] = {
 def test_a_broken_answer_is_a_failure_with_a_reason(start: Any, name: str) -> None:
     answer, reason = _FAULTS[name]
     _, model = start(lambda *_: answer, timeout=0.5)
-    result = model.generate([ask("q")])[0]
+    result = model.ask([ask("q")])[0]
     assert (result.text, result.failure.kind) == (None, "backend")
     assert reason in result.failure.reason
 
@@ -317,7 +317,7 @@ def test_a_broken_answer_is_a_failure_with_a_reason(start: Any, name: str) -> No
 def test_logprobs_that_are_no_numbers_are_a_failure(start: Any) -> None:
     raw = json.dumps(chat("A", positions=[("A", math.nan, [("A", math.nan)])]).body).encode()
     _, model = start(lambda *_: Answer(raw))
-    result = model.choice_logprobs([choose()])[0]
+    result = model.ask([choose()])[0]
     assert (result.logprobs, result.failure.kind) == (None, "backend")
 
 
@@ -331,7 +331,7 @@ def test_logprobs_that_are_no_numbers_are_a_failure(start: Any) -> None:
 )
 def test_a_prompt_longer_than_the_context_has_its_own_kind(start: Any, message: str) -> None:
     server, model = start(lambda *_: error(400, message))
-    assert model.generate([ask("q", prefix="So")])[0].failure.kind == "context_overflow"
+    assert model.ask([ask("q", prefix="So")])[0].failure.kind == "context_overflow"
     assert len(server.seen) == 1
 
 
@@ -347,7 +347,7 @@ def test_two_hundred_requests_with_faults_all_end_in_order(start: Any) -> None:
         return chat(f"answer {n}")
 
     _, model = start(behaviour, timeout=0.6, max_retries=1, concurrency=32)
-    results = model.generate([ask(str(n)) for n in range(200)])
+    results = model.ask([ask(str(n)) for n in range(200)])
     assert len(results) == 200
     for n, result in enumerate(results):
         if n % 10 == 0:
@@ -373,7 +373,7 @@ def test_two_hundred_requests_with_faults_all_end_in_order(start: Any) -> None:
 def test_what_holds_for_every_request_stops_the_batch(start: Any, answer: Answer, remedy: str) -> None:
     server, model = start(lambda *_: answer, concurrency=1)
     with pytest.raises(BackendError, match=remedy):
-        model.generate([ask(str(n)) for n in range(5)])
+        model.ask([ask(str(n)) for n in range(5)])
     assert len(server.seen) == 1
 
 
@@ -383,17 +383,17 @@ def test_a_server_that_is_not_there_is_named_with_the_remedy() -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     model = OpenAIModel("m", base_url=url, max_retries=0)
     with pytest.raises(BackendError, match="start the server") as caught:
-        model.generate([ask("q")])
+        model.ask([ask("q")])
     assert url in str(caught.value)
     model.close()
 
 
 def test_a_batch_without_one_answer_is_the_servers_fault(start: Any) -> None:
     _, model = start(lambda *_: error(500, "out of memory"))
-    few = model.generate([ask(str(n)) for n in range(LIKELY_DOWN - 1)])
+    few = model.ask([ask(str(n)) for n in range(LIKELY_DOWN - 1)])
     assert {result.failure.kind for result in few} == {"backend"}
     with pytest.raises(BackendError, match="out of memory"):
-        model.generate([ask(str(n)) for n in range(LIKELY_DOWN)])
+        model.ask([ask(str(n)) for n in range(LIKELY_DOWN)])
 
 
 def test_wrong_settings_are_refused_before_any_call() -> None:
@@ -410,7 +410,7 @@ def test_it_works_inside_a_running_event_loop(start: Any) -> None:
     _, model = start(lambda *_: chat("yes"))
 
     async def notebook_cell() -> str | None:
-        return model.generate([ask("q")])[0].text  # type: ignore[no-any-return]
+        return model.ask([ask("q")])[0].text  # type: ignore[no-any-return]
 
     assert asyncio.run(notebook_cell()) == "yes"
 
@@ -426,7 +426,7 @@ def test_ctrl_c_does_not_wait_for_the_server(start: Any) -> None:
     began = time.monotonic()
     try:
         with pytest.raises(KeyboardInterrupt):
-            model.generate([ask("q")])
+            model.ask([ask("q")])
     finally:
         signal.signal(signal.SIGALRM, before)
     model.close()
@@ -459,7 +459,7 @@ def llama_server() -> Iterator[str]:
 def test_a_real_server(llama_server: str) -> None:
     model = OpenAIModel("smollm2", base_url=llama_server, concurrency=2, max_retries=1)
     capital = (Message("user", "What is the capital of France?"),)
-    cut, long = model.generate(
+    cut, long = model.ask(
         [
             GenerateRequest(capital, 6, 0.0, 1, prefix="The capital of France is"),
             GenerateRequest((Message("user", "word " * 1000),), 5, 0.0, 1),
@@ -472,20 +472,20 @@ def test_a_real_server(llama_server: str) -> None:
     assert long.failure.kind == "context_overflow"
 
     request = ChoiceRequest(capital, (" Paris", " London"), "The capital of France is")
-    first, second = model.choice_logprobs([request, request])
+    first, second = model.ask([request, request])
     assert first.logprobs is not None
     assert first.logprobs[0] > first.logprobs[1]
     assert math.fsum(map(math.exp, first.logprobs)) <= 1
     assert second.logprobs == pytest.approx(first.logprobs, abs=1e-3)
-    unlikely = model.choice_logprobs([ChoiceRequest(capital, ("@@", "§§"), "The")])[0].failure
+    unlikely = model.ask([ChoiceRequest(capital, ("@@", "§§"), "The")])[0].failure
     assert unlikely is not None
     assert unlikely.kind == "off_menu"
     model.close()
 
     plain = OpenAIModel("smollm2", base_url=llama_server, api="completions")
-    assert plain.generate([GenerateRequest(capital, 4, 0.0, 1, prefix=" The capital is")])[0].text is not None
+    assert plain.ask([GenerateRequest(capital, 4, 0.0, 1, prefix=" The capital is")])[0].text is not None
     with pytest.raises(BackendError, match="given text"):  # llama.cpp does not echo
-        plain.response_logprobs([ScoreRequest(capital, "Paris.")])
+        plain.ask([ScoreRequest(capital, "Paris.")])
     plain.close()
 
 

@@ -105,7 +105,7 @@ def test_a_pause_holds_for_all_requests_of_the_client() -> None:
 
     with serving(behaviour) as server:
         model = opened(server.url, concurrency=4)
-        model.generate(asks(40))
+        model.ask(asks(40))
         model.close()
         limited = server.seen[[last(seen.body) for seen in server.seen].index("0")].at
         early = [last(seen.body) for seen in server.seen if limited + 0.3 < seen.at < limited + 0.8]
@@ -128,7 +128,7 @@ def test_a_server_that_allows_few_a_second_slows_the_client_and_fails_no_row() -
 
     with serving(behaviour) as server:
         model = opened(server.url, concurrency=64)
-        answers = model.generate(asks(150))
+        answers = model.ask(asks(150))
         model.close()
         assert [answer.text for answer in answers] == [str(n) for n in range(150)]
         assert len(server.seen) < 2 * 150, "most requests are sent when they can be answered"
@@ -139,7 +139,7 @@ def test_a_pause_of_hours_ends_the_work_and_says_so() -> None:
         model = opened(server.url)
         began = time.monotonic()
         with pytest.raises(BackendError, match=r"wait 60 minutes.*daily limit"):
-            model.generate(asks(20))
+            model.ask(asks(20))
         assert time.monotonic() - began < 5
         assert len(server.seen) <= 8
         model.close()
@@ -150,7 +150,7 @@ def test_a_server_that_drips_is_given_up_after_the_timeout() -> None:
     with serving(lambda *_: Answer(raw, drip=0.1)) as server:
         model = opened(server.url, timeout=0.5, max_retries=0)
         began = time.monotonic()
-        failure = model.generate(asks(1))[0].failure
+        failure = model.ask(asks(1))[0].failure
         assert failure is not None
         assert failure.reason == "no answer within 0.5 s, tried 1 time"
         assert time.monotonic() - began < 2
@@ -160,7 +160,7 @@ def test_a_server_that_drips_is_given_up_after_the_timeout() -> None:
 def test_a_server_can_say_that_another_try_is_of_no_use() -> None:
     with serving(lambda *_: error(500, "broken for good", x_should_retry="false")) as server:
         model = opened(server.url)
-        assert model.generate(asks(1))[0].failure is not None
+        assert model.ask(asks(1))[0].failure is not None
         assert len(server.seen) == 1
         model.close()
 
@@ -168,7 +168,7 @@ def test_a_server_can_say_that_another_try_is_of_no_use() -> None:
 def test_an_answer_cut_on_its_way_is_asked_for_again() -> None:
     with serving(lambda _, before: chat("whole") if before else Answer(b'{"choices": [{"mess')) as server:
         model = opened(server.url)
-        assert model.generate(asks(1))[0].text == "whole"
+        assert model.ask(asks(1))[0].text == "whole"
         assert len(server.seen) == 2
         model.close()
 
@@ -180,6 +180,6 @@ def test_a_long_call_ends_soon_after_its_server_broke() -> None:
     with serving(behaviour) as server:
         model = opened(server.url, max_retries=0, concurrency=4)
         with pytest.raises(BackendError, match=r"all of the last 8 requests failed; the first: .*out of memory"):
-            model.generate(asks(1000))
+            model.ask(asks(1000))
         assert len(server.seen) < 70
         model.close()

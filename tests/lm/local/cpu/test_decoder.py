@@ -201,15 +201,15 @@ def test_local_answers_are_the_same_and_short_ones_pack_nothing(
     asked = [GenerateRequest((Message("user", text),), WORTH_PACKING, 1.0, 7) for text in ("Hi", "How are you?", "No")]
     short = [GenerateRequest(asked[0].messages, WORTH_PACKING - 1, 1.0, 7)]
     model = LocalModel(loaded, batch_size=2)
-    model.generate(short)
+    model.ask(short)
     assert "decoder" not in vars(model)
-    answers = model.generate(asked)
+    answers = model.ask(asked)
     assert model.decoder is not None
     model.close()
     assert "decoder" not in vars(model)
 
     monkeypatch.setattr(Decoder, "of", lambda lm, rows: None)
-    assert LocalModel(loaded, batch_size=2).generate(asked) == answers
+    assert LocalModel(loaded, batch_size=2).ask(asked) == answers
 
 
 @pytest.mark.parametrize("other", ["gpt2", "gpt_neox", "gemma2"])
