@@ -194,6 +194,11 @@ class Prompt(_Record):
     id: str = ""
     _identity: ClassVar[tuple[str, ...]] = ("messages",)
 
+    @classmethod
+    def of_text(cls, text: str, slice: str = "") -> Prompt:
+        """The prompt of one user turn."""
+        return cls((Message("user", text),), slice=slice)
+
     @property
     def text(self) -> str:
         """The last user turn."""
@@ -234,6 +239,13 @@ class Comparison(_Record):
     b: Response
     id: str = ""
     _identity: ClassVar[tuple[str, ...]] = ("prompt", "a", "b")
+
+    @classmethod
+    def of_texts(cls, prompt: Prompt | str, a: str, b: str) -> Comparison:
+        """The comparison of two answers that come from anywhere; their model is called "given"."""
+        asked = Prompt.of_text(prompt) if isinstance(prompt, str) else prompt
+        first, second = (Response(asked.id, text, "given", 0, 0.0, "stop", 0) for text in (a, b))
+        return cls(asked, first, second)
 
     def swap(self) -> Comparison:
         """The same two responses in the other order (with an id of its own)."""

@@ -32,7 +32,6 @@ from rlaif.core.records import (
     Message,
     PreferenceLabel,
     Prompt,
-    Response,
     Verdict,
     content_id,
     from_json,
@@ -203,9 +202,7 @@ def _comparison(messages: tuple[Message, ...], texts: list[str], row: dict[str, 
     tags = read_tags(row.get("tags", []), "tags")
     if isinstance(row.get("subset"), str):
         tags += (row["subset"],)
-    prompt = Prompt(messages, slice=part, tags=tags)
-    a, b = (Response(prompt.id, text, "given", 0, 0.0, "stop", 0) for text in texts)
-    return Comparison(prompt, a, b)
+    return Comparison.of_texts(Prompt(messages, slice=part, tags=tags), *texts)
 
 
 def _given_probability(row: dict[str, Any]) -> float | None:

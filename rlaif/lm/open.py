@@ -21,7 +21,7 @@ OpenJudge = Callable[[RunConfig, Path], LanguageModel]
 
 def open_policy(model: ModelConfig, adapters: tuple[Path, ...], cache: Path) -> LanguageModel:
     """The run's model with LoRA adapters merged in; its answers are cached in `cache`/policy.sqlite."""
-    return CachedModel(_local(model, adapters), cache / "policy.sqlite")
+    return CachedModel(open_local(model, adapters), cache / "policy.sqlite")
 
 
 def open_judge(judge: JudgeConfig, model: ModelConfig, cache: Path) -> LanguageModel:
@@ -42,19 +42,19 @@ def judge_of_config(config: RunConfig, cache: Path) -> LanguageModel:
 
 
 def _asked(asking: AskingConfig, model: ModelConfig, cache: Path) -> LanguageModel:
+    inner, budget = open_asked(asking, model), Budget.from_config(asking)
+    return CachedModel(inner, cache / JUDGE_CACHE, budget=budget, counts_before=cache != cache_folder())
+
+
+def open_asked(asking: AskingConfig, model: ModelConfig) -> LanguageModel:
+    """The model that is asked, without a cache: that of the backend, for a local one without a source the run's own."""
     if asking.backend == "scripted":
         from rlaif.lm.scripted import ScriptedModel
 
-        inner: LanguageModel = (
-            ScriptedModel() if asking.source is None else ScriptedModel.from_file(Path(asking.source))
-        )
-    elif asking.backend == "openai":
-        inner = open_server(asking)
-    else:
-        inner = _local(model if asking.source is None else model.model_copy(update={"source": asking.source}), ())
-    return CachedModel(
-        inner, cache / JUDGE_CACHE, budget=Budget.from_config(asking), counts_before=cache != cache_folder()
-    )
+        return ScriptedModel() if asking.source is None else ScriptedModel.from_file(Path(asking.source))
+    if asking.backend == "openai":
+        return open_server(asking)
+    return open_local(model if asking.source is None else model.model_copy(update={"source": asking.source}), ())
 
 
 def open_server(asking: AskingConfig) -> LanguageModel:
@@ -68,8 +68,9 @@ _loaded: WeakValueDictionary[tuple[str, str, str], Any] = WeakValueDictionary()
 """(source, fingerprint, device) -> LoadedModel, for as long as somebody uses it."""
 
 
-def _local(model: ModelConfig, adapters: tuple[Path, ...]) -> LanguageModel:
-    """A model of its own on weights that all models of the same source and adapters share: nobody changes them."""
+def open_local(model: ModelConfig, adapters: tuple[Path, ...]) -> LanguageModel:
+    """A model of its own, without a cache, on weights that all models of the same source and adapters share: nobody
+    changes them."""
     from rlaif.lm.local.load import load_model, model_fingerprint
     from rlaif.lm.local.model import LocalModel
 

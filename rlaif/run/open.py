@@ -1,0 +1,180 @@
+"""The doors for Python: a run, its records, its judge, its reward as a function, its models. docs/python.md shows each.
+
+A command and a door take the same words: `load_reward("judge", run)` is what `ppo.reward: judge` is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rlaif.config import RunConfig, load, load_or_default, parse
+from rlaif.constitution.load import check_constitution, load_constitution
+from rlaif.core.errors import ConfigError, DataError
+from rlaif.core.files import JsonlFile, MetricsLog, R, RunFolder, refuse_no_run
+from rlaif.core.records import (
+    Constitution,
+    PreferenceLabel,
+    Prompt,
+    Response,
+    RevisionTrace,
+    StageRecord,
+)
+from rlaif.core.shipped import cache_folder
+from rlaif.judge.judge import Judge, calibration_of
+from rlaif.lm import open as lm
+from rlaif.lm.protocol import LanguageModel
+
+Policy = Literal["base", "sft", "ppo"]
+Reward = Callable[..., list[float | None]]
+"""`reward(prompts, responses)`: a score for each response, None where there is nothing to say."""
+
+ADAPTERS: Mapping[Policy, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder. Every method reads the files as they are now, so a run that is going on can be read as well."""
+
+    path: Path
+    config: RunConfig
+    constitution: Constitution
+
+    def stage(self, name: str) -> StageRecord | None:
+        """What the stage cost and counted; None while it is not finished."""
+        return self._folder.record(name)
+
+    def prompts(self, part: Literal["train", "held_out"] = "train") -> list[Prompt]:
+        """The prompts that the run trains on, or those held out for the evaluation."""
+        return self._read("prompts", f"{part}.jsonl", Prompt)
+
+    def traces(self) -> list[RevisionTrace]:
+        """Every answer of `revise` with its critiques and rewrites."""
+        return self._read("revise", "traces.jsonl", RevisionTrace)
+
+    def labels(self, stage: Literal["label", "evaluate"] = "label") -> list[PreferenceLabel]:
+        """The judged pairs: those that the reward model is trained on, or those of the evaluation's win rates."""
+        return self._read(stage, "labels.jsonl", PreferenceLabel)
+
+    def responses(self, stage: Literal["label", "evaluate"] = "evaluate") -> list[Response]:
+        """The sampled answers; `model` says whose they are."""
+        return self._read(stage, "responses.jsonl", Response)
+
+    def rollouts(self) -> list[dict[str, Any]]:
+        """Answers of the PPO steps with their scores, as docs/reference/run-folder.md describes them."""
+        return MetricsLog(self._folder.file("ppo", "rollouts.jsonl")).read()
+
+    def metrics(self, stage: Literal["sft", "reward", "ppo"] = "ppo") -> list[dict[str, Any]]:
+        """One row of numbers for each step of the training."""
+        return MetricsLog(self._folder.file(stage, "metrics.jsonl")).read()
+
+    def summary(self) -> dict[str, Any]:
+        """What the evaluation comes to; raises DataError while it is not finished."""
+        path = self._folder.file("evaluate", "summary.json")
+        if not path.is_file():
+            raise DataError("there is no evaluation yet", where=str(path), remedy=f"rlaif evaluate --run {self.path}")
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return summary
+
+    def policy(self, which: Policy = "ppo") -> LanguageModel:
+        """The model before training, after SFT or after PPO."""
+        adapters = tuple(self._adapter(stage) for stage in ADAPTERS[which])
+        return lm.open_local(self.config.model, adapters)
+
+    @property
+    def _folder(self) -> RunFolder:
+        return RunFolder(self.path)
+
+    def _read(self, stage: str, name: str, kind: type[R]) -> list[R]:
+        return JsonlFile(self._folder.file(stage, name), kind).read()
+
+    def _adapter(self, stage: str) -> Path:
+        folder = self._folder.file(stage, "adapter")
+        if not folder.is_dir():
+            raise DataError("there is no adapter yet", where=str(folder), remedy=f"rlaif {stage} --run {self.path}")
+        return folder
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in the folder. Raises RunFolderError where there is none."""
+    folder = RunFolder(Path(path))
+    refuse_no_run(folder.root)
+    return Run(folder.root, load(folder.config_path), load_constitution(folder.constitution_path))
+
+
+def load_judge(
+    source: Run | str | Path | None = None,
+    *,
+    constitution: Constitution | str | Path | None = None,
+    set: Sequence[str] = (),
+    model: LanguageModel | None = None,
+) -> Judge:
+    """The judge of a run, of the run in a folder, of a config file, or by the defaults.
+
+    `constitution` takes the place of the source's own, `set` changes fields as `--set` does ("judge.method=pairwise"),
+    and `model` is asked in place of the one that the config names. Verdicts are cached as on the command line.
+    """
+    run = source if isinstance(source, Run) else _run_in(source)
+    if run is None:
+        config = load_or_default(None if source is None else Path(str(source)), set)
+        rules, folder, cache = load_constitution(config.constitution), None, cache_folder()
+    else:
+        folder = RunFolder(run.path)
+        config = load(folder.config_path, set)
+        rules, cache = run.constitution, folder.cache_path
+    if constitution is not None:
+        rules = constitution if isinstance(constitution, Constitution) else load_constitution(constitution)
+    check_constitution(rules, methods=config.judge.methods, where=rules.name)
+    if model is None and config.judge.method != "random":
+        model = lm.open_judge(config.judge, config.model, cache)
+    return Judge(
+        config.judge,
+        rules,
+        model=model,
+        seed=config.seed,
+        templates=None if folder is None else folder.templates_path,
+        prompts=None if run is None or constitution is not None else config.prompts,
+        calibration=None if folder is None else calibration_of(config.judge, folder),
+    )
+
+
+def _run_in(source: str | Path | None) -> Run | None:
+    return open_run(source) if source is not None and Path(source).is_dir() else None
+
+
+def open_model(source: str | None = None, *, backend: str = "local", **fields: Any) -> LanguageModel:
+    """A model to ask, without a cache: one of the hub, a folder, a GGUF file, the embedded one, or of another backend.
+
+    `fields` are those of the config's `model` table (device, dtype, batch_size), and for another backend those of
+    `judge`: `open_model("Qwen/Qwen3-8B", backend="openai", base_url="http://127.0.0.1:8000/v1")`.
+    """
+    asked = fields if source is None else {"source": source, **fields}
+    local = backend == "local"
+    tables = {"model": asked} if local else {"judge": {"method": "pairwise", "backend": backend, **asked}}
+    config = parse({**tables, "prompts": {"none": {"source": "everyday"}}}, where="open_model")
+    return lm.open_local(config.model, ()) if local else lm.open_asked(config.judge, config.model)
+
+
+def load_reward(source: str = "model", run: Run | str | Path | None = None) -> Reward:
+    """A reward as a function `(prompts, responses) -> scores`, which TRL's trainers take as well.
+
+    `source` is as in `ppo.reward`: "model" is the run's reward model (of an ensemble what `ppo.reward_ensemble` makes
+    of it), "judge" its judge, which knows the prompts that `label` answered, "module:function" any function. Prompts
+    and responses are texts or lists of messages.
+    """
+    from rlaif.training.rewards import as_function
+
+    if source not in ("model", "judge"):
+        return as_function.of_function(source)
+    if run is None:
+        raise ConfigError(f"the reward {source!r} belongs to a run", where="load_reward", remedy="give run=...")
+    opened = run if isinstance(run, Run) else open_run(run)
+    if source == "model":
+        return as_function.of_model(opened.config, RunFolder(opened.path))
+    references: dict[str, list[Response]] = {}
+    for response in opened.responses("label"):
+        references.setdefault(response.prompt_id, []).append(response)
+    return as_function.of_judge(load_judge(opened), references)

@@ -1,0 +1,163 @@
+"""What `import rlaif` offers: a sorted list of names, each of them there, documented and in use, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rlaif
+from rlaif.config import STAGES, load
+from rlaif.core.errors import ConfigError, DataError
+from rlaif.core.progress import Silent
+from rlaif.core.records import Comparison, Message
+from rlaif.run import pipeline
+from rlaif.run.init import init_project
+from tests import tiny
+
+PAGE = Path(__file__).parent.parent / "docs" / "python.md"
+SMALL = (
+    "card.required=false",
+    "judge.principles=one",
+    "revise.gate=0",
+    "revise.few_shots=0",
+    "revise.max_new_tokens=6",
+    "revise.critique_tokens=6",
+    "label.samples=2",
+    "label.max_new_tokens=6",
+    "reward.members=2",
+    "ppo.steps=1",
+    "ppo.batch_size=4",
+    "ppo.max_new_tokens=6",
+    "evaluate.samples=1",
+    "evaluate.max_new_tokens=6",
+    "evaluate.gold=[]",
+    "evaluate.bootstrap=100",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run of every stage in runs/my, on a tiny model."""
+    folder = tmp_path_factory.mktemp("surface")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "CONTEXT", 4096)
+        tiny.make_tiny_model(folder / "model")
+    init_project(folder)
+    config = load(folder / "rlaif.yaml", ["model.source=./model", *SMALL])
+    pipeline.run_stages(config, folder / "runs" / "my", STAGES[1:], mode="new", limit=4, progress=Silent())
+    return folder
+
+
+def test_every_name_is_there_and_nothing_else_is_public() -> None:
+    assert rlaif.__all__ == sorted(rlaif.__all__)
+    assert dir(rlaif) == rlaif.__all__
+    assert [name for name in rlaif.__all__ if not hasattr(rlaif, name)] == []
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = rlaif.nothing
+
+
+def test_the_names_for_type_checkers_are_the_names() -> None:
+    tree = ast.parse(Path(rlaif.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    named = [alias.asname or alias.name for node in block.body for alias in node.names]  # type: ignore[attr-defined]
+    assert sorted([*named, "__version__"]) == rlaif.__all__
+
+
+def test_every_name_is_documented() -> None:
+    code = re.findall(r"`[^`\n]+`|^```python.*?^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"\b\w+\b", " ".join(code)))
+    assert [name for name in rlaif.__all__ if name not in named] == []
+
+
+def test_importing_it_loads_no_library() -> None:
+    heavy = ("torch", "pydantic", "numpy", "rich", "typer", "rlaif.core", "json")
+    code = f"import sys, rlaif; print(*[name for name in {heavy!r} if name in sys.modules])"
+    root = PAGE.parent.parent
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.split() == []
+
+
+def test_the_page_works_from_top_to_bottom(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    for code in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        exec(compile(code, str(PAGE), "exec"), names)
+
+
+def test_a_run_is_read_as_it_stands(folder: Path, tmp_path: Path) -> None:
+    run = rlaif.open_run(folder / "runs" / "my")
+    assert {label.comparison.prompt.id for label in run.labels()} <= {prompt.id for prompt in run.prompts()}
+    assert {answer.model for answer in run.responses()} == {"base", "sft", "ppo"}
+    assert {answer.model for answer in run.responses("label")} == {"sft"}
+    assert [row["step"] for row in run.metrics("ppo")] == [0]
+    with pytest.raises(rlaif.RlaifError, match="not a run"):
+        rlaif.open_run(tmp_path)
+    (tmp_path / "config.yaml").write_bytes((run.path / "config.yaml").read_bytes())
+    (tmp_path / "constitution.yaml").write_bytes((run.path / "constitution.yaml").read_bytes())
+    begun = rlaif.open_run(tmp_path)
+    assert (begun.labels(), begun.stage("label")) == ([], None)
+    with pytest.raises(DataError, match="rlaif evaluate --run"):
+        begun.summary()
+    with pytest.raises(DataError, match="rlaif sft --run"):
+        begun.policy()
+
+
+def test_a_judge_of_a_run_gives_its_labels_again(folder: Path) -> None:
+    run = rlaif.open_run(folder / "runs" / "my")
+    judge = rlaif.load_judge(run)
+    kept = run.labels()
+    again = judge.label([label.comparison for label in kept])
+    assert [label.prob_a for label in again] == [label.prob_a for label in kept]
+    assert judge.model is not None
+    assert judge.model.usage.calls == 0  # what was asked once is in the cache
+
+
+def test_a_judge_of_a_config_and_by_the_defaults(folder: Path) -> None:
+    pair = Comparison.of_texts("How?", "So.", "Otherwise.")
+    by_file = rlaif.load_judge(folder / "rlaif.yaml", set=["judge.method=random"])
+    assert by_file.model is None
+    (label,) = by_file.label([pair])
+    assert label.prob_a is not None
+    assert label.constitution_hash == rlaif.load_constitution(folder / "constitution.yaml").hash
+    own = rlaif.load_judge(model=rlaif.open_model(backend="scripted"), set=["judge.method=pairwise"])
+    assert own.label([pair])[0].prob_a is not None
+
+
+def test_rewards_take_texts_and_messages(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = rlaif.open_run(folder / "runs" / "my")
+    reward = rlaif.load_reward("model", run)
+    plain = reward(["How do I bake bread?", "Why?"], ["Mix flour and water.", "So."])
+    chats = [[{"role": "user", "content": text}] for text in ("How do I bake bread?", "Why?")]
+    answers = [[{"role": "assistant", "content": text}] for text in ("Mix flour and water.", "So.")]
+    assert reward(prompts=chats, completions=answers, completion_ids=[[1], [2]]) == plain
+    assert len(set(plain)) == 2
+    by_judge = rlaif.load_reward("judge", run.path)
+    with pytest.raises(DataError, match="no answer to compare with"):
+        by_judge(["never asked"], ["So."])
+    with pytest.raises(ConfigError, match="belongs to a run"):
+        rlaif.load_reward("model")
+    (folder / "own_rewards.py").write_text(
+        "def odd(prompts, completion_ids, responses):\n"
+        "    return [None if text == 'So.' else len(ids) for ids, text in zip(completion_ids, responses)]\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    own = rlaif.load_reward("own_rewards:odd")
+    assert own.__name__ == "odd"
+    assert own(["a", "b"], ["x", "So."], completion_ids=[[1, 2, 3], [4]]) == [3.0, None]
+
+
+def test_records_of_plain_texts() -> None:
+    pair = rlaif.Comparison.of_texts("How?", "So.", "Otherwise.")
+    assert pair.prompt.messages == (Message("user", "How?"),)
+    assert (pair.a.text, pair.b.text, pair.a.prompt_id) == ("So.", "Otherwise.", pair.prompt.id)
+    assert rlaif.Comparison.of_texts(pair.prompt, "So.", "Otherwise.").id == pair.id
+
+
+def test_a_wrong_field_of_a_model_is_an_error_of_ours() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'batch_size'"):
+        rlaif.open_model("embedded", batchsize=3)
