@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from rlaif.core.errors import ModelError
 from rlaif.core.records import FinishReason
-from rlaif.lm.local.cpu.decoder import Decoder, Growing, places_filled
 from rlaif.lm.local.packing import Row, pack, packing_order
 
 Notify = Callable[[int], None]
@@ -221,7 +220,8 @@ def sample(
         spread = torch.tensor([found[tuple(prompt)] for prompt in prompts], device=device)
         cache.batch_select_indices(spread)
         state, mask = state[spread], mask[spread]
-    going = Growing(lm, cache, mask) if decoder is None else decoder.begin(cache, mask, room=max_new_tokens)
+    going: Sequences
+    going = GrowingCache(lm, cache, mask) if decoder is None else decoder.begin(cache, mask, room=max_new_tokens)
     del cache  # a decoder has its own
     out: list[list[int]] = [[] for _ in prompts]
     finish: list[FinishReason] = ["length"] * len(prompts)
@@ -245,6 +245,58 @@ def sample(
             rows, tokens = rows[kept], tokens[kept]
         state = going.step(tokens)
     return [Sampled(ids_, reason) for ids_, reason in zip(out, finish, strict=True)]
+
+
+class Sequences(Protocol):
+    """A batch of sequences that is being decoded."""
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, H or V) final states after one more token (B,) per sequence."""
+        ...
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Goes on with these rows alone, in this order."""
+        ...
+
+
+class Decoder(Protocol):
+    """What decodes in the model's place, as the one for CPUs does (rlaif.lm.local.cpu.decoder)."""
+
+    def begin(self, cache: Any, mask: torch.Tensor, *, room: int) -> Sequences: ...
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor: ...
+
+
+class GrowingCache:
+    """Sequences that are decoded by the model itself, with transformers' growing key-value cache."""
+
+    def __init__(self, lm: CausalLM, cache: Any, mask: torch.Tensor) -> None:
+        self.lm, self.cache, self.mask, self.positions = lm, cache, mask, mask.sum(1)
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, H or V) final states after one more token (B,) per sequence."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
+        state = self.lm.last_states(
+            input_ids=tokens[:, None],
+            attention_mask=self.mask.long(),
+            position_ids=self.positions[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.positions = self.positions + 1
+        return state
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Goes on with these rows alone, in this order."""
+        self.cache.batch_select_indices(rows)
+        self.mask, self.positions = self.mask[rows], self.positions[rows]
+
+
+def places_filled(kept: Sequence[int]) -> list[int]:
+    """The kept places in an order that leaves the most of them where they are: the last ones fill the gaps."""
+    late = [place for place in kept if place >= len(kept)]
+    early = set(kept)
+    return [place if place in early else late.pop() for place in range(len(kept))]
 
 
 @dataclass(slots=True)

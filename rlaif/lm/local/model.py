@@ -7,9 +7,8 @@ from functools import cached_property
 from typing import Any, cast
 
 from rlaif.core.records import Failure, Message
-from rlaif.lm.local.causal_lm import CausalLM, PrefixCache, common_prefix, sample, target_logprobs
-from rlaif.lm.local.cpu.decoder import WORTH_PACKING, Decoder
-from rlaif.lm.local.cpu.prefix_walker import Walker
+from rlaif.lm.local.causal_lm import CausalLM, Decoder, PrefixCache, common_prefix, sample, target_logprobs
+from rlaif.lm.local.cpu import engine
 from rlaif.lm.local.load import LoadedModel, context_length, encode_chat, encode_text, end_ids
 from rlaif.lm.local.packing import Row
 from rlaif.lm.protocol import (
@@ -34,11 +33,10 @@ TOKENS = 16
 class LocalModel:
     """Samples and scores with one loaded model. Requests are batched inside a call; results keep order.
 
-    Scoring on a CPU is a walk (rlaif.lm.local.cpu.prefix_walker) where the model takes it: each beginning is computed
-    once, in this call and mostly in the next, and a score does not depend on what is asked beside it. Else requests
-    stand in batches.
-    Answers on a CPU come from a decoder (rlaif.lm.local.cpu.decoder) where the model takes it, from the first long one
-    on; it holds the weights a second time.
+    On a CPU the engine of rlaif.lm.local.cpu takes part where the model fits. Its walker scores: it computes each
+    beginning once, in this call and mostly in the next, and a score does not depend on what is asked beside it; without
+    it requests stand in batches. Its decoder generates, from the first long answer on, and holds the weights a second
+    time.
     """
 
     def __init__(self, loaded: LoadedModel, *, batch_size: int = 64) -> None:
@@ -47,8 +45,7 @@ class LocalModel:
         self.tokenizer, self.batch_size = loaded.tokenizer, batch_size
         self.lm = CausalLM(loaded.model)
         self.prefixes = PrefixCache(self.lm)
-        walker = Walker(self.lm, tokens=TOKENS * batch_size)
-        self.walker: Walker | None = walker if walker.fits() else None
+        self.walker = engine.walker_for(self.lm, tokens=TOKENS * batch_size)
         self.ends = end_ids(loaded.tokenizer, loaded.model)
         self.context = context_length(loaded.model)
 
@@ -89,7 +86,7 @@ class LocalModel:
                     seeds=[requests[index].seed for index, _ in batch],
                     ends=self.ends,
                     prefixes=self.prefixes,
-                    decoder=self.decoder if limit >= WORTH_PACKING else None,
+                    decoder=self.decoder if limit >= engine.WORTH_PACKING else None,
                 )
                 for (index, ids), answer in zip(batch, sampled, strict=True):
                     self.usage.prompt_tokens += len(ids)
@@ -101,7 +98,7 @@ class LocalModel:
     @cached_property
     def decoder(self) -> Decoder | None:
         """What makes answers faster, if the model takes it."""
-        return Decoder.of(self.lm, self.batch_size)
+        return engine.decoder_for(self.lm, rows=self.batch_size)
 
     def close(self) -> None:
         """Lets go of the weights."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from rlaif.config import PpoConfig
 from rlaif.core.records import Prompt, record_seed
 from rlaif.lm.local.causal_lm import sample
-from rlaif.lm.local.cpu.decoder import WORTH_PACKING, Decoder
+from rlaif.lm.local.cpu.engine import WORTH_PACKING, decoder_for
 from rlaif.lm.local.load import encode_chat, end_ids
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.processes import ALONE, Processes
@@ -45,7 +45,7 @@ class LocalSampler:
         found = []
         with self.model.merged() as lm:
             worth_it = self.config.max_new_tokens >= WORTH_PACKING
-            decoder = Decoder.of(lm, self.batch_size) if worth_it else None
+            decoder = decoder_for(lm, rows=self.batch_size) if worth_it else None
             for start in range(0, len(mine), self.batch_size):
                 chosen = [rows[number] for number in mine[start : start + self.batch_size]]
                 found += sample(

@@ -18,8 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from rlaif.config import PpoConfig
 from rlaif.core.errors import ModelError
 from rlaif.lm.local.causal_lm import CausalLM, right_pad
-from rlaif.lm.local.cpu.decoder import is_of_llamas_shape
-from rlaif.lm.local.cpu.thin_lora import make_lean
+from rlaif.lm.local.cpu import engine
 from rlaif.lm.local.load import LoadedModel, adapter_fits, autocast, check_keys, lora_config, takes_lora
 from rlaif.lm.local.packing import Row
 from rlaif.training.ppo.formulas import entropies, token_logprobs
@@ -84,9 +83,8 @@ class PolicyModel:
         self.vocabulary = int(loaded.model.get_output_embeddings().weight.shape[0])
         # Decided once: in bfloat16 the two ways to compute attention differ, and a token's ratio would not start at 1
         # if one of them were taken when it is measured and the other when it is trained on.
-        usual = self.lm.attention == "sdpa" and loaded.device.type == "cpu"
         short = (config.max_length if longest is None else longest) <= SHORT
-        self.writes_out = usual and short and is_of_llamas_shape(self.lm.trunk)
+        self.writes_out = short and engine.takes_eager_attention(self.lm)
         if not self.lm.split:
             raise ModelError(
                 "the logits of this model are more than a linear map of its last hidden states",
@@ -100,7 +98,7 @@ class PolicyModel:
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
         self.layers = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
-        make_lean(self.layers)
+        engine.speed_up_lora(self.layers)
         # By name: the parameters of the policy and value adapters and of the value head. The rest is frozen.
         self.trained: dict[str, nn.Parameter] = {
             **{n: p for n, p in self.peft.named_parameters() if ".policy." in n or ".value." in n},

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from rlaif.lm.local.causal_lm import CausalLM
+from rlaif.lm.local.causal_lm import CausalLM
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Those of transformers' model families whose modules compute what is computed here."""
@@ -250,38 +249,6 @@ class Sequences:
                     whole[target, :, : self.at] = whole[source, :, : self.at]
                 stored[layer] = whole[: len(rows)]
         self.mask, self.positions = self.mask[rows], self.positions[rows]
-
-
-class Growing:
-    """Sequences that are decoded by the model itself, with transformers' growing key-value cache."""
-
-    def __init__(self, lm: CausalLM, cache: Any, mask: Tensor) -> None:
-        self.lm, self.cache, self.mask, self.positions = lm, cache, mask, mask.sum(1)
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """(B, H or V) final states after one more token (B,) per sequence."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
-        state = self.lm.last_states(
-            input_ids=tokens[:, None],
-            attention_mask=self.mask.long(),
-            position_ids=self.positions[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.positions = self.positions + 1
-        return state
-
-    def keep(self, rows: Tensor) -> None:
-        """Goes on with these rows alone, in this order."""
-        self.cache.batch_select_indices(rows)
-        self.mask, self.positions = self.mask[rows], self.positions[rows]
-
-
-def places_filled(kept: Sequence[int]) -> list[int]:
-    """The kept places in an order that leaves the most of them where they are: the last ones fill the gaps."""
-    late = [place for place in kept if place >= len(kept)]
-    early = set(kept)
-    return [place if place in early else late.pop() for place in range(len(kept))]
 
 
 def is_of_llamas_shape(trunk: Any) -> bool:
