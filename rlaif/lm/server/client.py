@@ -1,10 +1,9 @@
 """Any OpenAI-compatible server (vLLM, llama.cpp, Ollama, SGLang, hosted ones) as a language model.
 
-What is sent and how replies are read: openai_requests.py and openai_replies.py. How a server is treated:
+What is sent and how replies are read: requests.py and replies.py. How a server is treated:
 1. A call keeps `concurrency` requests in flight, fewer where the server says that it is too much (pace.py). Answers are
    handed out as they come, and a request is taken up only when the answer that had its place has been taken in.
-2. 408, 409, 429, 5xx, timeouts, lost connections and answers cut on their way are tried again with growing, jittered
-   pauses, or after the pause that the server asks for (Retry-After), which then holds for all requests.
+2. What may pass is tried again (connection.py).
 3. A prefix is folded into the user's message from the first time that the server rejected continuing it.
 4. What is left after all tries is a failure of the one request. What no other request can mend (refused connection,
    key, unknown model, no credit, no log-probs, a row of requests without one answer) is a BackendError, raised when the
@@ -17,9 +16,8 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from rlaif.config import AskingConfig
 from rlaif.core.errors import BackendError
@@ -34,31 +32,19 @@ from rlaif.lm.protocol import (
     ScoreRequest,
     Usage,
 )
-from rlaif.lm.server.loop_thread import LoopThread
-from rlaif.lm.server.pace import Pace, asked_pause, own_pause
-from rlaif.lm.server.replies import BrokenReply, Reply, own_fault, parse_reply, refusal, shorten
+from rlaif.lm.server.connection import Connection, NoAnswer, Refused
+from rlaif.lm.server.replies import Reply, own_fault, parse_reply, refusal, shorten
 from rlaif.lm.server.requests import HOSTED, NO_LOGPROBS, Endpoint
-
-if TYPE_CHECKING:
-    import openai
 
 LIKELY_DOWN = 8
 """At least this many requests in a row without a single answer mean that the server is at fault, not the rows."""
-LONGEST_WAIT = 600.0
-"""Seconds; a server that asks for a longer pause (the quota of a day) ends the work instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    """Why a try failed that another one may mend; `pause`: seconds the server asks to wait."""
-
-    reason: str
-    pause: float | None = None
-    unreachable: bool = False
-
-
-class _Rejected(Exception):
-    """The server understood the request and will not take it (400, 422)."""
+REMEDIES = {
+    401: "put a valid key into the environment variable {key_env} (judge.api_key_env)",
+    402: "the account has no credit left",
+    403: "the key in {key_env} may not use this model; see judge.source",
+    404: "check judge.source (name of the model) and that judge.base_url ends in /v1",
+}
+"""What to do about a status that every request would meet."""
 
 
 class OpenAIModel:
@@ -79,16 +65,7 @@ class OpenAIModel:
         max_retries: int = 5,
         api: Literal["chat", "completions"] = "chat",
     ) -> None:
-        import openai
-
-        if base_url is not None and not base_url.startswith(("http://", "https://")):
-            raise BackendError(
-                "is not the address of a server",
-                where=base_url,
-                remedy="write judge.base_url: http://127.0.0.1:8000/v1",
-            )
-        key = os.environ.get(api_key_env, "").strip()
-        if not key and base_url is None:
+        if base_url is None and not os.environ.get(api_key_env, "").strip():
             raise BackendError(
                 f"the environment variable {api_key_env} does not hold a key",
                 where=HOSTED,
@@ -97,15 +74,17 @@ class OpenAIModel:
         self.name, self.usage = model, Usage()
         self.endpoint = Endpoint(model, base_url, api)
         self.fingerprint = self.endpoint.fingerprint
-        self._key_env, self._timeout, self._tries = api_key_env, timeout, max_retries + 1
-        self._concurrency, self._pace = concurrency, Pace(concurrency)
+        self._key_env, self._concurrency = api_key_env, concurrency
         self._folds = not self.endpoint.continues
         self.gives_logprobs = False  # not seen yet
-        # a local server wants no key, but the SDK refuses to send none; its own retries know no other request's pause
-        self._client = openai.AsyncOpenAI(
-            api_key=key or "none", base_url=base_url or HOSTED, timeout=timeout, max_retries=0
+        self._connection = Connection(
+            base_url or HOSTED,
+            field="judge.base_url",
+            key_env=api_key_env,
+            timeout=timeout,
+            max_retries=max_retries,
+            most=concurrency,
         )
-        self._loop = LoopThread()
 
     @classmethod
     def from_config(cls, judge: AskingConfig) -> OpenAIModel:
@@ -130,17 +109,17 @@ class OpenAIModel:
     def arriving(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Answer]]]:
         """The answers in groups, as they come; errors are raised after the answers to all that was in flight."""
         flight = _Flight(self, self._concurrency, requests)
-        work = self._loop.start(flight.run())
+        work = self._connection.loop.start(flight.run())
         try:
             for group in flight.groups():
                 yield group
-                self._loop.soon(flight.taken, len(group))
+                self._connection.loop.soon(flight.taken, len(group))
             work.result()
         finally:
             work.cancel()
 
     def close(self) -> None:
-        self._loop.close(self._client.close)
+        self._connection.close()
 
     # -- the network: everything below runs in the thread of the event loop
 
@@ -150,104 +129,55 @@ class OpenAIModel:
         self.usage.calls += 1
         prefix = "" if isinstance(request, ScoreRequest) else request.prefix
         folded = bool(prefix) and self._folds
-        try:
-            reply = await self._post(self.endpoint.body(request, folded=folded), flight)
-        except _Rejected as problem:
-            reply = Failure("backend", str(problem))
-            if prefix and not folded and self.endpoint.api == "chat":
-                folded = True
-                try:
-                    reply = await self._post(self.endpoint.body(request, folded=True), flight)
-                    self._folds = True
-                except _Rejected as second:
-                    reply = Failure("backend", str(second))
+        reply = await self._post(self.endpoint.body(request, folded=folded), flight)
+        if isinstance(reply, Refused) and prefix and not folded and self.endpoint.api == "chat":
+            folded = True
+            reply = await self._post(self.endpoint.body(request, folded=True), flight)
+            self._folds = self._folds or not isinstance(reply, Refused)
+        if isinstance(reply, Refused):
+            reply = Failure("backend", f"the server rejects the request: {reply.said}")
         answer = self.endpoint.answer(request, reply, folded=folded)
         if isinstance(answer, ResponseLogprobs):
             self.usage.scored_tokens += len(answer.token_logprobs or ())
         return answer
 
-    async def _post(self, body: dict[str, Any], flight: _Flight) -> Reply | Failure:
-        """The server's reply, or why this one request has none. Raises BackendError, _Rejected."""
-        tries = 0
-        while True:
-            async with self._pace:
-                found = await self._try(body)
-            if not isinstance(found, _Fault):
-                return found
-            tries += 1
-            if found.pause is not None and found.pause > LONGEST_WAIT:
+    async def _post(self, body: dict[str, Any], flight: _Flight) -> Reply | Failure | Refused:
+        """The server's reply, why this one request has none, or that the server understands it and will not take it
+        (400, 422). Raises BackendError."""
+        try:
+            reply = await self._connection.send(self.endpoint.path, body, parse_reply, ending=lambda: flight.ending)
+        except Refused as problem:
+            return self._meaning(problem)
+        except NoAnswer as problem:
+            if problem.too_long is not None:
                 raise BackendError(
-                    f"the server asks to wait {found.pause / 60:,.0f} minutes ({found.reason})",
+                    str(problem),
                     where=self.endpoint.where,
                     remedy="finished work is kept: run the same command with --resume after that",
-                )
-            if tries >= self._tries or flight.ending:
-                break
-            if found.pause is None:
-                await asyncio.sleep(own_pause(tries))
-            else:
-                self._pace.wait(found.pause)
-        if found.unreachable:
-            raise BackendError(
-                f"cannot reach the server ({found.reason})",
-                where=self.endpoint.where,
-                remedy="start the server or correct judge.base_url, then run again with --resume",
-            )
-        return Failure("backend", f"{found.reason}, tried {tries} time{'s' * (tries > 1)}")
-
-    async def _try(self, body: dict[str, Any]) -> Reply | Failure | _Fault:
-        """What came of one try. Raises BackendError, _Rejected."""
-        import openai
-
-        sent = time.monotonic()
-        try:
-            # the SDK's own timeout is for each read: a server that sends a byte now and then would never meet it
-            async with asyncio.timeout(self._timeout):
-                text = await self._client.post(self.endpoint.path, cast_to=str, body=body)
-            reply = parse_reply(text)
-        except openai.APIStatusError as problem:
-            return self._status(problem, sent)
-        except (TimeoutError, openai.APITimeoutError):
-            return _Fault(f"no answer within {self._timeout:g} s")
-        except openai.APIConnectionError as problem:
-            cause = problem.__cause__ or problem
-            if type(cause).__name__ == "ConnectError":
-                return _Fault(shorten(str(cause)), unreachable=True)
-            return _Fault(f"connection lost ({shorten(str(cause))})")
-        except BrokenReply as problem:
-            return _Fault(str(problem))
-        except (openai.OpenAIError, ValueError) as problem:
+                ) from None
+            if problem.unreachable:
+                raise BackendError(
+                    f"cannot reach the server ({problem.reason})",
+                    where=self.endpoint.where,
+                    remedy="start the server or correct judge.base_url, then run again with --resume",
+                ) from None
+            return Failure("backend", str(problem))
+        except ValueError as problem:
             return Failure("backend", shorten(str(problem)))
-        self._pace.answered()
         self.usage.prompt_tokens += reply.prompt_tokens
         self.usage.generated_tokens += reply.completion_tokens
         return refusal(reply) or reply
 
-    def _status(self, problem: openai.APIStatusError, sent: float) -> Failure | _Fault:
-        """What an error status means for the request. Raises BackendError where it means all of them, or _Rejected."""
-        status, said = problem.status_code, shorten(problem.message)
-        remedies = {
-            401: f"put a valid key into the environment variable {self._key_env} (judge.api_key_env)",
-            402: "the account has no credit left",
-            403: f"the key in {self._key_env} may not use this model; see judge.source",
-            404: "check judge.source (name of the model) and that judge.base_url ends in /v1",
-        }
-        if problem.code == "insufficient_quota":
-            status = 402
-        if status in remedies:
-            raise BackendError(f"the server refuses ({said})", where=self.endpoint.where, remedy=remedies[status])
-        fault = own_fault(problem.message, problem.code, problem.type)
-        if fault is not None:
-            return fault
-        if status == 429:
-            self._pace.too_many(sent)
-        may_pass = status in (408, 409, 429) or status >= 500
-        advice = problem.response.headers.get("x-should-retry")
-        if advice == "true" or (may_pass and advice != "false"):
-            return _Fault(said, asked_pause(problem.response.headers))
-        if status in (400, 422):
-            raise _Rejected(f"the server rejects the request: {said}")
-        return Failure("backend", said)
+    def _meaning(self, problem: Refused) -> Failure | Refused:
+        """What a refusal means for the request. Raises BackendError where it means all of them."""
+        status = 402 if problem.used_up else problem.status
+        if status in REMEDIES:
+            remedy = REMEDIES[status].format(key_env=self._key_env)
+            raise BackendError(f"the server refuses ({problem.said})", where=self.endpoint.where, remedy=remedy)
+        fault = own_fault(problem.said, problem.code, problem.kind)
+        if fault is None and status in (400, 422):
+            return problem
+        return fault or Failure("backend", problem.said)
 
 
 class _Flight:

@@ -16,6 +16,8 @@ from email.utils import parsedate_to_datetime
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 """Seconds before the second try, and before any later one at most, where the server says nothing."""
+LONGEST_WAIT = 600.0
+"""Seconds; a server that asks for a longer pause (the quota of a day) ends the work instead."""
 
 
 def asked_pause(headers: Mapping[str, str]) -> float | None:

@@ -5,40 +5,32 @@
 2. Every response is a request with a seed of its own. All that would bend the distribution is set, for a server fills
    in what the model's saved generation config says.
 3. LoRA adapters are loaded and unloaded by name, from a folder that the server can read.
-4. Timeouts, lost connections, 408, 409, 429, 502 to 504 are tried again, paced as in pace.py. Whatever is left is a
-   BackendError: a rollout cannot be missing. So is an answer that is not what was asked for.
+4. What may pass is tried again (connection.py). Whatever is left is a BackendError: a rollout cannot be missing. So is
+   an answer that is not what was asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from rlaif.core.errors import BackendError
 from rlaif.core.records import FinishReason
-from rlaif.lm.server.loop_thread import LoopThread
-from rlaif.lm.server.pace import Pace, asked_pause, own_pause
+from rlaif.lm.server.connection import Connection, NoAnswer, Refused
 from rlaif.lm.server.replies import shorten
-
-if TYPE_CHECKING:
-    import openai
 
 T = TypeVar("T")
 
 KEY_ENV = "VLLM_API_KEY"
 """Where vLLM itself looks for the key that it asks of its clients."""
 MOST_IN_FLIGHT = 256
-PASSING = frozenset({408, 409, 429, 502, 503, 504})
-"""Status codes that another try may mend. 500 is what vLLM says of an adapter that it cannot load."""
-LONGEST_WAIT = 600.0
-"""Seconds; a server that asks for a longer pause ends the work instead."""
+LASTING = (500,)
+"""Status codes that no other try mends: 500 is what vLLM says of an adapter that it cannot load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,35 +65,27 @@ class _Models(BaseModel):
     data: list[_Model]
 
 
-class _Refused(Exception):
-    """The server answered, and will not do it."""
-
-
 class RolloutServer:
     """A server at `url` (ending in /v1). `timeout` is in seconds, for the whole of a try; `remedy` is what every error
     tells the user to do, such as the command that starts the server."""
 
     def __init__(self, url: str, *, timeout: float, remedy: str, max_retries: int = 5) -> None:
-        import openai
-
-        if not url.startswith(("http://", "https://")):
-            raise BackendError(
-                "is not the address of a server", where=url, remedy="write ppo.server_url: http://127.0.0.1:8000/v1"
-            )
         self.url, self.remedy = url, remedy
-        self._timeout, self._tries = timeout, max_retries + 1
-        self._pace = Pace(MOST_IN_FLIGHT)
-        key = os.environ.get(KEY_ENV, "").strip()
-        # the SDK refuses to send no key, and its own retries know no other request's pause
-        self._client = openai.AsyncOpenAI(api_key=key or "none", base_url=url, timeout=timeout, max_retries=0)
-        self._loop = LoopThread()
+        self._connection = Connection(
+            url,
+            field="ppo.server_url",
+            key_env=KEY_ENV,
+            timeout=timeout,
+            max_retries=max_retries,
+            most=MOST_IN_FLIGHT,
+        )
 
     def models(self) -> list[str]:
         """Names of what is served, adapters among them; asked once, for a server that is not there yet is no fault."""
         try:
             text = self._wait(self._ask("/models", None, most=1))
             return [model.id for model in _Models.model_validate_json(text).data]
-        except (_Refused, ValidationError) as problem:
+        except (Refused, ValidationError) as problem:
             raise self._error(f"the server does not say what it serves ({shorten(str(problem))})") from None
 
     def load_adapter(self, name: str, path: str) -> None:
@@ -111,14 +95,14 @@ class RolloutServer:
         """
         try:
             self._wait(self._ask("/load_lora_adapter", {"lora_name": name, "lora_path": path}))
-        except _Refused as problem:
+        except Refused as problem:
             if "already been loaded" not in str(problem):
                 raise self._error(f"the server does not load the policy's adapter {path} ({problem})") from None
 
     def unload_adapter(self, name: str) -> None:
         """Frees the adapter's memory on the server. That it says no is no error: no request names it again, and vLLM
         says no also of one that it has pushed out of its memory itself."""
-        with suppress(_Refused):
+        with suppress(Refused):
             self._wait(self._ask("/unload_lora_adapter", {"lora_name": name}))
 
     def sample(
@@ -155,17 +139,17 @@ class RolloutServer:
             return self._wait(all_of_them())
         except BaseExceptionGroup as problems:
             first = problems.exceptions[0]
-            if isinstance(first, _Refused):
+            if isinstance(first, Refused):
                 raise self._error(f"the server does not sample ({first})") from None
             if isinstance(first, ValueError):
                 raise self._error(str(first)) from None
             raise first from None
 
     def close(self) -> None:
-        self._loop.close(self._client.close)
+        self._connection.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = self._loop.start(work)
+        future = self._connection.loop.start(work)
         try:
             return future.result()
         finally:
@@ -175,50 +159,14 @@ class RolloutServer:
         return BackendError(what, where=self.url, remedy=self.remedy)
 
     async def _ask(self, path: str, body: dict[str, Any] | None, *, most: int | None = None) -> str:
-        """What the server answers to a POST of `body`, or to a GET where there is none. Raises BackendError where it
-        cannot be reached, _Refused where it says no."""
-        import openai
-
-        most = self._tries if most is None else most
-        for tries in range(1, most + 1):
-            pause, sent = None, time.monotonic()
-            try:
-                async with self._pace, asyncio.timeout(self._timeout):
-                    sent = time.monotonic()
-                    if body is None:
-                        text = await self._client.get(path, cast_to=str)
-                    else:
-                        text = await self._client.post(path, cast_to=str, body=body)
-                self._pace.answered()
-                return text
-            except openai.APIStatusError as problem:
-                reason = _said(problem)
-                if problem.status_code not in PASSING:
-                    raise _Refused(reason) from None
-                if problem.status_code == 429:
-                    self._pace.too_many(sent)
-                pause = asked_pause(problem.response.headers)
-            except (TimeoutError, openai.APITimeoutError):
-                reason = f"no answer within {self._timeout:g} s"
-            except openai.APIConnectionError as problem:
-                reason = shorten(str(problem.__cause__ or problem))
-            if pause is not None and pause > LONGEST_WAIT:
-                reason = f"it asks to wait {pause / 60:,.0f} minutes"
-                break
-            if tries == most:
-                break
-            if pause is None:
-                await asyncio.sleep(own_pause(tries))
-            else:
-                self._pace.wait(pause)
-        raise self._error(f"no answer from the server ({reason}), tried {tries} time{'s' * (tries > 1)}")
-
-
-def _said(problem: openai.APIStatusError) -> str:
-    """The status and the server's own words."""
-    body = problem.body
-    said = body.get("message", body.get("detail")) if isinstance(body, dict) else body
-    return f"{problem.status_code} {shorten(str(said or problem.message))}"
+        """What the server answers to a POST of `body`, or to a GET where there is none, within `most` tries. Raises
+        BackendError where there is no answer, Refused where the server says no."""
+        try:
+            return await self._connection.send(path, body, str, tries=most, lasting=LASTING)
+        except NoAnswer as problem:
+            if problem.too_long is not None:
+                raise self._error(str(problem)) from None
+            raise self._error(f"no answer from the server ({problem.reason}), {problem.tried}") from None
 
 
 def _drawn(text: str, prompt: Sequence[int], max_new_tokens: int, ends: Sequence[int]) -> Drawn:

@@ -199,9 +199,9 @@ def test_what_got_an_answer_is_not_asked_again_and_what_failed_is(tmp_path: Path
 _CHILD = """
 import sys
 from pathlib import Path
-from rlaif.lm import pace
-from rlaif.core.records import PreferenceLabel
 from rlaif.core.files import JsonlFile
+from rlaif.core.records import PreferenceLabel
+from rlaif.lm.server import pace
 from tests.lm.server.test_faults import judge_at, pairs
 
 pace.FIRST_PAUSE = 0.02

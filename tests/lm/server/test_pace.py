@@ -14,8 +14,8 @@ import pytest
 from rlaif.core.errors import BackendError
 from rlaif.core.records import Message
 from rlaif.lm.protocol import GenerateRequest
-from rlaif.lm.server.client import LONGEST_WAIT, OpenAIModel
-from rlaif.lm.server.pace import LONGEST_PAUSE, Pace, asked_pause, own_pause
+from rlaif.lm.server.client import OpenAIModel
+from rlaif.lm.server.pace import LONGEST_PAUSE, LONGEST_WAIT, Pace, asked_pause, own_pause
 from tests.fault_server import Answer, chat, error, last, serving
 
 
