@@ -157,7 +157,7 @@ def check(
         print(json.dumps({"ok": ok, **counts, "files": files}))
     else:
         for finding in (finding for findings in found.values() for finding in findings):
-            which = "" if finding.principle is None else f" [{finding.principle}]"
+            which = "" if finding.principle is None or finding.severity == "error" else f" [{finding.principle}]"
             _print_lines(
                 [
                     f"{finding.where}: {finding.severity} {finding.code}{which} {finding.message}",

@@ -15,12 +15,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rlaif.constitution.format import ConstitutionFile, OverrideEntry, PrincipleEntry
-from rlaif.constitution.problems import MOST_HINTED, FileProblems, Problem, field_problems, line_of, near
+from rlaif.constitution.problems import MOST_HINTED, FileProblems, Problem, field_problems, line_of, near, principle_at
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.shipped import shipped
-from rlaif.core.yaml import MAX_BYTES, Lines, parse_yaml, read_yaml
+from rlaif.core.yaml import MAX_BYTES, Document, Keys, Lines, read_text, survey_yaml
 
 MAX_DEPTH = 16
+VERSION: tuple[Keys, ...] = (("version",),)
+"""What may be written without quotes: `version: 1.10` is the text "1.10"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,38 +101,61 @@ def find(name_or_path: str | Path, folder: Path | None = None) -> Path:
 def _compose(path: Path, above: tuple[Path, ...], done: dict[str, Composed], text: str | None = None) -> Composed:
     """`above`: the files whose includes lead here, outermost first. `done`: what was composed already. `text`: what to
     take in place of what stands in the file."""
-    file, lines = _read(path, text)
-    problems = list(_contradictions(file, lines))
+    found = survey_yaml(read_text(path, ConstitutionError) if text is None else text, as_text=VERSION)
+    file, numbers, problems = _read(path, found)
+    lines = found.lines
+    problems += _contradictions(found)
     parts: list[Composed] = []
+    inner: ConstitutionError | None = None
     for number, name in enumerate(file.include):
-        found = _included(name, path, (*above, path), done)
-        if isinstance(found, Composed):
-            parts.append(found)
-        else:
-            line = line_of(lines, ("include", number))
-            problems.append(Problem(line, "C004", f"include {name!r}: {found.what}", found.remedy))
+        line = line_of(lines, ("include", number))
+        try:
+            part = _included(name, path, (*above, path), done)
+        except ConstitutionError as error:
+            inner, part = inner or error, None
+            if problems:
+                problems.append(Problem(line, "C004", f"include {name!r} does not load", f"mend {error.where} too"))
+        if isinstance(part, Composed):
+            parts.append(part)
+        elif part is not None:
+            problems.append(Problem(line, "C004", f"include {name!r}: {part.what}", part.remedy))
     if len(parts) == len(file.include):
-        kept, more = _merge(path, file, lines, parts)
+        kept, more = _merge(path, file, numbers, lines, parts, sound=not problems)
         problems += more
     if problems:
         raise FileProblems(path, problems)
+    if inner is not None:
+        raise inner
     done[os.path.realpath(path)] = composed = Composed(path, file, lines, kept)
     return composed
 
 
-def _read(path: Path, text: str | None) -> tuple[ConstitutionFile, Lines]:
-    read = read_yaml(path, ConstitutionError) if text is None else parse_yaml(text, str(path), ConstitutionError)
-    data, lines = read
+def _read(path: Path, found: Document) -> tuple[ConstitutionFile, list[int], list[Problem]]:
+    """What of the file is right, the numbers of its principles that are, and every problem of a single key or value."""
+    data = found.data
+    problems = [Problem(line or 1, "C001", what, remedy) for line, _, what, remedy in found.mistakes]
     if not isinstance(data, dict):
+        if problems:
+            raise FileProblems(path, problems)
         raise ConstitutionError(
             "a constitution is a mapping with name, version and principles",
             where=str(path),
             remedy=f"copy {shipped('constitutions')['example']} and edit it",
         )
     try:
-        return ConstitutionFile.model_validate(data), lines
+        file = ConstitutionFile.model_validate(data)
+        return file, list(range(len(file.principles))), problems
     except ValidationError as error:
-        raise FileProblems(path, field_problems(error, data, lines)) from None
+        problems += field_problems(error, found)
+        wrong = {tuple(item["loc"][: 2 if item["loc"][:1] == ("principles",) else 1]) for item in error.errors()}
+    sound = {key: value for key, value in data.items() if (key,) not in wrong and key in ConstitutionFile.model_fields}
+    entries = sound.get("principles") or []
+    numbers = [number for number in range(len(entries)) if ("principles", number) not in wrong]
+    sound["principles"] = [entries[number] for number in numbers]
+    try:
+        return ConstitutionFile.model_validate({"name": "x", "version": "x", **sound}), numbers, problems
+    except ValidationError:  # a key that is no text hides what else is wrong
+        return ConstitutionFile.model_validate({"name": "x", "version": "x"}), [], problems
 
 
 def _included(
@@ -156,9 +181,10 @@ def _included(
 
 
 def _merge(
-    path: Path, file: ConstitutionFile, lines: Lines, parts: list[Composed]
+    path: Path, file: ConstitutionFile, numbers: list[int], lines: Lines, parts: list[Composed], *, sound: bool
 ) -> tuple[tuple[Written, ...], list[Problem]]:
-    """The principles of the parts and then of the file, and what is wrong with putting them together."""
+    """The principles of the parts and then of the file, and what is wrong with putting them together. `numbers`: where
+    the file's principles stand in its list. `sound`: nothing else is wrong, so what is missing is missing."""
     problems: list[Problem] = []
     included: dict[str, Written] = {}
     offered = {written.entry.id for part in parts for written in part.principles}
@@ -181,7 +207,7 @@ def _merge(
                 problems.append(Problem(line_of(lines, ("include", number)), "C004", text, remedy))
             included[name] = written
     own: list[Written] = []
-    for number, entry in enumerate(file.principles):
+    for number, entry in zip(numbers, file.principles, strict=True):
         source = Source(path, number, lines)
         if isinstance(entry, PrincipleEntry) and entry.id not in included:
             own.append(Written(entry, dict.fromkeys(_given(entry), source)))
@@ -190,12 +216,13 @@ def _merge(
         else:
             problems.append(_clash(entry, source, included, entry.id in disabled, len(problems) < MOST_HINTED))
     principles = (*included.values(), *own)
-    if not principles and not problems:
+    sound = sound and not problems
+    if not principles and sound:
         what = "every included principle is disabled" if file.include else "this field is required"
         problems.append(
             Problem(line_of(lines, ("principles",)), "C002", f"principles: {what}, a list with at least one")
         )
-    elif not problems and not any(written.entry.weight for written in principles):
+    elif sound and not any(written.entry.weight for written in principles):
         text = "principles: every weight is 0, so none would ever be used"
         problems.append(Problem(line_of(lines, ("principles",)), "C005", text))
     return principles, problems
@@ -225,25 +252,41 @@ def _clash(
     if isinstance(entry, PrincipleEntry):
         text = f"principle {entry.id!r}: this id is already taken in {included[entry.id].place()}, which is included"
         remedy = f"add `override: true` to change that one, `disable: [{entry.id}]` to drop it, or choose another id"
-        return Problem(source.line("id"), "C003", text, remedy)
+        return Problem(source.line("id"), "C003", text, remedy, entry.id)
     why = "it is disabled" if disabled else f"no include has it{near(entry.id, included) if hinted else ''}"
     remedy = "override an included principle, or leave out `override` and write a whole one"
-    return Problem(source.line("id"), "C004", f"principle {entry.id!r} has nothing to override: {why}", remedy)
+    text = f"principle {entry.id!r} has nothing to override: {why}"
+    return Problem(source.line("id"), "C004", text, remedy, entry.id)
 
 
-def _contradictions(file: ConstitutionFile, lines: Lines) -> Iterator[Problem]:
-    """What no single field shows: duplicate ids, two texts that must differ and do not."""
+def _contradictions(found: Document) -> Iterator[Problem]:
+    """What no single field shows: an id that stands twice, two texts that must differ and do not. Looked for also in
+    principles that have other mistakes."""
+    remedy = "only what the principle is about should differ: write two texts"
     first: dict[str, int] = {}
-    for index, p in enumerate(file.principles):
-        at = ("principles", index)
-        line = line_of(lines, (*at, "id"))
-        if p.id in first:
-            yield Problem(line, "C003", f"principle {p.id!r}: this id is already taken in line {first[p.id]}")
-        first.setdefault(p.id, line)
-        if p.contrast is not None and p.contrast.followed == p.contrast.violated:
-            text = f"principle {p.id!r}, contrast: followed and violated are the same text"
-            yield Problem(line_of(lines, (*at, "contrast")), "C005", text)
-        for number, test in enumerate(p.tests):
-            if test.better == test.worse:
-                text = f"principle {p.id!r}, tests.{number}: better and worse are the same text"
-                yield Problem(line_of(lines, (*at, "tests", number)), "C005", text)
+    entries = found.data.get("principles")
+    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        at = ("principles", number)
+        id = principle_at(at, found.data)
+        if id is None:
+            continue
+        line = line_of(found.lines, (*at, "id"))
+        if id in first:
+            text = f"principle {id!r}: this id is already taken in line {first[id]}"
+            yield Problem(line, "C003", text, "choose another id", id)
+        first.setdefault(id, line)
+        if _same(entry.get("contrast"), "followed", "violated"):
+            text = f"principle {id!r}, contrast: followed and violated are the same text"
+            yield Problem(line_of(found.lines, (*at, "contrast")), "C005", text, remedy, id)
+        tests = entry.get("tests")
+        for place, test in enumerate(tests if isinstance(tests, list) else ()):
+            if _same(test, "better", "worse"):
+                text = f"principle {id!r}, tests.{place}: better and worse are the same text"
+                yield Problem(line_of(found.lines, (*at, "tests", place)), "C005", text, remedy, id)
+
+
+def _same(table: object, one: str, other: str) -> bool:
+    """Whether a table has the same text under two keys."""
+    texts = [table.get(one), table.get(other)] if isinstance(table, dict) else []
+    stripped = {text.strip() for text in texts if isinstance(text, str)}
+    return len(texts) == 2 and all(isinstance(text, str) for text in texts) and len(stripped) == 1 and stripped != {""}

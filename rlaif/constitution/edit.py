@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlaif.constitution.compose import compose, compose_text, find
+from rlaif.constitution.compose import VERSION, compose, compose_text, find
 from rlaif.constitution.format import ConstitutionFile, PrincipleEntry
 from rlaif.constitution.layout import behind_colon, entry_lines, field_lines
 from rlaif.constitution.load import as_record
@@ -200,7 +200,7 @@ def _set(text: str, data: Any, path: Path, at: Keys, keys: Keys, value: Any, ord
 
 
 def _data(text: str, path: Path) -> Any:
-    return parse_yaml(text, str(path), ConstitutionError)[0]
+    return parse_yaml(text, str(path), ConstitutionError, as_text=VERSION)[0]
 
 
 def _number(data: Any, id: str) -> int | None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, WithJsonSchema
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Prose = Annotated[str, StringConstraints(strip_whitespace=True)]
 """Text that may be empty; like every constrained one it is Unicode, so half of a surrogate pair is refused."""
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+Version = Annotated[Text, WithJsonSchema({"type": ["string", "number"], "minLength": 1})]
+"""A number is read as the text that stands there (`compose.VERSION`)."""
 
 
 class Table(BaseModel):
-    """A mapping with known keys only, whose values are not converted: 1.10 is no version."""
+    """A mapping with known keys only, whose values are not converted: true is no text."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -87,7 +89,7 @@ class ConstitutionFile(Table):
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["principles"]}, {"required": ["include"]}]})
 
     name: Slug = Field(description="small letters, digits and hyphens")
-    version: Text = Field(description="any text, in quotes")
+    version: Version = Field(description='any text or number, such as 1 or "2026-05 draft"')
     description: Prose = ""
     include: list[Text] = Field(
         [], description="constitutions whose principles come first: a file beside this one (.yaml), or a shipped name"

@@ -93,7 +93,7 @@ def lint(name_or_path: str | Path) -> list[LintFinding]:
         composed = compose(name_or_path)
     except FileProblems as error:
         return [
-            LintFinding(p.code, "error", f"{error.path}:{p.line}", None, p.text, p.remedy or default_remedy())
+            LintFinding(p.code, "error", f"{error.path}:{p.line}", p.principle, p.text, p.remedy or default_remedy())
             for p in error.problems
         ]
     except ConstitutionError as error:

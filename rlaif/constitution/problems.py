@@ -22,22 +22,24 @@ from rlaif.constitution.format import (
 )
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.shipped import shipped
-from rlaif.core.yaml import Lines
+from rlaif.core.yaml import Document, Lines
 
 Location = tuple[str | int, ...]
-ProblemCode = Literal["C002", "C003", "C004", "C005"]
+ProblemCode = Literal["C001", "C002", "C003", "C004", "C005"]
 MOST_TOLD = 20
 MOST_HINTED = 5
 """Problems of a file for which a like name is looked up among all principles: with thousands of both it takes long."""
 
 
 class Problem(NamedTuple):
-    """1-based line, the linter's code, the sentence about it, and what to write instead where that is special."""
+    """1-based line, the linter's code, the sentence about it, what to write instead where that is special, and the id
+    of the principle that it is about."""
 
     line: int
     code: ProblemCode
     text: str
     remedy: str | None = None
+    principle: str | None = None
 
 
 class FileProblems(ConstitutionError):
@@ -68,20 +70,55 @@ def near(name: str, known: Iterable[str]) -> str:
     return f", did you mean {found[0]!r}?" if found else ""
 
 
-def field_problems(error: ValidationError, data: dict[Any, Any], lines: Lines) -> list[Problem]:
-    """Every problem pydantic found, but a field that is only missing because its name is misspelt counts once."""
-    items = [(item, _location(item["loc"])) for item in error.errors()]
+def field_problems(error: ValidationError, found: Document) -> list[Problem]:
+    """Every problem pydantic found, but none that follows from another one: a field that is only missing because its
+    name is misspelt, or because YAML could not be read there."""
+    data = found.data
+    items = [(item, without_branch(item["loc"])) for item in error.errors()]
     meant = {(*loc[:-1], _nearest(loc, data)) for item, loc in items if item["type"] == "extra_forbidden"}
+    unread = [mistake.keys for mistake in found.mistakes if mistake.keys]
     return [
-        Problem(line_of(lines, loc), "C002", f"{_place(loc, data)}: {_sentence(item, loc, data)}")
+        Problem(
+            line_of(found.lines, loc),
+            "C002",
+            f"{_place(loc, data)}: {_sentence(item, loc, data)}",
+            _remedy(item, loc, data),
+            principle_at(loc, data),
+        )
         for item, loc in items
-        if item["type"] != "missing" or loc not in meant
+        if not (item["type"] == "missing" and loc in meant)
+        and not any(loc[: len(keys)] == keys for keys in unread)
+        and (found.whole or not (item["type"] == "missing" or item["input"] is None))
     ]
 
 
-def _location(loc: Sequence[str | int]) -> Location:
+def without_branch(loc: Sequence[str | int]) -> Location:
     """Pydantic's location without the name of the branch (a principle, or an override) behind the entry's number."""
     return (*loc[:2], *loc[3:]) if loc[:1] == ("principles",) else tuple(loc)
+
+
+def principle_at(location: Location, data: dict[Any, Any]) -> str | None:
+    """The id of the principle that a location lies in, as far as it is a text."""
+    if len(location) < 2 or location[0] != "principles":
+        return None
+    entry = data["principles"][location[1]]
+    name = entry.get("id") if isinstance(entry, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
+def _remedy(item: Any, location: Location, data: dict[Any, Any]) -> str | None:
+    """What to write where that can be said of one key; None where only an example explains it."""
+    if item["type"] == "missing":
+        field = _table(location, data).model_fields.get(str(location[-1]))
+        what = field.description if field is not None and field.description else "a text"
+        return f"add {location[-1]}: {what}"
+    if item["type"] == "extra_forbidden":
+        nearest = _nearest(location, data)
+        known = ", ".join(_table(location, data).model_fields)
+        return f"write {nearest}:" if nearest else f"leave it out; there may stand: {known}"
+    if item["type"] == "string_too_short":
+        return "write a text, or leave the key out if it is optional"
+    return None
 
 
 def _sentence(item: Any, location: Location, data: dict[Any, Any]) -> str:
@@ -119,9 +156,8 @@ def _place(location: Location, data: dict[Any, Any]) -> str:
     """ "principle 'no-harm', contrast.followed" for the place of an error; by number where the id is not usable."""
     if len(location) < 2 or location[0] != "principles":
         return ".".join(map(str, location)) or "the file"
-    entry = data["principles"][location[1]]
-    name = entry.get("id") if isinstance(entry, dict) else None
-    which = f"principle {name!r}" if isinstance(name, str) and name else f"principle number {int(location[1]) + 1}"
+    name = principle_at(location, data)
+    which = f"principle number {int(location[1]) + 1}" if name is None else f"principle {name!r}"
     return ", ".join([which, ".".join(map(str, location[2:]))] if len(location) > 2 else [which])
 
 

@@ -23,7 +23,7 @@ STARTER = """\
 ## yaml-language-server: $schema=constitution.schema.json
 
 name: "{name}"
-version: "1"               # any text, in quotes; raise it when you change a rule
+version: "1"               # any text or number; raise it when you change a rule
 description: Write here in a sentence or two what the assistant should be like.
 
 # Principles of another constitution can come first: a file beside this one, or a shipped name

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlaif.core.errors import RlaifError
 
@@ -14,72 +15,138 @@ Keys = tuple[str | int, ...]
 Lines = dict[Keys, int]
 # what ruamel raises for a value that does not fit its tag (`!!float ""`, a time out of range) or is nested too deep
 _UNFIT = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, RecursionError)
+_WRITTEN_AS_TEXT = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
+
+
+class Mistake(NamedTuple):
+    """What is wrong at a 1-based line of a YAML text, under which keys, and what to write instead."""
+
+    line: int | None
+    keys: Keys
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What can be read of a YAML text: plain data, the 1-based line of every key path, every mistake by line.
+
+    `whole`: nothing was left out below a mistake in the syntax.
+    """
+
+    data: Any
+    lines: Lines
+    mistakes: tuple[Mistake, ...] = ()
+    whole: bool = True
 
 
 def read_yaml(path: Path, error: type[RlaifError]) -> tuple[Any, Lines]:
     """Plain data of the file and the 1-based line of every key path; any problem raises `error` with file and line."""
+    return parse_yaml(read_text(path, error), str(path), error)
+
+
+def read_text(path: Path, error: type[RlaifError]) -> str:
+    """The text of a file that is UTF-8 and has at most MAX_BYTES, without a byte order mark; else raises `error`."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise error("no such file", where=str(path), remedy="check the path") from None
     except OSError as problem:
-        raise error(f"cannot be read: {problem.strerror}", where=str(path)) from None
+        raise error(f"cannot be read: {problem.strerror}", where=str(path), remedy="give a file") from None
+    except ValueError as problem:
+        raise error(f"cannot be read: {problem}", where=str(path), remedy="give a file") from None
     if len(raw) > MAX_BYTES:
         raise error(f"{len(raw):,} bytes is more than {MAX_BYTES:,}", where=str(path), remedy="split the file")
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         line = raw.count(b"\n", 0, problem.start) + 1
         raise error("is not UTF-8 text", where=f"{path}:{line}", remedy="save the file as UTF-8") from None
-    return parse_yaml(text, str(path), error)
 
 
-def parse_yaml(text: str, where: str, error: type[RlaifError]) -> tuple[Any, Lines]:
-    """Plain data of YAML `text` and the line of every key path."""
+def parse_yaml(text: str, where: str, error: type[RlaifError], *, as_text: Collection[Keys] = ()) -> tuple[Any, Lines]:
+    """Plain data of YAML `text` and the line of every key path; the first mistake raises `error`."""
+    found = survey_yaml(text, as_text=as_text)
+    if not found.mistakes:
+        return found.data, found.lines
+    first = found.mistakes[0]
+    place = where if first.line is None else f"{where}:{first.line}"
+    raise error(first.what, where=place, remedy=first.remedy)
+
+
+def survey_yaml(text: str, *, as_text: Collection[Keys] = ()) -> Document:
+    """Everything that can be read of a YAML text and every mistake in it: a key that stands twice, an alias, a key that
+    is no word, and the first mistake in the syntax, below which nothing is read.
+
+    A number or date under one of the keys `as_text` is the text that stands there: 1.10 and not 1.1.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
-    from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
     reader = YAML(typ="safe", pure=True)
     try:
         root = reader.compose(text)
-        lines: Lines = {}
-        stack: list[tuple[Any, tuple[str | int, ...]]] = [(root, ())]
-        seen: set[int] = set()
-        while stack:
-            node, path = stack.pop()
-            if node is None:
-                continue
-            if id(node) in seen:
-                raise error(
-                    "an alias (*name) repeats a part of the file",
-                    where=f"{where}:{node.start_mark.line + 1}",
-                    remedy="write the text out",
-                )
-            seen.add(id(node))
-            lines.setdefault(path, node.start_mark.line + 1)
-            if isinstance(node, MappingNode):
-                for key, value in node.value:
-                    if not isinstance(key, ScalarNode):
-                        raise error(
-                            "a key must be one word or text, not a list or table",
-                            where=f"{where}:{key.start_mark.line + 1}",
-                            remedy="write the key as text; values in braces need quotes around them",
-                        )
-                    lines[(*path, key.value)] = key.start_mark.line + 1
-                    stack.append((value, (*path, key.value)))
-                    lines.setdefault((*path, key.value), key.start_mark.line + 1)
-            elif isinstance(node, SequenceNode):
-                stack.extend((value, (*path, index)) for index, value in enumerate(node.value))
-        return None if root is None else reader.constructor.construct_document(root), lines
+        lines, mistakes = _walk(root, as_text)
+        data = None if root is None else reader.constructor.construct_document(root)
+        return Document(data, lines, tuple(sorted(mistakes, key=lambda mistake: mistake.line or 0)))
     except MarkedYAMLError as problem:
-        mark = problem.problem_mark or problem.context_mark
+        unclosed = problem.context_mark is not None and (problem.context or "").startswith("while scanning a quoted")
+        mark = problem.context_mark if unclosed else problem.problem_mark or problem.context_mark
         line = mark.line + 1 if mark is not None else 1
-        what = (problem.problem or problem.context or "is not YAML").splitlines()[0]
-        raise error(what, where=f"{where}:{line}", remedy=_remedy(what)) from None
+        what = "this quote is never closed" if unclosed else problem.problem or problem.context or "is not YAML"
+        mistake = Mistake(line, (), what.splitlines()[0], _remedy(what))
     except (YAMLError, *_UNFIT) as problem:
         what = (str(problem) or type(problem).__name__).splitlines()[0]
-        raise error(f"is not YAML: {what}", where=where, remedy=_remedy(what)) from None
+        return Document(None, {}, (Mistake(None, (), f"is not YAML: {what}", _remedy(what)),), whole=False)
+    above = survey_yaml("".join(text.splitlines(keepends=True)[: line - 1]), as_text=as_text) if line > 1 else None
+    if above is None or not above.whole:  # it reads no better without the line
+        return Document(None, {}, (mistake,), whole=False)
+    return Document(above.data, above.lines, (*above.mistakes, mistake), whole=False)
+
+
+def _walk(root: Any, as_text: Collection[Keys]) -> tuple[Lines, list[Mistake]]:
+    """The line of every key path, and the mistakes; each is taken out of the nodes, so that the rest can be read."""
+    from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+    lines: Lines = {} if root is None else {(): root.start_mark.line + 1}
+    mistakes: list[Mistake] = []
+    seen = {id(root)}
+    stack: list[tuple[Any, Keys]] = [(root, ())]
+
+    def child(node: Any, path: Keys) -> Any:
+        """The node, or an empty one where it is an alias of one that was seen."""
+        lines.setdefault(path, node.start_mark.line + 1)
+        if id(node) in seen:
+            line = node.start_mark.line + 1
+            mistakes.append(Mistake(line, path, "an alias (*name) repeats a part of the file", "write the text out"))
+            return ScalarNode("tag:yaml.org,2002:null", "", node.start_mark, node.end_mark)
+        seen.add(id(node))
+        stack.append((node, path))
+        return node
+
+    while stack:
+        node, path = stack.pop()
+        if isinstance(node, MappingNode):
+            names: set[tuple[str | None, str]] = set()
+            kept = []
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if not isinstance(key, ScalarNode):
+                    remedy = "write the key as text; values in braces need quotes around them"
+                    mistakes.append(Mistake(line, path, "a key must be one word or text, not a list or table", remedy))
+                elif (key.tag, key.value) in names:
+                    what = f"the key {key.value!r} stands twice"
+                    mistakes.append(Mistake(line, (*path, key.value), what, "each key may stand once"))
+                else:
+                    names.add((key.tag, key.value))
+                    lines[(*path, key.value)] = line
+                    kept.append((key, child(value, (*path, key.value))))
+            node.value = kept
+        elif isinstance(node, SequenceNode):
+            node.value = [child(value, (*path, number)) for number, value in enumerate(node.value)]
+        elif path in as_text and isinstance(node, ScalarNode) and node.tag in _WRITTEN_AS_TEXT:
+            node.tag = "tag:yaml.org,2002:str"
+    return lines, mistakes
 
 
 @dataclass(frozen=True, slots=True)

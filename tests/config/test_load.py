@@ -45,7 +45,7 @@ def test_a_minimal_file_takes_defaults_and_writes_back(file: Path) -> None:
         ("label:\n  samples: many\n", "line 6: label.samples: Input should be a valid integer"),
         ("label:\n  samples: 1\n", "(given: 1)"),
         ("judge:\n  method: pairwize\n", "line 6: judge.method"),
-        ("seed: 1\nseed: 2\n", "duplicate key"),
+        ("seed: 1\nseed: 2\n", "the key 'seed' stands twice"),
         ("ppo: [1\n", "run.yaml:"),
         ("judge:\n  backend: openai\n  method: pairwise\n", "needs judge.source"),
         ("judge:\n  backend: openai\n  source: m\n", "contrast needs the log-probs"),

@@ -129,7 +129,7 @@ def test_a_good_file_loads_and_composed_files_keep_their_meaning_as_one(tmp_path
     ("content", "words"),
     [
         (b"name: mine\n\tversion: 1\n", "mine.yaml:2"),
-        (b"name: mine\nname: mine\n", "mine.yaml:2"),
+        (b"name: mine\nname: mine\n", "line 2: the key 'name' stands twice"),
         (b"name: &a mine\nversion: *a\n", "alias"),
         (b"name: mine\nversion: '\xe9'\n", "mine.yaml:2: is not UTF-8"),
         (b"a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", "alias"),

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from rlaif.constitution.edit import edit_file, parse_change, with_changes
+from rlaif.constitution.lint import lint
 from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.records import Contrast, PrincipleTest
@@ -65,7 +67,7 @@ def test_jinja_in_a_text_stays_as_it_stands(tmp_path: Path) -> None:
         ("    statement: Be kind.\n", "", ["mine.yaml:4", "'be-kind', statement", "required"]),
         ("statement: Be kind.", "statement: '  '", ["mine.yaml:5", "'be-kind', statement", "is empty"]),
         ("statement: Be kind.", "statement:", ["mine.yaml:5", "'be-kind', statement", 'write it in quotes: "null"']),
-        ('version: "1"', "version: 2024-01-01", ["mine.yaml:2", "version", 'write it in quotes: "2024-01-01"']),
+        ("name: mine", "name: 2024-01-01", ["mine.yaml:1", "name", 'write it in quotes: "2024-01-01"']),
         ("name: mine", "name: true", ["mine.yaml:1", "name", 'write it in quotes: "true"']),
         ("statement: Be kind.", "statement: x\n    weight: -1", ["mine.yaml:6", "'be-kind', weight", "-1"]),
         ("statement: Be kind.", "statement: x\n    weight: .nan", ["mine.yaml:6", "'be-kind', weight", "finite"]),
@@ -75,7 +77,8 @@ def test_jinja_in_a_text_stays_as_it_stands(tmp_path: Path) -> None:
         ("statement: Be kind.", "statement: x\n    priority: 0", ["mine.yaml:6", "'be-kind', priority"]),
         ("id: be-kind", "id: Be Kind!", ["mine.yaml:4", "'Be Kind!'", "be-kind"]),
         ("id: be-kind", "id: 7", ["mine.yaml:4", "number 1, id", '"7"']),
-        ('version: "1"', "version: 1.10", ["mine.yaml:2", "version", "quotes"]),
+        ("name: mine", "name: 1.10", ["mine.yaml:1", "name", "quotes"]),
+        ('version: "1"', "version: true", ["mine.yaml:2", "version", "quotes"]),
         ("principles:", "principals:", ["mine.yaml:3", "'principles'"]),
         ("  - id: be-kind\n    statement: Be kind.\n", "", ["mine.yaml:3", "principles", "list"]),
         ("id: be-kind\n    statement: Be kind.", "just text", ["mine.yaml:4", "number 1"]),
@@ -108,6 +111,53 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, old: str, new: str, w
     assert old in MINIMAL
     message = problem(tmp_path, MINIMAL.replace(old, new))
     assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize("written", ["1", "1.0", "1.10", "0x10", "1_000", "2026-05-01", "v2", '"1.0"'])
+def test_a_version_is_the_text_that_stands_there(tmp_path: Path, written: str) -> None:
+    path = write(tmp_path, MINIMAL.replace('"1"', written))
+    assert load_constitution(path).version == written.strip('"')
+    edit_file(path, lambda text, where: with_changes(text, where, [parse_change("be-kind.weight=2")]))
+    assert f"version: {written}\n" in path.read_text(encoding="utf-8")
+
+
+TEN = """\
+name: Ten Mistakes
+versoin: 3
+include: [nowhere.yaml]
+principles:
+  - id: be-kind
+    statment: Be kind.
+    weight: -1
+  - id: be-kind
+    statement: Be brief.
+    statement: Be very brief.
+  - id: same
+    statement: Differ.
+    contrast: {followed: You differ., violated: You differ.}
+    tests:
+      - {prompt: p, better: b, worse: 7}
+  - id: other
+    statement: ""
+    override: yes
+  - statement: "this quote never ends.
+"""
+
+
+def test_ten_mistakes_are_told_at_once_each_with_line_principle_and_remedy(tmp_path: Path) -> None:
+    path = write(tmp_path, TEN)
+    found = lint(path)
+    assert [(finding.where.removeprefix(f"{path}:"), finding.principle) for finding in found] == [
+        ("1", None), ("2", None), ("3", None), ("6", "be-kind"), ("7", "be-kind"), ("8", "be-kind"),
+        ("10", None), ("13", "same"), ("15", "same"), ("17", "other"), ("18", "other"), ("19", None),
+    ]  # fmt: skip
+    words = [
+        "'Ten Mistakes'", "did you mean 'version'?", "no such file", "did you mean 'statement'?", "weight", "taken",
+        "'statement' stands twice", "the same text", "worse: is a number", "is empty", "override: is true or false",
+        "never closed",
+    ]  # fmt: skip
+    assert [word for word, finding in zip(words, found, strict=True) if word not in finding.message] == []
+    assert all(finding.remedy for finding in found)
 
 
 def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlaif.constitution.compose import VERSION
 from rlaif.constitution.exchange.draft import Draft, slug, topic
 from rlaif.constitution.exchange.source import Source, refuse, shown
 from rlaif.core.errors import ConstitutionError
@@ -106,7 +107,7 @@ def _without_front(source: Source, draft: Draft) -> str:
     if match is None:
         return source.text
     try:
-        data: Any = parse_yaml(match[1], str(source.path), ConstitutionError)[0]
+        data: Any = parse_yaml(match[1], str(source.path), ConstitutionError, as_text=VERSION)[0]
     except ConstitutionError:
         data = None
     if not isinstance(data, dict):
