@@ -1,4 +1,4 @@
-"""How near each algorithm comes to the closed-form optimum, for several beta: the plot of docs/ppo.md.
+"""How near each algorithm comes to the closed-form optimum, for several beta: docs/reference/results-ppo.md.
 
     python benchmarks/analytic_ppo.py [OUT=docs/analytic-ppo.png] [STEPS=100]
 

@@ -1,4 +1,5 @@
-"""Prints the table of docs/demo.md from finished runs: `python benchmarks/demo_table.py NAME=RUN[,RUN...] ...`
+"""Prints the table of docs/reference/results-demo.md from finished runs:
+`python benchmarks/demo_table.py NAME=RUN[,RUN...] ...`
 
 Runs behind one name (seeds) are pooled: per prompt the mean over seeds, differences v SFT taken within each run, the
 interval by bootstrap over prompts. A second table says what each stage cost, from the first run of the first name.

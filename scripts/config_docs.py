@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the descriptions of the config's own fields; a test sees that it is up to date."""
+"""Writes docs/reference/configuration.md from the config's own descriptions; a test sees that it is current."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from rlaif.config import PromptSlice, RunConfig, Table
 
-PATH = Path(__file__).parent.parent / "docs" / "configuration.md"
+PATH = Path(__file__).parent.parent / "docs" / "reference" / "configuration.md"
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 HEADER = """\
 # Configuration

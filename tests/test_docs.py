@@ -29,7 +29,7 @@ from rlaif.training.preference_metrics import held_out_report
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 DOCS += sorted((ROOT / "docs").rglob("*.md"))
-RUN_FOLDER = ROOT / "docs" / "run-folder.md"
+RUN_FOLDER = ROOT / "docs" / "reference" / "run-folder.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 RECORDS = [
@@ -97,10 +97,35 @@ def test_the_configuration_page_is_up_to_date() -> None:
     assert script["PATH"].read_text(encoding="utf-8") == script["document"](), "run: python scripts/config_docs.py"
 
 
+def anchors(path: Path) -> set[str]:
+    """What a link to the page may name behind "#": its headings, as the site spells them."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
 @each_document
 def test_links_lead_somewhere(path: Path) -> None:
-    targets = [link for link in LINK.findall(path.read_text(encoding="utf-8")) if "://" not in link]
-    assert [link for link in targets if not (path.parent / link.partition("#")[0]).exists()] == []
+    wrong = []
+    for link in LINK.findall(path.read_text(encoding="utf-8")):
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        if "://" not in link and (not target.exists() or (anchor and anchor not in anchors(target))):
+            wrong.append(link)
+    assert wrong == []
+
+
+def test_every_page_stands_in_the_contents_of_the_site() -> None:
+    named = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert named == {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+
+
+def test_pages_that_the_code_names_exist() -> None:
+    files = [
+        path for folder in ("rlaif", "scripts", "benchmarks", "constitutions") for path in (ROOT / folder).rglob("*")
+    ]
+    texts = [path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".yaml", ".sh", ".jinja")]
+    named = {name for text in texts for name in re.findall(r"\bdocs/[\w/-]+\.md", text)}
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
 @each_document

@@ -82,11 +82,14 @@ def test_importing_it_loads_no_library() -> None:
     assert done.stdout.split() == []
 
 
-def test_the_page_works_from_top_to_bottom(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", [PAGE, PAGE.parent.parent / "README.md"], ids=lambda page: page.name)
+def test_what_a_page_shows_works_from_top_to_bottom(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
-    for code in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        exec(compile(code, str(PAGE), "exec"), names)
+    codes = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert codes
+    for code in codes:
+        exec(compile(code, str(page), "exec"), names)
 
 
 def test_a_run_is_read_as_it_stands(folder: Path, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def _asked(config: RunConfig, asking: AskingConfig) -> str:
     if failure.kind == "context_overflow":
         remedy = "serve the judge with a longer context, or lower label.max_new_tokens"
         raise BackendError(f"answers of {tokens} tokens do not fit: {failure.reason}", where="judge", remedy=remedy)
-    raise BackendError(failure.reason, where="judge", remedy="see docs/judging.md on servers, or the server's log")
+    raise BackendError(failure.reason, where="judge", remedy="see docs/reference/servers.md, or the server's log")
 
 
 def _card(config: RunConfig) -> str:

@@ -19,7 +19,7 @@ class AskingConfig(Table):
     method: Literal["contrast", "pairwise", "cot", "rating", "random"] = Field(
         "contrast",
         description="contrast for small models; pairwise, cot (a rationale first) and rating (one answer at a time) "
-        "for ~3B and up; random as a control (docs/judging.md)",
+        "for ~3B and up; random as a control (docs/trust-a-judge.md)",
     )
     scale: float = Field(
         0.1,
@@ -30,7 +30,7 @@ class AskingConfig(Table):
         None,
         ge=1,
         description="contrast: tokens at the beginning of a response that are judged, null = all; a very small model "
-        "tells a refusal from consent by its opening, and the rest adds noise (docs/demo.md)",
+        "tells a refusal from consent by its opening, and the rest adds noise (docs/reference/results-demo.md)",
     )
     rating_scale: float = Field(
         1.0,
@@ -67,7 +67,7 @@ class AskingConfig(Table):
         None,
         ge=0,
         description="most requests to this judge that a run may make, all its stages and sessions together; null = no "
-        "limit. What the cache answers and the tries after a failed one do not count (docs/judging.md)",
+        "limit. What the cache answers and the tries after a failed one do not count (docs/reference/servers.md)",
         json_schema_extra=SPEED,
     )
     max_tokens: int | None = Field(
@@ -214,7 +214,7 @@ class JudgeConfig(AskingConfig):
 
 
 class CardConfig(Table):
-    """What the judge is measured on before its labels are made, and what it must reach (docs/judge-card.md)."""
+    """What the judge is measured on before its labels are made, and what it must reach (docs/trust-a-judge.md)."""
 
     required: bool = Field(
         True,

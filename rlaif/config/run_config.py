@@ -112,7 +112,8 @@ class PpoConfig(LoraTable):
         "model",
         validate_default=True,
         description='"model" = the reward stage, "judge" = the judge itself, or a Python function "module:function"; '
-        "or a list of these, each as such or as {source, weight, name}: the score is their weighted sum (docs/ppo.md)",
+        "or a list of these, each as such or as {source, weight, name}: the score is their weighted sum "
+        "(docs/train.md)",
     )
     reward_ensemble: Literal["mean", "worst", "uncertainty"] = Field(
         "mean",
@@ -126,7 +127,8 @@ class PpoConfig(LoraTable):
     algorithm: Literal["ppo", "reinforce", "rloo", "grpo"] = Field(
         "ppo",
         description="where advantages come from: ppo = GAE over a critic; the others have none: reinforce = the "
-        "rewards to come, rloo and grpo = the whole return less that of the prompt's other samples (docs/ppo.md)",
+        "rewards to come, rloo and grpo = the whole return less that of the prompt's other samples "
+        "(docs/reference/ppo.md)",
     )
     baseline: Literal["none", "batch", "prompt"] = Field(
         "none",
@@ -152,7 +154,9 @@ class PpoConfig(LoraTable):
     max_new_tokens: int = Field(80, ge=1, description="longest response, in tokens")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob in the stage")
     rollouts: Literal["local", "server"] = Field(
-        "local", description="what samples: local = the machine that trains, server = vLLM at server_url (docs/ppo.md)"
+        "local",
+        description="what samples: local = the machine that trains, server = vLLM at server_url "
+        "(docs/reference/scaling.md)",
     )
     importance_cap: float | None = Field(
         2.0,
@@ -224,7 +228,7 @@ class PpoConfig(LoraTable):
     best_by: str = Field(
         "harm",
         description="what makes a validation the best: one of ppo.gold; score_NAME, a source of the reward by itself, "
-        "which with weight 0 is a proxy held out; or score, the very reward that is optimised (docs/ppo.md)",
+        "which with weight 0 is a proxy held out; or score, the very reward that is optimised (docs/train.md)",
     )
     patience: int = Field(
         0, ge=0, description="keep: best: validations without a new best that end the stage; 0 = all steps"

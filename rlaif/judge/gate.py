@@ -43,8 +43,8 @@ def passed_card(run: RunFolder, config: RunConfig) -> str:
         raise StageError(
             f"the judge is below what the config asks for: {'; '.join(short)}",
             where=str(run.file("card", "card.json")),
-            remedy="choose another judge, method or wording of the principles (docs/judging.md), lower the threshold, "
-            + WAY_OUT,
+            remedy="choose another judge, method or wording of the principles (docs/trust-a-judge.md), lower the "
+            f"threshold, {WAY_OUT}",
         )
     return str(card["id"])
 

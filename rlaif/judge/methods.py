@@ -36,7 +36,7 @@ from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, GenerateRequest, La
 TIE = 1e-3
 """Nats per token under which `contrast` calls two responses equal: those with the same opening, scored together, are no
 win for either. What bfloat16 changes from one batch to another is more, about 0.01; a walk on a CPU changes nothing
-(docs/judging.md)."""
+(docs/reference/results-judging.md)."""
 
 RATINGS = ("1", "2", "3", "4", "5", "6", "7", "8", "9")
 UNLISTED = 0.01

@@ -1,6 +1,7 @@
 """The suite: every exact check of PPO, run one after the other on a subject.
 
-Each stands for a defect that some library had for months or years; docs/ppo.md has the list beside what it found.
+Each stands for a defect that some library had for months or years; docs/reference/ppo.md has the list
+beside what it found.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What PPO does when a step goes wrong: the batch is saved to be looked at, and the error says which step and why.
 
-`bad_batch.pt` is a dictionary for `torch.load(path, weights_only=True)`; docs/ppo.md says what it holds.
+`bad_batch.pt` is a dictionary for `torch.load(path, weights_only=True)`; docs/reference/ppo.md says what it holds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def stopped(
         f"step {step}: {problem}; what led to it is saved for inspection",
         where=str(path),
         remedy=f"lower ppo.learning_rate ({trainer.config.learning_rate:g}) or set model.dtype: float32, and start the "
-        f"stage anew with --force{best}; docs/ppo.md says how to look at the batch",
+        f"stage anew with --force{best}; docs/reference/ppo.md says how to look at the batch",
         everywhere=batch is not None,
     )
 

@@ -49,7 +49,7 @@ def check_sampler(batch: RolloutBatch, config: PpoConfig) -> None:
         return
     sampler, mask = _sampler_logprobs(batch.rollouts), batch.response_mask
     found = _gap(sampler, batch.logprobs, mask)
-    remedy = "restart the server with the command that docs/ppo.md shows, then run again with --resume"
+    remedy = "restart the server with the command that docs/reference/scaling.md shows, then run again with --resume"
     # Whatever the rounding: twice as near to the reference as to the policy is the reference.
     if 2 * _gap(sampler, batch.ref_logprobs, mask) < found:
         raise StageError(
