@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from rlaif.config import StageName
-from rlaif.core.files import JsonlFile, write_atomic
+from rlaif.core.files import JsonlFile, write_atomic, write_folder
 from rlaif.core.records import Message, Prompt
 from rlaif.stages import table as stages
 from rlaif.stages.context import StageContext
@@ -63,7 +63,12 @@ def run(context: StageContext) -> dict[str, float]:
         figures = {name: {"judge": {"mean": ACCURACY}} for name in ("accuracy", "length_matched")}
         failures = {"pairs": 10, "labelled": LABELLED}
         said = {"id": said, "subject": {"gold": "stub"}, **figures, "failures": failures, "verdict": [], "notes": []}
-    write_atomic(context.folder / OUTPUT[stage], json.dumps(said) + "\n")
+    folder, _, name = OUTPUT[stage].rpartition("/")
+    text = json.dumps(said) + "\n"
+    if folder:
+        write_folder(context.folder / folder, lambda into: (into / name).write_text(text))
+    else:
+        write_atomic(context.folder / name, text)
     return {"written": float(made)}
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -51,19 +51,84 @@ def disk_errors(path: Path) -> Iterator[None]:
 def write_atomic(path: Path, text: str) -> None:
     """Writes the whole file or nothing: a temporary file beside it, flushed to disk, then renamed. The permissions of a
     file that is replaced are kept."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        _remove(temporary)
         try:
-            with temporary.open("w", encoding="utf-8") as file:
+            with temporary.open("x", encoding="utf-8") as file:  # "x" opens nothing that is there, and no link
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             if path.is_file():
                 shutil.copymode(path, temporary)
             temporary.replace(path)
+            _flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, write: Callable[[Path], object], *, unless: Callable[[], bool] | None = None) -> None:
+    """Puts what `write` leaves in the folder that it is given at `path`: the whole folder or nothing, on the disk
+    before it has its name. What stood there is at `path.old` until then.
+
+    One process at a time writes a folder of a run. Where several may write the same one, `unless` says at the end that
+    another was faster; its folder stays.
+    """
+    temporary, former = path.with_name(f"{path.name}.tmp"), path.with_name(f"{path.name}.old")
+    if unless is not None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        temporary.mkdir()  # fails where anything is there, be it a link
+        try:
+            write(temporary)
+            if unless is not None and unless():
+                return
+            for folder, _, names in os.walk(temporary, topdown=False):
+                for name in names:
+                    _flush(Path(folder, name))
+                _flush(Path(folder))
+            if path.exists() or path.is_symlink():
+                _remove(former)
+                path.rename(former)
+            move_folder(temporary, path)
+        finally:
+            _remove(temporary)  # on a full disk it would take what room is left
+        _remove(former)
+
+
+def move_folder(path: Path, to: Path) -> None:
+    """Renames a folder that is on the disk, for good: the new name survives a power cut."""
+    path.rename(to)
+    _flush(to.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes the folder, which is there as a whole or not at all. Of a link, the link alone."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with disk_errors(path):
+        _remove(temporary)
+        if path.exists() or path.is_symlink():
+            path.rename(temporary)
+            _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Sees a file, or a folder's list of names, onto the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def refuse_existing_file(path: Path) -> None:

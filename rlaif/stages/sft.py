@@ -1,8 +1,7 @@
 """The `sft` stage: trains the policy on accepted revisions, mixed with helpful answers (2212.08073, section 3.2).
 
-1. The loss is on the response only, by TRL's SFTTrainer on rows that are tokenised here.
-2. Departure from the paper: only *accepted* revisions are learnt from, and the SFT starts from the run's model.
-3. An answer that was cut off at its token limit must not teach to stop mid-sentence. It is cut back to its last full
+1. Departure from the paper: only *accepted* revisions are learnt from, and the SFT starts from the run's model.
+2. An answer that was cut off at its token limit must not teach to stop mid-sentence. It is cut back to its last full
    sentence and ended there if that keeps half of its words; else its text is learnt without an end.
 """
 
@@ -11,26 +10,14 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
-from typing import Any, Literal
-
-import torch
-from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
+from typing import Literal
 
 from rlaif.core.errors import StageError
-from rlaif.core.files import JsonlFile, disk_errors
+from rlaif.core.files import JsonlFile, write_folder
 from rlaif.core.records import Response, RevisionTrace, SftExample, record_seed
-from rlaif.lm.local.load import (
-    LoadedModel,
-    context_length,
-    encode_chat,
-    encode_text,
-    load_model,
-    lora_config,
-    takes_lora,
-)
+from rlaif.lm.local.load import context_length, load_model
 from rlaif.stages.context import StageContext
-from rlaif.training import hf_trainer as loop
+from rlaif.training import sft
 
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]*]*(?=\s|$)|[。！？]")
 
@@ -52,7 +39,7 @@ def run(context: StageContext) -> dict[str, float]:
 
     loaded = load_model(context.config.model)
     limit = min(config.max_length, context_length(loaded.model))
-    rows = [encode_example(loaded.tokenizer, example) for example in examples]
+    rows = [sft.encode_example(loaded.tokenizer, example) for example in examples]
     kept = [row for row in rows if len(row["input_ids"]) <= limit]
     dropped = len(rows) - len(kept)
     if dropped:
@@ -63,7 +50,19 @@ def run(context: StageContext) -> dict[str, float]:
             where="sft.max_length",
             remedy="raise sft.max_length, or lower revise.max_new_tokens",
         )
-    metrics = _train(context, loaded, kept)
+    checkpoints = context.folder / "checkpoints"
+    model = sft.train(
+        loaded,
+        kept,
+        config,
+        seed=context.config.seed,
+        checkpoints=checkpoints,
+        metrics=context.metrics,
+        progress=context.progress,
+    )
+    write_folder(context.adapter("sft"), lambda folder: model.save_pretrained(str(folder)))
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    metrics = context.metrics.read()
     return {
         "examples_revision": float(sum(example.kind == "revision" for example in examples)),
         "examples_helpful": float(sum(example.kind == "helpful" for example in examples)),
@@ -104,61 +103,3 @@ def end_at_sentence(text: str) -> tuple[str, bool]:
     if kept and 2 * len(kept.split()) >= len(text.split()):
         return kept, True
     return text, False
-
-
-def encode_example(tokenizer: Any, example: SftExample) -> dict[str, list[int]]:
-    """`input_ids` of chat and response, and `labels`, -100 where no loss is taken: all of the prompt."""
-    prompt = encode_chat(tokenizer, example.prompt.messages)
-    end = [tokenizer.eos_token_id] if example.finish == "stop" else []
-    response = encode_text(tokenizer, example.response) + end
-    return {"input_ids": prompt + response, "labels": [-100] * len(prompt) + response}
-
-
-def _train(context: StageContext, loaded: LoadedModel, rows: list[dict[str, list[int]]]) -> list[dict[str, Any]]:
-    """The metrics rows, after the adapter has been saved and the checkpoints removed."""
-    config = context.config.sft
-    schedule = loop.Schedule(rows=len(rows), batch_size=config.batch_size, epochs=config.epochs)
-    order = loop.training_order([len(row["input_ids"]) for row in rows], schedule, context.config.seed)
-    folder = loop.checkpoint_folder(
-        context.folder / "checkpoints",
-        "sft",
-        context.config.seed,
-        config.model_dump(exclude={"save_steps"}),
-        loaded.fingerprint,
-        rows,
-    )
-    arguments = loop.trainer_arguments(
-        output_dir=folder,
-        schedule=schedule,
-        learning_rate=config.learning_rate,
-        save_steps=config.save_steps,
-        seed=context.config.seed,
-        device=loaded.device.type,
-    )
-    with loop.quiet(), takes_lora(loaded.name):
-        trainer = SFTTrainer(
-            model=loaded.model,
-            args=loop.on_one_device(
-                SFTConfig(
-                    **arguments,
-                    max_length=None,  # nothing is cut: over-long rows are left out and counted
-                    packing=False,
-                    dataset_kwargs={"skip_prepare_dataset": True},
-                    gradient_checkpointing=False,
-                    bf16=loaded.dtype == torch.bfloat16,  # autocast; the LoRA weights themselves stay float32
-                )
-            ),
-            train_dataset=Dataset.from_list([rows[i] for i in order]),
-            processing_class=loaded.tokenizer,
-            peft_config=lora_config(config),
-        )
-    metrics = loop.train(
-        "sft", trainer, schedule, {"mean_token_accuracy": "token_accuracy"}, context.metrics, context.progress
-    )
-    temporary = context.folder / "adapter.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    with disk_errors(temporary):
-        trainer.model.save_pretrained(str(temporary))
-    loop.replace_folder(temporary, context.adapter("sft"))
-    shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
-    return metrics

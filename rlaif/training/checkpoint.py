@@ -1,18 +1,15 @@
-"""A checkpoint is a folder that is whole or not there: written aside, flushed to disk, then renamed; the one before
-stays until then."""
+"""A checkpoint of the PPO stage: a folder that is whole or not there. The one before stays until the next is whole."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlaif.core.errors import StageError, memory_is_full
-from rlaif.core.files import disk_errors, write_atomic
+from rlaif.core.files import disk_errors, move_folder, remove_folder, write_folder
 
 READ_ERRORS = (FileNotFoundError, ValueError, KeyError, TypeError, RuntimeError, EOFError)
 """What reading a damaged file raises; `UnpicklingError`, a plain Exception, comes as `ValueError` from `_read`. Other
@@ -21,22 +18,12 @@ errors of the disk, and a full memory, may pass: the checkpoint is none the wors
 
 def save(folder: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:
     """Writes tensors (`state`) and plain values (`facts`)."""
-    temporary, former = folder.with_suffix(".tmp"), folder.with_suffix(".old")
-    with disk_errors(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            write_tensors(temporary / "state.pt", state)
-            write_atomic(temporary / "facts.json", json.dumps(facts))
-            flush(temporary)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would take what room is left
-            raise
-        shutil.rmtree(former, ignore_errors=True)
-        if folder.exists():
-            folder.rename(former)
-        temporary.rename(folder)
-        shutil.rmtree(former, ignore_errors=True)
+
+    def write(into: Path) -> None:
+        write_tensors(into / "state.pt", state)
+        (into / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    write_folder(folder, write)
 
 
 def restore(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -57,10 +44,10 @@ def restore(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
             damage.append((path, problem))
             continue
         if path != folder:
-            shutil.rmtree(folder.with_suffix(".damaged"), ignore_errors=True)
+            remove_folder(folder.with_suffix(".damaged"))
             if folder.exists():
                 folder.rename(folder.with_suffix(".damaged"))
-            path.rename(folder)
+            move_folder(path, folder)
         return found
     if not damage:
         return None
@@ -86,13 +73,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def remove(folder: Path) -> None:
-    """Renames first: half a checkpoint must never stand where a whole one is looked for."""
-    temporary = folder.with_suffix(".tmp")
+    """Removes the checkpoint and what stands beside it."""
     for path in (folder, folder.with_suffix(".old"), folder.with_suffix(".damaged")):
-        shutil.rmtree(temporary, ignore_errors=True)
-        if path.exists():
-            path.rename(temporary)
-    shutil.rmtree(temporary, ignore_errors=True)
+        remove_folder(path)
 
 
 def write_tensors(path: Path, value: dict[str, Any]) -> None:
@@ -107,13 +90,3 @@ def write_tensors(path: Path, value: dict[str, Any]) -> None:
             if isinstance(problem.__context__, OSError):
                 raise problem.__context__ from None
             raise
-
-
-def flush(folder: Path) -> None:
-    """Sees a folder and the files in it onto the disk: what is renamed into its place must survive a power cut."""
-    for path in (*folder.iterdir(), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
+from rlaif.config import RewardConfig, SftConfig
 from rlaif.core.errors import StageError
 from rlaif.core.files import MetricsLog, disk_errors
 from rlaif.core.progress import Progress, Task
@@ -75,16 +77,35 @@ def training_order(lengths: Sequence[int], schedule: Schedule, seed: int) -> lis
     return result
 
 
-def trainer_arguments(
-    *, output_dir: Path, schedule: Schedule, learning_rate: float, save_steps: int, seed: int, device: str
-) -> dict[str, Any]:
-    """Keyword arguments for TrainingArguments and its subclasses: AdamW, linear decay, no output of its own."""
-    return {
-        "output_dir": str(output_dir),
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One training: the rows in their order, and keyword arguments for TrainingArguments and its subclasses."""
+
+    schedule: Schedule
+    order: list[int]
+    arguments: dict[str, Any]
+
+
+def plan(
+    table: SftConfig | RewardConfig,
+    lengths: Sequence[int],
+    *,
+    seed: int,
+    checkpoints: Path,
+    decisive: Sequence[object],
+    device: torch.device,
+) -> Plan:
+    """The plan for rows of `lengths` tokens: AdamW, linear decay, no output of its own.
+
+    Checkpoints lie in a folder in `checkpoints` that is named after `decisive`: those of any other work are removed.
+    """
+    schedule = Schedule(rows=len(lengths), batch_size=table.batch_size, epochs=table.epochs)
+    arguments = {
+        "output_dir": str(_only_folder(checkpoints, content_id(*decisive))),
         "per_device_train_batch_size": schedule.batch_size,
         "num_train_epochs": 1.0,  # the rows already repeat, see `training_order`
         "train_sampling_strategy": "sequential",
-        "learning_rate": learning_rate,
+        "learning_rate": table.learning_rate,
         "lr_scheduler_type": "linear",
         "warmup_steps": schedule.steps // 20,
         "optim": "adamw_torch",
@@ -93,15 +114,24 @@ def trainer_arguments(
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a NaN must be seen, not shown as the last good loss
         "save_strategy": "steps",
-        "save_steps": save_steps,
+        "save_steps": table.save_steps,
         "save_total_limit": 1,
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
         "seed": seed,
-        "use_cpu": device.startswith("cpu"),
+        "use_cpu": device.type == "cpu",
     }
+    return Plan(schedule, training_order(lengths, schedule, seed), arguments)
+
+
+def _only_folder(root: Path, name: str) -> Path:
+    """`root/name`, after everything else in `root` has been removed."""
+    for other in root.iterdir() if root.exists() else ():
+        if other.name != name:
+            shutil.rmtree(other, ignore_errors=True)
+    return root / name
 
 
 def on_one_device(arguments: Any) -> Any:
@@ -112,16 +142,6 @@ def on_one_device(arguments: Any) -> Any:
     _ = arguments.device  # sets up the devices, and with them the count that is overwritten here
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
-
-
-def checkpoint_folder(root: Path, *decisive: object) -> Path:
-    """The folder in `root` for the checkpoints of the work that `decisive` names; those of any other are removed."""
-    folder = root / content_id(*decisive)
-    if root.exists():
-        for other in root.iterdir():
-            if other != folder:
-                shutil.rmtree(other, ignore_errors=True)
-    return folder
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -162,8 +182,8 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
 
 def train(
     stage: str, trainer: Any, schedule: Schedule, columns: dict[str, str], metrics: MetricsLog, progress: Progress
-) -> list[dict[str, Any]]:
-    """The rows of `metrics` after `trainer` has run to its end, from its last checkpoint if there is one.
+) -> None:
+    """Runs `trainer` to its end, from its last checkpoint if there is one, and writes a row of `metrics` each step.
 
     `columns` maps names in the trainer's log to names in `metrics`, beside step, epoch and loss.
     """
@@ -178,7 +198,6 @@ def train(
         trainer.add_callback(_Reporter(stage, metrics, task, schedule, columns))
         with disk_errors(metrics.path.parent), quiet():
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    return metrics.read()
 
 
 @contextmanager
@@ -192,10 +211,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(before)
-
-
-def replace_folder(temporary: Path, final: Path) -> None:
-    """Moves a finished folder into its place, so that `final` is never half-written."""
-    with disk_errors(final):
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)

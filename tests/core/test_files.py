@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.core.errors import DataError, DiskError, RunFolderError
-from rlaif.core.files import JsonlFile, MetricsLog, RunFolder, disk_errors, file_hash, write_atomic
+from rlaif.core.files import (
+    JsonlFile,
+    MetricsLog,
+    RunFolder,
+    disk_errors,
+    file_hash,
+    remove_folder,
+    write_atomic,
+    write_folder,
+)
 from rlaif.core.records import Message, Prompt, StageRecord, to_json
+from tests.power_cut import cut_at
 
 
 def prompt(text: str) -> Prompt:
@@ -193,3 +204,92 @@ def test_clearing_a_stage_never_follows_a_link(tmp_path: Path) -> None:
     run.clear("sft")
     assert (kept / "stage.json").exists()
     assert not (run.root / "sft").exists()
+
+
+# Folders, and the power cut
+
+
+def filled(text: str) -> Callable[[Path], None]:
+    """What writes a folder of three files, one of them in a folder of its own."""
+
+    def write(folder: Path) -> None:
+        (folder / "deep").mkdir()
+        for name in ("a.txt", "b.txt", "deep/c.txt"):
+            (folder / name).write_text(text)
+
+    return write
+
+
+def texts(folder: Path) -> set[str]:
+    return {path.read_text() for path in folder.rglob("*.txt")} if folder.exists() else set()
+
+
+def test_a_folder_replaces_the_one_before_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        write_folder(tmp_path / "runs" / "adapter", filled(text))
+        assert texts(tmp_path / "runs" / "adapter") == {text}
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["adapter"]
+    remove_folder(tmp_path / "runs" / "adapter")
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_folder_whose_writing_fails_is_not_there(tmp_path: Path) -> None:
+    def fails(folder: Path) -> None:
+        filled("two")(folder)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_folder(tmp_path / "adapter", filled("one"))
+    with pytest.raises(DiskError, match="No space left on device"):
+        write_folder(tmp_path / "adapter", fails)
+    assert texts(tmp_path / "adapter") == {"one"}
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_another_process_that_was_faster_keeps_its_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path / "model", filled("first"))
+    write_folder(tmp_path / "model", filled("second"), unless=lambda: True)
+    assert texts(tmp_path / "model") == {"first"}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_after_a_power_cut_at_any_place_a_whole_folder_is_there_and_can_be_written_again(tmp_path: Path) -> None:
+    """On the disk before it has its name: every file is flushed before the first rename."""
+    folder, cuts = tmp_path / "adapter", 0
+    while True:
+        remove_folder(folder)
+        write_folder(folder, filled("one"))
+        if not cut_at(cuts + 1, lambda: write_folder(folder, filled("two"))):
+            break
+        cuts += 1
+        assert texts(folder) | texts(tmp_path / "adapter.old") in ({"one"}, {"one", "two"})
+        assert all(texts(path) in ({"one"}, {"two"}) for path in (folder,) if path.exists())
+        write_folder(folder, filled("three"))
+        assert texts(folder) == {"three"}
+        assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    assert cuts == 5 + 2 + 1  # three files and two folders; to the old name and to the new one; the folder around it
+
+
+def test_after_a_power_cut_a_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    path, cuts = tmp_path / "stage.json", 0
+    write_atomic(path, "one")
+    while cut_at(cuts + 1, lambda: write_atomic(path, "two")):
+        cuts += 1
+        assert path.read_text() == ("one" if cuts < 3 else "two")
+    assert cuts == 3  # the file, its new name, the folder around it
+    assert path.read_text() == "two"
+
+
+def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept.txt").write_text("kept")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "adapter.tmp").symlink_to(victim, target_is_directory=True)
+    (run / f".a.txt.{os.getpid()}.tmp").symlink_to(victim / "kept.txt")
+    write_folder(run / "adapter", filled("one"))
+    write_atomic(run / "a.txt", "one")
+    remove_folder(run / "adapter")
+    assert {path.name: path.read_text() for path in victim.iterdir()} == {"kept.txt": "kept"}
+    assert [path.name for path in run.iterdir()] == ["a.txt"]
+    assert not (run / "a.txt").is_symlink()

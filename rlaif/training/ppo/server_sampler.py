@@ -9,7 +9,6 @@ those of weights that are gone.
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 from rlaif.config import PpoConfig
 from rlaif.core.errors import BackendError
-from rlaif.core.files import disk_errors, file_hash
+from rlaif.core.files import file_hash, move_folder, remove_folder, write_folder
 from rlaif.core.progress import Progress
 from rlaif.core.records import Prompt
 from rlaif.lm.local.load import LoadedModel, context_length, end_ids
@@ -39,7 +38,7 @@ def open_server(loaded: LoadedModel, config: PpoConfig, files: Path, progress: P
     folder = files / name
     if not folder.exists():
         progress.say(f"  writing the SFT policy for the server to {folder}")
-        write_model(loaded, folder)
+        write_folder(folder, lambda into: _save_model(loaded, into))
     command = vllm_command(config, loaded, name, f"{_as_seen(files, config)}/{name}")
     server = RolloutServer(
         config.server_url,
@@ -61,15 +60,10 @@ def _as_seen(files: Path, config: PpoConfig) -> str:
     return config.server_folder or str(files.resolve())
 
 
-def write_model(loaded: LoadedModel, folder: Path) -> None:
-    """Writes the model, adapters merged, and its tokenizer in transformers' format; the whole folder or nothing."""
-    temporary = folder.with_suffix(".tmp")
-    with disk_errors(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        loaded.model.save_pretrained(temporary)
-        loaded.tokenizer.save_pretrained(temporary)
-        temporary.rename(folder)
+def _save_model(loaded: LoadedModel, folder: Path) -> None:
+    """Writes the model, adapters merged, and its tokenizer in transformers' format."""
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
 
 
 def vllm_command(config: PpoConfig, loaded: LoadedModel, name: str, path: str) -> str:
@@ -133,13 +127,11 @@ class ServerSampler:
 
     def _load(self, server: RolloutServer) -> str:
         """The name of the policy as it is now, which the server has loaded; the one before it has dropped."""
-        temporary = self.folder / "policy.tmp"
-        with disk_errors(self.folder):
-            shutil.rmtree(temporary, ignore_errors=True)
-            self.model.save_policy(temporary)
-            name = f"policy-{file_hash(temporary / 'adapter_model.safetensors')[:12]}"
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-            temporary.rename(self.folder / name)
+        unnamed = self.folder / "policy"
+        write_folder(unnamed, self.model.save_policy)
+        name = f"policy-{file_hash(unnamed / 'adapter_model.safetensors')[:12]}"
+        remove_folder(self.folder / name)
+        move_folder(unnamed, self.folder / name)
         if self.serving == name:
             return name
         if self.serving is not None:  # before the new one: vLLM keeps one at a time, unless told otherwise
@@ -158,4 +150,4 @@ class ServerSampler:
 
     def _drop(self, server: RolloutServer, name: str) -> None:
         server.unload_adapter(name)
-        shutil.rmtree(self.folder / name, ignore_errors=True)
+        remove_folder(self.folder / name)

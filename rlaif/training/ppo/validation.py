@@ -9,7 +9,6 @@ checkpoint can lead back to it.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -20,13 +19,12 @@ import torch
 
 from rlaif.config import PpoConfig
 from rlaif.core.errors import ConfigError, StageError
-from rlaif.core.files import MetricsLog, disk_errors
+from rlaif.core.files import MetricsLog, disk_errors, move_folder, remove_folder, write_folder
 from rlaif.core.progress import Progress
 from rlaif.core.records import Prompt, record_seed
 from rlaif.gold import scorers as gold
 from rlaif.gold import text as text_metrics
 from rlaif.gold.scorers import GoldScorer
-from rlaif.training import checkpoint
 from rlaif.training.ppo.off_policy import check_sampler
 from rlaif.training.ppo.peak import Gain, Peak, Validated
 from rlaif.training.ppo.policy_model import PolicyModel
@@ -151,7 +149,7 @@ class Validation:
         if self.processes.first:
             whole = {"best": int(gain.best), "gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
             if gain.best and self.config.keep == "best":
-                save_adapter(trainer.model, self._best(step))
+                write_folder(self._best(step), trainer.model.save_policy)
             whole |= {"entropy": entropy, "seconds_validate": time.perf_counter() - clock}
             self._say(step, self._write(step, rows, whole), gain, before)
         self.known = step
@@ -186,7 +184,7 @@ class Validation:
         best = self.peak.best
         for folder in self.folder.glob("best-*") if self.processes.first else ():
             if best is None or folder != self._best(best.step):
-                shutil.rmtree(folder)
+                remove_folder(folder)
 
     def finish(self, model: PolicyModel, adapter: Path) -> None:
         """Puts the policy that is kept into its place. Where that is not the last one, the last lies beside it."""
@@ -196,16 +194,16 @@ class Validation:
         if self.config.keep == "best" and best is not None and best.step != self._last_step():
             nothing = ": none was better than SFT" if best.step == 0 else ""
             self.progress.say(f"  kept: the policy after step {best.step}, the best by {self.peak.by}{nothing}")
-            save_adapter(model, adapter.with_name("adapter-last"))
+            write_folder(adapter.with_name("adapter-last"), model.save_policy)
             with disk_errors(adapter):
-                self._best(best.step).rename(adapter)
+                move_folder(self._best(best.step), adapter)
         else:
-            save_adapter(model, adapter)
+            write_folder(adapter, model.save_policy)
 
     def tidy(self) -> None:
         """Removes what was needed only while the stage ran."""
         for folder in self.folder.glob("best-*"):
-            shutil.rmtree(folder)
+            remove_folder(folder)
 
     def counts(self) -> dict[str, float]:
         """What the stage's record says of its validations."""
@@ -296,14 +294,3 @@ def _compared(gain: Gain, words: str) -> str:
         low, high = sorted((sign * gain.low + 0.0, sign * gain.high + 0.0))  # no minus 0
         interval = f", 95 % interval {low:.3g} to {high:.3g}"
     return f"; {words.format(word)} by {abs(gain.mean):.3g}{interval}"
-
-
-def save_adapter(model: PolicyModel, folder: Path) -> None:
-    """Writes the policy into `folder`, whole or not at all, in place of what was there."""
-    temporary = folder.with_suffix(".tmp")
-    with disk_errors(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
-        model.save_policy(temporary)
-        checkpoint.flush(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
