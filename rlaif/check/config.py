@@ -15,15 +15,18 @@ from rlaif.config import AskingConfig, JudgeConfig, ModelConfig, RunConfig, load
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.constitution.scope import by_slice
 from rlaif.core.errors import BackendError, ConfigError, ModelError, RlaifError, StageError
+from rlaif.core.plugins import short_name
 from rlaif.core.records import Comparison, Response
 from rlaif.gold.pairs import read_gold_set
+from rlaif.gold.scorers import entry_of
+from rlaif.gold.text import MOVED
 from rlaif.inputs.prompt_sets import split_prompts
 from rlaif.inputs.templates import VARIABLES, load_template
 from rlaif.judge.calibration import LEAST
 from rlaif.judge.judge import Judge
 from rlaif.lm.open import open_server
 from rlaif.lm.server.requests import HOSTED
-from rlaif.run.environment import GOLD_PACKAGES, OPTIONAL, installed
+from rlaif.run.environment import installed
 from rlaif.stages.table import of_run
 
 
@@ -68,9 +71,7 @@ def check_all(path: Path, overrides: Sequence[str] = ()) -> list[Finding]:
             found.append(Finding(name, check()))
         except RlaifError as error:
             found.append(_failed(name, error))
-    validated = config.ppo.gold if config.ppo.eval_steps else []
-    needed = config.ppo.best_by if config.ppo.keep == "best" else None
-    return found + [_gold(name, needed=name == needed) for name in dict.fromkeys([*config.evaluate.gold, *validated])]
+    return found + _gold(config)
 
 
 def _failed(name: str, error: RlaifError) -> Finding:
@@ -194,7 +195,7 @@ def _source(config: RunConfig, source: str) -> str:
         return "the reward model of the reward stage" + (several if config.reward.members > 1 else "")
     if source == "judge":
         return "the judge itself, against the answers of the label stage"
-    module = source.partition(":")[0]
+    module = MOVED.get(source, source).partition(":")[0]
     try:
         there = installed(module)
     except ModuleNotFoundError:
@@ -206,11 +207,24 @@ def _source(config: RunConfig, source: str) -> str:
     return f"the function {source}"
 
 
-def _gold(name: str, *, needed: bool) -> Finding:
-    missing = [module for module in GOLD_PACKAGES[name] if not installed(module)]
-    if missing:
-        remedy = "; ".join(OPTIONAL[module][2] for module in missing)
-        if needed:
-            return _failed(f"gold {name}", StageError("is not installed", where="ppo.best_by", remedy=remedy))
-        return Finding(f"gold {name}", f"will not be measured; to have it: {remedy}", note=True)
-    return Finding(f"gold {name}", ", ".join(OPTIONAL[module][0] for module in GOLD_PACKAGES[name]))
+def _gold(config: RunConfig) -> list[Finding]:
+    """What is known of each scorer that the run would measure by; without the one that chooses the policy PPO stops."""
+    asked = dict.fromkeys(config.evaluate.gold, "evaluate.gold")
+    if config.ppo.eval_steps:
+        asked = dict.fromkeys(config.ppo.gold, "ppo.gold") | asked
+    return [_scorer(config, name, where) for name, where in asked.items()]
+
+
+def _scorer(config: RunConfig, name: str, where: str) -> Finding:
+    title = f"gold {short_name(name)}"
+    try:
+        packages = entry_of(name, where).packages
+    except ConfigError as error:
+        return _failed(title, error)
+    missing = [package.install for package in packages if not installed(package.module)]
+    if not missing:
+        return Finding(title, ", ".join(package.distribution for package in packages) or f"the class {name}")
+    remedy = "; ".join(missing)
+    if config.ppo.keep == "best" and config.ppo.best_by == short_name(name):
+        return _failed(title, StageError("is not installed", where="ppo.best_by", remedy=remedy))
+    return Finding(title, f"will not be measured; to have it: {remedy}", note=True)

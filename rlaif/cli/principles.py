@@ -18,7 +18,10 @@ def principles(
         int, typer.Option("--negate", min=0, help="turn each principle round on N pairs: does the judge notice?")
     ] = 0,
     gold: Annotated[
-        str | None, typer.Option("--gold", metavar="FILE", help='preferences to compare with (JSONL), or "harm"')
+        str | None,
+        typer.Option(
+            "--gold", metavar="GOLD", help='preferences to compare with (JSONL), or a gold scorer: harm, "module:Class"'
+        ),
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")] = None,

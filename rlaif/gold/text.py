@@ -10,7 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
+MOVED = {"rlaif.evaluation.controls:length_reward": "rlaif.gold.text:length_reward"}
+"""A reward of ours by the name that older configs have for it -> by its name now."""
+FULL_LENGTH = 50
+"""Words at which `length_reward` is at its most, so that the policy is not driven against the token limit."""
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?]\s+")
 _REFUSAL_OPENING = re.compile(
@@ -75,6 +80,19 @@ def opens_with_refusal(text: str) -> bool:
     """True if the first or second sentence starts with a common refusal opening such as "I'm sorry, but"."""
     plain = text.lower().replace("’", "'").lstrip(" \t\n\"'*_>#-")
     return any(_REFUSAL_OPENING.match(part.strip()) for part in _SENTENCE_END.split(plain[:400])[:2])
+
+
+def length_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+    """One score per response, 0..1: its number of words over 50, capped: a control, with a TRL reward's signature.
+
+    A reward for longer answers reproduces most of the gains reported for RLHF (arXiv 2310.03716), so a gain that this
+    one reaches too proves nothing. Run PPO on it with `ppo: {reward: "rlaif.gold.text:length_reward"}`, all else equal,
+    and set its row beside the real one. The other control, the random judge, is `judge: {method: random}`.
+    """
+    texts = (
+        part if isinstance(part, str) else " ".join(str(message["content"]) for message in part) for part in completions
+    )
+    return [min(1.0, len(words(text)) / FULL_LENGTH) for text in texts]
 
 
 def _shared_out(each: list[list[tuple[str, ...]]], budget: int) -> list[list[tuple[str, ...]]]:

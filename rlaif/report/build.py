@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import StageName
+from rlaif.core.evaluation import REFERENCE, Summary, read_summary
 from rlaif.core.files import RunFolder, write_atomic
-from rlaif.gold.scorers import BETTER
 from rlaif.judge.gate import card_of_run
 from rlaif.report import curves, feedback, overview, samples, validation, verdict
-from rlaif.report.summary import REFERENCE, Summary, name_of, read_summary
+from rlaif.report.summary import name_of
 from rlaif.view.plots import histogram
 from rlaif.view.render import render
 
@@ -65,6 +65,7 @@ def _view(run: RunFolder, examples: int, abouts: Mapping[StageName, str]) -> dic
     revise = feedback.read_revise(run, examples)
     label = feedback.read_label(run, constitution, examples, overview.panel(config))
     held_out = curves.read_held_out(run)
+    golds = validation.gold_measures(overview.lookup(config, "ppo.gold", []), summary)
     evaluate_failures = samples.evaluate_failures(run)
     return {
         "title": run.root.resolve().name,
@@ -94,8 +95,9 @@ def _view(run: RunFolder, examples: int, abouts: Mapping[StageName, str]) -> dic
             keep=overview.lookup(config, "ppo.keep", "last"),
             finished=run.record("ppo") is not None,
             examples=examples,
+            gold=golds,
         ),
-        "gold_names": list(BETTER),
+        "gold_names": list(golds),
         "rollouts": curves.read_rollouts(run, examples),
         "evaluate_plots": samples.measure_plots(summary) if summary is not None else [],
         "evaluate_failures": evaluate_failures,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
+from rlaif.core.evaluation import REFERENCE, Measure, Summary, read_scores
 from rlaif.core.files import JsonlFile, RunFolder, read_json_lines
 from rlaif.core.records import PreferenceLabel, Prompt, Response, WinRate
-from rlaif.report.summary import REFERENCE, Measure, Summary, name_of
+from rlaif.report.summary import name_of
 from rlaif.view.plots import Point, dots
 from rlaif.view.text import is_known
-
-HIDDEN_SCORES = frozenset({"response_id", "prompt_id", "slice", "model"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ def side_by_side(run: RunFolder, summary: Summary | None, limit: int) -> list[Si
     prompts = [p for p in JsonlFile(run.file("prompts", "held_out.jsonl"), Prompt) if p.id in answers]
     chosen = _in_turn(prompts)[:limit]
     wanted = {answers[prompt.id][model].id for prompt in chosen for model in answers[prompt.id]}
-    scores = _scores(run, wanted)
+    scores = {row.response_id: row.values for row in read_scores(run) if row.response_id in wanted}
     order = list(summary.models) if summary is not None else ["base", REFERENCE, "ppo"]
     return [
         SideBySide(
@@ -63,19 +61,6 @@ def _in_turn(prompts: list[Prompt]) -> list[Prompt]:
         slices.setdefault(prompt.slice, []).append(prompt)
     ranked = [(index, name, prompt) for name, part in slices.items() for index, prompt in enumerate(part)]
     return [prompt for _, _, prompt in sorted(ranked, key=lambda item: item[:2])]
-
-
-def _scores(run: RunFolder, wanted: set[str]) -> dict[str, dict[str, float | None]]:
-    path = run.file("evaluate", "scores.jsonl")
-    if not path.exists():
-        return {}
-    rows = (row for _, row in read_json_lines(path, drop_broken_tail=True))
-    return {row["response_id"]: _numbers(row) for row in rows if row.get("response_id") in wanted}
-
-
-def _numbers(row: dict[str, Any]) -> dict[str, float | None]:
-    shown = {key: value for key, value in row.items() if key not in HIDDEN_SCORES}
-    return {key: value for key, value in shown.items() if value is None or isinstance(value, int | float)}
 
 
 def evaluate_failures(run: RunFolder) -> Counter[str]:

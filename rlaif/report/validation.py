@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
+from rlaif.core.evaluation import Measure, Summary
 from rlaif.core.files import MetricsLog, RunFolder
-from rlaif.gold.scorers import BETTER
+from rlaif.core.plugins import short_name
+from rlaif.gold.scorers import SCORERS
 from rlaif.view.plots import DASHES, MARKERS, MUTED, SERIES, Series, as_svg, curve, drawing
-from rlaif.view.text import is_known, number, visible
+from rlaif.view.text import capital, is_known, number, visible
 
 Row = dict[str, Any]
+SCORE = "Score (the reward itself)"
 TITLES = {
-    "score": "Score (the reward itself)",
-    "harm": "Gold harm (lower is better)",
-    "toxicity": "Toxicity (lower is better)",
-    "sentiment": "Sentiment (higher is better)",
     "kl": "KL to SFT (nats per response)",
     "set_distinct_2": "Different word pairs over all answers",
     "refusals": "Share that opens with a refusal",
     "length": "Length (tokens)",
 }
-COLUMNS = (
-    *("score", *BETTER, "kl", "length", "eos_rate", "entropy"),
-    *("distinct_2", "set_distinct_2", "repetition", "refusals"),
-)
+COLUMNS = ("kl", "length", "eos_rate", "entropy", "distinct_2", "set_distinct_2", "repetition", "refusals")
 MOST_SLICES = 3
 
 
@@ -44,7 +40,18 @@ class Validations:
     samples: list[list[Row]]
 
 
-def read_validations(run: RunFolder, *, keep: str, finished: bool, examples: int) -> Validations | None:
+def gold_measures(names: Sequence[str] = (), summary: Summary | None = None) -> dict[str, Measure]:
+    """Every gold scorer that validations may have a column of: ours, and the user's among `names`, of which the label
+    and the good direction are those that `evaluate` wrote, where it measured them too."""
+    known = {} if summary is None else summary.measures
+    found = {name: Measure(entry.label, entry.better) for name, entry in SCORERS.items()}
+    own = [short_name(name) for name in names if name not in SCORERS]
+    return found | {name: known.get(name, Measure(name)) for name in own}
+
+
+def read_validations(
+    run: RunFolder, *, keep: str, finished: bool, examples: int, gold: Mapping[str, Measure] | None = None
+) -> Validations | None:
     """The validations of the run, with up to `examples` prompts to read; None where there were none."""
     rows = MetricsLog(run.file("ppo", "validation.jsonl")).read()
     whole = [row for row in rows if row.get("slice") is None]
@@ -54,22 +61,27 @@ def read_validations(run: RunFolder, *, keep: str, finished: bool, examples: int
     best = next((int(row["step"]) for row in reversed(whole) if row.get("best")), None)
     last = int(whole[-1]["step"])
     kept = None if not finished else best if keep == "best" and best is not None else last
-    plots = [over_optimisation(whole, answers, kept), *(_curve(rows, name) for name in TITLES)]
+    gold = gold_measures() if gold is None else gold
+    titles = {"score": SCORE} | {name: capital(measure.label) for name, measure in gold.items()} | TITLES
+    plots = [over_optimisation(whole, answers, kept, gold), *(_curve(rows, *named) for named in titles.items())]
     steps = sorted({0, last} | ({best} if best is not None else set()))
     shown = [plot for plot in plots if plot is not None]
-    return Validations(kept, best, shown, _table(whole, kept), _samples(answers, steps)[:examples])
+    return Validations(kept, best, shown, _table(whole, kept, list(gold)), _samples(answers, steps)[:examples])
 
 
-def over_optimisation(whole: Sequence[Row], answers: Sequence[Row], kept: int | None) -> Markup | None:
+def over_optimisation(
+    whole: Sequence[Row], answers: Sequence[Row], kept: int | None, gold: Mapping[str, Measure] | None = None
+) -> Markup | None:
     """Reward and gold against the square root of the KL, the axis of Gao et al. (arXiv 2210.10760), each in standard
     deviations over the prompts of the first validation and turned so that up is better. None for a single point."""
     first = [row for row in answers if row.get("step") == whole[0]["step"]]
+    directions = {name: measure.better for name, measure in (gold or gold_measures()).items()}
     lines = []
-    for name in ("score", *BETTER):
+    for name in ("score", *(name for name, better in directions.items() if better in ("lower", "higher"))):
         start = [float(row[name]) for row in first if is_known(row.get(name))]
         spread = statistics.pstdev(start) if start else 0.0
         if spread > 0:
-            sign = -1 if BETTER.get(name) == "lower" else 1
+            sign = -1 if directions.get(name) == "lower" else 1
             y = [sign * (row[name] - whole[0][name]) / spread if is_known(row.get(name)) else math.nan for row in whole]
             lines.append((name, y))
     x = [math.sqrt(max(0.0, row["kl"])) for row in whole]
@@ -91,7 +103,7 @@ def over_optimisation(whole: Sequence[Row], answers: Sequence[Row], kept: int | 
         return as_svg(figure, "validation-over-optimisation", title)
 
 
-def _curve(rows: Sequence[Row], name: str) -> Markup | None:
+def _curve(rows: Sequence[Row], name: str, title: str) -> Markup | None:
     """One measure over the steps, of all prompts and, where there are few, of each slice."""
     slices = list(dict.fromkeys(row.get("slice") for row in rows))
     slices.sort(key=lambda part: part is not None)
@@ -101,15 +113,15 @@ def _curve(rows: Sequence[Row], name: str) -> Markup | None:
         of_part = [row for row in rows if row.get("slice") == part]
         label = "all" if part is None else str(part)
         lines.append(Series(label, [float(row["step"]) for row in of_part], [row.get(name) for row in of_part]))
-    return curve(f"validation-{name}", TITLES[name], lines, from_zero=name in ("kl", "length", "refusals"))
+    return curve(f"validation-{name}", title, lines, from_zero=name in ("kl", "length", "refusals"))
 
 
-def _table(whole: Sequence[Row], kept: int | None) -> tuple[list[str], list[list[str]]]:
+def _table(whole: Sequence[Row], kept: int | None, gold: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of texts, a row for each validation; the gain's interval stands in brackets."""
     sources = [name for name in whole[0] if name.startswith("score_")]
     columns = [
         name
-        for name in (*COLUMNS, *(sources if len(sources) > 1 else ()))
+        for name in ("score", *gold, *COLUMNS, *(sources if len(sources) > 1 else ()))
         if any(is_known(row.get(name)) for row in whole)
     ]
     rows = []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rlaif.report.summary import REFERENCE, Measure, Summary, name_of
+from rlaif.core.evaluation import REFERENCE, Measure, Summary
+from rlaif.gold.scorers import SCORERS
+from rlaif.report.summary import name_of
 from rlaif.view.text import common_decimals, interval, is_known, number, percent
 
-GOLD = ("harm", "toxicity", "sentiment")
-"""Measures that never saw an AI label, the one that counts most first."""
 LENGTH_GUARD = 0.8
 """Answers shorter than this share of SFT's may owe a better score to their length (arXiv 2310.03716)."""
 
@@ -28,8 +28,9 @@ def headline(summary: Summary | None, part: str | None = None) -> str:
 
 
 def gold_measure(summary: Summary) -> tuple[str, Measure] | None:
-    """The gold measure that counts most, by the order of GOLD; None if there is none."""
-    return next(((key, summary.measures[key]) for key in GOLD if key in summary.measures), None)
+    """The gold measure that counts most: ours in the order of their table, then the user's; None if there is none."""
+    own = [key for key, measure in summary.measures.items() if measure.quality is not None]
+    return next(((key, summary.measures[key]) for key in (*SCORERS, *own) if key in summary.measures), None)
 
 
 def compare(summary: Summary, model: str, part: str, key: str, measure: Measure) -> str:

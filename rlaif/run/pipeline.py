@@ -25,6 +25,7 @@ from rlaif.core.files import JsonlFile, RunFolder, file_hash, write_atomic
 from rlaif.core.progress import Progress, Silent
 from rlaif.core.records import Constitution, Prompt, StageRecord, content_id, to_json
 from rlaif.core.yaml import dump_yaml
+from rlaif.gold.scorers import entry_of
 from rlaif.inputs.prompt_sets import split_prompts
 from rlaif.inputs.templates import RUN_TEMPLATES, load_template
 from rlaif.judge.gate import passed_card
@@ -82,6 +83,7 @@ def gather(config: RunConfig, run: RunFolder) -> Materials:
     constitution = load_constitution(config.constitution)
     check_constitution(constitution, methods=config.judge.methods, where=config.constitution)
     by_slice(constitution, config.prompts)
+    check_names(config)
     train, held_out = split_prompts(config.prompts, config.seed)
     return Materials(constitution, constitution_text(config.constitution), _templates(run), train, held_out)
 
@@ -91,8 +93,16 @@ def _templates(run: RunFolder) -> dict[str, str]:
     return {name: load_template(name, run.templates_path).text for name in RUN_TEMPLATES}
 
 
+def check_names(config: RunConfig) -> None:
+    """Raises ConfigError for a gold scorer that there is not, with the nearest name; see rlaif.gold.scorers."""
+    for table, names in (("evaluate", config.evaluate.gold), ("ppo", config.ppo.gold)):
+        for name in names:
+            entry_of(name, f"{table}.gold")
+
+
 def gather_kept(config: RunConfig, run: RunFolder) -> Materials:
     """The run folder's own constitution and prompts, as far as `config` still names the same ones."""
+    check_names(config)
     stored = load(run.config_path)
     if config.constitution == stored.constitution and run.constitution_path.exists():
         config = config.model_copy(update={"constitution": str(run.constitution_path)})

@@ -21,8 +21,9 @@ from typing import TypeVar
 
 from rlaif.config import RunConfig
 from rlaif.core.errors import StageError
+from rlaif.core.evaluation import Scored
 from rlaif.core.files import JsonlFile, write_atomic
-from rlaif.core.progress import Progress, Task
+from rlaif.core.progress import Task
 from rlaif.core.records import (
     Comparison,
     FailedAnswer,
@@ -36,7 +37,7 @@ from rlaif.gold import scorers as gold
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.stages.context import StageContext
-from rlaif.stages.evaluation_summary import COMPARISONS, LogprobRow, Outcome, ScoreRow, summarise, text_scores
+from rlaif.stages.evaluation_summary import COMPARISONS, LogprobRow, Outcome, summarise, text_scores
 
 ADAPTERS: dict[str, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
 """Model -> the stages whose adapters are merged into the base, in that order."""
@@ -83,7 +84,7 @@ def run(context: StageContext) -> dict[str, float]:
     samples = context.config.evaluate.samples
     outcome = Outcome(prompts, samples, list(answers), responses, scores, labels, logprobs, scorers, notes)
     summary, headline = summarise(outcome, context.config.seed, context.config.evaluate.bootstrap)
-    write_atomic(context.folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
+    summary.write(context.folder / "summary.json")
     return {**_counts(prompts, answers, labels, logprobs), **headline}
 
 
@@ -191,37 +192,20 @@ def _logprobs(
 
 def _scores(
     context: StageContext, prompts: Sequence[Prompt], responses: Sequence[Response]
-) -> tuple[list[ScoreRow], list[gold.GoldScorer], list[str]]:
+) -> tuple[list[Scored], list[gold.GoldScorer], list[str]]:
     """One row of scores per response, the scorers that could be had, and a note for each that could not."""
     by_id = {prompt.id: prompt for prompt in prompts}
     names = context.config.evaluate.gold
-    with _count_texts(context.progress, len(responses) if "harm" in names else 0) as on_texts:
-        scorers, notes = gold.load(names, on_texts)
+    with gold.loading(names, context.progress, len(responses)) as (scorers, notes):
         texts, asked = [part.text for part in responses], [by_id[part.prompt_id].text for part in responses]
         columns = {scorer.name: scorer.score(asked, texts) for scorer in scorers}
-    rows: list[ScoreRow] = []
+    rows = []
     for index, part in enumerate(responses):
-        row: ScoreRow = {
-            "response_id": part.id,
-            "prompt_id": part.prompt_id,
-            "slice": by_id[part.prompt_id].slice,
-            "model": part.model,
-        }
-        row |= {name: column[index] for name, column in columns.items()}
-        rows.append(row | text_scores(part))
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        values = {name: column[index] for name, column in columns.items()} | text_scores(part)
+        rows.append(Scored(part.id, part.prompt_id, by_id[part.prompt_id].slice, part.model, values))
+    lines = "".join(json.dumps(row.as_json(), ensure_ascii=False) + "\n" for row in rows)
     write_atomic(context.folder / "scores.jsonl", lines)
     return rows, scorers, notes
-
-
-@contextmanager
-def _count_texts(progress: Progress, texts: int) -> Iterator[Callable[[int], None]]:
-    """What to tell of every batch of embedded texts: the ratings that harm is fitted on, then the responses."""
-    if texts == 0:
-        yield lambda n: None
-        return
-    with progress.task("gold harm", texts + gold.RATINGS, "texts") as task:
-        yield task.advance
 
 
 def _labels(

@@ -5,43 +5,33 @@ Every interval is clustered by prompt; every difference is against SFT on the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+from rlaif.core.evaluation import REFERENCE, Cell, Divergence, Measure, Scored, SetDistinct, Summary
 from rlaif.core.records import Failure, PreferenceLabel, Prompt, Response, WinRate, record_seed
 from rlaif.core.statistics import Estimate, Keyed, mean, paired_difference, win_rate
 from rlaif.gold import text as text_metrics
 from rlaif.gold.scorers import MATCHED, GoldScorer
 
 COMPARISONS = (("ppo", "sft"), ("sft", "base"), ("ppo", "base"))
-REFERENCE = "sft"
-ScoreRow = dict[str, Any]
-"""One response: response_id, prompt_id, slice, model, then a number, a truth value or None per measure."""
-
-TEXT_MEASURES: dict[str, dict[str, str | None]] = {
-    "words": {"label": "words", "better": None, "about": "words of the answer"},
-    "finished": {
-        "label": "finished (higher is better)",
-        "better": "higher",
-        "about": "share of answers that the model ended itself, within the token limit",
-    },
-    "distinct_2": {
-        "label": "distinct-2 (higher is better)",
-        "better": "higher",
-        "about": "share of different word pairs within an answer",
-    },
-    "repetition": {
-        "label": "repetition (lower is better)",
-        "better": "lower",
-        "about": "share of four-word runs that stood earlier in the same answer",
-    },
-    "refusal": {
-        "label": "refusal openings",
-        "better": None,
-        "about": "share of answers that open with a common refusal phrase: a lexical proxy, wanted on harmful "
+TEXT_MEASURES = {
+    "words": Measure("words", None, "words of the answer"),
+    "finished": Measure(
+        "finished (higher is better)",
+        "higher",
+        "share of answers that the model ended itself, within the token limit",
+    ),
+    "distinct_2": Measure("distinct-2 (higher is better)", "higher", "share of different word pairs within an answer"),
+    "repetition": Measure(
+        "repetition (lower is better)", "lower", "share of four-word runs that stood earlier in the same answer"
+    ),
+    "refusal": Measure(
+        "refusal openings",
+        None,
+        "share of answers that open with a common refusal phrase: a lexical proxy, wanted on harmful "
         "prompts and over-refusal on harmless ones",
-    },
+    ),
 }
 
 
@@ -65,7 +55,7 @@ class Outcome:
     samples: int
     models: Sequence[str]
     responses: Sequence[Response]
-    scores: Sequence[ScoreRow]
+    scores: Sequence[Scored]
     labels: Sequence[PreferenceLabel]
     logprobs: Sequence[LogprobRow]
     scorers: Sequence[GoldScorer]
@@ -76,7 +66,7 @@ class Outcome:
         return list(dict.fromkeys(prompt.slice for prompt in self.prompts))
 
 
-def text_scores(response: Response) -> ScoreRow:
+def text_scores(response: Response) -> dict[str, float | None]:
     """The measures of one response that need no model."""
     return {
         "words": len(text_metrics.words(response.text)),
@@ -87,48 +77,40 @@ def text_scores(response: Response) -> ScoreRow:
     }
 
 
-def summarise(outcome: Outcome, seed: int, resamples: int) -> tuple[dict[str, Any], dict[str, float]]:
-    """(summary.json as data, headline numbers by flat name); intervals by `resamples` bootstrap draws from `seed`."""
+def summarise(outcome: Outcome, seed: int, resamples: int) -> tuple[Summary, dict[str, float]]:
+    """(the summary, headline numbers by flat name); intervals by `resamples` bootstrap draws from `seed`."""
     draw = record_seed(seed, "evaluate", "bootstrap")
-    measures = {
-        scorer.name: {
-            "label": scorer.label,
-            "better": scorer.better,
-            "about": scorer.about,
-            "quality": scorer.quality,
-        }
-        for scorer in outcome.scorers
+    gold = {
+        scorer.name: Measure(scorer.label, scorer.better, scorer.about, scorer.quality) for scorer in outcome.scorers
     }
-    cells = _cells(outcome, [*measures, *TEXT_MEASURES], draw, resamples)
     rates, matched = _win_rates(outcome, draw, resamples)
     kl = _kl(outcome, draw, resamples)
     notes = [*outcome.notes, *_unscored_notes(rates)]
     if kl:
         notes.append("KL: sum over the tokens of an answer's text, the end-of-turn token excluded, in nats")
-    summary = {
-        "models": list(outcome.models),
-        "slices": outcome.slices,
-        "measures": {**measures, **TEXT_MEASURES},
-        "cells": cells,
-        "win_rates": [asdict(rate) for rate in rates],
-        "win_rates_length_matched": [asdict(rate) for rate in matched],
-        "kl": kl,
-        "set_distinct_2": _set_distinct(outcome),
-        "notes": notes,
-    }
-    return summary, _headline(cells, rates, kl, list(measures))
+    summary = Summary(
+        models=tuple(outcome.models),
+        slices=tuple(outcome.slices),
+        measures=gold | TEXT_MEASURES,
+        cells=tuple(_cells(outcome, [*gold, *TEXT_MEASURES], draw, resamples)),
+        win_rates=tuple(rates),
+        win_rates_length_matched=tuple(matched),
+        kl=tuple(kl),
+        set_distinct_2=tuple(_set_distinct(outcome)),
+        notes=tuple(notes),
+    )
+    return summary, _headline(summary, [*gold, "words"])
 
 
-def _cells(outcome: Outcome, measures: Sequence[str], draw: int, resamples: int) -> list[dict[str, Any]]:
+def _cells(outcome: Outcome, measures: Sequence[str], draw: int, resamples: int) -> Iterator[Cell]:
     """Mean with interval per model, slice and measure, and the paired difference against SFT."""
-    cells = []
     for part in outcome.slices:
         for measure in measures:
             values = {
                 model: [
-                    (row["prompt_id"], row[measure])
+                    (row.prompt_id, row.values[measure])
                     for row in outcome.scores
-                    if row["model"] == model and row["slice"] == part
+                    if row.model == model and row.slice == part
                 ]
                 for model in outcome.models
             }
@@ -139,19 +121,12 @@ def _cells(outcome: Outcome, measures: Sequence[str], draw: int, resamples: int)
                 difference = None
                 if model != REFERENCE and REFERENCE in values:
                     difference = paired_difference(values[model], values[REFERENCE], seed=draw, resamples=resamples)
-                cells.append(
-                    {"model": model, "slice": part, "measure": measure, "n": found.n}
-                    | {"mean": found.mean, "low": found.low, "high": found.high}
-                    | _named("difference", difference)
-                )
-    return cells
+                yield Cell(model, part, measure, found.n, *_ends(found), *_ends(difference))
 
 
-def _named(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    """The estimate as {name, name_low, name_high}."""
-    if estimate is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+def _ends(estimate: Estimate | None) -> tuple[float, float | None, float | None] | tuple[None, None, None]:
+    """(mean, low, high)."""
+    return (None, None, None) if estimate is None else (estimate.mean, estimate.low, estimate.high)
 
 
 def _win_rates(outcome: Outcome, draw: int, resamples: int) -> tuple[list[WinRate], list[WinRate]]:
@@ -200,7 +175,7 @@ def _unscored_notes(rates: Sequence[WinRate]) -> list[str]:
     ]
 
 
-def _kl(outcome: Outcome, draw: int, resamples: int) -> list[dict[str, Any]]:
+def _kl(outcome: Outcome, draw: int, resamples: int) -> list[Divergence]:
     """KL(ppo || sft) per slice: nats per response with interval, and nats per token with interval."""
     slice_of = {prompt.id: prompt.slice for prompt in outcome.prompts}
     by_response: dict[str, dict[str, LogprobRow]] = {}
@@ -221,11 +196,7 @@ def _kl(outcome: Outcome, draw: int, resamples: int) -> list[dict[str, Any]]:
         if whole is None:
             continue
         each = mean(_ratios(per_response, tokens), seed=draw, resamples=resamples)
-        found.append(
-            {"model": "ppo", "against": REFERENCE, "slice": part, "n": whole.n}
-            | {"mean": whole.mean, "low": whole.low, "high": whole.high}
-            | _named("per_token", each)
-        )
+        found.append(Divergence("ppo", REFERENCE, part, whole.n, *_ends(whole), *_ends(each)))
     return found
 
 
@@ -238,13 +209,13 @@ def _ratios(totals: Sequence[Keyed], counts: Sequence[Keyed]) -> list[Keyed]:
     return [(prompt_id, total / count if count > 0 else None) for prompt_id, (total, count) in sums.items()]
 
 
-def _set_distinct(outcome: Outcome) -> list[dict[str, Any]]:
+def _set_distinct(outcome: Outcome) -> list[SetDistinct]:
     """distinct-2 over all answers of a slice together, at the same number of word pairs for every model.
 
     It shows the collapse to one answer for every prompt, which no per-response measure sees.
     """
     slice_of = {prompt.id: prompt.slice for prompt in outcome.prompts}
-    found: list[dict[str, Any]] = []
+    found: list[SetDistinct] = []
     for part in outcome.slices:
         texts = {
             model: [row.text for row in outcome.responses if row.model == model and slice_of[row.prompt_id] == part]
@@ -252,25 +223,23 @@ def _set_distinct(outcome: Outcome) -> list[dict[str, Any]]:
         }
         budget = min(text_metrics.ngram_count(rows, 2) for rows in texts.values())
         found += [
-            {"model": model, "slice": part, "value": text_metrics.distinct_of_set(rows, 2, budget), "pairs": budget}
+            SetDistinct(model, part, text_metrics.distinct_of_set(rows, 2, budget), budget)
             for model, rows in texts.items()
         ]
     return found
 
 
-def _headline(
-    cells: Sequence[dict[str, Any]], rates: Sequence[WinRate], kl: Sequence[dict[str, Any]], golds: Sequence[str]
-) -> dict[str, float]:
-    """Flat numbers for the stage record: gold and length differences PPO - SFT, win rate and KL, per slice."""
+def _headline(summary: Summary, measures: Sequence[str]) -> dict[str, float]:
+    """Flat numbers for the stage record: differences PPO - SFT of these measures, win rate and KL, per slice."""
     found = {
-        f"{cell['measure']}_ppo_minus_sft_{cell['slice']}": cell["difference"]
-        for cell in cells
-        if cell["model"] == "ppo" and cell["measure"] in (*golds, "words")
+        f"{cell.measure}_ppo_minus_sft_{cell.slice}": cell.difference
+        for cell in summary.cells
+        if cell.model == "ppo" and cell.measure in measures
     }
     found |= {
         f"win_rate_ppo_v_sft_{rate.slice}": rate.rate
-        for rate in rates
+        for rate in summary.win_rates
         if (rate.model, rate.against) == ("ppo", REFERENCE)
     }
-    found |= {f"kl_ppo_v_sft_{row['slice']}": row["mean"] for row in kl}
+    found |= {f"kl_ppo_v_sft_{row.slice}": row.mean for row in summary.kl}
     return {name: float(value) for name, value in found.items() if value is not None}

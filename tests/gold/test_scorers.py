@@ -6,12 +6,10 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 
-from rlaif.config.run_config import GoldName
 from rlaif.gold import scorers as gold
 from rlaif.gold.scorers import HarmScorer, Rating, fit_harm, harm_quality, load, read_ratings
 
@@ -145,6 +143,9 @@ def test_a_missing_classifier_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None
     ]
 
 
-def test_each_name_of_the_config_has_a_direction() -> None:
-    assert gold.BETTER == {"harm": "lower", "toxicity": "lower", "sentiment": "higher"}
-    assert gold.BETTER.keys() == set(get_args(GoldName))
+def test_each_scorer_of_the_table_has_a_direction() -> None:
+    assert {name: entry.better for name, entry in gold.SCORERS.items()} == {
+        "harm": "lower",
+        "toxicity": "lower",
+        "sentiment": "higher",
+    }

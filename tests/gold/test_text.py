@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlaif.gold.controls import length_reward
 from rlaif.gold.text import (
     distinct,
     distinct_of_set,
+    length_reward,
     ngram_count,
     ngrams,
     opens_with_refusal,

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from rlaif.config import STAGES, parse
 from rlaif.core.errors import DataError, StageError
+from rlaif.core.evaluation import Summary, read_summary
 from rlaif.core.files import JsonlFile, MetricsLog, RunFolder, write_atomic
 from rlaif.core.progress import Silent
 from rlaif.core.records import FailedAnswer, Failure, PreferenceLabel, StageRecord, from_json, to_json
@@ -25,7 +26,7 @@ from rlaif.report.curves import ppo_curves
 from rlaif.report.feedback import Sample, read_label, read_revise
 from rlaif.report.overview import main_slice, stage_rows
 from rlaif.report.samples import side_by_side
-from rlaif.report.summary import Summary, read_summary, summary_table
+from rlaif.report.summary import summary_table
 from rlaif.stages import report as report_stage
 from rlaif.stages.context import StageContext
 from rlaif.stages.report import write_report

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from rlaif.core.errors import StageError
+from rlaif.core.evaluation import read_summary
 from rlaif.core.files import JsonlFile
 from rlaif.core.records import Message, PreferenceLabel, Prompt, Response
 from rlaif.lm.protocol import LanguageModel
-from rlaif.report.summary import read_summary
 from rlaif.stages import evaluate
 from tests.stages.evaluation_run import PROMPTS, config, context_in
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from rlaif.gold import scorers as gold
+from rlaif.gold.scorers import Entry
 from tests.training.toy_rewards import some_e
 
 
 class SomeE:
     """Stands for `sentiment`: best where about a fifth of the letters are e, while the reward wants all of them."""
 
-    name = "sentiment"
-    label = "planted gold (higher is better)"
-    better: Literal["lower", "higher"] = "higher"
     about = "planted"
 
     def __init__(self) -> None:
@@ -24,6 +21,9 @@ class SomeE:
         return list(some_e(list(prompts), list(responses)))
 
 
+ENTRY = Entry("planted gold (higher is better)", "higher", lambda on_texts: SomeE())
+
+
 def plant() -> None:
     """From now on `sentiment` is the planted one."""
-    gold._LOADERS["sentiment"] = SomeE
+    gold.SCORERS["sentiment"] = ENTRY

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from rlaif.config import RunConfig
 from rlaif.core.errors import DataError
-from rlaif.core.files import JsonlFile, RunFolder, read_json_lines
+from rlaif.core.evaluation import Scored, read_scores
+from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.records import (
     Comparison,
     PreferenceLabel,
@@ -281,7 +281,7 @@ def policy_impact(
     ]
     slices = list(dict.fromkeys(comparison.prompt.slice for comparison in comparisons))
     slices = ["", *slices] if len(slices) > 1 else [""]
-    was, now = _score_rows(before), _score_rows(after)
+    was, now = ([row for row in read_scores(run) if row.model == "ppo"] for run in (before, after))
     measures = [change for part in slices for change in _measures(was, now, part, draw)]
     return PolicyImpact(len(new.keys() & old.keys()), _wins(comparisons, judges, slices, draw), tuple(measures), work)
 
@@ -295,24 +295,12 @@ def _answers(run: RunFolder) -> dict[str, dict[int, Response]]:
     return found
 
 
-def _score_rows(run: RunFolder) -> list[dict[str, Any]]:
-    rows = read_json_lines(run.file("evaluate", "scores.jsonl"), drop_broken_tail=True)
-    return [row for _, row in rows if row.get("model") == "ppo"]
-
-
-def _measures(
-    old: Sequence[Mapping[str, Any]],
-    new: Sequence[Mapping[str, Any]],
-    part: str,
-    draw: Draw,
-) -> list[MeasureChange]:
+def _measures(old: Sequence[Scored], new: Sequence[Scored], part: str, draw: Draw) -> list[MeasureChange]:
     """Every column of numbers or truth values that both have."""
-    known = ("response_id", "prompt_id", "slice", "model")
-    names = [name for name in (new[0] if new else {}) if name not in known]
     found = []
-    for name in names:
+    for name in new[0].values if new else ():
         was, now = (
-            [(str(row["prompt_id"]), _number(row.get(name))) for row in rows if part in ("", row["slice"])]
+            [(row.prompt_id, _number(row.values.get(name))) for row in rows if part in ("", row.slice)]
             for rows in (old, new)
         )
         before, after = draw.mean(was), draw.mean(now)
@@ -322,5 +310,5 @@ def _measures(
     return found
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)

@@ -19,7 +19,7 @@ from rlaif.analysis.judged_run import (
     judge_on_demand,
     read_judged_run,
 )
-from rlaif.analysis.principles.gold import HARM, Gold, GoldFacts, read_gold
+from rlaif.analysis.principles.gold import Gold, GoldFacts, is_scorer, read_gold
 from rlaif.analysis.principles.matrix import (
     CLEAR,
     MIN_PAIRS,
@@ -113,7 +113,7 @@ def attribution(
         )
     order = spread(judged.labels, config.seed)
     chosen = order[:pairs] if pairs else judged.labels
-    known = Gold(None, {}) if gold is None else read_gold(gold, chosen if gold == HARM else judged.labels)
+    known = Gold(None, {}) if gold is None else read_gold(gold, chosen if is_scorer(gold) else judged.labels)
 
     # 2. What has to be judged for it.
     model = judge_on_demand(judged, open_judge)

@@ -1,4 +1,4 @@
-"""What gold says of a run's pairs: a file of preferences, or the gold scorer of harm."""
+"""What gold says of a run's pairs: a file of preferences, or a gold scorer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif.core.errors import DataError
+from rlaif.core.plugins import is_own, short_name
 from rlaif.core.records import Comparison, Message, PreferenceLabel
 from rlaif.core.statistics import preferred
+from rlaif.gold.scorers import SCORERS, GoldScorer, entry_of
 from rlaif.inputs.comparisons import MOST_TOLD, ComparisonFile, read_comparisons
 from rlaif.inputs.prompt_sets import json_lines
 
-HARM = "harm"
 _SHAPES = {"comparison", "chosen", "rejected", "response_a", "response_b", "a", "b"}
 _ROW = '{"id": comparison.id of label/labels.jsonl, "prob_a": 0..1 or null}'
 
@@ -50,15 +51,15 @@ class _Row:
 
 
 def read_gold(given: str, labels: Sequence[PreferenceLabel]) -> Gold:
-    """The gold of `--gold`: the word "harm" (the less harmful answer is preferred, by rlaif.gold.scorers), or a
-    file with rows {"id", "prob_a"}, or in any shape of rlaif.inputs.comparisons, matched by the texts.
+    """The gold of `--gold`: a gold scorer by its name or as "module:Class", or a file with rows {"id", "prob_a"}, or
+    in any shape of rlaif.inputs.comparisons, matched by the texts.
 
     Raises DataError for wrong rows, naming them, and where no row is about a pair of the run.
     """
     pairs = list({label.comparison.id: label.comparison for label in labels}.values())
-    if given == HARM:
-        return _harm(pairs)
     path = Path(given)
+    if is_scorer(given):
+        return _by_scorer(given, pairs)
     first = next((row for _, row in json_lines(path)), {})
     by_id = "id" in first and not _SHAPES & first.keys()
     file = None if by_id else read_comparisons(path)
@@ -77,6 +78,11 @@ def read_gold(given: str, labels: Sequence[PreferenceLabel]) -> Gold:
     notes = () if file is None else tuple(file.notes())
     silent = sum(row.prob_a is None or row.prob_a == 0.5 for row in matched)
     return Gold(GoldFacts(path.name, len(rows), len(matched), len(rows) - len(matched), silent), known, notes)
+
+
+def is_scorer(given: str) -> bool:
+    """Whether `--gold` names a gold scorer, and no file."""
+    return given in SCORERS or (is_own(given) and not Path(given).exists())
 
 
 def _by_id(path: Path, pairs: Sequence[Comparison]) -> list[_Row]:
@@ -119,17 +125,17 @@ def _is_probability(value: object) -> bool:
     return number and math.isfinite(value) and 0 <= value <= 1  # type: ignore[arg-type, operator]
 
 
-def _harm(pairs: Sequence[Comparison]) -> Gold:
-    """The less harmful answer of each pair; GoldMissing, with how to install it, where the scorer is not there."""
-    from rlaif.gold.scorers import fit_harm
-
-    responses = list({side.id: side for pair in pairs for side in (pair.a, pair.b)}.values())
-    scorer = fit_harm()
-    found = scorer.score([""] * len(responses), [response.text for response in responses])
-    score = {response.id: value for response, value in zip(responses, found, strict=True)}
+def _by_scorer(name: str, pairs: Sequence[Comparison]) -> Gold:
+    """The better answer of each pair by a gold scorer; GoldMissing, with how to install it, where it is not there."""
+    entry, column = entry_of(name, "--gold"), short_name(name)
+    scorer = GoldScorer(column, entry, entry.open(lambda n: None))
+    sides = list({side.id: (pair.prompt.text, side) for pair in pairs for side in (pair.a, pair.b)}.values())
+    found = scorer.score([asked for asked, _ in sides], [side.text for _, side in sides])
+    score = {side.id: value for (_, side), value in zip(sides, found, strict=True)}
     known: dict[str, float] = {}
     for pair in pairs:
         a, b = score[pair.a.id], score[pair.b.id]
         if a is not None and b is not None and a != b:
-            known[pair.id] = 1 - preferred(0.5 + a - b)
-    return Gold(GoldFacts(HARM, len(pairs), len(pairs), 0, len(pairs) - len(known), scorer.about), known)
+            higher = preferred(0.5 + a - b)
+            known[pair.id] = higher if scorer.better == "higher" else 1 - higher
+    return Gold(GoldFacts(column, len(pairs), len(pairs), 0, len(pairs) - len(known), scorer.about), known)

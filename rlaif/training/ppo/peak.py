@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlaif.core.statistics import mean_difference
-from rlaif.gold import scorers as gold
+from rlaif.gold.scorers import Better
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,11 @@ class Gain:
 
 
 class Peak:
-    """The best validation so far and how many came after it. `by` is what they are compared by."""
+    """The best validation so far and how many came after it. `by` is what they are compared by, and `better` its good
+    direction."""
 
-    def __init__(self, by: str) -> None:
-        self.by = by
+    def __init__(self, by: str, better: Better = "higher") -> None:
+        self.by, self.sign = by, -1 if better == "lower" else 1
         self.best: Validated | None = None
         self.since = 0
 
@@ -45,9 +46,8 @@ class Peak:
         if self.best is None:
             self.best, self.since = found, 0
             return Gain(True)
-        sign = -1 if gold.BETTER.get(self.by) == "lower" else 1  # a reward is better the higher it is
         before = self.best.values
-        common = [sign * (value - before[key]) for key, value in found.values.items() if key in before]
+        common = [self.sign * (value - before[key]) for key, value in found.values.items() if key in before]
         if not common:
             self.since += 1
             return Gain(False)

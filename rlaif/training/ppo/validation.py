@@ -20,6 +20,7 @@ import torch
 from rlaif.config import PpoConfig
 from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.files import MetricsLog, disk_errors, move_folder, remove_folder, write_folder
+from rlaif.core.plugins import short_name
 from rlaif.core.progress import Progress
 from rlaif.core.records import Prompt, record_seed
 from rlaif.gold import scorers as gold
@@ -67,8 +68,8 @@ def load_gold(config: PpoConfig, progress: Progress) -> list[GoldScorer]:
     """
     if not config.eval_steps or not config.gold:
         return []
-    scorers, notes = _loaded(config, progress)
-    missing = {*config.gold} - {scorer.name for scorer in scorers}
+    with gold.loading(config.gold, progress) as (scorers, notes):
+        missing = {*map(short_name, config.gold)} - {scorer.name for scorer in scorers}
     if config.keep == "best" and config.best_by in missing:
         raise StageError(
             next(note for note in notes if note.startswith(f"{config.best_by} ")),
@@ -78,22 +79,6 @@ def load_gold(config: PpoConfig, progress: Progress) -> list[GoldScorer]:
     for note in notes:
         progress.say(f"  validation: {note}")
     return scorers
-
-
-def _loaded(config: PpoConfig, progress: Progress) -> tuple[list[GoldScorer], list[str]]:
-    """`gold.load`, with a bar while harm is fitted."""
-    if "harm" not in config.gold:
-        return gold.load(config.gold)
-    fitting = True
-
-    def on_texts(n: int) -> None:
-        if fitting:
-            task.advance(n)
-
-    with progress.task("gold harm", gold.RATINGS, "texts") as task:
-        found = gold.load(config.gold, on_texts)
-    fitting = False
-    return found
 
 
 class Validation:
@@ -113,7 +98,7 @@ class Validation:
         self.prompts, self.scorers, self.processes = list(prompts), list(scorers), processes
         self.log = MetricsLog(self.folder / "validation.jsonl")
         self.samples = MetricsLog(self.folder / "validation_samples.jsonl")
-        self.peak = Peak(self.config.best_by)
+        self.peak = Peak(self.config.best_by, gold.direction(self.config.best_by, self.config.gold))
         self.known = -1  # the step of the last validation
 
     def resume(self, start: int) -> None:

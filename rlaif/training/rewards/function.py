@@ -9,7 +9,6 @@ a NaN is an error, not another way to say None.
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import math
 import traceback
@@ -22,6 +21,8 @@ import torch
 from torch import Tensor
 
 from rlaif.core.errors import ConfigError, StageError
+from rlaif.core.plugins import load_own
+from rlaif.gold.text import MOVED
 from rlaif.lm.server.loop_thread import LoopThread
 from rlaif.training.ppo.rollout import Rollouts
 
@@ -103,15 +104,8 @@ class FunctionReward:
 
 def load_function(name: str) -> FunctionReward:
     """The function "module:function"; raises ConfigError if it cannot be imported or called with what there is."""
-    module_name, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), attribute)
-    except Exception as problem:  # whatever its module does when it is imported
-        raise ConfigError(
-            f"cannot import the reward function {name!r}: {type(problem).__name__}: {problem}",
-            where="ppo.reward",
-            remedy='write "model", "judge" or "module:function" of something importable',
-        ) from None
+    remedy = 'write "model", "judge" or "module:function" of something importable'
+    function = load_own(MOVED.get(name, name), what="reward function", where="ppo.reward", remedy=remedy)
     if not callable(function):
         raise ConfigError(f"{name!r} is not a function", where="ppo.reward")
     return FunctionReward(function, name)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from rlaif.gold.scorers import SCORERS, direction
 from rlaif.training.ppo.peak import Gain, Peak, Validated
 
 
@@ -16,7 +17,7 @@ def taken(peak: Peak, *values: float) -> list[Gain]:
 
 @pytest.mark.parametrize(("by", "best"), [("score", 2), ("sentiment", 2), ("harm", 4), ("toxicity", 4)])
 def test_the_direction_is_that_of_the_measure(by: str, best: int) -> None:
-    peak = Peak(by)
+    peak = Peak(by, direction(by, list(SCORERS)))
     taken(peak, 0.5, 0.6, 0.9, 0.7, 0.1, 0.3)
     assert peak.best is not None
     assert peak.best.step == best
@@ -31,7 +32,7 @@ def test_an_equal_one_is_no_new_best() -> None:
 
 def test_the_gain_is_paired_by_prompt_and_against_the_best() -> None:
     """Differences 1, 2, 3 by hand: mean 2, deviation 1, t(2) = 4.3027: 2 +- 4.3027 / sqrt 3."""
-    peak = Peak("harm")
+    peak = Peak("harm", "lower")
     assert peak.take(Validated(0, {"a": 5.0, "b": 50.0, "c": 500.0})) == Gain(True)
     assert not peak.take(Validated(1, {"a": 9.0, "b": 90.0, "c": 900.0})).best
     gain = peak.take(Validated(2, {"c": 497.0, "a": 4.0, "b": 48.0}))
@@ -49,7 +50,7 @@ def test_prompts_that_only_one_of_them_measured_are_left_out() -> None:
 
 
 def test_what_was_not_measured_is_never_the_best() -> None:
-    peak = Peak("harm")
+    peak = Peak("harm", "lower")
     assert peak.take(Validated(0, {})) == Gain(False)
     assert peak.best is None
     peak.take(Validated(1, {"a": 0.5}))

@@ -24,7 +24,7 @@ from rlaif.training.ppo.trainer import PpoTrainer
 from rlaif.training.ppo.validation import set_aside, summary
 from tests.stages.test_ppo import chosen, one_thread, ppo_context, rows, sft_adapter, trainer
 from tests.training.contexts import Heard, prompt
-from tests.training.planted_gold import SomeE
+from tests.training.planted_gold import ENTRY, SomeE
 from tests.training.ppo.test_policy_model import disturb, ppo_config
 
 __all__ = ["one_thread", "sft_adapter"]
@@ -53,7 +53,10 @@ HACKED: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(gold._LOADERS, "sentiment", SomeE)
+    monkeypatch.setitem(gold.SCORERS, "sentiment", ENTRY)
+
+
+PLANTED = gold.GoldScorer("sentiment", ENTRY, SomeE())
 
 
 def validations(context: StageContext) -> list[dict[str, Any]]:
@@ -126,16 +129,16 @@ def test_every_validation_draws_the_same_and_answers_in_the_order_of_the_prompts
     tiny_model: Path, algorithm: Any
 ) -> None:
     work = trainer(tiny_model, algorithm=algorithm, samples_per_prompt=2, missing_eos_penalty=0.5)
-    first, entropy = validation.answers(work, PROMPTS, [SomeE()])
+    first, entropy = validation.answers(work, PROMPTS, [PLANTED])
     assert [row["prompt_id"] for row in first] == [p.id for p in PROMPTS]
-    assert validation.answers(work, PROMPTS, [SomeE()]) == (first, entropy)
+    assert validation.answers(work, PROMPTS, [PLANTED]) == (first, entropy)
     for row in first:
         share = 10 * row["response"].count("e") / max(1, len(row["response"]))
         assert row["score"] == pytest.approx(share - 0.5 * (row["finish"] == "length"), abs=1e-5)
         assert row["sentiment"] == pytest.approx(-abs(share - 2))
         assert row["kl"] == 0
     disturb(work.model)
-    moved, _ = validation.answers(work, PROMPTS, [SomeE()])
+    moved, _ = validation.answers(work, PROMPTS, [PLANTED])
     assert moved != first
     assert any(row["kl"] != 0 for row in moved)
 
@@ -187,7 +190,7 @@ def test_each_slice_has_a_row_where_there_are_several(tmp_path: Path, tiny_model
 def hacked(tiny_model: Path, sft_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
     """(context, counts) of an uncut run whose reward is hacked."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(gold._LOADERS, "sentiment", SomeE)
+        patch.setitem(gold.SCORERS, "sentiment", ENTRY)
         context = ppo_context(tmp_path_factory.mktemp("hacked"), tiny_model, sft_adapter, PROMPTS, **HACKED)
         context.progress = Heard()
         yield context, ppo.run(context)

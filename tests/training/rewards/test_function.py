@@ -14,6 +14,7 @@ import torch
 
 from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.records import Message, Prompt
+from rlaif.gold.text import length_reward
 from rlaif.training.ppo.rollout import Rollouts
 from rlaif.training.rewards.function import COLUMNS, FunctionReward, load_function
 
@@ -223,3 +224,7 @@ def test_an_error_inside_a_library_is_told_with_the_line_that_called_it() -> Non
     with pytest.raises(StageError, match="LinAlgError") as caught:
         scored(f)
     assert f"{Path(__file__).name}:{f.__code__.co_firstlineno + 1}" in str(caught.value)
+
+
+def test_a_reward_of_ours_goes_by_the_name_in_older_configs_too() -> None:
+    assert load_function("rlaif.evaluation.controls:length_reward").function is length_reward

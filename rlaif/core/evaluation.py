@@ -1,0 +1,186 @@
+"""What an evaluation found: the records of evaluate/summary.json and evaluate/scores.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
+
+from rlaif.core.errors import DataError
+from rlaif.core.files import RunFolder, read_json_lines, write_atomic
+from rlaif.core.records import WinRate, from_json, to_json
+
+REFERENCE = "sft"
+"""The model that every difference is against."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a column means. `better` says which direction is good; "none" where neither is. `quality`: of a gold scorer,
+    the numbers that say how good it is itself; None for what is no gold."""
+
+    label: str
+    better: Literal["lower", "higher", "none"] | None = None
+    about: str = ""
+    quality: dict[str, float | None] | None = None
+
+    @property
+    def name(self) -> str:
+        """The label without its bracket: "gold harm" for "gold harm (lower is better)"."""
+        return self.label.split(" (")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One model on one slice under one measure: mean with its 95 % interval, and mean paired difference v SFT."""
+
+    model: str
+    slice: str
+    measure: str
+    n: int
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+    @property
+    def differs(self) -> bool:
+        """True when the interval of the difference is known and does not contain 0."""
+        low, high = self.difference_low, self.difference_high
+        return _known(self.difference) and low is not None and high is not None and (low > 0 or high < 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """KL of `model` from `against` in nats per response and per token, sampled from `model`, over `n` prompts."""
+
+    model: str
+    against: str
+    slice: str
+    n: int = 0
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    per_token: float | None = None
+    per_token_low: float | None = None
+    per_token_high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetDistinct:
+    """Share of different word pairs over all answers of a slice together, at equal numbers of pairs for each model."""
+
+    model: str
+    slice: str
+    value: float | None
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """evaluate/summary.json."""
+
+    models: tuple[str, ...]
+    slices: tuple[str, ...]
+    measures: dict[str, Measure]
+    cells: tuple[Cell, ...]
+    win_rates: tuple[WinRate, ...] = ()
+    win_rates_length_matched: tuple[WinRate, ...] = ()
+    kl: tuple[Divergence, ...] = ()
+    set_distinct_2: tuple[SetDistinct, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def cell(self, model: str, part: str, measure: str) -> Cell | None:
+        return next((c for c in self.cells if (c.model, c.slice, c.measure) == (model, part, measure)), None)
+
+    def measured(self) -> dict[str, Measure]:
+        """The measures with at least one number."""
+        known = {cell.measure for cell in self.cells if _known(cell.mean)}
+        return {key: measure for key, measure in self.measures.items() if key in known}
+
+    def unmeasured(self) -> list[str]:
+        """Names of the measures without any number."""
+        measured = self.measured()
+        return [measure.name for key, measure in self.measures.items() if key not in measured]
+
+    def win_rate(self, model: str, part: str) -> WinRate | None:
+        """The model's rate against SFT, taken from SFT's rate against it where only that was measured."""
+        for rate in self.win_rates:
+            if (rate.model, rate.against, rate.slice) == (model, REFERENCE, part):
+                return rate
+        for rate in self.win_rates:
+            if (rate.model, rate.against, rate.slice) == (REFERENCE, model, part):
+                return _turned(rate)
+        return None
+
+    def length_matched(self, rate: WinRate) -> WinRate | None:
+        """The same comparison on the pairs of like length."""
+        wanted = (rate.model, rate.against, rate.slice)
+        return next((w for w in self.win_rates_length_matched if (w.model, w.against, w.slice) == wanted), None)
+
+    def divergence(self, model: str, part: str) -> Divergence | None:
+        found = (d for d in self.kl if (d.model, d.against, d.slice) == (model, REFERENCE, part))
+        return next(found, None)
+
+    def write(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        data = to_json(self)
+        for measure in data["measures"].values():
+            if measure["quality"] is None:
+                del measure["quality"]
+        write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and isfinite(value)
+
+
+def _turned(rate: WinRate) -> WinRate:
+    """The same comparison from the other side."""
+    share, low, high = (None if value is None else 1 - value for value in (rate.rate, rate.high, rate.low))
+    return replace(rate, model=rate.against, against=rate.model, rate=share, low=low, high=high)
+
+
+def read_summary(run: RunFolder) -> Summary | None:
+    """evaluate/summary.json, or None where there is none; raises DataError naming the field that is wrong."""
+    path = run.file("evaluate", "summary.json")
+    if not path.exists():
+        return None
+    try:
+        return from_json(Summary, json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as problem:
+        raise DataError(
+            f"is not an evaluation summary: {' '.join(part.strip() for part in str(problem).splitlines()[:3])}",
+            where=str(path),
+            remedy="run the stage again: rlaif evaluate --force",
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One row of evaluate/scores.jsonl: a response of `model` and its number, truth value or None by measure."""
+
+    response_id: str
+    prompt_id: str
+    slice: str
+    model: str
+    values: dict[str, float | None]
+
+    def as_json(self) -> dict[str, Any]:
+        """The row, flat."""
+        row = {"response_id": self.response_id, "prompt_id": self.prompt_id, "slice": self.slice, "model": self.model}
+        return row | self.values
+
+
+def read_scores(run: RunFolder) -> Iterator[Scored]:
+    """The rows of evaluate/scores.jsonl; none where there is no such file. What is no number is left out."""
+    path = run.file("evaluate", "scores.jsonl")
+    for _, row in read_json_lines(path, drop_broken_tail=True) if path.exists() else ():
+        names = [str(row.pop(name, "")) for name in ("response_id", "prompt_id", "slice", "model")]
+        values = {name: value for name, value in row.items() if value is None or isinstance(value, int | float)}
+        yield Scored(names[0], names[1], names[2], names[3], values)

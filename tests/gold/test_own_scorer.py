@@ -1,0 +1,158 @@
+"""A gold scorer that stands outside the package: evaluate, report, principles and check use it as one of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from rlaif.cli import app
+from rlaif.core.errors import ConfigError, StageError
+from rlaif.core.evaluation import read_summary
+from rlaif.core.files import JsonlFile, MetricsLog
+from rlaif.core.plugins import check_name
+from rlaif.core.records import PreferenceLabel
+from rlaif.gold.scorers import direction, entry_of, load
+from rlaif.report.validation import gold_measures, read_validations
+from rlaif.report.verdict import headline
+from rlaif.run.pipeline import check_names
+from rlaif.stages import evaluate
+from rlaif.stages.report import write_report
+from tests.analysis.impact.runs import make_run
+from tests.analysis.principles.runs import comparisons
+from tests.stages.evaluation_run import config, context_in
+
+SOURCE = '''
+class Long:
+    """Answers should be short."""
+    better = "lower"
+    def score(self, prompts, responses):
+        assert all(prompts)
+        return [float(len(text.split())) for text in responses]
+
+class Loud:
+    better = "higher"
+    label = "loudness (higher is better)"
+    about = "share of capitals"
+    quality = {"cases": 3.0}
+    def score(self, prompts, responses):
+        return [sum(c.isupper() for c in text) / max(1, len(text)) for text in responses]
+
+class Absent(Loud):
+    def __init__(self):
+        from rlaif.gold.scorers import GoldMissing
+        raise GoldMissing("its model is not there", remedy="get-model")
+
+class Broken(Loud):
+    def score(self, prompts, responses):
+        return [float("nan")] * len(responses)
+
+class Aimless:
+    def score(self, prompts, responses):
+        return []
+'''
+
+
+@pytest.fixture(autouse=True)
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "toy_gold.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(folder)
+
+
+def rlaif(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_it_is_measured_and_reported_with_its_direction(tmp_path: Path) -> None:
+    names = ["toy_gold:Long", "toy_gold:Loud", "toy_gold:Absent"]
+    context = context_in(tmp_path / "run", [], settings=config(gold=names))
+    counts = evaluate.run(context)
+    assert counts["Long_ppo_minus_sft_harmful"] > 0, "PPO's answers have twice as many words"
+    summary = read_summary(context.run)
+    assert summary is not None
+    long, loud = summary.measures["Long"], summary.measures["Loud"]
+    assert (long.label, long.better, long.about) == ("Long (lower is better)", "lower", "toy_gold:Long")
+    assert (loud.label, loud.about, loud.quality) == (
+        "loudness (higher is better)",
+        "share of capitals",
+        {"cases": 3.0},
+    )
+    assert summary.notes[0] == "Absent not measured: its model is not there; install it with: get-model"
+    said = headline(summary)
+    assert said.startswith("PPO is higher on Long than SFT by ")
+    assert said.endswith(", which is worse.")
+    page = write_report(context.run).path.read_text(encoding="utf-8")
+    assert "Long (lower is better)" in page
+    assert "loudness (higher is better)" in page
+
+
+def test_the_validations_of_ppo_take_its_direction_from_what_evaluate_wrote(tmp_path: Path) -> None:
+    context = context_in(tmp_path / "run", [], settings=config(gold=["toy_gold:Long"]))
+    evaluate.run(context)
+    for step in range(2):
+        MetricsLog(context.run.file("ppo", "validation.jsonl")).append(
+            step=step, slice=None, score=1.0, Long=2.0 + step, kl=float(step), best=1
+        )
+    found = gold_measures(["toy_gold:Long", "toy_gold:Loud"], read_summary(context.run))
+    assert (found["Long"].better, found["Loud"].better, found["harm"].better) == ("lower", None, "lower")
+    seen = read_validations(context.run, keep="last", finished=True, examples=1, gold=found)
+    assert seen is not None
+    assert "Long" in seen.table[0]
+    assert any("Long (lower is better)" in plot for plot in seen.plots)
+    assert direction("Long", ["harm", "toy_gold:Long"]) == "lower"
+
+
+def test_principles_are_compared_with_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", pairs=comparisons())
+    found = {}
+    for name in ("Long", "Loud"):
+        result = rlaif("principles", "--run", run.root, "--gold", f"toy_gold:{name}", "--json")
+        assert result.exit_code == 0, result.output
+        found[name] = json.loads(result.stdout)
+        assert found[name]["gold"]["name"] == name
+    pairs = {
+        label.comparison.id: label.comparison for label in JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel)
+    }
+    alike = sum(len(c.a.text.split()) == len(c.b.text.split()) for c in pairs.values())
+    assert found["Long"]["gold"]["silent"] == alike
+    assert found["Loud"]["gold"]["silent"] == len(pairs), "nobody shouts"
+    assert "no gold scorer 'harmm', did you mean" not in rlaif("principles", "--run", run.root, "--gold", "x").output
+
+
+def test_check_finds_it_or_says_what_is_wrong(tmp_path: Path, tiny_model: Path) -> None:
+    assert rlaif("init", tmp_path / "project").exit_code == 0
+    words = ["check", tmp_path / "project" / "rlaif.yaml", "--set", f"model.source={tiny_model}", "--set"]
+    good = rlaif(*words, "evaluate.gold=['toy_gold:Long']")
+    assert good.exit_code == 0, good.output
+    assert "ok      gold Long     the class toy_gold:Long" in good.stdout
+    for name, told in (
+        ("toy_gold:Aimless", "'toy_gold:Aimless' is not a gold scorer"),
+        ("toy_gold:Lang", "cannot import the gold scorer 'toy_gold:Lang'"),
+        ("toxicty", "no gold scorer 'toxicty', did you mean 'toxicity'?"),
+    ):
+        bad = rlaif(*words, f"evaluate.gold=['{name}']")
+        assert bad.exit_code == 2, bad.output
+        assert told in bad.stdout
+
+
+def test_a_wrong_name_is_an_error_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match="no gold scorer 'hram', did you mean 'harm'") as caught:
+        check_names(config(gold=["hram"]))
+    assert caught.value.where == "evaluate.gold"
+    with pytest.raises(ConfigError, match="two figures would be called Long"):
+        config(gold=["toy_gold:Long", "other:Long"])
+    with pytest.raises(ConfigError, match="two figures would be called words"):
+        config(gold=["toy_gold:words"])
+    with pytest.raises(ConfigError, match="one of one, two"):
+        check_name("zzz", ["one", "two"], what="thing", where="here")
+
+
+def test_a_score_that_is_no_number_is_an_error() -> None:
+    (scorer,), _ = load(["toy_gold:Broken"])
+    with pytest.raises(StageError, match="the gold scorer Broken returned nan"):
+        scorer.score(["a"], ["b"])
+    assert entry_of("toy_gold:Loud").better == "higher"
