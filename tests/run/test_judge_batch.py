@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,8 @@ from rlaif.core.records import PreferenceLabel, content_id
 from rlaif.lm import open as open_model
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.stages import table as stages
 from tests import stub_stages
 from tests.fault_server import Answer, FaultServer, chat, serving
-
-REAL_LABEL = stages.TABLE["label"]
 
 
 def answer(body: dict[str, Any]) -> dict[str, Any]:
@@ -59,8 +58,9 @@ def done(*words: str | Path) -> dict[str, Any]:
 def make(tmp_path: Path, tiny_model: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """make(name, method, **more of the judge's table) -> a run folder that is finished up to `sft`; its policy is
     scripted, its judge the server."""
-    stub_stages.install(set_table=lambda name, spec: monkeypatch.setitem(stages.TABLE, name, spec))
-    monkeypatch.setitem(stages.TABLE, "label", REAL_LABEL)
+    real_label = importlib.import_module("rlaif.stages.label")
+    stub_stages.install(set_module=lambda name, module: monkeypatch.setitem(sys.modules, name, module))
+    monkeypatch.setitem(sys.modules, "rlaif.stages.label", real_label)
     policy: Callable[..., CachedModel] = lambda model, adapters, cache: CachedModel(  # noqa: E731
         ScriptedModel(), cache / "policy.sqlite"
     )

@@ -175,7 +175,7 @@ def test_a_server_that_cannot_continue_is_asked_to_begin_with_the_prefix(start: 
     assert server.bodies()[-1]["max_tokens"] >= 3
 
 
-# -- choices over the wire (what is read from which tokens: test_openai_replies.py)
+# -- choices over the wire (what is read from which tokens: test_replies.py)
 
 
 def test_choices_ask_for_the_likeliest_tokens_of_a_greedy_answer(start: Any) -> None:
