@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -12,7 +12,7 @@ from rlaif.core.shipped import cache_folder
 from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.panel import PanelModel
-from rlaif.lm.protocol import LanguageModel
+from rlaif.lm.protocol import A, LanguageModel, RequestFor, Usage
 
 JUDGE_CACHE = "judge.sqlite"
 OpenJudge = Callable[[RunConfig, Path], LanguageModel]
@@ -79,3 +79,41 @@ def open_local(model: ModelConfig, adapters: tuple[Path, ...]) -> LanguageModel:
     if loaded is None:
         loaded = _loaded[key] = load_model(model, adapters)
     return LocalModel(loaded, batch_size=model.batch_size)
+
+
+class OnDemand:
+    """A language model that is opened at its first use, so that work without a question loads nothing.
+
+    After `close` the next use opens it again; `usage` is that of every time it was open.
+    """
+
+    def __init__(self, open_model: Callable[[], LanguageModel]) -> None:
+        self._open_model = open_model
+        self._before = Usage()
+        self._opened: LanguageModel | None = None
+
+    @property
+    def name(self) -> str:
+        return self._model().name
+
+    @property
+    def fingerprint(self) -> str:
+        return self._model().fingerprint
+
+    @property
+    def usage(self) -> Usage:
+        return self._before if self._opened is None else self._before + self._opened.usage
+
+    def ask(self, requests: Sequence[RequestFor[A]]) -> list[A]:
+        return self._model().ask(requests)
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._before = self.usage
+            self._opened.close()
+            self._opened = None
+
+    def _model(self) -> LanguageModel:
+        if self._opened is None:
+            self._opened = self._open_model()
+        return self._opened

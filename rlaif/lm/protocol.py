@@ -9,7 +9,7 @@ what no retry and no other request can mend: the server is down, the key is wron
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from rlaif.core.records import Failure, FinishReason, Message
@@ -114,17 +114,22 @@ class Usage:
     generated_tokens: int = 0
     scored_tokens: int = 0
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+
     def as_counts(self, prefix: str) -> dict[str, float]:
         """Flat counts for a stage record, e.g. {"judge_calls": 12, ...}."""
-        names = ("calls", "cached", "prompt_tokens", "generated_tokens", "scored_tokens")
-        return {f"{prefix}_{name}": float(getattr(self, name)) for name in names}
+        return {f"{prefix}_{name}": float(value) for name, value in asdict(self).items()}
 
 
 class LanguageModel(Protocol):
     """`name` goes on rows; `fingerprint` changes whenever the weights or the server's model do (cache key)."""
 
-    name: str
-    fingerprint: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
     @property
     def usage(self) -> Usage: ...

@@ -31,7 +31,7 @@ from rlaif.inputs.templates import RUN_TEMPLATES, load_template
 from rlaif.judge.gate import passed_card
 from rlaif.judge.judge import calibration_of
 from rlaif.lm import open as open_model
-from rlaif.lm.protocol import LanguageModel
+from rlaif.lm.protocol import LanguageModel, Usage
 from rlaif.run import ledger
 from rlaif.run.shortages import shortages
 from rlaif.stages import table as stages
@@ -380,11 +380,10 @@ def _models(
         return opened[-1][1]
 
     def usage() -> dict[str, float]:
-        total: dict[str, float] = {}
+        total: dict[str, Usage] = {}
         for role, model in opened:
-            for name, value in model.usage.as_counts(role).items():
-                total[name] = total.get(name, 0.0) + value
-        return total
+            total[role] = total.get(role, Usage()) + model.usage
+        return {name: value for role, used in total.items() for name, value in used.as_counts(role).items()}
 
     try:
         yield open_policy, open_judge, usage

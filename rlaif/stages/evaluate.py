@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Container, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -35,6 +35,7 @@ from rlaif.core.records import (
 )
 from rlaif.gold import scorers as gold
 from rlaif.judge.judge import Judge
+from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.stages.context import StageContext
 from rlaif.stages.evaluation_summary import COMPARISONS, LogprobRow, Outcome, summarise, text_scores
@@ -42,7 +43,6 @@ from rlaif.stages.evaluation_summary import COMPARISONS, LogprobRow, Outcome, su
 ADAPTERS: dict[str, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
 """Model -> the stages whose adapters are merged into the base, in that order."""
 
-GetModel = Callable[[], LanguageModel]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -66,7 +66,7 @@ def run(context: StageContext) -> dict[str, float]:
     answers: dict[str, list[Answer]] = {}
     logprobs: list[LogprobRow] = []
     for model in [name for name in ("base", "ppo", "sft") if name in adapters]:
-        with _on_demand(partial(context.open_policy, adapters[model])) as policy:
+        with closing(OnDemand(partial(context.open_policy, adapters[model]))) as policy:
             answers[model] = _answers(context, prompts, model, policy)
             if model != "base" and {"sft", "ppo"} <= adapters.keys():
                 logprobs += _logprobs(context, prompts, answers["ppo"], model, policy)
@@ -113,7 +113,7 @@ def _available(context: StageContext) -> tuple[dict[str, tuple[Path, ...]], list
     return found, notes
 
 
-def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, policy: GetModel) -> list[Answer]:
+def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, policy: LanguageModel) -> list[Answer]:
     """The model's answers, `samples` per prompt, prompt by prompt; from disk where they are there."""
     config = context.config.evaluate
     plan = [
@@ -130,7 +130,7 @@ def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, polic
             GenerateRequest(prompt.messages, config.max_new_tokens, config.temperature, seed) for prompt, seed in chunk
         ]
         rows: list[Answer] = []
-        for (prompt, seed), made in zip(chunk, policy().ask(requests), strict=True):
+        for (prompt, seed), made in zip(chunk, policy.ask(requests), strict=True):
             if made.text is None:
                 failure = made.failure or Failure("backend", "no text and no reason")
                 rows.append(FailedAnswer(prompt.id, model, seed, failure))
@@ -157,7 +157,7 @@ def _logprobs(
     prompts: Sequence[Prompt],
     answers: Sequence[Answer],
     model: str,
-    policy: GetModel,
+    policy: LanguageModel,
 ) -> list[LogprobRow]:
     """Log-probability under `model` of each of the answers that were given."""
     messages = {prompt.id: prompt.messages for prompt in prompts}
@@ -166,7 +166,7 @@ def _logprobs(
     done: dict[Hashable, LogprobRow] = {(row.response_id, row.model): row for row in file.read()}
 
     def work(chunk: Sequence[Response]) -> list[LogprobRow]:
-        found = policy().ask([ScoreRequest(messages[part.prompt_id], part.text) for part in chunk])
+        found = policy.ask([ScoreRequest(messages[part.prompt_id], part.text) for part in chunk])
         rows = []
         for part, result in zip(chunk, found, strict=True):
             tokens = result.token_logprobs
@@ -273,24 +273,6 @@ def _in_chunks(
             done.update({key_of(record): record for record in fresh})
         task.advance(len(chunk))
     return [done[key(item)] for item in plan]
-
-
-@contextmanager
-def _on_demand(open_model: GetModel) -> Iterator[GetModel]:
-    """A way to get the model, which is opened at the first use and closed at the end: a resumed stage opens none
-    whose work is done, and no two are in memory together."""
-    opened: list[LanguageModel] = []
-
-    def get() -> LanguageModel:
-        if not opened:
-            opened.append(open_model())
-        return opened[0]
-
-    try:
-        yield get
-    finally:
-        for model in opened:
-            model.close()
 
 
 def _counts(

@@ -23,7 +23,8 @@ from rlaif.core.records import (
 )
 from rlaif.judge.gate import passed_card
 from rlaif.judge.judge import Judge
-from rlaif.lm.protocol import GenerateRequest, LanguageModel
+from rlaif.lm.open import OnDemand
+from rlaif.lm.protocol import GenerateRequest
 from rlaif.stages.context import StageContext
 from rlaif.stages.resume import commonest, failed, failed_answers, resume
 
@@ -86,13 +87,11 @@ def label_counts(labels: Sequence[PreferenceLabel]) -> dict[str, float]:
 def _sample(context: StageContext, prompts: Sequence[Prompt]) -> list[Response | FailedAnswer]:
     """`label.samples` answers of the SFT policy per prompt, those that failed among them."""
     table, seed = context.config.label, context.config.seed
-    opened: list[LanguageModel] = []
+    policy = OnDemand(lambda: context.open_policy((context.adapter("sft"),)))
 
     def answer(chunk: Sequence[Prompt]) -> list[Response | FailedAnswer]:
-        if not opened:
-            opened.append(context.open_policy((context.adapter("sft"),)))
         asked = [(prompt, record_seed(seed, "label", prompt.id, k)) for prompt in chunk for k in range(table.samples)]
-        answers = opened[0].ask(
+        answers = policy.ask(
             [GenerateRequest(p.messages, table.max_new_tokens, table.temperature, s) for p, s in asked]
         )
         return [
@@ -112,8 +111,7 @@ def _sample(context: StageContext, prompts: Sequence[Prompt]) -> list[Response |
             work=answer,
             task=task,
         )
-    for policy in opened:
-        policy.close()
+    policy.close()
     return answers
 
 
