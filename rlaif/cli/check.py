@@ -8,24 +8,29 @@ from typing import Annotated
 
 import typer
 
+from rlaif.cli.options import JsonOption, SetOption
 from rlaif.core.errors import ConfigError
 
 WRONG_MODEL = 4  # the exit code of a ModelError: PPO and this model do not go together
 
 
 def check(
-    what: Annotated[list[str], typer.Argument(metavar="[ppo] CONFIG", help="`ppo` first: check PPO itself")],
+    what: Annotated[list[str], typer.Argument(metavar="[ppo] CONFIG", help="the run config; with `ppo` PPO itself")],
     run: Annotated[
         Path | None,
-        typer.Option("--run", metavar="RUN", help="ppo: with the SFT, reward model and answers of this run, if any"),
+        typer.Option(
+            "--run", metavar="RUN", help="with `ppo`: take the SFT policy, reward model and answers of this run"
+        ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")] = False,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Check all that a run needs: a judge behind a server is asked about one pair, nothing else costs anything. Or, if
-    `ppo` comes first, that PPO computes what it says on your model, tokenizer, chat template and reward."""
+    """Check that all is there that a run needs, or that PPO is right on your model.
+
+    `rlaif check CONFIG` asks a judge behind a server about one pair; nothing else costs anything.
+    `rlaif check ppo CONFIG` checks that PPO computes what it says on your model, tokenizer, chat template and reward;
+    that takes minutes.
+    """
     *subject, config = what
     if subject not in ([], ["ppo"]):
         raise ConfigError(

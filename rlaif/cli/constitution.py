@@ -7,16 +7,15 @@ import shutil
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rlaif.cli.recover import recover
+from rlaif.cli.analysis import recover
+from rlaif.cli.options import Command, JsonOption, JudgeConfigOption, SetOption, Verbs, add_verbs
 
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
-Command = Callable[..., None]
 FORMAT_NAMES = "anthropic, anthropic-comparisons, handbook, icai, markdown or json"
 
 
@@ -24,7 +23,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME-or-FILE", help="a shi
 
 
 def list_shipped(as_json: JsonOption = False) -> None:
-    """List the constitutions that belong to rlaif."""
+    """List the constitutions that come with rlaif."""
     from rlaif.constitution.load import load_constitution
     from rlaif.core.shipped import shipped
 
@@ -48,7 +47,7 @@ def list_shipped(as_json: JsonOption = False) -> None:
 
 
 def show(name: NameArgument, as_json: JsonOption = False) -> None:
-    """Print a constitution as it is used: with the principles it includes, and where each is from."""
+    """Print a constitution with all that it includes, and where each principle is from."""
     from rlaif.constitution.compose import compose
     from rlaif.constitution.load import as_record
     from rlaif.constitution.render import constitution_lines
@@ -69,7 +68,7 @@ def new(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="where to write it, such as mine.yaml")],
     as_json: JsonOption = False,
 ) -> None:
-    """Write a commented constitution to start from; overwrites nothing."""
+    """Write a commented constitution to start from. Overwrites nothing."""
     from rlaif.constitution.starter import write_starter
 
     write_starter(file)
@@ -84,7 +83,7 @@ def set_fields(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Set fields of a constitution file; its comments and all other lines stay as they are."""
+    """Change fields of a constitution file. Comments and all other lines stay as they are."""
     from rlaif.constitution import diff as differences
     from rlaif.constitution.edit import edit_file, parse_change, with_changes
     from rlaif.constitution.render import difference_lines
@@ -108,7 +107,7 @@ def import_constitution(
     name: Annotated[str | None, typer.Option("--name", help="its name; default: the file's own")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a constitution of a file of another format; overwrites nothing, says what was left out."""
+    """Turn a file of another format into a constitution, and say what was left out."""
     from rlaif.constitution.exchange.formats import import_file
     from rlaif.constitution.exchange.import_notes import imported_lines
 
@@ -128,7 +127,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="where to write it")],
     as_json: JsonOption = False,
 ) -> None:
-    """Write a constitution in another format; overwrites nothing, says what the format cannot hold."""
+    """Write a constitution in another format, and say what that format cannot hold."""
     from rlaif.constitution.exchange.formats import export_file
     from rlaif.constitution.load import load_constitution
 
@@ -145,7 +144,7 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="exit with 1 for warnings too, not only for errors")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find mistakes, missing texts, overlap and wording that misleads a judge; asks no model."""
+    """Find mistakes, missing texts and wording that misleads a judge. Asks no model."""
     from rlaif.constitution.lint import lint
 
     found = {name: lint(name) for name in names}
@@ -175,7 +174,7 @@ def diff(
     new: Annotated[str, typer.Argument(metavar="NEW", help="the other one")],
     as_json: JsonOption = False,
 ) -> None:
-    """Say what an edit means: principles added, dropped, reworded, reweighted; and who sees it."""
+    """Say what changed between two constitutions, and which judging methods see it."""
     from rlaif.constitution import diff as differences
     from rlaif.constitution.load import load_constitution
     from rlaif.constitution.render import difference_lines
@@ -188,7 +187,7 @@ def diff(
 
 
 def schema(as_json: JsonOption = False) -> None:
-    """Print the JSON Schema of a constitution file, with which an editor completes and checks one."""
+    """Print the JSON Schema by which an editor completes and checks a constitution file."""
     from rlaif.constitution.format import json_schema
 
     print(json.dumps(json_schema(), indent=None if as_json else 2))
@@ -196,15 +195,8 @@ def schema(as_json: JsonOption = False) -> None:
 
 def run_tests(
     name: NameArgument,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", help="run config with the judge (default: the defaults); templates are the shipped ones"
-        ),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field")
-    ] = None,
+    config: JudgeConfigOption = None,
+    overrides: SetOption = None,
     only: Annotated[list[str] | None, typer.Option("--only", metavar="ID", help="only this principle")] = None,
     fail_under: Annotated[
         float | None,
@@ -212,7 +204,7 @@ def run_tests(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the principles' own unit tests against the judge: does it prefer the better answer?"""
+    """Run the unit tests of the principles: does the judge prefer the better answer?"""
     from rlaif.config import load_or_default
     from rlaif.constitution.load import load_constitution
     from rlaif.core.progress import choose
@@ -251,15 +243,13 @@ VERBS: dict[str, Command] = {
     "schema": schema,
     "recover": recover,
 }
-"""Verb -> the function that does it; its docstring is the help."""
+"""Verb -> the function that does it."""
 
 
-def constitution_app(friendly: Callable[[Command], Command]) -> typer.Typer:
-    """The sub-app with every verb; `friendly` is what the command line wraps around a command to print its errors."""
-    app = typer.Typer(help="List, read, write, edit, check and compare constitutions.", no_args_is_help=True)
-    for verb, command in VERBS.items():
-        app.command(verb)(friendly(command))
-    return app
+def constitution_app() -> typer.Typer:
+    """The sub-app with every verb."""
+    about = "List, read, write, edit, check and compare constitutions."
+    return add_verbs(typer.Typer(help=about, no_args_is_help=True, cls=Verbs), VERBS)
 
 
 def _width() -> int:

@@ -2,54 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rlaif.cli.judge_batch import export_batch, import_batch
+from rlaif.cli.options import (
+    AcceptOption,
+    Command,
+    HtmlOption,
+    JsonOption,
+    JudgeConfigOption,
+    ObjectOption,
+    SetOption,
+    Verbs,
+    accepting,
+    add_verbs,
+)
 
-Command = Callable[..., None]
-
+GoldOption = Annotated[
+    str,
+    typer.Option(
+        "--gold",
+        metavar="GOLD",
+        help="pairs whose better answer is known: a JSONL file with prompt, chosen, rejected; pyrit (people's ratings "
+        "of harm); verifiable (right or wrong by rule); or tests:CONSTITUTION",
+    ),
+]
 ConstitutionOption = Annotated[
-    str | None, typer.Option("--constitution", metavar="NAME-or-FILE", help="instead of the config's")
+    str | None, typer.Option("--constitution", metavar="NAME-or-FILE", help="judge under this one, not the config's")
 ]
 OnlyOption = Annotated[
-    list[str] | None, typer.Option("--only", metavar="ID-or-TAG", help="only the principles with this id or tag")
+    list[str] | None, typer.Option("--only", metavar="ID-or-TAG", help="judge under the principles with this id or tag")
 ]
-PairsOption = Annotated[int, typer.Option("--pairs", min=0, help="draw N pairs of gold; 0 = all")]
-HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")]
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
+PairsOption = Annotated[int, typer.Option("--pairs", metavar="N", min=0, help="draw N pairs of gold; 0 = all")]
+RunOption = Annotated[Path, typer.Option("--run", metavar="RUN", help="the run folder, after its sft stage")]
 
 
 def card(
-    gold: Annotated[
-        str,
-        typer.Option(
-            "--gold",
-            metavar="GOLD",
-            help="JSONL with prompt, chosen, rejected; pyrit; verifiable; or tests:CONSTITUTION",
-        ),
-    ],
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="run config with the judge (default: the defaults); templates are shipped ones"),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field")
-    ] = None,
+    gold: GoldOption,
+    config: JudgeConfigOption = None,
+    overrides: SetOption = None,
     constitution: ConstitutionOption = None,
     only: OnlyOption = None,
     pairs: PairsOption = 200,
-    repeat: Annotated[int, typer.Option("--repeat", min=0, help="ask N of them again, past the cache")] = 40,
-    attack: Annotated[int, typer.Option("--attack", min=0, help="try each attack on N of them")] = 24,
+    repeat: Annotated[
+        int, typer.Option("--repeat", metavar="N", min=0, help="ask about N pairs twice: is the answer the same?")
+    ] = 40,
+    attack: Annotated[
+        int, typer.Option("--attack", metavar="N", min=0, help="try each attack on N pairs: is the judge taken in?")
+    ] = 24,
     html: HtmlOption = None,
-    out: OutOption = None,
+    out: ObjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the judge of a config against gold: accuracy beside length alone, calibration, order, attacks, cost."""
+    """Measure a judge on pairs whose better answer is known.
+
+    The card says how often the judge is right, beside what length alone gets; how sure it is; whether the order of the
+    answers or an attack moves it; and what a verdict costs. Templates are the shipped ones.
+    """
     from rlaif.config import load_or_default
     from rlaif.core.progress import choose
     from rlaif.core.shipped import cache_folder
@@ -66,36 +78,39 @@ def card(
 
 
 def compare(
-    gold: Annotated[str, typer.Option("--gold", metavar="GOLD", help="as for `rlaif judge card`")],
+    gold: GoldOption,
     methods: Annotated[
-        str | None, typer.Option("--methods", metavar="M,M,...", help="one judge per method, as the config has it else")
+        str | None, typer.Option("--methods", metavar="M,M,...", help="compare the config's judge by these methods")
     ] = None,
     variant: Annotated[
         list[str] | None,
         typer.Option(
             "--variant",
             metavar='"NAME: A.B=C ..."',
-            help="a judge: the config with these fields of judge or model, and templates=FOLDER; may be repeated",
+            help="one more judge: the config with these fields changed; templates=FOLDER; may be repeated",
         ),
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="run config that all judges share (default: the defaults)")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field for all of them")
-    ] = None,
+    config: JudgeConfigOption = None,
+    overrides: SetOption = None,
     constitution: ConstitutionOption = None,
     only: OnlyOption = None,
     pairs: PairsOption = 200,
     choose: Annotated[
-        float, typer.Option("--choose", min=0.05, max=0.95, help="share of the prompts that the choice is made on")
+        float,
+        typer.Option("--choose", metavar="SHARE", min=0.05, max=0.95, help="choose on this share of the prompts"),
     ] = 0.5,
-    timed: Annotated[int, typer.Option("--timed", min=0, help="ask N pairs again, past the cache, for the cost")] = 8,
+    timed: Annotated[
+        int, typer.Option("--timed", metavar="N", min=0, help="measure the cost by asking about N pairs again")
+    ] = 8,
     html: HtmlOption = None,
-    out: OutOption = None,
+    out: ObjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare judges on gold: choose one on a part of the prompts, report all on the others, and how far they agree."""
+    """Compare judges on pairs whose better answer is known.
+
+    One judge is chosen on a part of the prompts and all are reported on the others, so that luck does not flatter the
+    choice. Give --methods, --variant, or both.
+    """
     from rlaif.config import load_or_default
     from rlaif.core.progress import choose as choose_progress
     from rlaif.core.shipped import cache_folder
@@ -115,15 +130,75 @@ def compare(
     deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)
 
 
-VERBS: dict[str, Command] = {"card": card, "compare": compare, "export": export_batch, "import": import_batch}
-"""Verb -> the function that does it; its docstring is the help."""
+def export_batch(
+    run: RunOption,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="where to write; large exports are split into several")
+    ],
+    overrides: SetOption = None,
+    member: Annotated[
+        str, typer.Option("--member", metavar="NAME", help="write the requests of this member of judge.panel")
+    ] = "",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="take the first N prompts of each slice")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="write also requests that were exported before and have no result yet")
+    ] = False,
+    accept: AcceptOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the requests for a run's labels into files for a provider's batch interface. Asks nobody."""
+    from rlaif.core.progress import choose
+    from rlaif.run.judge_batch import export_requests
 
-
-def judge_app(friendly: Callable[[Command], Command]) -> typer.Typer:
-    """The sub-app with every verb; `friendly` is what the command line wraps around a command to print its errors."""
-    app = typer.Typer(
-        help="Measure a judge before its labels are used, or have it answer through batch files.", no_args_is_help=True
+    words = accepting(overrides, accept)
+    found = export_requests(
+        run, out, member=member, overrides=words, limit=limit, again=again, progress=choose(quiet=as_json)
     )
-    for verb, command in VERBS.items():
-        app.command(verb)(friendly(command))
-    return app
+    if as_json:
+        print(json.dumps(found.as_json()))
+        return
+    for path in found.files:
+        print(f"wrote {path}")
+    print(f"{found.written:,} requests for {found.pairs:,} pairs; answers that the cache has are not among them")
+    if found.waiting:
+        print(f"{found.waiting:,} were exported before and their results not imported; --again writes them once more")
+    if found.written:
+        print(f"next: have them answered, then rlaif judge import --run {run} RESULTS")
+    elif not found.waiting:
+        print(f"nothing is left to ask; next: rlaif label --run {run} --resume")
+
+
+def import_batch(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="files that the provider gave back")],
+    run: RunOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Read the results of a batch into a run's cache. `rlaif label` then asks only for what is missing."""
+    from rlaif.run.judge_batch import import_results
+    from rlaif.view.text import visible
+
+    found = import_results(run, results)
+    if as_json:
+        print(json.dumps(found.as_json()))
+        return
+    print(f"{found.imported:,} answers imported, {found.known:,} were there already, {found.unknown:,} of unknown id")
+    for kind, number in found.failed.most_common():
+        print(f"{number:,} failed ({kind}): {visible(found.reasons[kind])}")
+    if found.waiting:
+        print(f"{found.waiting:,} exported requests have no result yet: import the other files too")
+    print(
+        f"next: rlaif judge export --run {run} --out FILE writes what is missing and what follows from these answers\n"
+        f"  (failed ones, the letters of cot); rlaif label --run {run} --resume asks the server itself for the rest"
+    )
+
+
+VERBS: dict[str, Command] = {"card": card, "compare": compare, "export": export_batch, "import": import_batch}
+"""Verb -> the function that does it."""
+
+
+def judge_app() -> typer.Typer:
+    """The sub-app with every verb."""
+    about = "Measure a judge before its labels are used, or ask it through batch files."
+    return add_verbs(typer.Typer(help=about, no_args_is_help=True, cls=Verbs), VERBS)

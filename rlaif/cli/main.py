@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,20 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlaif import __version__
+from rlaif.cli.analysis import impact, principles
 from rlaif.cli.check import check
 from rlaif.cli.constitution import constitution_app
-from rlaif.cli.impact import impact
 from rlaif.cli.judge import judge_app
 from rlaif.cli.launch import assisted, leading
-from rlaif.cli.principles import principles
-from rlaif.core.errors import ConfigError, DiskError, RlaifError
-from rlaif.core.launch import place
+from rlaif.cli.options import AcceptOption, JsonOption, SetOption, Verbs, accepting, friendly
+from rlaif.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlaif.config import RunConfig, StageName
     from rlaif.run.pipeline import Mode, Outcome
 
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
+START, STAGES, RESULTS, RULES = "Start", "One stage", "Results", "Rules and judge"
 
 app = typer.Typer(
     name="rlaif",
@@ -35,65 +32,22 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    cls=Verbs,
 )
 
 ConfigArgument = Annotated[
-    Path | None, typer.Argument(metavar="CONFIG", help="run config (YAML); default: the run's own")
+    Path | None, typer.Argument(metavar="CONFIG", help="run config (YAML); for a run that exists --run RUN is enough")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, such as runs/demo")]
-OutOption = Annotated[Path | None, typer.Option("--out", "--run", help="run folder; default: runs/<name of CONFIG>")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a config field")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="keep what is finished and go on from there")]
-ForceOption = Annotated[bool, typer.Option("--force", help="redo the stage(s) and remove all that stands on them")]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="at most N prompts of each slice")]
-AcceptOption = Annotated[
-    bool, typer.Option("--accept-uncarded-judge", help="make labels without a card that passes (card.required: false)")
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "--run", metavar="RUN", help="the run folder; without it runs/<name of CONFIG>")
 ]
-UntilOption = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="the last stage to run")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
-
-
-def _friendly(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with user errors printed without a traceback, and Ctrl-C answered with how to go on."""
-
-    @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except RlaifError as error:
-            raise _told(error, as_json=bool(kwargs.get("as_json"))) from None
-        except OSError as problem:
-            if problem.filename is None or problem.strerror is None:
-                raise
-            what, where = f"cannot be read or written: {problem.strerror}", str(problem.filename)
-            unusable = DiskError(what, where=where, remedy="check the path, its permissions and the disk")
-            raise _told(unusable, as_json=bool(kwargs.get("as_json"))) from None
-        except KeyboardInterrupt:
-            if place()[0] == 0:
-                print(_interrupted(resumable="resume" in kwargs), file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
-
-    return wrapper
-
-
-def _told(error: RlaifError, *, as_json: bool) -> typer.Exit:
-    """The exit for an error that was printed just now, with what a file can put into its words written out."""
-    from rlaif.view.text import visible
-
-    print(f"error: {visible(str(error))}", file=sys.stderr)
-    if as_json:
-        parts = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
-        print(json.dumps({"error": parts}))
-    return typer.Exit(error.exit_code)
-
-
-def _interrupted(*, resumable: bool) -> str:
-    if not resumable:
-        return "interrupted"
-    if place()[1] > 1:
-        return "interrupted; finished work is kept, continue with the same launch and --resume in the place of --force"
-    words = [word for word in sys.argv[1:] if word not in ("--force", "--resume")]
-    return f"interrupted; finished work is kept, continue with: {shlex.join(['rlaif', *words, '--resume'])}"
+ResumeOption = Annotated[bool, typer.Option("--resume", help="keep what is finished and go on from there")]
+ForceOption = Annotated[bool, typer.Option("--force", help="do it again, and remove every stage that is built on it")]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", metavar="N", min=1, help="take at most N prompts of each slice")
+]
+UntilOption = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="stop after this stage")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -111,8 +65,23 @@ def root(
     """Align a language model with AI feedback guided by a constitution, instead of human labels."""
 
 
-@app.command("run")
-@_friendly
+@app.command(rich_help_panel=START)
+@friendly
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="where to write them")] = Path()) -> None:
+    """Write a commented config, a constitution and example prompts. Overwrites nothing."""
+    from rlaif.run.init import init_project
+
+    for path in init_project(folder):
+        print(f"wrote {path}")
+    start = folder / "rlaif.yaml"
+    print(f"next: rlaif check {start}, then rlaif run {start}")
+
+
+app.command(rich_help_panel=START)(friendly(check))
+
+
+@app.command("run", rich_help_panel=START)
+@friendly
 def run_all(
     config: ConfigArgument = None,
     out: OutOption = None,
@@ -124,11 +93,11 @@ def run_all(
     until: UntilOption = None,
     as_json: JsonOption = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="print how much work it is and how long it may take; run nothing")
+        bool, typer.Option("--dry-run", help="run nothing; print how much work it is and how long it may take")
     ] = False,
 ) -> None:
-    """Run all stages: card, revise, sft, label, reward, ppo, evaluate, report."""
-    overrides = _accepting(overrides, accept)
+    """Run all stages: card, revise, sft, label, reward, ppo, evaluate and report."""
+    overrides = accepting(overrides, accept)
     if dry_run:
         _dry_run(config, out, overrides, limit, as_json, _stage(until))
         return
@@ -138,7 +107,7 @@ def run_all(
 def _add_stage_command(stage: StageName, about: str) -> None:
     """One verb: runs just that stage of a run folder."""
 
-    @_friendly
+    @friendly
     def command(
         config: ConfigArgument = None,
         out: OutOption = None,
@@ -150,16 +119,16 @@ def _add_stage_command(stage: StageName, about: str) -> None:
     ) -> None:
         _run_stages((stage,), config, out, overrides, resume, force, limit, as_json)
 
-    app.command(stage, help=about)(command)
+    app.command(stage, help=about, rich_help_panel=STAGES)(command)
 
 
-_add_stage_command("card", "Measure the run's judge on gold, which its labels need.")
-_add_stage_command("revise", "Let the model criticise and rewrite its answers under the constitution.")
-_add_stage_command("sft", "Train the policy on the accepted revisions.")
+_add_stage_command("card", "Measure the judge on pairs whose better answer is known.")
+_add_stage_command("revise", "Let the model criticise and rewrite its answers.")
+_add_stage_command("sft", "Fine-tune the model on the accepted rewrites.")
 
 
-@app.command("label")
-@_friendly
+@app.command("label", rich_help_panel=STAGES)
+@friendly
 def label(
     config: ConfigArgument = None,
     out: OutOption = None,
@@ -170,19 +139,19 @@ def label(
     accept: AcceptOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Sample answers from the trained policy and have pairs of them judged."""
-    _run_stages(("label",), config, out, _accepting(overrides, accept), resume, force, limit, as_json)
+    """Sample answers of the tuned model and have pairs of them judged."""
+    _run_stages(("label",), config, out, accepting(overrides, accept), resume, force, limit, as_json)
 
 
-_add_stage_command("reward", "Train the reward model on the judge's soft labels.")
-_add_stage_command("ppo", "Optimise the policy against the reward, with a KL penalty.")
+_add_stage_command("reward", "Train the reward model on the labels.")
+_add_stage_command("ppo", "Optimise the policy against the reward.")
 _add_stage_command("evaluate", "Compare base, SFT and PPO on held-out prompts.")
 
 
-@app.command()
-@_friendly
+@app.command(rich_help_panel=RESULTS)
+@friendly
 def report(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Write RUN/report.html again from what the run folder holds."""
+    """Write the page RUN/report.html again, also while the run is going on."""
     from rlaif.core.files import RunFolder
     from rlaif.stages.report import write_report
 
@@ -190,17 +159,20 @@ def report(run: RunArgument, as_json: JsonOption = False) -> None:
     print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
 
 
-@app.command()
-@_friendly
+@app.command(rich_help_panel=RESULTS)
+@friendly
 def show(
     run: RunArgument,
     what: Annotated[
-        str | None, typer.Argument(metavar="WHAT", help="a stage, or the id of a prompt, trace, label or response")
+        str | None,
+        typer.Argument(
+            metavar="WHAT", help="a stage, or the beginning of the id of a prompt, trace, label or response"
+        ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="how many to show")] = 5,
-    failed: Annotated[bool, typer.Option("--failed", help="only records with a failure")] = False,
+    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="show N records")] = 5,
+    failed: Annotated[bool, typer.Option("--failed", help="show only what failed, and why")] = False,
 ) -> None:
-    """Read what a run wrote: traces, labels, samples, metrics."""
+    """Show what a run cost and found, or its traces, labels, samples and metrics."""
     from rich.console import Console
 
     from rlaif.core.files import refuse_no_run
@@ -210,17 +182,10 @@ def show(
     show_run(run, what, n=n, failed=failed, console=Console())
 
 
-app.command("impact")(_friendly(impact))
-app.command()(_friendly(principles))
-
-
-app.command()(_friendly(check))
-
-
-@app.command()
-@_friendly
+@app.command(rich_help_panel=START)
+@friendly
 def env(as_json: JsonOption = False) -> None:
-    """Print versions, processor, GPU, bfloat16, threads, cache folder and optional packages."""
+    """Print what this machine has, and how to get what is missing."""
     from rlaif.run.environment import environment
 
     found = environment()
@@ -232,20 +197,10 @@ def env(as_json: JsonOption = False) -> None:
         print(f"{name:<{width}}  {value}")
 
 
-@app.command()
-@_friendly
-def init(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path()) -> None:
-    """Write a commented rlaif.yaml, a constitution and example prompts into DIR; overwrites nothing."""
-    from rlaif.run.init import init_project
-
-    for path in init_project(folder):
-        print(f"wrote {path}")
-    start = folder / "rlaif.yaml"
-    print(f"next: rlaif check {start}, then rlaif run {start}")
-
-
-app.add_typer(constitution_app(_friendly), name="constitution")
-app.add_typer(judge_app(_friendly), name="judge")
+app.command(rich_help_panel=RESULTS)(friendly(impact))
+app.command(rich_help_panel=RESULTS)(friendly(principles))
+app.add_typer(constitution_app(), name="constitution", rich_help_panel=RULES)
+app.add_typer(judge_app(), name="judge", rich_help_panel=RULES)
 
 
 # --- what the commands share ------------------------------------------------------------------------------------------
@@ -299,10 +254,6 @@ def _waiting(what: str) -> Iterator[None]:
     yield
     if terminal:
         print("\033[K", end="", file=sys.stderr, flush=True)
-
-
-def _accepting(overrides: list[str] | None, accept: bool) -> list[str]:
-    return [*(overrides or []), *["card.required=false"] * accept]
 
 
 def _stage(name: str | None) -> StageName | None:

@@ -222,6 +222,9 @@ def test_errors_have_no_traceback_and_json_has_them_as_an_object(project: Path, 
         (["report", "nowhere"], 5, "not a run of rlaif"),
         (["run", "none.yaml", "--resume", "--force"], 2, "give one of them"),
         (["run", "none.yaml", "--limit", "0"], 2, "limit"),
+        (["labl", "none.yaml"], 2, "Did you mean 'label'?"),
+        (["trian", "none.yaml"], 2, "There are: init, check, run"),
+        (["constitution", "chekc"], 2, "'check'"),
     ],
 )
 def test_wrong_words_are_answered(words: list[str], code: int, message: str) -> None:
@@ -407,6 +410,7 @@ def test_show_finds_records_by_the_beginning_of_an_id(filled_run: Path) -> None:
     missing = rlaif("show", filled_run, "ffffff")
     assert missing.exit_code == 3
     assert "no stage and no record" in missing.stderr
+    assert "did you mean 'label'?" in rlaif("show", filled_run, "labels").stderr
 
 
 def test_show_without_a_word_gives_the_overview(filled_run: Path) -> None:
