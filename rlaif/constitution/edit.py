@@ -1,7 +1,7 @@
 """Edits of a constitution's text by program: what is not edited stays as it is, byte for byte.
 
-A YAML library that writes a file anew loses something of its layout. Here the places of the values are looked up, the
-text is changed there and nowhere else, and read again: if it does not mean exactly what was asked, nothing is done.
+ruamel's round trip makes the lines of what is edited, and only those are taken over (`change_yaml`). The result is read
+again: if it does not mean exactly what was asked, or a comment is lost, nothing is done.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,13 +20,12 @@ from typing import Any
 
 from rlaif.constitution.compose import VERSION, compose, compose_text, find
 from rlaif.constitution.format import ConstitutionFile, PrincipleEntry
-from rlaif.constitution.layout import behind_colon, entry_lines, field_lines
 from rlaif.constitution.load import as_record
 from rlaif.constitution.problems import near
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.files import write_atomic
 from rlaif.core.records import Constitution
-from rlaif.core.yaml import Keys, Span, one_line, parse_scalar, parse_yaml, spans
+from rlaif.core.yaml import REMOVED, Keys, change_yaml, comments, parse_scalar, parse_yaml, spans
 
 _TEXTS = "id statement rationale critique revision comparison followed violated prompt better worse"
 TEXTS = frozenset([*_TEXTS.split(), "name", "version", "description"])
@@ -35,7 +35,6 @@ EMPTIED = frozenset({"critique", "revision", "comparison", "contrast"})
 _FIRST = ("id", "override", "statement")
 ORDER = (*_FIRST, *(name for name in PrincipleEntry.model_fields if name not in _FIRST))
 """In which a principle's fields stand, for one that is put in."""
-REMOVED = object()
 DEEPEST = 5
 """Keys of a change at most: PRINCIPLE.contrast.examples.0.prompt."""
 
@@ -122,8 +121,14 @@ def with_changes(text: str, path: Path, changes: Iterable[Change]) -> str:
 def with_principle(text: str, path: Path, entry: Mapping[str, Any]) -> str:
     """The text with one more principle, the last of its list."""
     data = _data(text, path)
-    wanted = {**data, "principles": [*(data.get("principles") or []), dict(entry)]}
-    return _checked(_appended(text, entry), wanted, path, f"principle {entry.get('id')!r}")
+    entries = data.get("principles") or []
+    wanted = {**data, "principles": [*entries, dict(entry)]}
+    where: Keys = ("principles", len(entries)) if entries else ("principles",)
+    changed = change_yaml(text, where, dict(entry) if entries else [dict(entry)])
+    if len(entries) > 1 and (start := _line_of_entry(text, len(entries) - 1)) and text[:start].endswith("\n\n"):
+        start = _line_of_entry(changed, len(entries))  # blank lines between those that are there
+        changed = f"{changed[:start]}\n{changed[start:]}"
+    return _checked(changed, wanted, text, where, path, f"principle {entry.get('id')!r}")
 
 
 def without_principle(text: str, path: Path, id: str) -> str:
@@ -138,18 +143,12 @@ def without_principle(text: str, path: Path, id: str) -> str:
             remedy=f"an included one is left out by disable: [{id}]",
         )
     rest = [entry for entry in data["principles"] if entry["id"] != id]
-    places = spans(text)
-    if not rest:
-        found = places[("principles",)]
-        text = f"{text[: found.key_end]}: []{text[found.end :]}"
-    elif places[("principles",)].flow:
-        text = _cut_flow(text, places, ("principles",), ("principles", number))
-    else:
-        at = places[("principles", number)]
-        start, end = _line_start(text, _dash(text, at.start)), _line_end(text, at.end)
-        before = text[:start]
-        text = (before[:-1] if before.endswith("\n\n") else before) + text[end + 1 :]
-    return _checked(text, {**data, "principles": rest}, path, f"principle {id!r}")
+    where: Keys = ("principles", number) if rest else ("principles",)
+    changed = change_yaml(text, where, REMOVED if rest else [])
+    start = _line_of_entry(text, number)
+    if rest and text[:start].endswith("\n\n") and changed.startswith(text[:start]):
+        changed = changed[: start - 1] + changed[start:]  # the blank line above it
+    return _checked(changed, {**data, "principles": rest}, text, where, path, f"principle {id!r}")
 
 
 def _with_change(text: str, path: Path, change: Change, composed: Callable[[], Mapping[str, PrincipleEntry]]) -> str:
@@ -183,17 +182,11 @@ def _set(text: str, data: Any, path: Path, at: Keys, keys: Keys, value: Any, ord
     wanted = _changed(data, (*at, *keys), value, path)
     if _form(wanted) == _form(data):
         return text
-    places = spans(text)
     whole = (*at, *keys)
-    while len(whole) > len(at) + 1 and not _inside(places, whole[:-1]):  # the table around it is not there yet
+    while len(whole) > len(at) + 1 and not _at(data, whole[:-1]):  # the table around it is not there yet
         value, whole = {whole[-1]: value}, whole[:-1]
-    if value is REMOVED:
-        changed = _removed(text, places, whole)
-    elif whole in places:
-        changed = _replaced(text, places, whole, value)
-    else:
-        changed = _inserted(text, places, whole, value, order if whole[:-1] == at else ())
-    return _checked(changed, wanted, path, ".".join(map(str, keys)))
+    changed = change_yaml(text, whole, value, order=order if whole[:-1] == at else ())
+    return _checked(changed, wanted, text, whole, path, ".".join(map(str, keys)))
 
 
 # --- the data ---------------------------------------------------------------------------------------------------------
@@ -231,14 +224,28 @@ def _changed(data: Any, keys: Sequence[Any], value: Any, path: Path) -> Any:
     return data
 
 
-def _checked(text: str, wanted: Any, path: Path, name: str) -> str:
-    """The text if it means what was wanted."""
+def _at(data: Any, keys: Keys) -> Any:
+    """What stands under the keys; None if nothing does."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else data[int(key)]
+        if data is None:
+            break
+    return data
+
+
+def _checked(changed: str, wanted: Any, text: str, where: Keys, path: Path, name: str) -> str:
+    """The changed text if it means what was wanted and has every comment, but for those within what was changed."""
     try:
-        good = _form(_data(text, path)) == _form(wanted)
+        good = _form(_data(changed, path)) == _form(wanted)
     except ConstitutionError:
         good = False
     if good:
-        return text
+        at = spans(text).get(where)
+        own = "" if at is None else text[at.key : text.find("\n", at.end) if "\n" in text[at.end :] else len(text)]
+        lost = Counter(comments(text)) - Counter(comments(changed))
+        good = all(own.count(comment) >= count for comment, count in lost.items())
+    if good:
+        return changed
     raise ConstitutionError(
         f"{name}: the file is laid out in a way in which this cannot be changed by program",
         where=str(path),
@@ -251,111 +258,6 @@ def _form(data: Any) -> str:
     return json.dumps(data, sort_keys=True, default=repr)
 
 
-# --- the text ---------------------------------------------------------------------------------------------------------
-
-
-def _replaced(text: str, places: Mapping[Keys, Span], keys: Keys, value: Any) -> str:
-    at = places[keys]
-    if isinstance(keys[-1], int) or _in_flow(places, keys):
-        gap = " " if at.start == at.end else ""
-        return f"{text[: at.start]}{gap}{one_line(value)}{text[at.end :]}"
-    colon = text.index(":", at.key_end)
-    gap = text[colon + 1 : at.start]
-    head = gap.partition("\n")[0] if "\n" in gap else ""
-    block = re.match(r"[|>][-+0-9]*([ \t]+#[^\n]*)", text[at.start : at.end])
-    line_end = _line_end(text, at.end)
-    comment = (block[1] if block else head.rstrip()) + text[at.end : line_end]
-    column = at.key - _line_start(text, at.key)
-    first, rest = behind_colon(value, column, at.key_end - at.key + 2)
-    gap = gap if first and gap.strip(" ") == "" and gap else " " if first else ""
-    return "\n".join([f"{text[: colon + 1]}{gap}{first}{comment}", *rest]) + text[line_end:]
-
-
-def _inserted(text: str, places: Mapping[Keys, Span], keys: Keys, value: Any, order: Sequence[str]) -> str:
-    """The text with a new field, behind the last of those that come before it in `order`."""
-    table, name = keys[:-1], str(keys[-1])
-    present = _inside(places, table)
-    before = order[: order.index(name)] if name in order else ()
-    after = [path for path in present if path[-1] in before] or present
-    if places[table].flow:
-        end = places[after[-1]].end if after else places[table].start + 1
-        return f"{text[:end]}{', ' if after else ''}{name}: {one_line(value)}{text[end:]}"
-    column = places[present[0]].key - _line_start(text, places[present[0]].key)
-    end = _line_end(text, max(places[path].end for path in after))
-    return f"{text[:end]}\n" + "\n".join(field_lines(name, value, column)) + text[end:]
-
-
-def _removed(text: str, places: Mapping[Keys, Span], keys: Keys) -> str:
-    """The text without a field; as it was, for `_checked` to refuse, where a comment about another would go with it."""
-    if _in_flow(places, keys):
-        return _cut_flow(text, places, keys[:-1], keys)
-    at = places[keys]
-    start = _line_start(text, at.key)
-    following = [places[path] for path in _inside(places, keys[:-1]) if places[path].key > at.end]
-    if text[start : at.key].strip() and not isinstance(keys[-1], int):  # behind the dash of its entry
-        end = min(span.key for span in following) if following else at.end
-        return text if _comment_below(text, at.end, end) else text[: at.key] + text[end:]
-    return text[:start] + text[_line_end(text, at.end) + 1 :]
-
-
-def _cut_flow(text: str, places: Mapping[Keys, Span], table: Keys, keys: Keys) -> str:
-    """The text without a part of what stands in braces or brackets; as it was where a comment would go with it."""
-    siblings = [places[path] for path in _inside(places, table)]
-    at = places[keys]
-    number = siblings.index(at)
-    if number:
-        before = siblings[number - 1].end
-        return text if "#" in text[before : at.key] else text[:before] + text[at.end :]
-    end = siblings[1].key if len(siblings) > 1 else at.end
-    return text if _comment_below(text, at.end, end) else text[: at.key] + text[end:]
-
-
-def _comment_below(text: str, end: int, next_key: int) -> bool:
-    """Whether between a value's end and the next key a comment stands that is not on the value's own line."""
-    return "#" in text[end:next_key].partition("\n")[2]
-
-
-def _appended(text: str, entry: Mapping[str, Any]) -> str:
-    """The text with one more entry in `principles`, laid out like those that are there."""
-    places = spans(text)
-    found = places.get(("principles",))
-    entries = [places[path] for path in _inside(places, ("principles",))]
-    if found is not None and (found.flow or places[()].flow) and entries:
-        return f"{text[: entries[-1].end]}, {one_line(dict(entry))}{text[entries[-1].end :]}"
-    dash, space, gap = 2, 1, "\n"
-    if entries:
-        at = _dash(text, entries[-1].start)
-        dash = at - _line_start(text, at)
-        space = entries[-1].start - at - 1 if "\n" not in text[at : entries[-1].start] else 1
-        gap = "\n" if len(entries) > 1 and text[: _line_start(text, at)].endswith("\n\n") else ""
-    lines = entry_lines(entry, dash, space)
-    if entries:
-        end = _line_end(text, entries[-1].end)
-        return f"{text[:end]}\n{gap}" + "\n".join(lines) + text[end:]
-    if found is not None:  # principles: [], or nothing behind the colon
-        end = _line_end(text, found.end)
-        return f"{text[: found.key_end]}:{text[found.end : end]}\n" + "\n".join(lines) + text[end:]
-    return text.rstrip("\n") + "\n\nprinciples:\n" + "\n".join(lines) + "\n"
-
-
-def _inside(places: Mapping[Keys, Span], table: Keys) -> list[Keys]:
-    """The paths of what stands directly in a table or list."""
-    return [path for path in places if len(path) == len(table) + 1 and path[:-1] == table]
-
-
-def _in_flow(places: Mapping[Keys, Span], keys: Keys) -> bool:
-    return any(places[keys[:depth]].flow for depth in range(len(keys)))
-
-
-def _line_start(text: str, at: int) -> int:
-    return text.rfind("\n", 0, at) + 1
-
-
-def _line_end(text: str, at: int) -> int:
-    end = text.find("\n", at)
-    return len(text) if end < 0 else end
-
-
-def _dash(text: str, at: int) -> int:
-    """Where the dash of the list entry that begins at `at` stands."""
-    return max(match.start(1) for match in re.finditer(r"^ *(-)(?=\s)", text[:at], re.MULTILINE))
+def _line_of_entry(text: str, number: int) -> int:
+    """Where the line begins in which a principle of the file begins."""
+    return text.rfind("\n", 0, spans(text)["principles", number].key) + 1

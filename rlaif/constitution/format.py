@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, WithJsonSchema
 
+MAX_ID = 64
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Prose = Annotated[str, StringConstraints(strip_whitespace=True)]
 """Text that may be empty; like every constrained one it is Unicode, so half of a surrogate pair is refused."""
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=MAX_ID)]
 Version = Annotated[Text, WithJsonSchema({"type": ["string", "number"], "minLength": 1})]
 """A number is read as the text that stands there (`compose.VERSION`)."""
 
@@ -105,3 +108,18 @@ def json_schema() -> dict[str, Any]:
         field.pop("default", None)  # what an override does not give is kept, and not set to a default
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "rlaif constitution"}
     return {**head, **{name: part for name, part in schema.items() if name != "title"}}
+
+
+def slug(text: str) -> str:
+    """The text as an id: small ASCII letters and digits, hyphens between, at most MAX_ID long; maybe empty."""
+    words = words_of(text)
+    id = "-".join(words)
+    if len(id) <= MAX_ID:
+        return id
+    return id[:MAX_ID].rpartition("-")[0] or id[:MAX_ID]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in small ASCII letters and digits."""
+    plain = unicodedata.normalize("NFKD", re.sub("['\u2019]", "", text)).encode("ascii", "ignore").decode()
+    return re.findall(r"[a-z0-9]+", plain.lower())

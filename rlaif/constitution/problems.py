@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from rlaif.constitution.format import (
     PrincipleEntry,
     Table,
     Test,
+    slug,
 )
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.shipped import shipped
@@ -133,8 +133,7 @@ def _sentence(item: Any, location: Location, data: dict[Any, Any]) -> str:
     if kind == "string_type" and not isinstance(given, list | dict | set | bytes):
         return _unquoted(given)
     if kind == "string_pattern_mismatch":
-        slug = re.sub(r"[^a-z0-9]+", "-", str(given).lower()).strip("-") or "no-harm"
-        return f"{given!r} may only have small letters, digits and single hyphens: {slug}"
+        return f"{given!r} may only have small letters, digits and single hyphens: {slug(str(given)) or 'no-harm'}"
     if location[-1:] == ("override",):
         return f"is true or false (given: {given!r})"
     short = "" if isinstance(given, dict | list) else f" (given: {given!r})"

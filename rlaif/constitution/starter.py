@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from rlaif.constitution.compose import find
+from rlaif.constitution.format import slug
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.files import refuse_existing_file, write_atomic
 
@@ -98,5 +98,4 @@ def refuse_place(path: Path) -> None:
 def write_starter(path: Path) -> None:
     """Writes a commented constitution, named after the file, which must not exist yet and must end in .yaml."""
     refuse_place(path)
-    name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64].strip("-") or "mine"
-    write_atomic(path, STARTER.format(name=name, file=path.name))
+    write_atomic(path, STARTER.format(name=slug(path.stem) or "mine", file=path.name))

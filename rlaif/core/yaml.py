@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,11 @@ Keys = tuple[str | int, ...]
 Lines = dict[Keys, int]
 # what ruamel raises for a value that does not fit its tag (`!!float ""`, a time out of range) or is nested too deep
 _UNFIT = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, RecursionError)
+ROOM = 100
+"""Characters of a text that stands on one line, and of a line of a folded one."""
+REMOVED = object()
+_SIMPLE = re.compile(r"[A-Za-z][\w,.;!?'()-]*(?: [\w,.;!?'()-]+)+", re.ASCII)
+"""Texts of several plain words, which YAML reads as they stand: no colon, "#", quote at the start, number or date."""
 _WRITTEN_AS_TEXT = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
 
 
@@ -161,6 +167,9 @@ class Span:
     flow: bool
 
 
+Places = Mapping[Keys, Span]
+
+
 def spans(text: str) -> dict[Keys, Span]:
     """Where every value of a YAML text stands, by the path of its keys, in the order of the text; () is the whole. The
     text is one that `parse_yaml` takes."""
@@ -206,32 +215,204 @@ def parse_scalar(text: str) -> Any:
 
 def dump_yaml(data: Any, *, width: int = 110) -> str:
     """`data` as block-style YAML text."""
-    from io import StringIO
-
     from ruamel.yaml import YAML
 
     writer = YAML()
     writer.default_flow_style = False
     writer.width = width
+    return _dumped(writer, data)
+
+
+def styled(value: Any, *, block: bool = True) -> Any:
+    """The value with marks on its texts for `dump_styled`: a long text is folded, one of several lines stands line by
+    line, others are in double quotes unless they are plain words, and a list of such stands on one line. `block`: not
+    within braces or brackets, where every text stands on one line."""
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+    from ruamel.yaml.scalarstring import FoldedScalarString, LiteralScalarString
+
+    if isinstance(value, dict):
+        return CommentedMap({key: styled(part, block=block) for key, part in value.items()})
+    if isinstance(value, list | tuple):
+        parts = CommentedSeq([styled(part, block=block) for part in value])
+        if not any(isinstance(part, dict | list | FoldedScalarString | LiteralScalarString) for part in parts):
+            parts.fa.set_flow_style()
+        return parts
+    return _styled_text(value, block) if isinstance(value, str) else value
+
+
+def dump_styled(data: Any) -> str:
+    """The data as block-style YAML, laid out as `styled` says, the entries of lists indented by two."""
+    return _dumped(_writer(indented=True), styled(data))
+
+
+def change_yaml(text: str, keys: Keys, value: Any, *, order: Sequence[str] = ()) -> str:
+    """The text with the value under `keys` set, put in (in its place in `order`, else last), or removed for REMOVED.
+
+    The library writes the whole text anew, and loses layout that it has no place for: `weight:    2`, a line break
+    within a plain text, and the comments below what is removed. So only the lines of the value are taken from what it
+    wrote, and every other line stays as it is. Whether the result means what was wanted is for the caller to see: where
+    the lines cannot be told apart, it does not.
+    """
+    from ruamel.yaml.comments import CommentedSeq
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString, FoldedScalarString, LiteralScalarString
+
+    before = spans(text)
+    above, last = keys[:-1], keys[-1]
+    writer = _writer(indented=_column(text, _first_entry(before)) > 0)
+    data = writer.load(text)
+    table: Any = data
+    for key in above:
+        table = table[key]
+    block = not any(before[keys[:depth]].flow for depth in range(len(keys)))
+    if value is REMOVED:
+        del table[last]
+    elif keys in before:
+        new, old = styled(value, block=block), table[last]
+        if isinstance(old, FoldedScalarString | LiteralScalarString) and isinstance(new, DoubleQuotedScalarString):
+            new = type(old)(value) if _reads_as(_dumped(_writer(), {"k": type(old)(value)}), value) else new
+        table[last] = new
+    elif isinstance(table, CommentedSeq):
+        table.append(styled(value, block=block))
+    else:
+        known = order[: order.index(str(last))] if last in order else list(table)
+        place = max((number + 1 for number, key in enumerate(table) if key in known), default=len(table))
+        table.insert(place, last, styled(value, block=block))
+    written = _dumped(writer, data)
+    after = spans(written)
+    for depth in range(len(keys), 0, -1):
+        found = _with_lines_of(written, after, text, before, keys[:depth], whole=depth == len(keys), value=value)
+        if found is not None:
+            return found
+    return written
+
+
+def _with_lines_of(
+    written: str, after: Places, text: str, before: Places, keys: Keys, *, whole: bool, value: Any
+) -> str | None:
+    """The text with the lines of what stands under `keys` as in `written`; None where it has no lines of its own."""
+    if any(before[keys[:depth]].flow for depth in range(len(keys)) if keys[:depth] in before):
+        return None
+    if whole and value is REMOVED:
+        at = before[keys]
+        start, end = _line_start(text, at.key), _line_end(text, at.end)
+        alone = text[start : at.key].strip() == ("-" if isinstance(keys[-1], int) else "")
+        siblings = sum(len(path) == len(keys) and path[:-1] == keys[:-1] for path in before)
+        return text[:start] + text[end + 1 :] if alone and siblings > 1 else None
+    if keys in before:
+        old, new = before[keys], after[keys]
+        lines = written[new.key : _line_end(written, new.end)]
+        shift = _column(text, old) - _column(written, new)
+        return text[: old.key] + _shifted(lines, shift) + text[_line_end(text, old.end) :]
+    siblings_after = [path for path in after if len(path) == len(keys) and path[:-1] == keys[:-1]]
+    place = siblings_after.index(keys)
+    if place == 0:
+        return None
+    beside = siblings_after[place - 1]
+    new = after[keys]
+    start = _line_start(written, new.key)
+    lines = written[start : _line_end(written, new.end)]
+    shift = _indent(text, before[beside]) - _indent(written, after[beside])
+    end = _line_end(text, before[beside].end)
+    return f"{text[:end]}\n{_shifted(' ' * max(shift, 0) + lines[max(-shift, 0) :], shift)}{text[end:]}"
+
+
+def _first_entry(places: Places) -> Span | None:
+    """The first entry of the first list in block style that is not the whole text."""
+    firsts = [keys for keys in places if len(keys) > 1 and keys[-1] == 0]
+    return next((places[keys] for keys in firsts if not places[keys[:-1]].flow), None)
+
+
+def _indent(text: str, at: Span) -> int:
+    """The column where the line begins that a value's key, or the dash before it, stands in."""
+    start = _line_start(text, at.key)
+    return len(text[start:]) - len(text[start:].lstrip(" "))
+
+
+def _column(text: str, at: Span | None) -> int:
+    return 0 if at is None else at.key - _line_start(text, at.key)
+
+
+def _shifted(lines: str, shift: int) -> str:
+    """The lines but for the first, moved to the right; to the left if `shift` is negative."""
+    first, *rest = lines.split("\n")
+    moved = [line[-shift:] if shift < 0 else " " * shift + line if line else line for line in rest]
+    return "\n".join([first, *moved])
+
+
+def _line_start(text: str, at: int) -> int:
+    return text.rfind("\n", 0, at) + 1
+
+
+def _line_end(text: str, at: int) -> int:
+    end = text.find("\n", at)
+    return len(text) if end < 0 else end
+
+
+def comments(text: str) -> list[str]:
+    """Every comment of a YAML text, in its order."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.tokens import ScalarToken
+
+    found: list[str] = []
+    end = 0
+    for token in YAML(typ="safe", pure=True).scan(text):
+        found += re.findall(r"#[^\n]*", text[end : token.start_mark.index])
+        end = max(end, token.end_mark.index)
+        if isinstance(token, ScalarToken) and token.style in ("|", ">"):
+            head = text[token.start_mark.index : end].partition("\n")[0]
+            found += re.findall(r"#[^\n]*", head)
+    return found
+
+
+def _styled_text(text: str, block: bool) -> str:
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString, FoldedScalarString, LiteralScalarString
+
+    if _SIMPLE.fullmatch(text) and len(text) <= ROOM:  # reading thousands of texts again takes minutes
+        return text
+    found: str | None = None
+    if not block:
+        pass
+    elif text.isprintable() and " ".join(text.split()) == text:
+        if len(text) > ROOM:
+            folded: Any = FoldedScalarString(text)
+            ends = [len(line) for line in textwrap.wrap(text, ROOM, break_long_words=False, break_on_hyphens=False)]
+            folded.fold_pos = [sum(ends[: n + 1]) + n for n in range(len(ends) - 1)]
+            found = folded
+    elif "\n" in text and text == text.strip() and all(line.isprintable() for line in text.split("\n")):
+        found = LiteralScalarString(text)
+    if found is not None and (_SIMPLE.fullmatch(text) or _reads_as(_dumped(_writer(), {"k": found}), text)):
+        return found
+    plain = _dumped(_writer(), {"k": text}) == f"k: {text}\n"
+    return text if plain and len(text) <= ROOM else DoubleQuotedScalarString(text)
+
+
+def _reads_as(written: str, text: str) -> bool:
+    found = survey_yaml(written)
+    return not found.mistakes and found.data == {"k": text}
+
+
+def _writer(*, indented: bool = True) -> Any:
+    """The library's round trip with the settings that keep every line of the shipped constitutions as it is."""
+    from ruamel.yaml import YAML
+
+    writer = YAML()
+    writer.preserve_quotes = True
+    writer.representer.add_representer(type(None), _represent_none)
+    writer.width = 1 << 30
+    writer.indent(mapping=2, sequence=4 if indented else 2, offset=2 if indented else 0)
+    return writer
+
+
+def _represent_none(representer: Any, _: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+def _dumped(writer: Any, data: Any) -> str:
+    from io import StringIO
+
     out = StringIO()
     writer.dump(data, out)
     return out.getvalue()
-
-
-def one_line(value: Any) -> str:
-    """A plain value as YAML on one line that may stand anywhere, also in braces: texts in double quotes where they are
-    not one simple word."""
-    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{one_line(key)}: {one_line(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(one_line, value)) + "]"
-    if value is None:
-        return "null"
-    simple = not isinstance(value, str) or (re.fullmatch(r"[A-Za-z][\w-]*", value) and parse_scalar(value) == value)
-    scalar = value if simple else DoubleQuotedScalarString(value)
-    return dump_yaml({"k": scalar}, width=1 << 30).removeprefix("k:").strip()
 
 
 def _remedy(what: str) -> str:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rlaif.analysis.recover.recover import Kept, Recovery
+from rlaif.constitution.format import slug
 from rlaif.constitution.starter import refuse_place
 from rlaif.core.files import write_atomic
 from rlaif.core.records import Principle
 from rlaif.core.statistics import Estimate
-from rlaif.core.yaml import dump_yaml
+from rlaif.core.yaml import dump_styled
 from rlaif.view.text import percent, percents, visible
 
 
 def write(path: Path, recovery: Recovery) -> None:
     """Writes the kept principles, which must be some, in the order of their choice."""
     refuse_place(path)
-    write_atomic(path, constitution_file(recovery, _name(path)))
+    write_atomic(path, constitution_file(recovery, slug(path.stem) or "recovered"))
 
 
 def constitution_file(recovery: Recovery, name: str) -> str:
@@ -38,9 +38,9 @@ def constitution_file(recovery: Recovery, name: str) -> str:
         "version": "1",
         "description": f"Principles that explain the labels in {Path(recovery.labels).name}.",
     }
-    parts = [_comments(head, ""), dump_yaml(about), "principles:"]
+    parts = [_comments(head, ""), dump_styled(about), "principles:"]
     for kept in recovery.kept:
-        entry = "".join(f"  {line}\n" for line in dump_yaml([_entry(kept.candidate.principle)]).splitlines())
+        entry = dump_styled([_entry(kept.candidate.principle)])
         parts.append(f"{_comments(_fate(kept, training, held_out), '  ')}{entry}")
     return "\n".join(parts)
 
@@ -82,7 +82,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items() if part}
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _name(path: Path) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64].strip("-") or "recovered"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import textwrap
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlaif.constitution.exchange.source import Source, shown
-from rlaif.constitution.layout import WIDTH, entry_lines, field_lines
+from rlaif.constitution.format import MAX_ID, slug, words_of
+from rlaif.core.yaml import dump_styled
 
-MAX_ID = 64
+WIDTH = 118
 ID_WORDS = 4
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SAY_LITTLE = """
@@ -73,23 +73,14 @@ class Draft:
         lines += [f"{note[0].upper()}{note[1:]}." for note in self.notes]
         comments = [f"# {part}" for line in lines for part in textwrap.wrap(line, WIDTH - 2)]
         head = {"name": self.name, "version": self.version, "description": self.description}
-        fields = [line for name, part in mended(head).items() if part for line in field_lines(name, part, 0)]
-        entries = ["\n".join(entry_lines(mended(entry), 2)) for entry in self.principles]
-        return "\n".join([*comments, "", *fields, "", "principles:", ""]) + "\n" + "\n\n".join(entries) + "\n"
-
-
-def slug(text: str) -> str:
-    """The text as an id: small ASCII letters and digits, hyphens between, at most MAX_ID long; maybe empty."""
-    words = _words(text)
-    id = "-".join(words)
-    if len(id) <= MAX_ID:
-        return id
-    return id[:MAX_ID].rpartition("-")[0] or id[:MAX_ID]
+        fields = dump_styled({name: part for name, part in mended(head).items() if part})
+        entries = [dump_styled([mended(entry)]) for entry in self.principles]
+        return "\n".join([*comments, "", f"{fields}\nprinciples:\n", "\n".join(entries)])
 
 
 def topic(text: str) -> str:
     """An id of the first words of a wording that say what it is about."""
-    words = _words(text)
+    words = words_of(text)
     telling = [word for word in words if word not in _PLAIN] or words
     return slug(" ".join(telling[:ID_WORDS]))
 
@@ -106,8 +97,3 @@ def mended(data: Any) -> Any:
 def broken_characters(text: str) -> int:
     """How many halves of surrogate pairs stand in the text."""
     return len(_SURROGATE.findall(text))
-
-
-def _words(text: str) -> list[str]:
-    plain = unicodedata.normalize("NFKD", re.sub("['\u2019]", "", text)).encode("ascii", "ignore").decode()
-    return re.findall(r"[a-z0-9]+", plain.lower())

@@ -11,9 +11,9 @@ from typing import Any
 
 from rlaif.constitution.compose import compose_text
 from rlaif.constitution.exchange import anthropic, handbook, icai, markdown
-from rlaif.constitution.exchange.draft import Draft, broken_characters, slug
+from rlaif.constitution.exchange.draft import Draft, broken_characters
 from rlaif.constitution.exchange.source import Source, read_source, refuse, shown
-from rlaif.constitution.format import PrincipleEntry
+from rlaif.constitution.format import PrincipleEntry, slug
 from rlaif.constitution.load import as_record
 from rlaif.constitution.problems import near
 from rlaif.constitution.starter import refuse_place
@@ -207,8 +207,10 @@ def _read_json(source: Source, draft: Draft) -> None:
     texts = [isinstance(e, dict) and all(isinstance(e.get(name), str) for name in ("id", "statement")) for e in entries]
     refuse(source, [f"principles.{n} lacks id or statement" for n, good in enumerate(texts) if not good], expected)
     for field, value in data.items():
-        if field in ("name", "version", "description") and isinstance(value, str):
+        if field in ("name", "description") and isinstance(value, str):
             setattr(draft, field, value)
+        elif field == "version" and isinstance(value, str | int | float):
+            draft.version = str(value)
         elif field != "principles":
             draft.left_out[shown(field)] += 1
     for entry in entries:

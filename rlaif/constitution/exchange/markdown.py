@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlaif.constitution.compose import VERSION
-from rlaif.constitution.exchange.draft import Draft, slug, topic
+from rlaif.constitution.exchange.draft import Draft, topic
 from rlaif.constitution.exchange.source import Source, refuse, shown
+from rlaif.constitution.format import slug
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.records import Constitution
 from rlaif.core.yaml import dump_yaml, parse_yaml

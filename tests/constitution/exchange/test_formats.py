@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlaif.constitution.exchange.draft import MAX_ID, Draft, slug, topic
+from rlaif.constitution.exchange.draft import Draft, topic
 from rlaif.constitution.exchange.formats import FORMATS, Imported, export_file, import_file
+from rlaif.constitution.format import MAX_ID, slug
 from rlaif.constitution.lint import lint
 from rlaif.constitution.load import load_constitution
 from rlaif.constitution.starter import write_starter
