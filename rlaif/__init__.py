@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rlaif.constitution.lint import lint as check_constitution
     from rlaif.constitution.load import load_constitution
     from rlaif.core.errors import RlaifError
+    from rlaif.core.evaluation import Summary
     from rlaif.core.records import (
         Comparison,
         Constitution,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         RevisionTrace,
         StageRecord,
         Verdict,
+        WinRate,
     )
     from rlaif.judge.judge import Judge
     from rlaif.lm.protocol import (
@@ -63,7 +65,9 @@ __all__ = [
     "Run",
     "ScoreRequest",
     "StageRecord",
+    "Summary",
     "Verdict",
+    "WinRate",
     "__version__",
     "check_constitution",
     "load_constitution",
@@ -76,7 +80,7 @@ __all__ = [
 
 _RECORDS = (
     *("Comparison", "Constitution", "Failure", "Message", "PreferenceLabel", "Principle", "Prompt", "Response"),
-    *("RevisionTrace", "StageRecord", "Verdict"),
+    *("RevisionTrace", "StageRecord", "Verdict", "WinRate"),
 )
 _ASKED = (
     *("ChoiceLogprobs", "ChoiceRequest", "GenerateRequest", "Generation", "LanguageModel", "ResponseLogprobs"),
@@ -89,6 +93,7 @@ _PLACES = {
     "Judge": "rlaif.judge.judge",
     "LintFinding": "rlaif.constitution.lint",
     "RlaifError": "rlaif.core.errors",
+    "Summary": "rlaif.core.evaluation",
     "check_constitution": "rlaif.constitution.lint:lint",
     "load_constitution": "rlaif.constitution.load",
     "ppo_formulas": "rlaif.training.ppo.formulas:",

@@ -5,7 +5,6 @@ A command and a door take the same words: `load_reward("judge", run)` is what `p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from rlaif.config import RunConfig, load, load_or_default, parse
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.core.errors import ConfigError, DataError
+from rlaif.core.evaluation import Summary, read_summary
 from rlaif.core.files import JsonlFile, MetricsLog, R, RunFolder, refuse_no_run
 from rlaif.core.records import (
     Constitution,
@@ -71,12 +71,12 @@ class Run:
         """One row of numbers for each step of the training."""
         return MetricsLog(self._folder.file(stage, "metrics.jsonl")).read()
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """What the evaluation comes to; raises DataError while it is not finished."""
-        path = self._folder.file("evaluate", "summary.json")
-        if not path.is_file():
-            raise DataError("there is no evaluation yet", where=str(path), remedy=f"rlaif evaluate --run {self.path}")
-        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_summary(self._folder)
+        if summary is None:
+            where = str(self._folder.file("evaluate", "summary.json"))
+            raise DataError("there is no evaluation yet", where=where, remedy=f"rlaif evaluate --run {self.path}")
         return summary
 
     def policy(self, which: Policy = "ppo") -> LanguageModel:
