@@ -20,11 +20,11 @@ from pathlib import Path
 
 from rlaif.analysis.impact.impact import impact
 from rlaif.analysis.impact.subject import of_file
-from rlaif.analysis.judged_run import judge_of_config
 from rlaif.config import RunConfig, default_config
 from rlaif.core.progress import Lines
 from rlaif.core.records import to_json
 from rlaif.inputs.comparisons import read_comparisons
+from rlaif.lm.open import judge_of_config
 from rlaif.lm.protocol import LanguageModel
 
 OLD = "harmless-and-kind"

@@ -18,10 +18,10 @@ from rlaif.core.files import MetricsLog
 from rlaif.gold import scorers as gold
 from rlaif.stages import ppo
 from rlaif.stages.context import StageContext
-from rlaif.stages.reward import PromptGroup, split
 from rlaif.training.ppo import validation
 from rlaif.training.ppo.trainer import PpoTrainer
 from rlaif.training.ppo.validation import set_aside, summary
+from rlaif.training.rewards.preferences import PromptGroup, split
 from tests.stages.test_ppo import chosen, one_thread, ppo_context, rows, sft_adapter, trainer
 from tests.training.contexts import Heard, prompt
 from tests.training.planted_gold import ENTRY, SomeE
