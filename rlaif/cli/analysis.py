@@ -54,11 +54,10 @@ def impact(
     Only what the edit touches is judged again. --revisions, --reward and --policy also repeat those stages under the
     new constitution, in the folder RUN/impact, and compare the results.
     """
+    from rlaif.analysis.impact.answer import answer
     from rlaif.analysis.impact.impact import impact as impact_of
-    from rlaif.analysis.impact.page import page
-    from rlaif.analysis.impact.terminal import rendered
     from rlaif.core.progress import choose
-    from rlaif.view.deliver import deliver, refuse_places
+    from rlaif.view.deliver import deliver_answer, refuse_places
 
     refuse_places(html, out, run, "impact", inputs=(comparisons, to, before, config))
     asked: dict[Part, bool] = {"revisions": revisions, "reward": reward, "policy": policy}
@@ -68,7 +67,7 @@ def impact(
     progress = choose(quiet=as_json)
     with closing(_subject(run, comparisons, before, config, overrides, progress)) as subject:
         found = impact_of(subject, to, examples=examples, progress=progress, beyond=beyond)
-    deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)
+    deliver_answer(found.as_json(), answer(found), html=html, out=out, as_json=as_json)
 
 
 def _subject(
@@ -124,16 +123,15 @@ def principles(
     as_json: JsonOption = False,
 ) -> None:
     """Show what each principle does to the labels: which decides, which repeats another, which is never heard."""
+    from rlaif.analysis.principles.answer import answer
     from rlaif.analysis.principles.attribution import attribution
-    from rlaif.analysis.principles.page import page
-    from rlaif.analysis.principles.terminal import rendered
     from rlaif.core.files import RunFolder
     from rlaif.core.progress import choose
-    from rlaif.view.deliver import deliver, refuse_places
+    from rlaif.view.deliver import deliver_answer, refuse_places
 
     refuse_places(html, out, run, "principles", inputs=(gold,))
     found = attribution(RunFolder(run), pairs=pairs, negate=negate, gold=gold, progress=choose(quiet=as_json))
-    deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)
+    deliver_answer(found.as_json(), answer(found), html=html, out=out, as_json=as_json)
 
 
 def recover(
@@ -189,12 +187,9 @@ def recover(
     if as_json:
         print(json.dumps({**found.as_json(), "written": str(out) if out is not None and found.kept else None}))
         return
-    from rich.console import Console
+    from rlaif.analysis.recover.answer import answer
+    from rlaif.view.deliver import print_answer
 
-    from rlaif.analysis.recover.terminal import rendered
-
-    console = Console()
-    for block in rendered(found):
-        console.print(block)
+    print_answer(answer(found))
     if out is not None:
         print(f"wrote {out}" if found.kept else f"nothing was kept, so {out} was not written")

@@ -11,6 +11,14 @@ from rich.console import Console, RenderableType
 
 from rlaif.core.errors import ConfigError
 from rlaif.core.files import RunFolder, write_atomic
+from rlaif.view.answer import Answer, page, rendered
+
+
+def deliver_answer(
+    found: dict[str, Any], answer: Answer, *, html: Path | None, out: Path | None, as_json: bool
+) -> None:
+    """Prints the answer, or its JSON object `found` alone; writes page and object to the files that are named."""
+    deliver(found, rendered(answer), lambda: page(answer), html=html, out=out, as_json=as_json)
 
 
 def deliver(
@@ -31,12 +39,22 @@ def deliver(
     if as_json:
         print(text)
         return
-    console = Console()
-    for part in parts:
-        console.print(part)
+    print_parts(parts)
     for path in (html, out):
         if path is not None:
             print(f"wrote {path}")
+
+
+def print_answer(answer: Answer) -> None:
+    """Prints the answer on the terminal."""
+    print_parts(rendered(answer))
+
+
+def print_parts(parts: Iterable[RenderableType]) -> None:
+    """Prints what rich can print, part by part."""
+    console = Console()
+    for part in parts:
+        console.print(part)
 
 
 def refuse_places(

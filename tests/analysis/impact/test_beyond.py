@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rlaif.analysis.impact.answer import answer
 from rlaif.analysis.impact.fork import Edit, retrained
 from rlaif.analysis.impact.impact import Impact, Part, impact
-from rlaif.analysis.impact.page import page
 from rlaif.analysis.impact.subject import of_run
 from rlaif.config import STAGES, load
 from rlaif.constitution.load import load_constitution
@@ -24,6 +24,7 @@ from rlaif.core.records import Constitution, Contrast, PreferenceLabel
 from rlaif.core.yaml import dump_yaml
 from rlaif.run import pipeline
 from rlaif.run.init import init_project
+from rlaif.view.answer import page
 from tests import tiny
 from tests.analysis.impact.runs import write_constitution
 from tests.analysis.impact.test_terminal import rlaif
@@ -141,7 +142,7 @@ def test_turned_labels_turn_the_reward_model(run: RunFolder, tmp_path: Path) -> 
     assert fork.root.is_relative_to(run.root / "impact")
 
     assert ask(run, turned(), tmp_path, "reward").reward == found.reward, "the fork is kept"
-    words = " ".join(Page(page(found)).words.split())
+    words = " ".join(Page(page(answer(found))).words.split())
     for text in ("Reward model", "pairs ordered otherwise", fork.root.parent.name):
         assert text in words
     assert "Policy" not in words

@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from rlaif.analysis.impact.page import page
-from rlaif.analysis.impact.terminal import rendered
+from rlaif.analysis.impact.answer import answer
 from rlaif.cli import app
 from rlaif.core.files import RunFolder
 from rlaif.core.records import Comparison, Contrast, Message, Prompt
+from rlaif.view.answer import page, rendered
 from tests.analysis.impact.runs import ask, edited, make_run, responses, write_constitution
 from tests.report.test_build import Page
 
@@ -43,7 +43,7 @@ def rlaif(*words: str | Path) -> Result:
 def test_text_stays_text_on_page_and_terminal(run: RunFolder) -> None:
     found, _ = ask(run, REWORDED, examples=9)
     assert len(found.examples) == 4
-    html = page(found)
+    html = page(answer(found))
     parsed = Page(html)
     assert parsed.open == []
     assert not {"script", "i", "img", "link", "iframe"} & set(parsed.tags)
@@ -54,7 +54,7 @@ def test_text_stays_text_on_page_and_terminal(run: RunFolder) -> None:
         assert text in parsed.words
     out = io.StringIO()
     console = Console(file=out, width=80, force_terminal=False)
-    for part in rendered(found):
+    for part in rendered(answer(found)):
         console.print(part)
     assert all(text in out.getvalue() for text in ("[red]why[/red]", "<script>", "[bold red]", "\u27e6U+001B\u27e7"))
     assert "\x1b" not in out.getvalue()
@@ -64,9 +64,9 @@ def test_text_stays_text_on_page_and_terminal(run: RunFolder) -> None:
 def test_page_and_terminal_say_what_the_edit_did_and_cost(run: RunFolder) -> None:
     found, _ = ask(run, edited(kind={"contrast": Contrast("You are fair.", "You are not.")}, safe={"weight": 9.0}))
     out = io.StringIO()
-    for part in rendered(found):
+    for part in rendered(answer(found)):
         Console(file=out, width=80).print(part)
-    for words in (" ".join(out.getvalue().split()), " ".join(Page(page(found)).words.split())):
+    for words in (" ".join(out.getvalue().split()), " ".join(Page(page(answer(found))).words.split())):
         for text in ("reworded (contrast)", "reweighted 2.5 -> 9", "mine 1"):
             assert text in words
         assert "n average 50.0 % of a prompt's labels flip (9.5 % to 90.5 %); 2 of 4 pairs" in words

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from rlaif.analysis.principles.page import page
-from rlaif.analysis.principles.terminal import rendered
+from rlaif.analysis.principles.answer import answer
 from rlaif.cli import app
 from rlaif.core.files import RunFolder
+from rlaif.view.answer import page, rendered
 from rlaif.view.matrix import heat_map
 from tests.analysis.principles.runs import CONSTITUTION, ask, words_run
 from tests.report.test_build import Page
@@ -32,7 +32,7 @@ def rlaif(*words: str | Path) -> Result:
 def printed(found: object, width: int = 80) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=False)
-    for part in rendered(found):  # type: ignore[arg-type]
+    for part in rendered(answer(found)):  # type: ignore[arg-type]
         console.print(part)
     return out.getvalue()
 
@@ -41,7 +41,7 @@ def test_terminal_and_page_say_the_same(run: RunFolder) -> None:
     found, _ = ask(run, negate=8)
     text = printed(found)
     assert max(map(len, text.splitlines())) <= 80
-    parsed = Page(page(found))
+    parsed = Page(page(answer(found)))
     for words in (" ".join(text.split()), " ".join(parsed.words.split())):
         assert "72 of 12 prompts, with the run's own verdicts; 72 have a label" in words
         assert "yes, yes-again (every two agree on 100.0 % or more of 72 pairs or more)" in words.replace("\u00a0", " ")
@@ -63,7 +63,7 @@ def test_text_stays_text(run: RunFolder) -> None:
         matrix=replace(found.matrix, ids=[f"{name}{evil}" for name in found.matrix.ids]),
         clusters=[replace(group, ids=[f"{name}{evil}" for name in group.ids]) for group in found.clusters],
     )
-    parsed = Page(page(hostile))
+    parsed = Page(page(answer(hostile)))
     assert parsed.open == []
     assert not {"script", "img", "link", "iframe"} & set(parsed.tags)
     assert parsed.handlers == []

@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rlaif.analysis.recover.answer import answer
 from rlaif.analysis.recover.measure import accuracy
 from rlaif.analysis.recover.recover import Asked, Recovery
 from rlaif.analysis.recover.split import prompt_groups, split_labels
-from rlaif.analysis.recover.terminal import rendered
 from rlaif.analysis.recover.written import constitution_file
 from rlaif.core.errors import ConfigError, ConstitutionError, DataError, ModelError
 from rlaif.core.records import Comparison, Failure, Message, Principle, Prompt, Response
 from rlaif.inputs.comparisons import read_comparisons
 from rlaif.lm.protocol import Request, ScoreRequest
 from rlaif.lm.scripted import Reply, ScriptedModel
+from rlaif.view.answer import rendered
 from tests.analysis.recover.cases import (
     POOL,
     TRAITS,
@@ -156,7 +157,7 @@ def test_missing_verdicts_are_told_and_every_rate_says_how_many_pairs_it_is_of(t
     held = half.rows[0].held_out
     assert held is not None
     console = Console(file=StringIO(), width=160)
-    for block in rendered(half):
+    for block in rendered(answer(half)):
         console.print(block)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"100.0\u00a0% ({held.n} of 40)" in shown
