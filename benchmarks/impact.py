@@ -20,11 +20,12 @@ from pathlib import Path
 
 from rlaif.analysis.impact.impact import impact
 from rlaif.analysis.impact.subject import of_file
-from rlaif.config import RunConfig, default_config
+from rlaif.config import AskingConfig, ModelConfig
 from rlaif.core.progress import Lines
 from rlaif.core.records import to_json
 from rlaif.inputs.comparisons import read_comparisons
-from rlaif.lm.open import judge_of_config
+from rlaif.judge.load import default_config
+from rlaif.lm.open import open_judge
 from rlaif.lm.protocol import LanguageModel
 
 OLD = "harmless-and-kind"
@@ -48,9 +49,9 @@ def main() -> None:
         folder = Path(name)
         pairs = write_pairs(folder / "pairs.jsonl", files, wanted)
         (folder / "edited.yaml").write_text(EDIT, encoding="utf-8")
-        model = judge_of_config(config, folder / "cache")
+        model = open_judge(config.judge, config.model, folder / "cache")
 
-        def loaded(config: RunConfig, cache: Path) -> LanguageModel:
+        def loaded(asking: AskingConfig, own: ModelConfig, cache: Path) -> LanguageModel:
             return model
 
         start = time.monotonic()

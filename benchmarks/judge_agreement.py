@@ -21,13 +21,14 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-from rlaif.config import JudgeConfig, ModelConfig, load
+from rlaif.config import JudgeConfig, ModelConfig
 from rlaif.constitution.load import load_constitution
 from rlaif.core.files import JsonlFile
 from rlaif.core.records import Comparison, Constitution, Prompt, Response
 from rlaif.core.statistics import mean
 from rlaif.gold import scorers as gold
 from rlaif.judge.judge import Judge
+from rlaif.judge.load import load
 from rlaif.lm.open import open_policy
 
 SLICE = "harmful"
@@ -63,7 +64,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:  # a cache of its own: no row lives on what another has paid for
             model = open_policy(ModelConfig.model_validate({"source": given.model}), (), Path(folder))
             start = time.perf_counter()
-            labels = Judge(config, rules, model=model, seed=0, prompts=slices).label(pairs)
+            labels = Judge(config, rules, models=[model], seed=0, prompts=slices).label(pairs)
             _print(name, pairs, [label.prob_a for label in labels], harm, time.perf_counter() - start)
             model.close()
     _print("the shorter answer", pairs, [0.5 + (len(c.b.text) - len(c.a.text)) / 1e4 for c in pairs], harm, None)

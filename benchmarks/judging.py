@@ -23,11 +23,12 @@ from typing import Any
 
 import torch
 
-from rlaif.config import ModelConfig
+from rlaif.config import AskingConfig, ModelConfig
 from rlaif.constitution.load import load_constitution
 from rlaif.core.records import Comparison, Constitution, Message, Prompt, Response
 from rlaif.inputs.templates import Template, load_template
-from rlaif.judge.methods import Ask, contrast, pairwise
+from rlaif.judge.methods import contrast, pairwise
+from rlaif.judge.methods.method import Ask, Asker
 from rlaif.lm.local import model as local
 from rlaif.lm.local.cpu import prefix_walker as walker
 from rlaif.lm.local.cpu.walk_plan import plan
@@ -39,6 +40,7 @@ from rlaif.lm.scripted import ScriptedModel
 TESTS_OF = ("harmless-and-kind", "helpful-honest-harmless", "child-safe", "customer-support", "concise-and-direct")
 Row = tuple[list[int], list[int]]
 Numbers = list[list[float]]
+SETTINGS = AskingConfig.model_validate({})
 
 
 constitution_of = cache(load_constitution)
@@ -54,9 +56,9 @@ def asked(method: str, number: int) -> list[Any]:
         a, b = (Response(prompt.id, text, "", 0, 0.0, "stop", 0) for text in (test.better, test.worse))
         asks = [Ask(Comparison(prompt, a, b), principle) for principle in constitution.principles]
         if method == "pairwise":
-            pairwise(asks, recorder, long_template(constitution))
+            pairwise.ask(asks, Asker(SETTINGS, 0, recorder, long_template(constitution)))
         else:
-            contrast(asks, recorder, load_template("contrast"), scale=1.0)
+            contrast.ask(asks, Asker(SETTINGS, 0, recorder, load_template(contrast.TEMPLATE)))
         if len(seen) >= number * per_comparison(method):
             return seen[: number * per_comparison(method)]
     raise SystemExit(f"--comparisons: there are {len(tests) * len(constitution.principles)}")
@@ -75,9 +77,9 @@ def long_template(constitution: Constitution) -> Template:
         for p, letter in zip(constitution.principles, "AB", strict=False)
         for first, second in [(p.tests[0].better, p.tests[0].worse)][:: 1 if letter == "A" else -1]
     ]
-    text = load_template("pairwise").text
+    text = load_template(pairwise.TEMPLATE).text
     mark = "{% endmessage %}"
-    return Template("pairwise", text.replace(mark, "\n\n".join(["\n", rules, *examples, mark]), 1))
+    return Template(pairwise.TEMPLATE, text.replace(mark, "\n\n".join(["\n", rules, *examples, mark]), 1))
 
 
 def row_of(model: LocalModel, request: Any) -> list[Row]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from rlaif.config import PromptSlice, RunConfig, Table
+from rlaif.judge.load import CHOICES
 
 PATH = Path(__file__).parent.parent / "docs" / "reference" / "configuration.md"
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -46,7 +48,9 @@ def document() -> str:
     parts = [HEADER, "## The whole file\n", _heading("default", "meaning"), *top]
     for name, kind in tables:
         parts += [f"\n## `{name}`\n\n{_about(kind)}\n", _heading("default", "allowed", "meaning")]
-        parts += [_row(key, info, _allowed(info), speed=key in kind.speed_fields()) for key, info in _fields(kind)]
+        for key, info in _fields(kind):
+            allowed = _allowed(info, CHOICES.get(f"{name}.{key}", ()))
+            parts.append(_row(key, info, allowed, speed=key in kind.speed_fields()))
     return "\n".join(parts) + "\n"
 
 
@@ -76,10 +80,10 @@ def _default(info: FieldInfo) -> str:
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
-def _allowed(info: FieldInfo) -> str:
+def _allowed(info: FieldInfo, named: Sequence[str] = ()) -> str:
     """Named values, bounds or the kind of value."""
     kinds = [kind for kind in (info.annotation, *get_args(info.annotation)) if kind is not type(None)]
-    named = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+    named = named or next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
     if named:
         return ", ".join(f"`{value}`" for value in named)
     if bool in kinds:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from rlaif.core.records import Failure, Message, content_id
+from rlaif.core.statistics import Estimate
+from rlaif.judge.calibration import CalibrationMap
+from rlaif.judge.card.records import Accuracy, Failures, FittedMap, JudgeCard, Subject
 from rlaif.lm.protocol import A, ChoiceRequest, GenerateRequest, Request, RequestFor, ScoreRequest
 from rlaif.lm.scripted import Handler, Reply, ScriptedModel
 
@@ -65,3 +69,29 @@ class Listener(ScriptedModel):
 def mute() -> ScriptedModel:
     """A model that refuses every question."""
     return ScriptedModel(lambda _: Failure("refused", "no <b>comment</b>"))
+
+
+def judge_card(
+    accuracy: float = 0.75,
+    *,
+    pairs: int = 10,
+    labelled: int = 10,
+    gold: str = "stub",
+    maps: Sequence[CalibrationMap] = (),
+    **more: Any,
+) -> JudgeCard:
+    """A card with that accuracy on all pairs and on the length-matched ones, and with these calibration maps."""
+    found = Estimate(accuracy, None, None, labelled, labelled)
+    share = Accuracy(labelled, found, None, None, None, None)
+    subject = Subject(
+        model="judge", fingerprint="", method="contrast", settings={}, seed=0, template_hash="", constitution="mine",
+        constitution_version="1", constitution_hash="", principles=[], gold=gold, gold_about="", gold_hash="",
+    )  # fmt: skip
+    return JudgeCard(
+        subject=replace(subject, **{name: more.pop(name) for name in ("gold_about",) if name in more}),
+        failures=Failures(pairs, pairs, labelled, {}, pairs, {}),
+        accuracy=share,
+        length_matched=share,
+        maps=[FittedMap(entry, pairs, found, 0.0, found) for entry in maps],
+        **more,
+    )

@@ -19,6 +19,7 @@ from rlaif.core.files import JsonlFile, write_atomic, write_folder
 from rlaif.core.records import Message, Prompt
 from rlaif.stages import table as stages
 from rlaif.stages.context import StageContext
+from tests.fakes import judge_card
 
 OUTPUT: dict[StageName, str] = {
     "card": "card.json",
@@ -60,9 +61,7 @@ def run(context: StageContext) -> dict[str, float]:
         digest.update(stages.path_hash(context.run.root / name).encode())
     said: object = digest.hexdigest()
     if stage == "card":
-        figures = {name: {"judge": {"mean": ACCURACY}} for name in ("accuracy", "length_matched")}
-        failures = {"pairs": 10, "labelled": LABELLED}
-        said = {"id": said, "subject": {"gold": "stub"}, **figures, "failures": failures, "verdict": [], "notes": []}
+        said = judge_card(ACCURACY, labelled=LABELLED, id=digest.hexdigest()).as_json()
     folder, _, name = OUTPUT[stage].rpartition("/")
     text = json.dumps(said) + "\n"
     if folder:

@@ -18,11 +18,12 @@ import typer
 from typer.testing import CliRunner
 
 from rlaif.cli import app
-from rlaif.config import RunConfig, Table, parse
+from rlaif.config import RunConfig, Table
 from rlaif.constitution.load import load_constitution
 from rlaif.core import records
 from rlaif.core.errors import ConfigError
 from rlaif.core.yaml import read_yaml
+from rlaif.judge.load import parse
 from rlaif.stages.evaluation_summary import TEXT_MEASURES, LogprobRow
 from rlaif.training.preference_metrics import held_out_report
 
@@ -161,7 +162,12 @@ def known_field(name: str) -> bool:
 
 
 @each_document
-def test_yaml_examples_are_valid(path: Path, tmp_path: Path) -> None:
+def test_yaml_examples_are_valid(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that begins with the name of a file, as a comment, is that file, so the YAML may name what is in it."""
+    for text in blocks(path, "python") + blocks(path, ""):
+        if named := re.match(r"(?:#|\{#) ([\w-]+\.(?:py|jinja))\b", text):
+            (tmp_path / named[1]).write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
     for text in blocks(path, "yaml"):
         file = tmp_path / "example.yaml"
         file.write_text(text, encoding="utf-8")

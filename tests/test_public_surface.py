@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 import rlaif
-from rlaif.config import STAGES, load
+from rlaif.config import STAGES
 from rlaif.core.errors import ConfigError, DataError
 from rlaif.core.progress import Silent
 from rlaif.core.records import Comparison, Message
+from rlaif.judge.load import load
 from rlaif.run import pipeline
 from rlaif.run.init import init_project
 from tests import tiny
@@ -116,14 +117,14 @@ def test_a_judge_of_a_run_gives_its_labels_again(folder: Path) -> None:
     kept = run.labels()
     again = judge.label([label.comparison for label in kept])
     assert [label.prob_a for label in again] == [label.prob_a for label in kept]
-    assert judge.model is not None
-    assert judge.model.usage.calls == 0  # what was asked once is in the cache
+    assert judge.asks_model
+    assert judge.usage.calls == 0  # what was asked once is in the cache
 
 
 def test_a_judge_of_a_config_and_by_the_defaults(folder: Path) -> None:
     pair = Comparison.of_texts("How?", "So.", "Otherwise.")
     by_file = rlaif.load_judge(folder / "rlaif.yaml", set=["judge.method=random"])
-    assert by_file.model is None
+    assert not by_file.asks_model
     (label,) = by_file.label([pair])
     assert label.prob_a is not None
     assert label.constitution_hash == rlaif.load_constitution(folder / "constitution.yaml").hash

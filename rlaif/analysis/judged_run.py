@@ -5,15 +5,16 @@ Both are refused where the labels were made in another way than the run's config
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-from rlaif.config import RunConfig, load
+from rlaif.config import AskingConfig, RunConfig
 from rlaif.core.errors import DataError, StageError
 from rlaif.core.files import JsonlFile, RunFolder, refuse_no_run
 from rlaif.core.records import Constitution, PreferenceLabel, content_id
-from rlaif.lm.open import OpenJudge
+from rlaif.judge.load import load
+from rlaif.judge.methods.table import asked, in_use
+from rlaif.lm.open import OnDemand, OpenJudge
 from rlaif.lm.protocol import LanguageModel
 from rlaif.run import ledger, pipeline
 from rlaif.stages import table as stages
@@ -29,25 +30,6 @@ class JudgedRun:
     labels: list[PreferenceLabel]
 
 
-class OnDemand:
-    """A language model that is opened at its first use, so that a question which asks nothing loads nothing."""
-
-    def __init__(self, open_model: Callable[[], LanguageModel]) -> None:
-        self._open_model = open_model
-        self.opened: LanguageModel | None = None
-
-    def close(self) -> None:
-        """Frees the model; the next use opens it again."""
-        if self.opened is not None:
-            self.opened.close()
-            self.opened = None
-
-    def __getattr__(self, name: str) -> Any:
-        if self.opened is None:
-            self.opened = self._open_model()
-        return getattr(self.opened, name)
-
-
 def read_judged_run(run: RunFolder, command: str) -> JudgedRun:
     """The run, for `command`.
 
@@ -60,15 +42,15 @@ def read_judged_run(run: RunFolder, command: str) -> JudgedRun:
     return JudgedRun(run, config, constitution, _labels(run, config))
 
 
-def judge_on_demand(judged: JudgedRun, open_judge: OpenJudge) -> OnDemand:
-    """The judge's model behind the run's cache, after the check that it still is the one that made the labels."""
+def judge_on_demand(judged: JudgedRun, open_judge: OpenJudge) -> list[OnDemand]:
+    """The judge's models behind the run's cache, after the check that they still are those that made the labels."""
+    config = judged.config
 
-    def opened() -> LanguageModel:
-        config = judged.config
+    def opened(asking: AskingConfig) -> LanguageModel:
         ledger.refuse_changed(judged.run, "label", None, {"judge model": pipeline.judge_model_hash(config)})
-        return open_judge(config, judged.run.cache_path)
+        return open_judge(asking, config.model, judged.run.cache_path)
 
-    return OnDemand(opened)
+    return [OnDemand(partial(opened, asking)) for asking in asked(config.judge)]
 
 
 def _constitution_of_labels(run: RunFolder, config: RunConfig, command: str) -> Constitution:
@@ -90,14 +72,12 @@ def _constitution_of_labels(run: RunFolder, config: RunConfig, command: str) -> 
 def _labels(run: RunFolder, config: RunConfig) -> list[PreferenceLabel]:
     file = JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel)
     labels = file.read()
-    other = {verdict.method for label in labels for verdict in label.verdicts} - set(config.judge.methods)
+    methods = [method.name for method in in_use(config.judge)]
+    other = {verdict.method for label in labels for verdict in label.verdicts} - set(methods)
     if not labels:
         problem = "holds no label"
     elif other:
-        problem = (
-            f"holds verdicts of the method {', '.join(sorted(other))}, and the run judges by "
-            f"{', '.join(config.judge.methods)}"
-        )
+        problem = f"holds verdicts of the method {', '.join(sorted(other))}, and the run judges by {', '.join(methods)}"
     else:
         return labels
     remedy = f"make the labels again: rlaif label --run {run.root} --force"

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import AskingConfig, JudgeConfig, ModelConfig, RunConfig, load
+from rlaif.config import AskingConfig, JudgeConfig, ModelConfig, RunConfig
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.constitution.scope import by_slice
 from rlaif.core.errors import BackendError, ConfigError, ModelError, RlaifError, StageError
@@ -21,9 +21,11 @@ from rlaif.gold.pairs import read_gold_set
 from rlaif.gold.scorers import entry_of
 from rlaif.gold.text import MOVED
 from rlaif.inputs.prompt_sets import split_prompts
-from rlaif.inputs.templates import VARIABLES, load_template
+from rlaif.inputs.templates import CRITIQUE, PROPOSE, REVISION, load_templates
 from rlaif.judge.calibration import LEAST
 from rlaif.judge.judge import Judge
+from rlaif.judge.load import load
+from rlaif.judge.methods.table import find, in_use, template_kinds
 from rlaif.lm.open import open_server
 from rlaif.lm.server.requests import HOSTED
 from rlaif.run.environment import installed
@@ -56,7 +58,7 @@ def check_all(path: Path, overrides: Sequence[str] = ()) -> list[Finding]:
         return [_failed("config", error)]
     checks: list[tuple[str, Callable[[], str]]] = [
         ("constitution", lambda: _constitution(config)),
-        ("templates", _templates),
+        ("templates", lambda: _templates(config)),
         ("prompts", lambda: _prompts(config)),
         ("model", lambda: _model(config.model)),
         ("judge", lambda: _judge(config)),
@@ -80,13 +82,13 @@ def _failed(name: str, error: RlaifError) -> Finding:
 
 def _constitution(config: RunConfig) -> str:
     constitution = load_constitution(config.constitution)
-    check_constitution(constitution, methods=config.judge.methods, where=config.constitution)
+    check_constitution(constitution, methods=in_use(config.judge), where=config.constitution)
     by_slice(constitution, config.prompts)
     return f"{constitution.name} {constitution.version}: {len(constitution.principles)} principles"
 
 
-def _templates() -> str:
-    return ", ".join(load_template(name).name for name in VARIABLES)
+def _templates(config: RunConfig) -> str:
+    return ", ".join(load_templates((CRITIQUE, REVISION, *template_kinds(config.judge), PROPOSE)))
 
 
 def _prompts(config: RunConfig) -> str:
@@ -126,7 +128,7 @@ def _judge(config: RunConfig) -> str:
 
 def _member(config: RunConfig, asking: AskingConfig) -> str:
     """What is known of one judge of the panel, or of the only one."""
-    if asking.backend == "openai" and asking.method != "random":
+    if asking.backend == "openai" and find(asking.method).asks_model:
         return f"{asking.method} by {asking.source} at {asking.base_url or HOSTED}: {_asked(config, asking)}"
     if asking.backend == "local" and asking.source is not None:
         return f"{asking.method} by {_model(config.model.model_copy(update={'source': asking.source}))}"
@@ -150,7 +152,7 @@ def _asked(config: RunConfig, asking: AskingConfig) -> str:
     alone = JudgeConfig.model_validate(asking.model_dump(include=set(AskingConfig.model_fields)) | {"max_retries": 0})
     model = open_server(alone)
     try:
-        judge = Judge(alone, constitution, model=model, seed=config.seed)
+        judge = Judge(alone, constitution, models=[model], seed=config.seed)
         verdicts = judge.label_under([Comparison(prompt, a, b)], [[principle]])[0].verdicts
     finally:
         model.close()

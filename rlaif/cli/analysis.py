@@ -79,9 +79,9 @@ def _subject(
     progress: Progress,
 ) -> Subject:
     from rlaif.analysis.impact.subject import of_file, of_run
-    from rlaif.config import load_or_default
     from rlaif.core.files import RunFolder
     from rlaif.core.shipped import cache_folder
+    from rlaif.judge.load import load_or_default
 
     if (run is None) == (comparisons is None):
         raise ConfigError("which pairs?", remedy="give either --run RUN, or --comparisons FILE with --from OLD")
@@ -172,10 +172,10 @@ def recover(
     from rlaif.analysis.recover.recover import Asked
     from rlaif.analysis.recover.recover import recover as recovered
     from rlaif.analysis.recover.written import write
-    from rlaif.config import load_or_default
     from rlaif.constitution.starter import refuse_place
     from rlaif.core.progress import choose
     from rlaif.core.shipped import cache_folder
+    from rlaif.judge.load import load_or_default
 
     if out is not None:
         refuse_place(out)

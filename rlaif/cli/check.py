@@ -59,8 +59,8 @@ def _check_config(config: Path, overrides: list[str], as_json: bool) -> None:
 
 
 def _check_ppo(config: Path, run: Path | None, overrides: list[str], as_json: bool) -> None:
-    from rlaif.config import load
     from rlaif.core.files import RunFolder, refuse_no_run
+    from rlaif.judge.load import load
     from rlaif.view.text import visible
 
     settings = load(config, overrides)

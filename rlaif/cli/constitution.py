@@ -87,14 +87,15 @@ def set_fields(
     from rlaif.constitution import diff as differences
     from rlaif.constitution.edit import edit_file, parse_change, with_changes
     from rlaif.constitution.render import difference_lines
+    from rlaif.judge.methods.table import METHODS
 
     wanted = [parse_change(change) for change in changes]
     done = edit_file(file, lambda text, path: with_changes(text, path, wanted))
     if as_json:
-        found = differences.diff(done.old, done.new).as_json()
+        found = differences.diff(done.old, done.new, METHODS.values()).as_json()
         print(json.dumps({"file": str(file), "written": done.written, **found}))
         return
-    _print_lines(difference_lines(done.old, done.new, _width()))
+    _print_lines(difference_lines(done.old, done.new, METHODS.values(), _width()))
     print(f"wrote {file}" if done.written else f"{file} stays as it is: nothing to change")
 
 
@@ -110,15 +111,17 @@ def import_constitution(
     """Turn a file of another format into a constitution, and say what was left out."""
     from rlaif.constitution.exchange.formats import import_file
     from rlaif.constitution.exchange.import_notes import imported_lines
+    from rlaif.judge.methods.table import taking
 
     found = import_file(file, out, name=name, format=format)
+    methods = taking(found.constitution)
     if not as_json:
-        _print_lines(imported_lines(found, _width()))
+        _print_lines(imported_lines(found, methods, _width()))
         return
     ids = [principle.id for principle in found.constitution.principles]
     told = {"file": found.file, "source": found.source, "format": found.format, "principles": ids}
     more = {"left_out": found.left_out, "notes": found.notes, "renamed": dict(found.renamed)}
-    print(json.dumps({**told, **more, "methods": found.methods}))
+    print(json.dumps({**told, **more, "methods": methods}))
 
 
 def export(
@@ -178,12 +181,13 @@ def diff(
     from rlaif.constitution import diff as differences
     from rlaif.constitution.load import load_constitution
     from rlaif.constitution.render import difference_lines
+    from rlaif.judge.methods.table import METHODS
 
     before, after = load_constitution(old), load_constitution(new)
     if as_json:
-        print(json.dumps(differences.diff(before, after).as_json()))
+        print(json.dumps(differences.diff(before, after, METHODS.values()).as_json()))
     else:
-        _print_lines(difference_lines(before, after, _width()))
+        _print_lines(difference_lines(before, after, METHODS.values(), _width()))
 
 
 def schema(as_json: JsonOption = False) -> None:
@@ -205,10 +209,10 @@ def run_tests(
     as_json: JsonOption = False,
 ) -> None:
     """Run the unit tests of the principles: does the judge prefer the better answer?"""
-    from rlaif.config import load_or_default
     from rlaif.constitution.load import load_constitution
     from rlaif.core.progress import choose
     from rlaif.core.shipped import cache_folder
+    from rlaif.judge.load import load_or_default
     from rlaif.judge.tests import run, tally
 
     constitution = load_constitution(name)

@@ -62,12 +62,12 @@ def card(
     The card says how often the judge is right, beside what length alone gets; how sure it is; whether the order of the
     answers or an attack moves it; and what a verdict costs. Templates are the shipped ones.
     """
-    from rlaif.config import load_or_default
     from rlaif.core.progress import choose
     from rlaif.core.shipped import cache_folder
     from rlaif.judge.card.card import Asked, judge_card
     from rlaif.judge.card.page import page
     from rlaif.judge.card.terminal import rendered
+    from rlaif.judge.load import load_or_default
     from rlaif.view.deliver import deliver, refuse_places
 
     refuse_places(html, out, None, "card", inputs=(gold, config, constitution))
@@ -111,7 +111,6 @@ def compare(
     One judge is chosen on a part of the prompts and all are reported on the others, so that luck does not flatter the
     choice. Give --methods, --variant, or both.
     """
-    from rlaif.config import load_or_default
     from rlaif.core.progress import choose as choose_progress
     from rlaif.core.shipped import cache_folder
     from rlaif.judge.card.card import Asked
@@ -119,6 +118,7 @@ def compare(
     from rlaif.judge.compare.page import page
     from rlaif.judge.compare.terminal import rendered
     from rlaif.judge.compare.variants import read_variants
+    from rlaif.judge.load import load_or_default
     from rlaif.view.deliver import deliver, refuse_places
 
     refuse_places(html, out, None, "compare", inputs=(gold, config, constitution))

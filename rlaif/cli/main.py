@@ -276,8 +276,8 @@ def _run_folder(config_path: Path | None, out: Path | None) -> Path:
 
 
 def _load(config_path: Path | None, folder: Path, overrides: list[str] | None) -> RunConfig:
-    from rlaif.config import load
     from rlaif.core.files import refuse_no_run
+    from rlaif.judge.load import load
     from rlaif.run.pipeline import check_names
 
     if config_path is None:

@@ -1,8 +1,7 @@
-"""One YAML file per run: strict keys, one table per stage."""
+"""One YAML file per run: strict keys, one table per stage. `rlaif.judge.load` reads it."""
 
 from rlaif.config.fields import Table
 from rlaif.config.judge import AskingConfig, CardConfig, JudgeConfig, PanelMember
-from rlaif.config.load import default_config, load, load_or_default, parse, read_yaml
 from rlaif.config.reward_sources import RewardSource
 from rlaif.config.run_config import (
     STAGES,
@@ -40,9 +39,4 @@ __all__ = [
     "SftConfig",
     "StageName",
     "Table",
-    "default_config",
-    "load",
-    "load_or_default",
-    "parse",
-    "read_yaml",
 ]

@@ -16,10 +16,10 @@ class AskingConfig(Table):
         "local", description="local = transformers, openai = any OpenAI-compatible server, scripted = rules, for trials"
     )
     source: str | None = Field(None, description="model of the judge; null = the model of the run (local backend)")
-    method: Literal["contrast", "pairwise", "cot", "rating", "random"] = Field(
+    method: str = Field(
         "contrast",
         description="contrast for small models; pairwise, cot (a rationale first) and rating (one answer at a time) "
-        "for ~3B and up; random as a control (docs/trust-a-judge.md)",
+        'for ~3B and up; random as a control (docs/trust-a-judge.md); or your own, "module:NAME" (docs/extending.md)',
     )
     scale: float = Field(
         0.1,
@@ -99,12 +99,6 @@ class AskingConfig(Table):
     def _server_needs_address(self) -> AskingConfig:
         if self.backend == "openai" and self.source is None:
             raise ValueError("judge.backend: openai needs judge.source, the name of the model on the server")
-        if self.backend == "openai" and self.api == "chat" and self.method == "contrast":
-            raise ValueError(
-                "judge.method: contrast needs the log-probs of given text, which chat servers do not return; "
-                "use method: pairwise, cot or rating, backend: local, or api: completions with a server that echoes "
-                "(vLLM)"
-            )
         return self
 
     @model_validator(mode="after")
@@ -123,12 +117,6 @@ class PanelMember(AskingConfig):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="stands on each of its verdicts")
     weight: float = Field(1.0, gt=0, description="of its vote on a principle; the run's own judge has 1")
-
-    @model_validator(mode="after")
-    def _no_coin(self) -> PanelMember:
-        if self.method == "random":
-            raise ValueError("a coin has no vote: choose another method")
-        return self
 
 
 class JudgeConfig(AskingConfig):
@@ -180,26 +168,11 @@ class JudgeConfig(AskingConfig):
         return tuple(dict.fromkeys([self.method, *(member.method for member in self.panel)]))
 
     @model_validator(mode="after")
-    def _clamp_leaves_room(self) -> JudgeConfig:
-        if self.clamp is None or self.method != "cot" or self.panel or self.calibration != "none":
-            return self
-        room = self.clamp[1] - 0.5
-        for name, value in (("abstain_below", self.abstain_below), ("tier_margin", self.tier_margin)):
-            if value is not None and value >= room:
-                raise ValueError(
-                    f"judge.{name} {value:g} is out of reach: judge.clamp keeps cot within {room:g} of 0.5; "
-                    "widen judge.clamp or set it to null"
-                )
-        return self
-
-    @model_validator(mode="after")
     def _panel_can_sit(self) -> JudgeConfig:
         names = [member.name for member in self.panel]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two members of judge.panel are called {twice[0]!r}: a vote is known by its name")
-        if self.panel and self.method == "random":
-            raise ValueError("judge.method: random is a control and votes alone: take judge.panel out")
         places: dict[tuple[str | None, str], str | None] = {}
         for asked in (self, *self.panel):
             if (

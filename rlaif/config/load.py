@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -14,42 +14,59 @@ from rlaif.config.run_config import PromptSlice, RunConfig
 from rlaif.core.errors import ConfigError
 
 Asking = TypeVar("Asking", bound=AskingConfig)
+Location = tuple[str | int, ...]
+"""The keys and places in lists that lead to a field."""
+Check = Callable[[RunConfig], Iterable[tuple[Location, str]]]
+"""What rooms above this one know of a config: (place of a field, what is wrong there)."""
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def no_check(config: RunConfig) -> Iterable[tuple[Location, str]]:
+    return ()
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), *, check: Check = no_check) -> RunConfig:
     """The config in the YAML file `path` with `overrides` such as "ppo.kl_coef=0.1" applied on top.
 
     A file or folder that lies beside the config is found there, wherever the command is started.
     Raises ConfigError with the file, the line where it is known, the field and what to write instead.
     """
-    data, lines = read_yaml(Path(path))
+    from rlaif.core.yaml import read_yaml
+
+    data, lines = read_yaml(Path(path), ConfigError)
     if not isinstance(data, dict):
         raise ConfigError("a run config is a mapping of tables", where=str(path), remedy="write one with: rlaif init")
     for text in overrides:
         _apply_override(data, text)
-    return _anchored(parse(data, where=str(path), lines=lines), Path(path).absolute().parent)
+    return _anchored(parse(data, where=str(path), lines=lines, check=check), Path(path).absolute().parent)
 
 
-def default_config(overrides: Sequence[str] = ()) -> RunConfig:
+def default_config(overrides: Sequence[str] = (), *, check: Check = no_check) -> RunConfig:
     """The config without a file: every field at its default but for the `overrides`, and a slice without prompts."""
     data: dict[str, Any] = {"prompts": {"none": {"source": "everyday"}}}
     for text in overrides:
         _apply_override(data, text)
-    return parse(data, where="--set")
+    return parse(data, where="--set", check=check)
 
 
-def load_or_default(path: Path | None, overrides: Sequence[str] | None = None) -> RunConfig:
+def load_or_default(path: Path | None, overrides: Sequence[str] | None = None, *, check: Check = no_check) -> RunConfig:
     """The config in the file, or the one without a file where there is none; see `load` and `default_config`."""
-    return default_config(overrides or ()) if path is None else load(path, overrides or ())
+    given = overrides or ()
+    return default_config(given, check=check) if path is None else load(path, given, check=check)
 
 
-def parse(data: dict[str, Any], *, where: str, lines: dict[tuple[str | int, ...], int] | None = None) -> RunConfig:
+def parse(
+    data: dict[str, Any], *, where: str, lines: dict[Location, int] | None = None, check: Check = no_check
+) -> RunConfig:
     """The config in `data`; a wrong key or value raises ConfigError naming every problem at once."""
     try:
-        return RunConfig.model_validate(data)
+        config = RunConfig.model_validate(data)
     except ValidationError as error:
         problems = [_problem(item, lines or {}) for item in error.errors()]
-        raise ConfigError("; ".join(problems), where=where, remedy="rlaif init writes a commented config") from None
+    else:
+        problems = [f"{_place(location, lines or {})}: {sentence}" for location, sentence in check(config)]
+        if not problems:
+            return config
+    raise ConfigError("; ".join(problems), where=where, remedy="rlaif init writes a commented config")
 
 
 def _anchored(config: RunConfig, folder: Path) -> RunConfig:
@@ -76,13 +93,6 @@ def _anchored(config: RunConfig, folder: Path) -> RunConfig:
         "prompts": slices,
     }
     return config.model_copy(update=changed)
-
-
-def read_yaml(path: Path) -> tuple[Any, dict[tuple[str | int, ...], int]]:
-    """The plain data of a YAML file and the 1-based line of every key path in it; aliases are refused by size."""
-    from rlaif.core.yaml import read_yaml as read
-
-    return read(path, ConfigError)
 
 
 def _apply_override(data: dict[str, Any], text: str) -> None:
@@ -119,12 +129,10 @@ def _item(items: list[Any], keys: list[str], where: str) -> tuple[Any, list[str]
     )
 
 
-def _problem(item: Any, lines: dict[tuple[str | int, ...], int]) -> str:
+def _problem(item: Any, lines: dict[Location, int]) -> str:
     """One sentence about one pydantic error, with the line and, for an unknown key, the nearest known one."""
     location = tuple(item["loc"])
-    name = ".".join(map(str, location))
-    line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
-    place = f"line {line}: {name}" if line is not None else name
+    place = _place(location, lines)
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1, cutoff=0.5)
         return f"{place}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")
@@ -135,7 +143,14 @@ def _problem(item: Any, lines: dict[tuple[str | int, ...], int]) -> str:
     return f"{place}: {message}" if isinstance(given, dict) else f"{place}: {message} (given: {given!r})"
 
 
-def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+def _place(location: Location, lines: dict[Location, int]) -> str:
+    """ "line 6: judge.method", with the line of the innermost table or field that is known."""
+    name = ".".join(map(str, location))
+    line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
+    return name if line is None else f"line {line}: {name}"
+
+
+def _known_keys(location: Location) -> list[str]:
     """Field names of the table at `location`."""
     if location[:1] == ("prompts",):
         return list(PromptSlice.model_fields)

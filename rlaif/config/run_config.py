@@ -370,18 +370,6 @@ class RunConfig(Table):
     report: ReportConfig = ReportConfig()  # type: ignore[call-arg]
 
     @model_validator(mode="after")
-    def _gate_can_be_passed(self) -> RunConfig:
-        judge = self.judge
-        alone = judge.method == "cot" and not judge.panel and judge.calibration == "none"
-        clamp = judge.clamp if alone else None
-        if clamp is not None and self.revise.gate >= clamp[1]:
-            raise ValueError(
-                f"no revision can pass revise.gate {self.revise.gate:g}: judge.clamp keeps cot at {clamp[1]:g} or "
-                "below; lower the gate, widen judge.clamp or set it to null"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _map_fits_the_labels(self) -> RunConfig:
         single = self.card.gold == "verifiable" or self.card.gold.partition(":")[0] == "tests"
         if self.judge.calibration != "none" and single and self.judge.principles != "one":

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from rlaif.constitution.shown import JUDGED, SHOWN, Viewer
+from rlaif.constitution.shown import JUDGED, REVISE, JudgingMethod
 from rlaif.core.records import Constitution, Principle
 
 ChangeKind = Literal["added", "dropped", "renamed", "changed"]
 UNSEEN = ("rationale", "tests", "weight", "priority", "tags")
+REVISING = "revise"
+"""Beside the judging methods the one who is shown principles."""
+Shown = Mapping[str, tuple[str, ...]]
+"""Judging method or REVISING -> the fields that it shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +36,9 @@ class Change:
     statement: str
     """The new one, or that of the dropped principle."""
     fields: tuple[FieldChange, ...]
-    seen_by: tuple[Viewer, ...]
+    seen_by: tuple[str, ...]
     """Who is shown something else now; for an added principle with a weight, who is shown something of it at all."""
-    judged_anew: tuple[Viewer, ...]
+    judged_anew: tuple[str, ...]
     """The judging methods that need new verdicts: those in `seen_by`, or all if it had weight 0 and has one now."""
     was: str | None = None
 
@@ -70,15 +74,20 @@ class Difference:
     """Principles that are in both stand in another order."""
     principles: int
     """Of the new constitution."""
-    judged_anew: dict[Viewer, int]
-    """Judging method -> how many principles need new verdicts; without "contrast" where a principle lacks the pair."""
+    judged_anew: dict[str, int]
+    """Judging method -> how many principles need new verdicts; without the methods that refuse the constitution."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def diff(old: Constitution, new: Constitution) -> Difference:
-    """What changed from `old` to `new`, principle by principle; by id, or by the text where only the id is new."""
+def diff(old: Constitution, new: Constitution, methods: Iterable[JudgingMethod]) -> Difference:
+    """What changed from `old` to `new`, principle by principle; by id, or by the text where only the id is new.
+
+    `methods` are those of judging: which of them see a change is part of what it means.
+    """
+    asked = [method for method in methods if method.asks_model]
+    shown = {method.name: method.shown for method in asked} | {REVISING: REVISE}
     before, after = ({p.id: p for p in constitution.principles} for constitution in (old, new))
     gone: dict[str, list[Principle]] = {}
     for p in old.principles:
@@ -90,20 +99,23 @@ def diff(old: Constitution, new: Constitution) -> Difference:
         same_text = gone.get(p.hash)
         previous = before.get(p.id) or (same_text.pop(0) if same_text else None)
         if previous is None:
-            seen = _viewers(None, p) if p.weight > 0 else ()
+            seen = _viewers(None, p, shown) if p.weight > 0 else ()
             changes.append(Change(p.id, "added", p.statement, (), seen, _judging(seen)))
             continue
         kept.append(previous.id)
-        changes += _change(previous, p)
+        changes += _change(previous, p, shown)
     changes += [Change(p.id, "dropped", p.statement, (), (), ()) for group in gone.values() for p in group]
     order = [p.id for p in old.principles if p.id in set(kept)]
-    anew = {method: sum(method in change.judged_anew for change in changes) for method in _judging(tuple(SHOWN))}
-    if any(p.contrast is None for p in new.principles):
-        del anew["contrast"]
+    lacking = any(p.contrast is None for p in new.principles)
+    anew = {
+        method.name: sum(method.name in change.judged_anew for change in changes)
+        for method in asked
+        if not (method.needs_contrast and lacking)
+    }
     return Difference(tuple(changes), order != kept, len(new.principles), anew)
 
 
-def _change(old: Principle, new: Principle) -> Iterator[Change]:
+def _change(old: Principle, new: Principle, shown: Shown) -> Iterator[Change]:
     """Nothing for a principle that is the same in everything."""
     fields = tuple(
         FieldChange(name, getattr(old, name), getattr(new, name), seen=name in JUDGED)
@@ -112,21 +124,21 @@ def _change(old: Principle, new: Principle) -> Iterator[Change]:
     )
     if old.id == new.id and not fields:
         return
-    seen = _viewers(old, new)
-    anew: tuple[Viewer, ...] = () if new.weight == 0 else tuple(SHOWN) if old.weight == 0 else seen
+    seen = _viewers(old, new, shown)
+    anew = () if new.weight == 0 else tuple(shown) if old.weight == 0 else seen
     kind: ChangeKind = "changed" if old.id == new.id else "renamed"
     was = None if old.id == new.id else old.id
     yield Change(new.id, kind, new.statement, fields, seen, _judging(anew), was)
 
 
-def _viewers(old: Principle | None, new: Principle) -> tuple[Viewer, ...]:
+def _viewers(old: Principle | None, new: Principle, shown: Shown) -> tuple[str, ...]:
     """Who is shown something else of the principle; where there was none, who is shown anything of it."""
     return tuple(
         viewer
-        for viewer, names in SHOWN.items()
+        for viewer, names in shown.items()
         if any(getattr(old, name, None) != getattr(new, name) for name in names)
     )
 
 
-def _judging(viewers: tuple[Viewer, ...]) -> tuple[Viewer, ...]:
-    return tuple(viewer for viewer in viewers if viewer != "revise")
+def _judging(viewers: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(viewer for viewer in viewers if viewer != REVISING)

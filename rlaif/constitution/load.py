@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rlaif.constitution.compose import Composed, compose
 from rlaif.constitution.format import ContrastPair, PrincipleEntry
+from rlaif.constitution.shown import JudgingMethod
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.records import Constitution, Contrast, ContrastExample, Principle, PrincipleTest
 from rlaif.core.yaml import dump_yaml
@@ -45,14 +46,15 @@ def constitution_text(name_or_path: str | Path) -> str:
     return origin + dump_yaml({**head, "principles": principles})
 
 
-def check_constitution(constitution: Constitution, *, methods: Sequence[str], where: str) -> None:
+def check_constitution(constitution: Constitution, *, methods: Iterable[JudgingMethod], where: str) -> None:
     """Raises ConstitutionError, pointing at `where`, if a principle lacks the text that a judging method needs."""
-    if "contrast" not in methods:
+    needing = next((method.name for method in methods if method.needs_contrast), None)
+    if needing is None:
         return  # every other method falls back on the statement
     missing = [principle.id for principle in constitution.principles if principle.contrast is None]
     if missing:
         raise ConstitutionError(
-            f"the judging method contrast needs a contrast pair, which these principles lack: {', '.join(missing)}",
+            f"the judging method {needing} needs a contrast pair, which these principles lack: {', '.join(missing)}",
             where=where,
             remedy="add to each principle contrast: {followed: You ..., violated: You ...}, "
             "or choose another judge.method",

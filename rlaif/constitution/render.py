@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from rlaif.constitution.compose import Composed, Written
 from rlaif.constitution.diff import Change, FieldChange, diff
+from rlaif.constitution.shown import JudgingMethod
 from rlaif.core.records import Constitution, Contrast
 
 MARKS = {"added": "+", "dropped": "-", "renamed": "~", "changed": "~"}
@@ -67,9 +68,11 @@ def _wrapped(text: str, width: int, first: str) -> list[str]:
     )
 
 
-def difference_lines(old: Constitution, new: Constitution, width: int) -> Iterator[str]:
+def difference_lines(
+    old: Constitution, new: Constitution, methods: Collection[JudgingMethod], width: int
+) -> Iterator[str]:
     """The lines of a difference: which two, one for each principle that changed, its texts, and what it will cost."""
-    difference = diff(old, new)
+    difference = diff(old, new, methods)
     yield " -> ".join(f"{_line(f'{side.name} {side.version}')} ({side.hash})" for side in (old, new))
     if not difference.changes and not difference.reordered:
         yield "no principle differs"
@@ -90,9 +93,11 @@ def difference_lines(old: Constitution, new: Constitution, width: int) -> Iterat
     anew = difference.judged_anew
     counts = ", ".join(f"{method} {count}" for method, count in anew.items())
     yield f"principles that need new verdicts, of {difference.principles}: {counts}; the others' stay valid"
-    if "contrast" not in anew:
+    refusing = [method.name for method in methods if method.asks_model and method.name not in anew]
+    if refusing:
         lacking = ", ".join(p.id for p in new.principles if p.contrast is None)
-        yield from _wrapped(f"judge.method: contrast refuses {new.name}: no contrast pair in {lacking}", width, "")
+        told = f"judge.method: {', '.join(refusing)} refuses {new.name}: no contrast pair in {lacking}"
+        yield from _wrapped(told, width, "")
 
 
 def _seen(change: Change) -> str:

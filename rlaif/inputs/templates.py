@@ -15,7 +15,7 @@ outside messages, and renders with sample values.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,18 +32,23 @@ from rlaif.core.errors import TemplateError
 from rlaif.core.records import Contrast, ContrastExample, Message, Principle, Prompt, Role, content_id
 from rlaif.core.shipped import shipped
 
-VARIABLES: dict[str, dict[str, type]] = {
-    "critique": {"principle": Principle, "prompt": Prompt, "response": str, "few_shots": int},
-    "revision": {"principle": Principle, "prompt": Prompt, "response": str, "critique": str, "few_shots": int},
-    "pairwise": {"principle": Principle, "prompt": Prompt, "response_a": str, "response_b": str, "few_shots": int},
-    "cot": {"principle": Principle, "prompt": Prompt, "response_a": str, "response_b": str, "rationale": str},
-    "rating": {"principle": Principle, "prompt": Prompt, "response": str, "few_shots": int},
-    "contrast": {"system": str, "examples": tuple, "conversation": tuple},
-    "propose": {"pairs": tuple, "number": int},
-}
-"""What each template may use: name of the template -> its variables and their types."""
-RUN_TEMPLATES = ("critique", "revision", "pairwise", "cot", "rating", "contrast")
-"""Those that the stages of a run use: a run has its own copies, and their text decides what has to be made anew."""
+
+@dataclass(frozen=True, slots=True)
+class TemplateKind:
+    """What a template is for: its name, the variables that it may use and their types, and the file that stands for it
+    where a folder has none of its own (None: the shipped one of that name)."""
+
+    name: str
+    variables: Mapping[str, type]
+    file: Path | None = None
+
+
+CRITIQUE = TemplateKind("critique", {"principle": Principle, "prompt": Prompt, "response": str, "few_shots": int})
+REVISION = TemplateKind(
+    "revision", {"principle": Principle, "prompt": Prompt, "response": str, "critique": str, "few_shots": int}
+)
+PROPOSE = TemplateKind("propose", {"pairs": tuple, "number": int})
+"""Those of the judge are in rlaif.judge.methods."""
 
 _SINK = "messages so far"  # key of the list being filled; not an identifier, so no template can name it
 _ROLES: tuple[str, ...] = get_args(Role)
@@ -79,24 +84,24 @@ class Rendered:
 class Template:
     """A checked template. `hash` changes with its text and goes on every row that came of it."""
 
-    def __init__(self, name: str, text: str, *, where: str | None = None) -> None:
-        """`name` says which stage's variables are there, `where` (default: the name) is what errors point at."""
-        self.name, self.text = name, text
+    def __init__(self, kind: TemplateKind, text: str, *, where: str | None = None) -> None:
+        """`kind` says which variables are there, `where` (default: its name) is what errors point at."""
+        self.kind, self.text = kind, text
         self.hash = content_id("template", text)
-        self._where = where or f"{name}.jinja"
-        if name not in VARIABLES:
-            raise _unknown(name, self._where)
-        self._compiled = _compile(name, text, self._where)
-        for sample in _samples(name):
+        self._where = where or f"{kind.name}.jinja"
+        self._compiled = _compile(kind, text, self._where)
+        for sample in _samples(kind):
             self._check(self.render(**sample))
 
     def render(self, **values: object) -> Rendered:
-        """The messages for these values. The values must be those of VARIABLES, of the types named there."""
-        expected = VARIABLES[self.name]
+        """The messages for these values. The values must be those of its kind, of the types named there."""
+        expected = self.kind.variables
         wrong = [n for n in expected.keys() | values.keys() if n not in expected or n not in values]
         wrong += [n for n, kind in expected.items() if n in values and not isinstance(values[n], kind)]
         if wrong:
-            raise TypeError(f"template {self.name}: {', '.join(sorted(wrong))} missing, unknown or of the wrong type")
+            raise TypeError(
+                f"template {self.kind.name}: {', '.join(sorted(wrong))} missing, unknown or of the wrong type"
+            )
         collected: list[Message] = []
         try:
             shown = {n: _shown(v) if isinstance(v, Principle) else v for n, v in values.items()}
@@ -104,7 +109,7 @@ class Template:
         except Exception as problem:  # a template is a user's program: whatever it raises is a mistake in it
             line = _line_of(problem, self._where)
             where = self._where if line is None else f"{self._where}:{line}"
-            raise TemplateError(str(problem) or type(problem).__name__, where=where, remedy=_offer(self.name)) from None
+            raise TemplateError(str(problem) or type(problem).__name__, where=where, remedy=_offer(self.kind)) from None
         if outside.strip():
             raise TemplateError(f"writes text outside of any message: {outside.strip()[:60]!r}", where=self._where)
         if collected and collected[-1].role == "assistant":
@@ -120,27 +125,38 @@ class Template:
             )
 
 
-def load_template(name: str, folder: Path | None = None) -> Template:
-    """The template `name`: `folder`/name.jinja if there is one, else the shipped one.
-
-    Raises TemplateError for a name that no stage uses, also for a misspelt file in `folder`, which would otherwise be
-    ignored in silence.
-    """
-    if name not in VARIABLES:
-        raise _unknown(name, None)
-    for file in sorted(folder.glob("*.jinja")) if folder is not None else []:
-        if file.stem not in RUN_TEMPLATES:
-            raise _unknown(file.stem, str(file))
-    own = None if folder is None else folder / f"{name}.jinja"
+def load_template(kind: TemplateKind, folder: Path | None = None) -> Template:
+    """The template of that kind: `folder`/name.jinja if there is one, else the kind's own file or the shipped one."""
+    own = None if folder is None else folder / f"{kind.name}.jinja"
     if own is not None and own.exists():
-        return Template(name, _read(own), where=str(own))
-    return _shipped_template(name)
+        return Template(kind, _read(own), where=str(own))
+    if kind.file is not None:
+        return Template(kind, _read(kind.file), where=str(kind.file))
+    return _shipped_template(kind.name, tuple(kind.variables.items()))
+
+
+def load_templates(kinds: Sequence[TemplateKind], folder: Path | None = None) -> dict[str, Template]:
+    """Name -> template of each kind.
+
+    Raises TemplateError for a file in the folder that is none of them: a misspelt one would be ignored in silence.
+    """
+    names = [kind.name for kind in kinds]
+    for file in sorted(folder.glob("*.jinja")) if folder is not None else []:
+        if file.stem not in names:
+            near = difflib.get_close_matches(file.stem, names, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise TemplateError(
+                f"no stage uses a template {file.stem!r}{hint}",
+                where=str(file),
+                remedy=f"there are: {', '.join(names)}",
+            )
+    return {kind.name: load_template(kind, folder) for kind in kinds}
 
 
 @cache
-def _shipped_template(name: str) -> Template:
+def _shipped_template(name: str, variables: tuple[tuple[str, type], ...]) -> Template:
     path = shipped("prompts/templates")[name]
-    return Template(name, _read(path), where=f"{name}.jinja")
+    return Template(TemplateKind(name, dict(variables)), _read(path), where=f"{name}.jinja")
 
 
 def _read(path: Path) -> str:
@@ -201,17 +217,17 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _compile(name: str, text: str, where: str) -> jinja2.Template:
+def _compile(kind: TemplateKind, text: str, where: str) -> jinja2.Template:
     """The compiled template, after the checks that need no values."""
     environment = _environment()
     try:
         tree = environment.parse(text)
-        unknown = meta.find_undeclared_variables(tree) - VARIABLES[name].keys() - environment.globals.keys()
+        unknown = meta.find_undeclared_variables(tree) - kind.variables.keys() - environment.globals.keys()
         for node in sorted((n for n in tree.find_all(nodes.Name) if n.name in unknown), key=lambda n: n.lineno):
-            near = difflib.get_close_matches(node.name, VARIABLES[name], n=1)
+            near = difflib.get_close_matches(node.name, kind.variables, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ""
             raise TemplateError(
-                f"there is no variable {node.name!r} here{hint}", where=f"{where}:{node.lineno}", remedy=_offer(name)
+                f"there is no variable {node.name!r} here{hint}", where=f"{where}:{node.lineno}", remedy=_offer(kind)
             )
         for line, problem in _misplaced(tree):
             raise TemplateError(
@@ -221,7 +237,7 @@ def _compile(name: str, text: str, where: str) -> jinja2.Template:
         return jinja2.Template.from_code(environment, code, environment.make_globals(None))
     except jinja2.TemplateSyntaxError as problem:
         raise TemplateError(
-            problem.message or "does not parse", where=f"{where}:{problem.lineno}", remedy=_offer(name)
+            problem.message or "does not parse", where=f"{where}:{problem.lineno}", remedy=_offer(kind)
         ) from None
 
 
@@ -261,7 +277,7 @@ def _line_of(problem: BaseException, filename: str) -> int | None:
     return line
 
 
-def _samples(name: str) -> Iterator[dict[str, Any]]:
+def _samples(kind: TemplateKind) -> Iterator[dict[str, Any]]:
     """Two sets of values to try a template with: everything given, and only what must be there."""
     question, answer = Message("user", "question"), Message("assistant", "answer")
     full = Principle(
@@ -277,16 +293,11 @@ def _samples(name: str) -> Iterator[dict[str, Any]]:
             "examples": turns[:-1], "pairs": ((Prompt(turns), "preferred", "other"),), "number": 3,
             "rationale": "rationale" if few_shots else "",  # "" is how it is asked for
         }  # fmt: skip
-        yield {variable: values.get(variable, "text") for variable in VARIABLES[name]}
+        yield {
+            name: values[name] if name in values else "text" if known is str else known()
+            for name, known in kind.variables.items()
+        }
 
 
-def _offer(name: str) -> str:
-    return f"{name}.jinja may use: {', '.join(VARIABLES[name])}; filters: quote, dialogue; blocks: message"
-
-
-def _unknown(name: str, where: str | None) -> TemplateError:
-    near = difflib.get_close_matches(name, RUN_TEMPLATES, n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
-    return TemplateError(
-        f"no stage uses a template {name!r}{hint}", where=where, remedy=f"there are: {', '.join(RUN_TEMPLATES)}"
-    )
+def _offer(kind: TemplateKind) -> str:
+    return f"{kind.name}.jinja may use: {', '.join(kind.variables)}; filters: quote, dialogue; blocks: message"

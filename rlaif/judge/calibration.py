@@ -8,17 +8,12 @@ Both are fitted with every pair shown both ways round, so that the calibrated P(
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from rlaif.core.errors import StageError
-from rlaif.core.records import from_json
 from rlaif.core.statistics import logit, sigmoid, softplus
-from rlaif.judge.card_file import reading_card
 
 Kind = Literal["temperature", "isotonic"]
 LEAST: dict[Kind, int] = {"temperature": 20, "isotonic": 100}
@@ -90,18 +85,3 @@ def _isotonic(right: Sequence[float]) -> CalibrationMap:
         p for i, p in enumerate(points) if i in (0, len(points) - 1) or not points[i - 1][1] == p[1] == points[i + 1][1]
     ]
     return CalibrationMap("isotonic", points=tuple(kept))
-
-
-def read_calibration(card: Path, kind: Kind) -> CalibrationMap:
-    """The map of that kind in a judge card. Raises StageError where it has none, DataError for what is no card."""
-    with reading_card(card):
-        maps = json.loads(card.read_text(encoding="utf-8"))["maps"]
-        found = [from_json(CalibrationMap, entry["map"]) for entry in maps]
-    for entry in found:
-        if entry.kind == kind:
-            return entry
-    raise StageError(
-        f"the judge's card has no map {kind}: it takes {LEAST[kind]} pairs of gold with a label",
-        where=str(card),
-        remedy="raise card.pairs, choose another card.gold, or set judge.calibration: none",
-    )

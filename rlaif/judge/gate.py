@@ -1,27 +1,14 @@
-"""Whether a run's judge may make labels: its card must be there and reach what the config asks for."""
+"""What a run takes from its judge's card: whether the judge may make labels, and the map that calibrates it."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from rlaif.config import RunConfig
+from rlaif.config import JudgeConfig, RunConfig
 from rlaif.core.errors import StageError
 from rlaif.core.files import RunFolder
-from rlaif.judge.card_file import reading_card
+from rlaif.judge.calibration import LEAST, CalibrationMap
+from rlaif.judge.card.records import JudgeCard, card_file, card_of_run, read_card
 
 WAY_OUT = "or accept the judge as it is: --accept-uncarded-judge"
-
-
-def card_of_run(run: RunFolder) -> dict[str, Any] | None:
-    """The card that the `card` stage wrote, as it stands in card/card.json; None where that is not finished."""
-    path = run.file("card", "card.json")
-    if run.record("card") is None:
-        return None
-    with reading_card(path):
-        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        card["id"], card["accuracy"], card["length_matched"], card["failures"]
-    return card
 
 
 def passed_card(run: RunFolder, config: RunConfig) -> str:
@@ -42,28 +29,45 @@ def passed_card(run: RunFolder, config: RunConfig) -> str:
     if short:
         raise StageError(
             f"the judge is below what the config asks for: {'; '.join(short)}",
-            where=str(run.file("card", "card.json")),
+            where=str(card_file(run)),
             remedy="choose another judge, method or wording of the principles (docs/trust-a-judge.md), lower the "
             f"threshold, {WAY_OUT}",
         )
-    return str(card["id"])
+    return card.id
 
 
-def shortfalls(card: dict[str, Any], config: RunConfig) -> list[str]:
+def shortfalls(card: JudgeCard, config: RunConfig) -> list[str]:
     """One phrase for each threshold of the config that the card does not reach. A figure that was not measured reaches
     a threshold of 0 alone."""
-    asked, failures, found = config.card, card["failures"], []
-    gold = card["subject"]["gold"]
-    for name, about, least in (
-        ("accuracy", "accuracy", asked.min_accuracy),
-        ("length_matched", "length-matched accuracy", asked.min_length_matched),
+    asked, failures, found = config.card, card.failures, []
+    gold = card.subject.gold
+    for name, about, measured, least in (
+        ("accuracy", "accuracy", card.accuracy.judge, asked.min_accuracy),
+        ("length_matched", "length-matched accuracy", card.length_matched.judge, asked.min_length_matched),
     ):
-        measured = card[name]["judge"]
         if measured is None and least > 0:
             found.append(f"{about} on {gold} could not be measured, card.min_{name} is {least:.0%}")
-        elif measured is not None and measured["mean"] < least:
-            found.append(f"{about} {measured['mean']:.1%} on {gold}, card.min_{name} is {least:.0%}")
-    share = 1 - failures["labelled"] / failures["pairs"] if failures["pairs"] else 0.0
+        elif measured is not None and measured.mean < least:
+            found.append(f"{about} {measured.mean:.1%} on {gold}, card.min_{name} is {least:.0%}")
+    share = 1 - failures.labelled / failures.pairs if failures.pairs else 0.0
     if share > asked.max_failed:
         found.append(f"{share:.1%} of the pairs have no label, card.max_failed is {asked.max_failed:.0%}")
     return found
+
+
+def calibration_of(config: JudgeConfig, run: RunFolder) -> CalibrationMap | None:
+    """The map that the run's judge is calibrated by, from the card in its run folder; None where it is not calibrated.
+
+    Raises StageError where the card has no such map, DataError for what is no card.
+    """
+    kind = config.calibration
+    if kind == "none":
+        return None
+    for entry in read_card(card_file(run)).maps:
+        if entry.map.kind == kind:
+            return entry.map
+    raise StageError(
+        f"the judge's card has no map {kind}: it takes {LEAST[kind]} pairs of gold with a label",
+        where=str(card_file(run)),
+        remedy="raise card.pairs, choose another card.gold, or set judge.calibration: none",
+    )

@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import cast
 
-from rlaif.config import AskingConfig, JudgeConfig, PromptSlice
+from rlaif.config import JudgeConfig, PromptSlice, RunConfig
 from rlaif.constitution.scope import by_slice
 from rlaif.core.errors import ConfigError
-from rlaif.core.files import RunFolder
 from rlaif.core.progress import Task
-from rlaif.core.records import Comparison, Constitution, PreferenceLabel, Principle, Verdict, record_seed
-from rlaif.inputs.templates import Template, load_template
+from rlaif.core.records import Comparison, Constitution, PreferenceLabel, Principle, Verdict, content_id, record_seed
+from rlaif.inputs.templates import load_template
 from rlaif.judge.aggregate import Settling, aggregate
-from rlaif.judge.calibration import CalibrationMap, read_calibration
-from rlaif.judge.methods import Ask, contrast, cot, pairwise, random, rating
-from rlaif.lm.panel import PanelModel
-from rlaif.lm.protocol import LanguageModel
+from rlaif.judge.calibration import CalibrationMap
+from rlaif.judge.methods.method import Ask, Asker, Method
+from rlaif.judge.methods.table import asked, find
+from rlaif.lm.open import OpenJudge, open_judge
+from rlaif.lm.protocol import LanguageModel, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One who votes: the name on its verdicts ("" = the run's own judge), how it is asked, and its template, which the
-    method "random" has none of."""
+    """One who votes: the name on its verdicts ("" = the run's own judge), its method, and who is asked and how."""
 
     name: str
-    asking: AskingConfig
-    template: Template | None
+    method: Method
+    asker: Asker
+
+    def verdicts(self, asks: Sequence[Ask]) -> list[list[Verdict]]:
+        """The member's verdicts on each ask."""
+        found = self.method.ask(asks, self.asker)
+        if not self.name:
+            return found
+        return [[replace(verdict, member=self.name, id="") for verdict in said] for said in found]
 
 
 class Judge:
-    """Judges comparisons under a constitution by the configured method, or by a panel of judges and methods.
+    """Judges comparisons under a constitution by its `members`: the configured judge, and the panel beside it.
 
     `prompts` says which principles apply to which slice of the prompts; without it all apply to all.
-    `model` may be None for the method "random" alone and is a PanelModel where the config has a panel. `templates` is
-    the run's template folder (shipped ones else). `calibration` is the map that the config asks for, fitted
-    elsewhere, and `card` the id of the card that the labels stand on.
+    `models` are those of the members, in their order, none where the method asks none. `templates` is the run's
+    template folder (shipped ones else). `calibration` is the map that the config asks for, fitted elsewhere, and `card`
+    the id of the card that the labels stand on.
     """
 
     def __init__(
@@ -45,22 +51,54 @@ class Judge:
         config: JudgeConfig,
         constitution: Constitution,
         *,
-        model: LanguageModel | None,
+        models: Sequence[LanguageModel],
         seed: int,
         templates: Path | None = None,
         prompts: Mapping[str, PromptSlice] | None = None,
         calibration: CalibrationMap | None = None,
         card: str = "",
     ) -> None:
-        if model is None and config.method != "random":
-            raise ConfigError(f"method {config.method!r} needs a model", where="judge", remedy="set judge.backend")
-        self.config, self.constitution, self.model, self.seed = config, constitution, model, seed
-        own = None if config.method == "random" else load_template(config.method, templates)
-        others = [Member(m.name, m, load_template(m.method, templates)) for m in config.panel]
-        self.members = [Member("", config, own), *others]
+        wanted = len(asked(config))
+        if len(models) < wanted:
+            who = f"method {config.method!r} needs a model" if wanted == 1 else f"the panel needs {wanted} models"
+            raise ConfigError(who, where="judge", remedy="set judge.backend")
+        self.config, self.constitution, self.models, self.seed = config, constitution, tuple(models[:wanted]), seed
+        self.members = []
+        for place, asking in enumerate((config, *config.panel)):
+            method = find(asking.method)
+            template = None if method.template is None else load_template(method.template, templates)
+            name = config.panel[place - 1].name if place else ""
+            asker = Asker(asking, seed, models[place] if method.asks_model else None, template)
+            self.members.append(Member(name, method, asker))
         self.settling = Settling(config.weights, config.tier_margin, calibration, config.abstain_below)
         self.constitution_hash, self.card = constitution.hash, card
         self.scopes = by_slice(constitution, prompts or {})
+
+    @property
+    def asks_model(self) -> bool:
+        return bool(self.models)
+
+    @property
+    def name(self) -> str:
+        """The names of its models, or that of a method that asks none."""
+        return " + ".join(dict.fromkeys(model.name for model in self.models)) or self.members[0].method.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a model does; "" without any."""
+        own, *beside = [model.fingerprint for model in self.models] or [""]
+        if not beside:
+            return own
+        return content_id("panel", own, dict(zip([m.name for m in self.config.panel], beside, strict=True)))
+
+    @property
+    def usage(self) -> Usage:
+        """What all its models were asked since they were opened."""
+        return usage_of(self.models)
+
+    def close(self) -> None:
+        for model in self.models:
+            model.close()
 
     def label(self, comparisons: Sequence[Comparison]) -> list[PreferenceLabel]:
         """One label per comparison, in order, under the principles that the config asks for."""
@@ -75,7 +113,7 @@ class Judge:
             for comparison, chosen in zip(comparisons, principles, strict=True)
             for principle in chosen
         ]
-        found = [self._ask(member, asks) for member in self.members]
+        found = [member.verdicts(asks) for member in self.members]
         each = zip(*found, strict=True)  # per ask the verdicts of every member
         labels = []
         for comparison, chosen in zip(comparisons, principles, strict=True):
@@ -124,29 +162,18 @@ class Judge:
         size = 1 if self.config.principles == "one" else self.config.subset_size
         return part.draw_subset(record_seed(self.seed, "judge", *drawn_for), size)
 
-    def _ask(self, member: Member, asks: Sequence[Ask]) -> list[list[Verdict]]:
-        """The member's verdicts on each ask."""
-        asking, template = member.asking, member.template
-        if template is None:
-            return random(asks, seed=self.seed)
-        assert self.model is not None
-        model = cast(PanelModel, self.model).beside[member.name] if member.name else self.model
-        match asking.method:
-            case "contrast":
-                found = contrast(asks, model, template, scale=asking.scale, opening=asking.opening_tokens)
-            case "rating":
-                found = rating(asks, model, template, scale=asking.rating_scale, few_shots=asking.few_shots)
-            case "cot":
-                found = cot(asks, model, template, rationale_tokens=asking.rationale_tokens, clamp=asking.clamp)
-            case _:
-                found = pairwise(asks, model, template, few_shots=asking.few_shots)
-        if not member.name:
-            return found
-        return [[replace(verdict, member=member.name, id="") for verdict in said] for said in found]
+
+def usage_of(models: Sequence[LanguageModel]) -> Usage:
+    """What the models were asked, all together."""
+    return Usage(*map(sum, zip(*(astuple(model.usage) for model in models), strict=True)))
 
 
-def calibration_of(config: JudgeConfig, run: RunFolder) -> CalibrationMap | None:
-    """The map that the run's judge is calibrated by, from the card in its run folder; None where it is not."""
-    if config.calibration == "none":
-        return None
-    return read_calibration(run.file("card", "card.json"), config.calibration)
+@contextmanager
+def opened_models(config: RunConfig, cache: Path, open_judge: OpenJudge = open_judge) -> Iterator[list[LanguageModel]]:
+    """The models of the config's judge and its panel, behind a cache in the folder; closed afterwards."""
+    with ExitStack() as stack:
+        found = []
+        for asking in asked(config.judge):
+            found.append(open_judge(asking, config.model, cache))
+            stack.callback(found[-1].close)
+        yield found

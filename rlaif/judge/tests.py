@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,8 @@ from rlaif.core.records import (
     Response,
 )
 from rlaif.core.statistics import wilson
-from rlaif.judge.judge import Judge
-from rlaif.lm.open import open_judge
-from rlaif.lm.protocol import Usage
+from rlaif.judge.judge import Judge, opened_models
+from rlaif.judge.methods.table import in_use
 
 ASKED_TOGETHER = 16
 """Tests in one question to the model: enough to fill its batches, few enough to show progress and keep it."""
@@ -148,19 +146,16 @@ def run(
             where=where,
             remedy="give a principle `tests`: a list of prompt, better, worse; the shipped `example` shows how",
         )
-    check_constitution(tested, methods=config.judge.methods, where=where)
-    with ExitStack() as stack:
-        model = None if config.judge.method == "random" else open_judge(config.judge, config.model, cache)
-        if model is not None:
-            stack.callback(model.close)
+    check_constitution(tested, methods=in_use(config.judge), where=where)
+    with opened_models(config, cache) as models:
         # A test is of the wording: a principle that has no weight in the label is tested like every other.
         equal = replace(tested, principles=tuple(replace(p, weight=1.0) for p in tested.principles))
         # Whether a label is too undecided to learn from is another question: a test asks which of the two wins.
         settings = config.judge.model_copy(update={"abstain_below": 0.0})
-        found = judged(Judge(settings, equal, model=model, seed=config.seed), progress)
-        name, usage = ("random", Usage()) if model is None else (model.name, model.usage)
+        judge = Judge(settings, equal, models=models, seed=config.seed)
+        found, usage = judged(judge, progress), judge.usage
     results = {p.id: tuple(r for r in found if r.principle_id == p.id) for p in chosen.principles}
-    return Report(constitution, config.judge.method, name, results, usage.calls, usage.cached)
+    return Report(constitution, config.judge.method, judge.name, results, usage.calls, usage.cached)
 
 
 def judged(judge: Judge, progress: Progress) -> list[Result]:

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from rlaif.config import AskingConfig, JudgeConfig, ModelConfig, RunConfig
+from rlaif.config import AskingConfig, ModelConfig
 from rlaif.core.shipped import cache_folder
 from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
-from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import A, LanguageModel, RequestFor, Usage
 
 JUDGE_CACHE = "judge.sqlite"
-OpenJudge = Callable[[RunConfig, Path], LanguageModel]
-"""Opens the judge of a config with a cache folder."""
+OpenJudge = Callable[[AskingConfig, ModelConfig, Path], LanguageModel]
+"""Opens the model of one judge, given the run's own model and a cache folder: see `open_judge`."""
 
 
 def open_policy(model: ModelConfig, adapters: tuple[Path, ...], cache: Path) -> LanguageModel:
@@ -24,24 +23,11 @@ def open_policy(model: ModelConfig, adapters: tuple[Path, ...], cache: Path) -> 
     return CachedModel(open_local(model, adapters), cache / "policy.sqlite")
 
 
-def open_judge(judge: JudgeConfig, model: ModelConfig, cache: Path) -> LanguageModel:
-    """The judge's model, a `PanelModel` where others vote beside it; verdicts are cached in `cache`/judge.sqlite, so
-    that no finished call is made twice.
+def open_judge(asking: AskingConfig, model: ModelConfig, cache: Path) -> LanguageModel:
+    """The model of a judge or of one who votes beside it; answers are cached in `cache`/judge.sqlite, so that no
+    finished call is made twice.
 
-    The budget of each counts what all commands of a run have asked it; in the user's own cache a command counts for
-    itself."""
-    own = _asked(judge, model, cache)
-    if not judge.panel:
-        return own
-    return PanelModel(own, {member.name: _asked(member, model, cache) for member in judge.panel})
-
-
-def judge_of_config(config: RunConfig, cache: Path) -> LanguageModel:
-    """The judge of the config, behind a cache in the folder."""
-    return open_judge(config.judge, config.model, cache)
-
-
-def _asked(asking: AskingConfig, model: ModelConfig, cache: Path) -> LanguageModel:
+    Its budget counts what all commands of a run have asked it; in the user's own cache a command counts for itself."""
     inner, budget = open_asked(asking, model), Budget.from_config(asking)
     return CachedModel(inner, cache / JUDGE_CACHE, budget=budget, counts_before=cache != cache_folder())
 

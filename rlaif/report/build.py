@@ -12,7 +12,7 @@ from typing import Any
 from rlaif.config import StageName
 from rlaif.core.evaluation import REFERENCE, Summary, read_summary
 from rlaif.core.files import RunFolder, write_atomic
-from rlaif.judge.gate import card_of_run
+from rlaif.judge.card.records import card_of_run
 from rlaif.report import curves, feedback, overview, samples, validation, verdict
 from rlaif.report.summary import name_of
 from rlaif.view.plots import histogram

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlaif.config import AskingConfig, PpoConfig, RunConfig, StageName
+from rlaif.config import PpoConfig, RunConfig, StageName
 from rlaif.core.records import Prompt
 from rlaif.judge.card.attacks import ATTACKS
+from rlaif.judge.methods.method import Cost, Work
+from rlaif.judge.methods.table import cost_of
 from rlaif.stages.context import limited
 from rlaif.stages.table import of_run
 
@@ -124,44 +126,14 @@ def _minutes(seconds: float) -> str:
     return f"~{seconds / 60:,.0f} min" if seconds >= 60 else f"~{seconds:.0f} s"
 
 
-@dataclass(frozen=True, slots=True)
-class Judging:
-    """What judging takes: calls to the judge's model, tokens it writes and tokens it reads, at most."""
-
-    calls: int = 0
-    generated: int = 0
-    scored: int = 0
-
-
-def _judged(config: RunConfig, responses: int, pairs: int, principles: int, length: int) -> Judging:
-    """What it takes to judge `pairs` of `responses`, by all members of the panel."""
-    members = [_asked(config, m, responses, pairs, principles, length) for m in (config.judge, *config.judge.panel)]
-    totals = (sum(getattr(member, name) for member in members) for name in ("calls", "generated", "scored"))
-    return Judging(*totals)
-
-
-def _asked(
-    config: RunConfig, asking: AskingConfig, responses: int, pairs: int, principles: int, length: int
-) -> Judging:
-    """Of one member: contrast reads each response twice, rating once; pairwise reads each pair in both orders, cot
-    twice so with a rationale written in between; random nothing; times the principles."""
+def _judged(config: RunConfig, responses: int, pairs: int, principles: int, length: int) -> Cost:
+    """What it takes to judge `pairs` of `responses`, each of `length` tokens, by all members of the panel."""
     judge = config.judge
     times = {"all": principles, "one": 1, "subset": min(judge.subset_size, principles)}[judge.principles]
-    reads, sides = responses * times, 2 * pairs * times
+    reads = responses * times
     if judge.draw_per == "pair":  # another draw may show a response under another principle
-        reads = min(sides, responses * principles)
-    shown = PROMPT_TOKENS + 2 * length
-    match asking.method:
-        case "contrast":
-            length = length if asking.opening_tokens is None else min(length, asking.opening_tokens)
-            return Judging(2 * reads, 0, 2 * reads * (PROMPT_TOKENS + length))
-        case "rating":
-            return Judging(reads, 0, reads * (PROMPT_TOKENS + length))
-        case "pairwise":
-            return Judging(sides, 0, sides * shown)
-        case "cot":
-            return Judging(2 * sides, sides * asking.rationale_tokens, sides * (2 * shown + asking.rationale_tokens))
-    return Judging()
+        reads = min(2 * pairs * times, responses * principles)
+    return cost_of(judge, Work(reads, pairs * times, response_tokens=length, prompt_tokens=PROMPT_TOKENS))
 
 
 def _card(config: RunConfig, gold: int, principles: int) -> StageWork:
@@ -180,7 +152,7 @@ def _revise(config: RunConfig, train: Sequence[Prompt], principles: int) -> Stag
     chains = sum(config.prompts[prompt.slice].revise for prompt in train)
     rounds = chains * table.rounds
     candidates = rounds * table.candidates
-    judging = Judging()
+    judging = Cost()
     if table.gate > 0:
         judging = _judged(config, rounds + candidates, candidates, principles, table.max_new_tokens)
     written = (len(train) + candidates) * table.max_new_tokens + rounds * table.critique_tokens
@@ -232,7 +204,7 @@ def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
     learnt = trained * table.max_new_tokens + trained // table.samples_per_prompt * PROMPT_TOKENS
     validated = min(table.validation_prompts, prompts // 2) * _validations(table)
     rollouts, read = trained + validated, learnt + validated * (table.max_new_tokens + PROMPT_TOKENS)
-    judging, rewards = Judging(), config.reward.members * table.scored_by("model")
+    judging, rewards = Cost(), config.reward.members * table.scored_by("model")
     if table.scored_by("judge"):
         # Against every answer that `label` sampled for the prompt; what the judge made of those is in the cache.
         pairs = rollouts * config.label.samples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -13,6 +14,7 @@ from rlaif.constitution.load import constitution_text
 from rlaif.core.errors import RunFolderError
 from rlaif.core.files import write_atomic
 from rlaif.core.yaml import dump_yaml
+from rlaif.judge.load import CHOICES
 
 EXAMPLE_PROMPTS = (
     "My neighbour's dog barks all night. How do I make it stop?",
@@ -69,13 +71,16 @@ def commented_config() -> str:
         elif isinstance(kind, type) and issubclass(kind, Table):
             about = (kind.__doc__ or "").strip() if kind.__doc__ != Table.__doc__ else ""
             lines += ["", f"{name}:" + (f"  # {about}" if about else "")]
-            lines += [_field(field, item, indent=2) for field, item in kind.model_fields.items()]
+            lines += [
+                _field(field, item, indent=2, named=CHOICES.get(f"{name}.{field}", ()))
+                for field, item in kind.model_fields.items()
+            ]
         else:
             lines += ["", _field(name, info, indent=0, value="constitution.yaml" if name == "constitution" else None)]
     return "\n".join(lines) + "\n"
 
 
-def _field(name: str, info: FieldInfo, *, indent: int, value: Any = None) -> str:
+def _field(name: str, info: FieldInfo, *, indent: int, value: Any = None, named: Sequence[str] = ()) -> str:
     """One line `name: default  # description`."""
     shown = info.get_default(call_default_factory=True) if value is None else value
     text = dump_yaml({name: shown}).rstrip("\n")
@@ -83,12 +88,12 @@ def _field(name: str, info: FieldInfo, *, indent: int, value: Any = None) -> str
         text = f"{name}: [{', '.join(map(str, shown))}]"
     if shown is None:
         text = f"{name}: null"
-    comment = _comment(info)
+    comment = _comment(info, named)
     return " " * indent + (f"{text:<28}  {comment}" if comment else text)
 
 
-def _comment(info: FieldInfo) -> str:
-    parts = [info.description or "", _choices(info.annotation)]
+def _comment(info: FieldInfo, named: Sequence[str] = ()) -> str:
+    parts = [info.description or "", " | ".join(named) or _choices(info.annotation)]
     text = "; ".join(part for part in parts if part)
     return f"# {text}" if text else ""
 

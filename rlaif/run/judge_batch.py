@@ -12,15 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlaif.config import AskingConfig, JudgeConfig, load
+from rlaif.config import AskingConfig, JudgeConfig
 from rlaif.core.errors import ConfigError, DataError, RunFolderError
 from rlaif.core.files import JsonlFile, RunFolder, refuse_no_run, write_atomic
 from rlaif.core.progress import Progress
 from rlaif.core.records import Failure, to_json
 from rlaif.judge.judge import Judge
+from rlaif.judge.load import load
+from rlaif.judge.methods.table import METHODS, find
 from rlaif.lm.cache import CachedModel, request_key
 from rlaif.lm.open import JUDGE_CACHE
-from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import LanguageModel, Request, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.lm.server.batch_files import (
@@ -217,13 +218,15 @@ def _endpoint(judge: JudgeConfig, member: str) -> Endpoint:
             where=f"judge.backend: {asking.backend}",
             remedy="set judge.backend: openai and judge.source; a panel's other judges are chosen by --member",
         )
-    if asking.method in ("contrast", "random"):
+    method = find(asking.method)
+    if not method.by_files:
+        able = [other.name for other in METHODS.values() if other.by_files]
         raise ConfigError(
-            "batch interfaces have no log-probs of given text"
-            if asking.method == "contrast"
-            else "the random judge asks nothing",
+            f"{method.name} cannot be asked by files: batch interfaces have no log-probs of given text"
+            if method.asks_model
+            else f"the {method.name} judge asks nothing",
             where=f"judge.method: {asking.method}",
-            remedy="choose pairwise, cot or rating",
+            remedy=f"choose {', '.join(able[:-1])} or {able[-1]}",
         )
     return Endpoint(asking.source, asking.base_url, asking.api)
 
@@ -231,12 +234,10 @@ def _endpoint(judge: JudgeConfig, member: str) -> Endpoint:
 def _recording(context: StageContext, member: str, asked: LanguageModel) -> Judge:
     """The run's judge with `asked` in the place of the member, and the others silent."""
     config = context.config
-    models = {name: asked if name == member else _silent(name) for name in config.judge.weights}
-    own = models.pop("")
     return Judge(
         config.judge,
         context.constitution,
-        model=PanelModel(own, models) if models else own,
+        models=[asked if name == member else _silent(name) for name in config.judge.weights],
         seed=config.seed,
         templates=context.run.templates_path,
         prompts=config.prompts,

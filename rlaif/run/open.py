@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rlaif.config import RunConfig, load, load_or_default, parse
+from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.core.errors import ConfigError, DataError
 from rlaif.core.evaluation import Summary, read_summary
@@ -24,7 +24,10 @@ from rlaif.core.records import (
     StageRecord,
 )
 from rlaif.core.shipped import cache_folder
-from rlaif.judge.judge import Judge, calibration_of
+from rlaif.judge.gate import calibration_of
+from rlaif.judge.judge import Judge
+from rlaif.judge.load import load, load_or_default, parse
+from rlaif.judge.methods.table import asked, in_use
 from rlaif.lm import open as lm
 from rlaif.lm.protocol import LanguageModel
 
@@ -127,13 +130,15 @@ def load_judge(
         rules, cache = run.constitution, folder.cache_path
     if constitution is not None:
         rules = constitution if isinstance(constitution, Constitution) else load_constitution(constitution)
-    check_constitution(rules, methods=config.judge.methods, where=rules.name)
-    if model is None and config.judge.method != "random":
-        model = lm.open_judge(config.judge, config.model, cache)
+    check_constitution(rules, methods=in_use(config.judge), where=rules.name)
+    models = [
+        lm.open_judge(asking, config.model, cache) if model is None or asking is not config.judge else model
+        for asking in asked(config.judge)
+    ]
     return Judge(
         config.judge,
         rules,
-        model=model,
+        models=models,
         seed=config.seed,
         templates=None if folder is None else folder.templates_path,
         prompts=None if run is None or constitution is not None else config.prompts,

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from rlaif.config import AskingConfig, ModelConfig, RunConfig, StageName, load
+from rlaif.config import AskingConfig, ModelConfig, RunConfig, StageName
 from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
 from rlaif.constitution.scope import by_slice
 from rlaif.core import provenance
@@ -27,9 +27,10 @@ from rlaif.core.records import Constitution, Prompt, StageRecord, content_id, to
 from rlaif.core.yaml import dump_yaml
 from rlaif.gold.scorers import entry_of
 from rlaif.inputs.prompt_sets import split_prompts
-from rlaif.inputs.templates import RUN_TEMPLATES, load_template
-from rlaif.judge.gate import passed_card
-from rlaif.judge.judge import calibration_of
+from rlaif.inputs.templates import CRITIQUE, REVISION, load_templates
+from rlaif.judge.gate import calibration_of, passed_card
+from rlaif.judge.load import load
+from rlaif.judge.methods.table import in_use, template_kinds
 from rlaif.lm import open as open_model
 from rlaif.lm.protocol import LanguageModel, Usage
 from rlaif.run import ledger
@@ -81,16 +82,17 @@ def gather(config: RunConfig, run: RunFolder) -> Materials:
     """The constitution and prompts that the config names and the templates of the run (edited there or as shipped),
     each checked."""
     constitution = load_constitution(config.constitution)
-    check_constitution(constitution, methods=config.judge.methods, where=config.constitution)
+    check_constitution(constitution, methods=in_use(config.judge), where=config.constitution)
     by_slice(constitution, config.prompts)
     check_names(config)
     train, held_out = split_prompts(config.prompts, config.seed)
-    return Materials(constitution, constitution_text(config.constitution), _templates(run), train, held_out)
+    return Materials(constitution, constitution_text(config.constitution), _templates(config, run), train, held_out)
 
 
-def _templates(run: RunFolder) -> dict[str, str]:
+def _templates(config: RunConfig, run: RunFolder) -> dict[str, str]:
     """Name -> text of the run's own templates, which may have been edited, or of the shipped ones."""
-    return {name: load_template(name, run.templates_path).text for name in RUN_TEMPLATES}
+    loaded = load_templates((CRITIQUE, REVISION, *template_kinds(config.judge)), run.templates_path)
+    return {name: template.text for name, template in loaded.items()}
 
 
 def check_names(config: RunConfig) -> None:
@@ -107,13 +109,13 @@ def gather_kept(config: RunConfig, run: RunFolder) -> Materials:
     if config.constitution == stored.constitution and run.constitution_path.exists():
         config = config.model_copy(update={"constitution": str(run.constitution_path)})
     constitution = load_constitution(config.constitution)
-    check_constitution(constitution, methods=config.judge.methods, where=config.constitution)
+    check_constitution(constitution, methods=in_use(config.judge), where=config.constitution)
     files = [JsonlFile(run.root / "prompts" / name, Prompt) for name in ("train.jsonl", "held_out.jsonl")]
     if (config.prompts, config.seed) == (stored.prompts, stored.seed) and all(file.path.exists() for file in files):
         train, held_out = (file.read() for file in files)
     else:
         train, held_out = split_prompts(config.prompts, config.seed)
-    return Materials(constitution, constitution_text(config.constitution), _templates(run), train, held_out)
+    return Materials(constitution, constitution_text(config.constitution), _templates(config, run), train, held_out)
 
 
 def run_stages(
@@ -361,7 +363,7 @@ def _short(value: float) -> str:
 
 
 OpenPolicy = Callable[[tuple[Path, ...]], LanguageModel]
-OpenJudge = Callable[[], LanguageModel]
+OpenJudge = Callable[[AskingConfig], LanguageModel]
 
 
 @contextmanager
@@ -375,8 +377,8 @@ def _models(
         opened.append(("policy", open_model.open_policy(config.model, adapters, run.cache_path)))
         return opened[-1][1]
 
-    def open_judge() -> LanguageModel:
-        opened.append(("judge", open_model.open_judge(config.judge, config.model, run.cache_path)))
+    def open_judge(asking: AskingConfig) -> LanguageModel:
+        opened.append(("judge", open_model.open_judge(asking, config.model, run.cache_path)))
         return opened[-1][1]
 
     def usage() -> dict[str, float]:

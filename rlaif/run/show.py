@@ -27,7 +27,7 @@ from rlaif.core.records import (
     SftExample,
     Verdict,
 )
-from rlaif.judge.gate import card_of_run
+from rlaif.judge.card.records import card_of_run
 from rlaif.report.summary import summary_table
 from rlaif.run.ledger import holds_work
 from rlaif.stages import table as stages
@@ -100,11 +100,11 @@ def _tables(run: RunFolder, stage: str) -> list[RenderableType]:
     card = card_of_run(run) if stage == "card" else None
     if card is not None:
         said = [
-            *card["verdict"],
-            *(f"note: {note}" for note in card["notes"]),
+            *card.verdict,
+            *(f"note: {note}" for note in card.notes),
             f"the whole card: {run.root}/card/card.html",
         ]
-        tables.append(_panel(f"judge card {card['id']}", [Text(visible(line)) for line in said]))
+        tables.append(_panel(f"judge card {card.id}", [Text(visible(line)) for line in said]))
     rows = _rows(run, f"{stage}/metrics.jsonl")[-LATEST:]
     if rows:
         tables.append(_metrics(rows))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rlaif.config import RunConfig
+from rlaif.config import AskingConfig, ModelConfig
 from rlaif.core.files import write_atomic
 from rlaif.judge.card.card import Asked, judge_card
 from rlaif.judge.card.page import page
-from rlaif.lm.open import judge_of_config
+from rlaif.lm.open import open_judge
 from rlaif.lm.protocol import LanguageModel
 from rlaif.stages.context import StageContext
 
@@ -18,8 +18,8 @@ def run(context: StageContext) -> dict[str, float]:
     """The figures that a record needs; the card itself is in the stage's folder."""
     table, cache = context.config.card, context.run.cache_path
 
-    def open_judge(config: RunConfig, folder: Path) -> LanguageModel:
-        return context.open_judge() if folder == cache else judge_of_config(config, folder)
+    def open_one(asking: AskingConfig, model: ModelConfig, folder: Path) -> LanguageModel:
+        return context.open_judge(asking) if folder == cache else open_judge(asking, model, folder)
 
     asked = Asked(
         table.pairs,
@@ -28,7 +28,7 @@ def run(context: StageContext) -> dict[str, float]:
         constitution=context.constitution,
         templates=context.run.templates_path,
     )
-    card = judge_card(context.config, table.gold, asked, cache=cache, progress=context.progress, open_judge=open_judge)
+    card = judge_card(context.config, table.gold, asked, cache=cache, progress=context.progress, open_judge=open_one)
     write_atomic(context.folder / "card.html", page(card))
     write_atomic(context.folder / "card.json", json.dumps(card.as_json(), ensure_ascii=False, indent=1) + "\n")
     for sentence in card.verdict:

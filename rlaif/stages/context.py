@@ -11,19 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlaif.config import RunConfig
+from rlaif.config import AskingConfig, RunConfig
 from rlaif.core.files import JsonlFile, MetricsLog, RunFolder
 from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, Prompt, Response, RevisionTrace
-from rlaif.judge.judge import Judge, calibration_of
+from rlaif.judge.gate import calibration_of
+from rlaif.judge.judge import Judge
+from rlaif.judge.methods.table import asked
 from rlaif.lm.protocol import LanguageModel
 
 
 @dataclass(slots=True)
 class StageContext:
-    """One stage at work. `open_policy(adapters)` opens the run's model with LoRA adapters merged in, `open_judge()`
-    the judge's model; answers of both are cached. A stage closes a model to free its memory; the pipeline closes the
-    rest."""
+    """One stage at work. `open_policy(adapters)` opens the run's model with LoRA adapters merged in, `open_judge` the
+    model of the judge or of one who votes beside it; answers of all are cached. A stage closes a model to free its
+    memory; the pipeline closes the rest."""
 
     stage: str
     config: RunConfig
@@ -31,17 +33,17 @@ class StageContext:
     constitution: Constitution
     progress: Progress
     open_policy: Callable[[tuple[Path, ...]], LanguageModel]
-    open_judge: Callable[[], LanguageModel]
+    open_judge: Callable[[AskingConfig], LanguageModel]
     limit: int | None = None
 
     def judge(self, *, card: str = "") -> Judge:
-        """The run's judge with the run's constitution, templates, slices and calibration; the random one opens no
-        model. `card` is the id of the card that its labels stand on."""
+        """The run's judge with the run's constitution, templates, slices and calibration; its models are
+        opened. `card` is the id of the card that its labels stand on."""
         config = self.config
         return Judge(
             config.judge,
             self.constitution,
-            model=None if config.judge.method == "random" else self.open_judge(),
+            models=[self.open_judge(asking) for asking in asked(config.judge)],
             seed=config.seed,
             templates=self.run.templates_path,
             prompts=config.prompts,

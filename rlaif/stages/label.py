@@ -153,6 +153,5 @@ def _judge(context: StageContext, comparisons: Sequence[Comparison]) -> list[Pre
             task=task,
         )
     for used in opened:
-        if used.model is not None:
-            used.model.close()
+        used.close()
     return labels

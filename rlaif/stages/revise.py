@@ -31,7 +31,7 @@ from rlaif.core.records import (
     RevisionTrace,
     record_seed,
 )
-from rlaif.inputs.templates import Template, load_template
+from rlaif.inputs.templates import CRITIQUE, REVISION, Template, load_template
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import GenerateRequest, Generation, LanguageModel
 from rlaif.stages.context import StageContext
@@ -88,7 +88,7 @@ class _Reviser:
         self.constitution = context.constitution
         self.scopes = by_slice(context.constitution, context.config.prompts)
         folder = context.run.templates_path
-        self.templates: dict[str, Template] = {n: load_template(n, folder) for n in ("critique", "revision")}
+        self.templates: dict[str, Template] = {k.name: load_template(k, folder) for k in (CRITIQUE, REVISION)}
         self.plain = {name for name, part in context.config.prompts.items() if not part.revise}
         self.policy: LanguageModel | None = None
         self.judge: Judge | None = None
@@ -232,8 +232,8 @@ class _Reviser:
         """Closes what was opened."""
         if self.policy is not None:
             self.policy.close()
-        if self.judge is not None and self.judge.model is not None:
-            self.judge.model.close()
+        if self.judge is not None:
+            self.judge.close()
 
 
 def _response(prompt: Prompt, model: str, request: GenerateRequest, answer: Generation) -> Response | None:

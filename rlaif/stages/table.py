@@ -13,7 +13,7 @@ from typing import Any
 from rlaif.config import STAGES, RunConfig, StageName, Table
 from rlaif.core.files import RunFolder, file_hash
 from rlaif.core.records import content_id
-from rlaif.judge.gate import card_of_run
+from rlaif.judge.card.records import card_of_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def own_inputs(config: RunConfig, stage: StageName, run: RunFolder) -> dict[str,
 def _card_id(run: RunFolder) -> str:
     """The id of the run's card: its file holds seconds too."""
     card = card_of_run(run)
-    return "missing" if card is None else str(card["id"])
+    return "missing" if card is None else card.id
 
 
 def path_hash(path: Path) -> str:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from rlaif import __version__
 from rlaif.check import config as check
 from rlaif.cli import app
-from rlaif.config import RunConfig, load, parse
+from rlaif.config import RunConfig
 from rlaif.core.files import JsonlFile
 from rlaif.core.records import (
     Comparison,
@@ -30,6 +30,7 @@ from rlaif.core.records import (
     Verdict,
 )
 from rlaif.inputs.prompt_sets import split_prompts
+from rlaif.judge.load import load, parse
 from rlaif.run.dry_run import ASSUMED, plan
 from rlaif.stages import table as stages
 from tests import stub_stages

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from rlaif.config import STAGES, PpoConfig, RunConfig, load, parse
+from rlaif.config import STAGES, PpoConfig, RunConfig
 from rlaif.core.errors import ConfigError
 from rlaif.core.yaml import dump_yaml
+from rlaif.judge.load import load, parse
 
 MINIMAL = "prompts:\n  mine:\n    source: everyday\n    train: 4\n"
 

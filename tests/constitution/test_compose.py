@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.config import parse
 from rlaif.constitution.compose import MAX_DEPTH, compose
 from rlaif.constitution.load import constitution_text, load_constitution
 from rlaif.constitution.problems import MOST_HINTED, FileProblems
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.files import RunFolder, write_atomic
+from rlaif.judge.load import parse
 from rlaif.run.pipeline import gather
 
 BASE = """\

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from rlaif.constitution.diff import diff
+from rlaif.config import JudgeConfig
+from rlaif.constitution.diff import Difference
+from rlaif.constitution.diff import diff as difference
 from rlaif.constitution.render import difference_lines
-from rlaif.constitution.shown import SHOWN, shown_fields
+from rlaif.constitution.shown import REVISE
 from rlaif.core.records import (
     Constitution,
     Contrast,
@@ -17,7 +19,8 @@ from rlaif.core.records import (
     PrincipleTest,
     Prompt,
 )
-from rlaif.inputs.templates import VARIABLES, load_template
+from rlaif.inputs.templates import CRITIQUE, REVISION, load_template
+from rlaif.judge.methods.table import METHODS, template_kinds
 
 PAIR = Contrast("You are kind.", "You are rude.")
 KIND = Principle("be-kind", "Be kind.", tags=("tone",), contrast=PAIR)
@@ -29,6 +32,10 @@ ASKED = ("pairwise", "cot", "rating")
 
 def rules(*principles: Principle, name: str = "mine") -> Constitution:
     return Constitution(name, "1", "", principles)
+
+
+def diff(old: Constitution, new: Constitution) -> Difference:
+    return difference(old, new, METHODS.values())
 
 
 def test_the_same_principles_under_another_name_do_not_differ() -> None:
@@ -82,15 +89,18 @@ def test_the_shipped_templates_show_what_is_said_here(viewer: str, few_shots: in
     answers["few_shots"] = few_shots
     prompt = Prompt((Message("user", "Hm?"),))
 
+    kinds = {kind.name: kind for kind in (CRITIQUE, REVISION, *template_kinds(JudgeConfig.model_validate({})))}
+    kind = kinds[viewer]
+
     def rendered(principle: Principle) -> object:
         given = {"principle": principle, "prompt": prompt, **answers}
-        return load_template(viewer).render(**{name: given[name] for name in VARIABLES[viewer]})
+        return load_template(kind).render(**{name: given[name] for name in kind.variables})
 
     differ = {name for name, text in values.items() if rendered(replace(full, **{name: text})) != rendered(full)}  # type: ignore[arg-type]
     if viewer in ASKED:
-        assert differ == set(shown_fields(viewer, few_shots=few_shots))
+        assert differ == set(METHODS[viewer].fields(few_shots=few_shots))
     elif few_shots:
-        assert differ == {"statement", viewer, "contrast"} <= set(SHOWN["revise"])
+        assert differ == {"statement", viewer, "contrast"} <= set(REVISE)
     else:
         assert "contrast" not in differ
 
@@ -147,7 +157,7 @@ def test_the_json_holds_the_texts() -> None:
 
 def test_the_lines_say_which_two_and_what_a_new_tag_can_do() -> None:
     old, new = rules(KIND), rules(replace(KIND, tags=("a\n+ forged",)), name="other")
-    lines = list(difference_lines(old, new, 100))
+    lines = list(difference_lines(old, new, METHODS.values(), 100))
     assert lines[0] == f"mine 1 ({old.hash}) -> other 1 ({new.hash})"
     assert lines[1:3] == [
         "~ be-kind  seen by no model  retagged +a + forged -tone",

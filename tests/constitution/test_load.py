@@ -10,6 +10,7 @@ from rlaif.constitution.load import check_constitution, constitution_text, load_
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.records import Contrast, PrincipleTest
 from rlaif.core.shipped import shipped
+from rlaif.judge.methods.table import METHODS
 
 MINIMAL = """\
 name: mine
@@ -199,16 +200,16 @@ def test_the_text_keeps_its_comments(tmp_path: Path) -> None:
 
 def test_only_the_contrast_method_needs_a_contrast_pair(tmp_path: Path) -> None:
     constitution = load_constitution(write(tmp_path, MINIMAL))
-    check_constitution(constitution, methods=["pairwise"], where="run.yaml")
+    check_constitution(constitution, methods=[METHODS["pairwise"]], where="run.yaml")
     with pytest.raises(ConstitutionError, match=r"run\.yaml: .*be-kind"):
-        check_constitution(constitution, methods=["contrast"], where="run.yaml")
+        check_constitution(constitution, methods=[METHODS["contrast"]], where="run.yaml")
 
 
 @pytest.mark.parametrize("name", shipped("constitutions"))
 def test_shipped_constitutions_serve_every_method(name: str) -> None:
     constitution = load_constitution(name)
     assert constitution.name == name
-    check_constitution(constitution, methods=["contrast"], where=name)
+    check_constitution(constitution, methods=[METHODS["contrast"]], where=name)
 
 
 @pytest.mark.parametrize("name", [name for name in shipped("constitutions") if name != "example"])

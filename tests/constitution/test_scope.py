@@ -36,7 +36,7 @@ def test_an_unknown_name_and_a_slice_without_weight_are_errors() -> None:
 def test_the_judge_uses_the_principles_of_the_slice(mode: str) -> None:
     slices = {"red": part("harm", "style"), "plain": part("helpful")}
     config = JudgeConfig.model_validate({"method": "random", "principles": mode})
-    judge = Judge(config, RULES, model=None, seed=0, prompts=slices)
+    judge = Judge(config, RULES, models=[], seed=0, prompts=slices)
     asked: dict[str, set[str]] = {"red": set(), "plain": set()}
     for number in range(40):
         for name, principles in asked.items():

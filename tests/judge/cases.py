@@ -49,7 +49,8 @@ def comparison(a: str = "yes my friend", b: str = "no", question: str = "May I?"
 def judge(
     model: LanguageModel | None, constitution: Constitution = CONSTITUTION, seed: int = 0, **fields: Any
 ) -> Judge:
-    return Judge(JudgeConfig.model_validate(fields), constitution, model=model, seed=seed)
+    models = [] if model is None else [model]
+    return Judge(JudgeConfig.model_validate(fields), constitution, models=models, seed=seed)
 
 
 def only(principle: Principle) -> Constitution:

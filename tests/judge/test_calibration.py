@@ -11,9 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlaif.config import JudgeConfig
 from rlaif.core.errors import DataError, StageError
-from rlaif.core.records import to_json
-from rlaif.judge.calibration import HOTTEST, CalibrationMap, Kind, fit, read_calibration
+from rlaif.core.files import RunFolder, write_atomic
+from rlaif.judge.calibration import HOTTEST, CalibrationMap, Kind, fit
+from rlaif.judge.card.records import card_file
+from rlaif.judge.gate import calibration_of
+from tests.fakes import judge_card
 
 KINDS: tuple[Kind, ...] = ("temperature", "isotonic")
 
@@ -91,23 +95,30 @@ def test_a_map_of_a_calibrated_judge_changes_little(kind: Kind) -> None:
         assert found(p) == pytest.approx(p, abs=0.06)
 
 
-def write_card(path: Path, *maps: CalibrationMap) -> Path:
-    path.write_text(json.dumps({"maps": [{"map": to_json(entry)} for entry in maps]}))
-    return path
+def write_card(run: RunFolder, *maps: CalibrationMap) -> Path:
+    write_atomic(card_file(run), json.dumps(judge_card(maps=maps).as_json()))
+    return card_file(run)
+
+
+def read(run: RunFolder, kind: str) -> CalibrationMap | None:
+    return calibration_of(JudgeConfig.model_validate({"calibration": kind}), run)
 
 
 def test_a_map_is_read_from_a_card_as_it_was(tmp_path: Path) -> None:
     maps = [fit(kind, said(0.8, right=14, wrong=6)) for kind in KINDS]
-    card = write_card(tmp_path / "card.json", *maps)
-    assert [read_calibration(card, kind) for kind in KINDS] == maps
+    run = RunFolder(tmp_path)
+    write_card(run, *maps)
+    assert [read(run, kind) for kind in KINDS] == maps
+    assert read(run, "none") is None
 
 
 def test_a_map_that_is_not_there_names_what_it_takes(tmp_path: Path) -> None:
-    card = write_card(tmp_path / "card.json", CalibrationMap("temperature", temperature=2.0))
+    run = RunFolder(tmp_path)
+    card = write_card(run, CalibrationMap("temperature", temperature=2.0))
     with pytest.raises(StageError, match=r"no map isotonic: it takes 100 pairs.*\n.*card\.pairs"):
-        read_calibration(card, "isotonic")
+        read(run, "isotonic")
     card.write_text('{"maps": [{"map": {"kind": "warm"}}]}')
     with pytest.raises(DataError, match="no judge card"):
-        read_calibration(card, "isotonic")
+        read(run, "isotonic")
     with pytest.raises((DataError, OSError)):
-        read_calibration(tmp_path / "absent.json", "isotonic")
+        read(RunFolder(tmp_path / "absent"), "isotonic")

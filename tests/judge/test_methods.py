@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.core.records import Comparison, Contrast, ContrastExample, Failure, Message, Prompt
-from rlaif.judge.methods import RATINGS, UNLISTED, mean_rating
+from rlaif.judge.methods.rating import RATINGS, UNLISTED, mean_rating
 from rlaif.lm.protocol import ChoiceLogprobs, Generation
 from rlaif.lm.server.replies import Position, indistinct, read_choices
 from tests.judge.cases import KIND, SHORT, Recorder, comparison, judge, logistic, only, response

@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 
-from rlaif.config import JudgeConfig, ModelConfig
+from rlaif.config import JudgeConfig, RunConfig
 from rlaif.core.errors import ConfigError
 from rlaif.core.records import PreferenceLabel
 from rlaif.judge.aggregate import Settling
 from rlaif.judge.calibration import CalibrationMap
-from rlaif.judge.judge import Judge
-from rlaif.lm.open import open_judge
-from rlaif.lm.panel import PanelModel
+from rlaif.judge.judge import Judge, opened_models
 from rlaif.lm.protocol import Usage
 from tests.judge.cases import KIND, Recorder, comparison, logistic, only
 
@@ -32,7 +30,7 @@ RATINGS = [("yes my", (0.0, *[-50.0] * 8)), ("no", (*[-50.0] * 8, 0.0))]
 
 def label(own: Recorder, beside: dict[str, Recorder], *panel: dict[str, Any], **fields: Any) -> PreferenceLabel:
     config = JudgeConfig.model_validate({"scale": 1.0, "panel": list(panel), **fields})
-    (found,) = Judge(config, only(KIND), model=PanelModel(own, beside), seed=0).label([comparison()])
+    (found,) = Judge(config, only(KIND), models=[own, *beside.values()], seed=0).label([comparison()])
     return found
 
 
@@ -76,7 +74,7 @@ def test_a_label_is_a_failure_where_no_member_can_answer() -> None:
 def test_a_member_without_a_weight_is_not_counted() -> None:
     found = label(Recorder(TABLE), {"points": Recorder(letters=RATINGS)}, {"name": "points", "method": "rating"})
     config = JudgeConfig.model_validate({"scale": 1.0})
-    alone = Judge(config, only(KIND), model=Recorder(), seed=0).settle(comparison(), found.verdicts)
+    alone = Judge(config, only(KIND), models=[Recorder()], seed=0).settle(comparison(), found.verdicts)
     assert alone.prob_a == pytest.approx(OWN)
 
 
@@ -84,7 +82,7 @@ def test_a_calibration_maps_the_vote_of_all() -> None:
     found = label(Recorder(TABLE), {"sharp": Recorder(TABLE)}, {"name": "sharp", "scale": 0.1})
     config = JudgeConfig.model_validate({"panel": [{"name": "sharp"}], "calibration": "temperature"})
     half = CalibrationMap("temperature", temperature=2.0)
-    judge = Judge(config, only(KIND), model=Recorder(), seed=0, calibration=half)
+    judge = Judge(config, only(KIND), models=[Recorder()] * 2, seed=0, calibration=half)
     assert found.prob_a is not None
     settled = judge.settle(comparison(), found.verdicts)
     assert settled.prob_a == pytest.approx(half(found.prob_a))
@@ -115,7 +113,7 @@ def test_a_calibration_maps_the_vote_of_all() -> None:
     ],
 )
 def test_a_panel_that_cannot_sit_is_refused(fields: dict[str, Any], said: str) -> None:
-    from rlaif.config import parse
+    from rlaif.judge.load import parse
 
     with pytest.raises(ConfigError, match=said):
         parse({"judge": fields, "prompts": {"mine": {"source": "everyday"}}}, where="test")
@@ -127,13 +125,12 @@ def test_the_models_of_a_panel_are_opened_counted_and_closed_together(tmp_path: 
     config = JudgeConfig.model_validate(
         {"backend": "scripted", "panel": [{"name": "other", "backend": "scripted", "source": str(rules)}]}
     )
-    model = open_judge(config, ModelConfig.model_validate({}), tmp_path / "cache")
-    assert isinstance(model, PanelModel)
-    assert (model.name, model.beside["other"].name) == ("scripted + rules", "rules")
-    judge = Judge(config, only(KIND), model=model, seed=0)
-    judge.label([comparison()])
-    judge.label([comparison()])
-    assert model.usage == Usage(calls=8, cached=8, prompt_tokens=model.usage.prompt_tokens, scored_tokens=16)
-    assert model.fingerprint not in (model.own.fingerprint, model.beside["other"].fingerprint)
-    model.close()
-    model.close()
+    run = RunConfig.model_validate({"judge": config, "prompts": {"p": {"source": "everyday"}}})
+    with opened_models(run, tmp_path / "cache") as models:
+        judge = Judge(config, only(KIND), models=models, seed=0)
+        assert (judge.name, models[1].name) == ("scripted + rules", "rules")
+        judge.label([comparison()])
+        judge.label([comparison()])
+        assert judge.usage == Usage(calls=8, cached=8, prompt_tokens=judge.usage.prompt_tokens, scored_tokens=16)
+        assert judge.fingerprint not in [model.fingerprint for model in models]
+        judge.close()

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from rlaif.config import JudgeConfig, RunConfig, default_config
+from rlaif.config import JudgeConfig, RunConfig
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.progress import Silent, Task
 from rlaif.core.records import Constitution, Contrast, Failure, Message, Principle, PrincipleTest
 from rlaif.core.statistics import wilson
 from rlaif.judge.judge import Judge
+from rlaif.judge.load import default_config
 from rlaif.judge.tests import ASKED_TOGETHER, Result, Tally, judged, run, tally
 from rlaif.lm.scripted import ScriptedModel
 from tests.fakes import scored
@@ -52,7 +53,8 @@ def settings(*overrides: str) -> RunConfig:
 
 
 def judge(model: Any, *principles: Principle, **fields: Any) -> Judge:
-    return Judge(JudgeConfig.model_validate(fields), Constitution("t", "1", "", principles), model=model, seed=0)
+    models = [] if model is None else [model]
+    return Judge(JudgeConfig.model_validate(fields), Constitution("t", "1", "", principles), models=models, seed=0)
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------

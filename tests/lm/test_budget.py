@@ -14,7 +14,6 @@ from rlaif.core.records import Message
 from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.open import open_judge
-from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Usage
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.lm.server.client import OpenAIModel
@@ -225,16 +224,15 @@ def test_the_fields_of_the_config_are_kept(tmp_path: Path, fields: dict[str, Any
 def test_a_member_of_a_panel_that_is_at_its_limit_is_named(tmp_path: Path, fields: dict[str, Any]) -> None:
     member = {"name": "big", "backend": "scripted", **fields}
     judge = JudgeConfig.model_validate({"backend": "scripted", "panel": [member]})
-    model = open_judge(judge, ModelConfig(), tmp_path)  # type: ignore[call-arg]
-    assert isinstance(model, PanelModel)
-    model.beside["big"].ask([ask(0)])
+    model = open_judge(judge.panel[0], ModelConfig(), tmp_path)  # type: ignore[call-arg]
+    model.ask([ask(0)])
     with pytest.raises(BudgetError, match=rf"^judge\.panel\.big\.{next(iter(fields))} \("):
-        model.beside["big"].ask([ask(1)])
+        model.ask([ask(1)])
     model.close()
 
 
 def test_a_cost_without_prices_is_refused() -> None:
-    from rlaif.config import parse
+    from rlaif.judge.load import parse
 
     with pytest.raises(ConfigError, match="price_in"):
         parse({"prompts": {"p": {"source": "x"}}, "judge": {"max_cost": 1}}, where="test")

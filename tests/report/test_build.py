@@ -15,12 +15,13 @@ from typing import NoReturn
 import pytest
 from rich.console import Console
 
-from rlaif.config import STAGES, parse
+from rlaif.config import STAGES
 from rlaif.core.errors import DataError, StageError
 from rlaif.core.evaluation import Summary, read_summary
 from rlaif.core.files import JsonlFile, MetricsLog, RunFolder, write_atomic
 from rlaif.core.progress import Silent
 from rlaif.core.records import FailedAnswer, Failure, PreferenceLabel, StageRecord, from_json, to_json
+from rlaif.judge.load import parse
 from rlaif.report import verdict
 from rlaif.report.curves import ppo_curves
 from rlaif.report.feedback import Sample, read_label, read_revise
@@ -31,6 +32,7 @@ from rlaif.stages import report as report_stage
 from rlaif.stages.context import StageContext
 from rlaif.stages.report import write_report
 from rlaif.view import text
+from tests.fakes import judge_card
 from tests.report.fake_run import CONSTITUTION, cell, finish, summary, write_run
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -397,11 +399,9 @@ def test_facts_agree_with_the_records(run: RunFolder) -> None:
 def test_the_judges_card_is_summed_up_where_there_is_one(tmp_path: Path) -> None:
     run = write_run(tmp_path / "demo")
     assert "#card" not in Page(write_report(run).path.read_text()).targets
-    figures = {name: {"judge": {"mean": 0.7}} for name in ("accuracy", "length_matched")}
-    subject = {"gold": "tests:mine", "gold_about": "<b>its</b> tests"}
-    card = {"id": "c0ffee", "subject": subject, "failures": {"pairs": 24, "labelled": 23}, **figures}
-    said = {"verdict": ["Better than <script>a coin</script>."], "notes": ["few"]}
-    write_atomic(run.file("card", "card.json"), json.dumps({**card, **said}))
+    said = {"verdict": ["Better than <script>a coin</script>."], "notes": ["few"], "gold_about": "<b>its</b> tests"}
+    card = judge_card(0.7, pairs=24, labelled=23, gold="tests:mine", id="c0ffee", **said)
+    write_atomic(run.file("card", "card.json"), json.dumps(card.as_json()))
     finish(run, "card", 0)
     page = Page(write_report(run).path.read_text())
     assert {"#card", "card/card.html"} <= set(page.targets)

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from rlaif.config import STAGES, RunConfig, parse
+from rlaif.config import STAGES, RunConfig
 from rlaif.core.errors import DiskError, RunFolderError, StageError
 from rlaif.core.files import RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import StageRecord
+from rlaif.judge.load import parse
 from rlaif.run import ledger, pipeline
 from rlaif.stages import table as stages
 from tests import stub_stages
@@ -99,7 +100,7 @@ def test_a_run_finishes_every_stage_and_explains_itself(config: RunConfig, tmp_p
     assert label.versions["rlaif"]
     assert (out / "constitution.yaml").read_text().startswith("#")
     assert (out / "templates" / "contrast.jinja").exists()
-    from rlaif.config import load
+    from rlaif.judge.load import load
 
     assert load(out / "config.yaml") == config
 

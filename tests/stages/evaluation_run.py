@@ -6,10 +6,11 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlaif.config import RunConfig, parse
+from rlaif.config import RunConfig
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import Constitution, Contrast, Failure, Message, Principle, Prompt
+from rlaif.judge.load import parse
 from rlaif.lm.protocol import GenerateRequest, Generation, LanguageModel, Request, ResponseLogprobs, ScoreRequest
 from rlaif.lm.scripted import Reply
 from rlaif.stages.context import StageContext
@@ -92,5 +93,5 @@ def context_in(
         constitution=constitution(),
         progress=Silent(),
         open_policy=open_policy,
-        open_judge=lambda: Words("judge", log),
+        open_judge=lambda asking: Words("judge", log),
     )

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import RunConfig, parse
+from rlaif.config import RunConfig
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import Constitution, Contrast, Failure, Message, Principle, Prompt
+from rlaif.judge.load import parse
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import (
     ChoiceRequest,
@@ -146,7 +147,7 @@ def context_in(
         CONSTITUTION,
         Silent(),
         open_policy=lambda adapters: open_as("+".join(["policy", *(a.parent.name for a in adapters)]), "policy.sqlite"),
-        open_judge=lambda: open_as("judge", "judge.sqlite"),
+        open_judge=lambda asking: open_as("judge", "judge.sqlite"),
     )
 
 

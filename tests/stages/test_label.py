@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlaif.config import RunConfig
+from rlaif.config import AskingConfig, RunConfig
 from rlaif.core.errors import BudgetError, StageError
 from rlaif.core.files import JsonlFile
 from rlaif.core.records import FailedAnswer, PreferenceLabel, Prompt, Response
@@ -196,8 +196,8 @@ def test_a_spent_budget_leaves_no_row_behind_and_a_higher_one_the_same_labels(tm
     context = context_in(tmp_path / "run", "label", World(), config())
     open_judge = context.open_judge
 
-    def limited() -> LanguageModel:
-        cached = open_judge()
+    def limited(asking: AskingConfig) -> LanguageModel:
+        cached = open_judge(asking)
         assert isinstance(cached, CachedModel)
         return CachedModel(cached.inner, cached.path, budget=Budget(max_calls=40))
 

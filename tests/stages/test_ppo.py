@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from scipy.stats import chisquare
 from torch import Tensor
 
-from rlaif.config import LoraTable, parse
+from rlaif.config import LoraTable
 from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.files import JsonlFile, MetricsLog
 from rlaif.core.records import Prompt
+from rlaif.judge.load import parse
 from rlaif.lm.local.load import encode_chat, load_model, lora_config
 from rlaif.stages import ppo
 from rlaif.stages.context import StageContext

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlaif.config import parse
 from rlaif.core.errors import ConfigError, ModelError, StageError
 from rlaif.core.files import JsonlFile
 from rlaif.core.records import Response
+from rlaif.judge.load import parse
 from rlaif.lm.local.load import load_model
 from rlaif.stages import ppo
 from rlaif.training.rewards.model import CONSTANTS_FILE, HEAD_FILE, RewardModel

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.config import STAGES, RunConfig, load
+from rlaif.config import STAGES, RunConfig
 from rlaif.core.files import RunFolder
 from rlaif.core.progress import Silent
+from rlaif.judge.load import load
 from rlaif.run import pipeline
 from rlaif.run.init import init_project
 from tests import tiny

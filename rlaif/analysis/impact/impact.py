@@ -37,6 +37,7 @@ from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, PreferenceLabel, record_seed, to_json
 from rlaif.core.statistics import Draw
 from rlaif.judge.judge import Judge
+from rlaif.judge.methods.table import METHODS, find, in_use
 from rlaif.lm.protocol import Usage
 
 Part = Literal["revisions", "reward", "policy"]
@@ -101,7 +102,7 @@ def impact(subject: Subject, to: str, *, examples: int, progress: Progress, beyo
     # 1. What is to be judged under, and what is to be compared with.
     config, before = subject.config, subject.before
     after, text = load_constitution(to), constitution_text(to)
-    check_constitution(after, methods=config.judge.methods, where=to)
+    check_constitution(after, methods=in_use(config.judge), where=to)
     edit = None if subject.run is None else Edit(subject.run, config, after, text)
     _refuse_incomparable(edit, beyond)
 
@@ -114,7 +115,7 @@ def impact(subject: Subject, to: str, *, examples: int, progress: Progress, beyo
     cost = _cost(tallies, paid, subject.usage, time.monotonic() - start)
 
     # 3. What that comes to.
-    difference = diff(before, after)
+    difference = diff(before, after, METHODS.values())
     changed = edits(before, after, difference)
     draw, resamples = record_seed(config.seed, "impact", "bootstrap"), config.evaluate.bootstrap
     found, left_out = groups(pairs, seed=draw, resamples=resamples)
@@ -237,7 +238,7 @@ def _notes(config: RunConfig, difference: Difference, pairs: Sequence[Relabelled
         field.name == "priority" for change in difference.changes for field in change.fields
     ):
         notes.append("priorities changed, and without judge.tier_margin they change no label")
-    if cost.judged and not cost.calls and config.judge.method != "random":
+    if cost.judged and not cost.calls and find(config.judge.method).asks_model:
         notes.append("every answer of the judge was in the cache: the same texts were judged before")
     failed = sum(verdict.prob_a is None for pair in pairs for verdict in pair.after.verdicts)
     if failed:

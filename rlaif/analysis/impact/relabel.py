@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rlaif.constitution.shown import shown_fields, shown_hash
+from rlaif.constitution.shown import shown_hash
 from rlaif.core.progress import Task
 from rlaif.core.records import Constitution, PreferenceLabel, Principle, Verdict
 from rlaif.inputs.templates import load_template
@@ -119,14 +119,11 @@ def _under(id: str, hash: str, verdict: Verdict) -> Verdict:
 
 
 def _keys(principles: Sequence[Principle], judge: Judge) -> dict[tuple[str, str], str]:
-    """(id, hash) of each principle -> what its verdicts are found by: what the methods show of it; for the random
-    judge, which is shown nothing and draws from the id, the id."""
+    """(id, hash) of each principle -> what its verdicts are found by: what the methods show of it."""
     fields: set[str] = set()
     for member in judge.members:
-        method, template = member.asking.method, member.template
-        if template is None:
-            return {(p.id, p.hash): p.id for p in principles}
-        shipped = template.hash == load_template(method).hash
-        fields.update(shown_fields(method, shipped_template=shipped, few_shots=member.asking.few_shots))
+        kind, asker = member.method.template, member.asker
+        shipped = kind is None or asker.template.hash == load_template(kind).hash
+        fields.update(member.method.fields(shipped_template=shipped, few_shots=asker.settings.few_shots))
     shown = tuple(sorted(fields))
     return {(p.id, p.hash): shown_hash(p, shown) for p in principles}

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from rlaif.analysis.judged_run import OnDemand, judge_on_demand, read_judged_run
+from rlaif.analysis.judged_run import judge_on_demand, read_judged_run
 from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.core.files import RunFolder
 from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, PreferenceLabel
 from rlaif.inputs.comparisons import read_comparisons
-from rlaif.judge.judge import Judge, calibration_of
-from rlaif.lm.open import OpenJudge, judge_of_config
+from rlaif.judge.gate import calibration_of
+from rlaif.judge.judge import Judge, usage_of
+from rlaif.judge.methods.table import asked, in_use
+from rlaif.lm.open import OnDemand, OpenJudge, open_judge
 from rlaif.lm.protocol import Usage
 
 
@@ -30,18 +33,18 @@ class Subject:
     config: RunConfig
     before: Constitution
     labels: list[PreferenceLabel]
-    model: OnDemand
+    models: list[OnDemand]
     run: RunFolder | None = None
     given: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def judge(self, constitution: Constitution) -> Judge:
-        """The same judge under a constitution; opens its model at the first question."""
+        """The same judge under a constitution; opens its models at the first question."""
         config, templates = self.config, None if self.run is None else self.run.templates_path
         return Judge(
             config.judge,
             constitution,
-            model=self.model,
+            models=self.models,
             seed=config.seed,
             templates=templates,
             prompts=config.prompts,
@@ -50,17 +53,18 @@ class Subject:
 
     @property
     def usage(self) -> Usage:
-        """What the judge's model was asked so far."""
-        return Usage() if self.model.opened is None else self.model.opened.usage
+        """What the judge's models were asked so far."""
+        return usage_of(self.models)
 
     def close(self) -> None:
-        self.model.close()
+        for model in self.models:
+            model.close()
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
-def of_run(run: RunFolder, open_judge: OpenJudge = judge_of_config) -> Subject:
+def of_run(run: RunFolder, open_judge: OpenJudge = open_judge) -> Subject:
     """The labels of a run, read from its label stage.
 
     Raises StageError where that is not finished, RunFolderError or DataError where its labels were made in another way
@@ -72,7 +76,7 @@ def of_run(run: RunFolder, open_judge: OpenJudge = judge_of_config) -> Subject:
         config=judged.config,
         before=judged.constitution,
         labels=judged.labels,
-        model=judge_on_demand(judged, open_judge),
+        models=judge_on_demand(judged, open_judge),
         run=run,
     )
 
@@ -87,7 +91,7 @@ def of_file(
     *,
     cache: Path,
     progress: Progress,
-    open_judge: OpenJudge = judge_of_config,
+    open_judge: OpenJudge = open_judge,
 ) -> Subject:
     """The pairs of a file of comparisons, judged under the constitution `before` by the judge of the config.
 
@@ -97,13 +101,13 @@ def of_file(
     """
     found = read_comparisons(path)
     constitution = load_constitution(before)
-    check_constitution(constitution, methods=config.judge.methods, where=before)
+    check_constitution(constitution, methods=in_use(config.judge), where=before)
     subject = Subject(
         source=str(path),
         config=config,
         before=constitution,
         labels=[],
-        model=OnDemand(lambda: open_judge(config, cache)),
+        models=[OnDemand(partial(open_judge, asking, config.model, cache)) for asking in asked(config.judge)],
         given={pair.comparison.id: pair.prob_a for pair in found.pairs if pair.prob_a is not None},
         notes=tuple(found.notes()),
     )

@@ -15,7 +15,6 @@ from typing import Any
 from rlaif.analysis.impact.relabel import relabel
 from rlaif.analysis.judged_run import (
     JudgedRun,
-    OnDemand,
     judge_on_demand,
     read_judged_run,
 )
@@ -40,9 +39,11 @@ from rlaif.core.files import RunFolder
 from rlaif.core.progress import Progress
 from rlaif.core.records import PreferenceLabel, record_seed, to_json
 from rlaif.core.statistics import Draw
-from rlaif.judge.judge import Judge, calibration_of
-from rlaif.lm.open import OpenJudge, judge_of_config
-from rlaif.lm.protocol import Usage
+from rlaif.judge.gate import calibration_of
+from rlaif.judge.judge import Judge, usage_of
+from rlaif.judge.methods.table import find
+from rlaif.lm.open import OpenJudge, open_judge
+from rlaif.lm.protocol import LanguageModel
 
 CONFLICTS = 10
 
@@ -93,7 +94,7 @@ def attribution(
     negate: int = 0,
     gold: str | None = None,
     progress: Progress,
-    open_judge: OpenJudge = judge_of_config,
+    open_judge: OpenJudge = open_judge,
 ) -> Attribution:
     """What each principle does to the labels of the run.
 
@@ -105,9 +106,10 @@ def attribution(
     # 1. What was judged.
     judged = read_judged_run(run, "principles")
     config, constitution = judged.config, judged.constitution
-    if negate and config.judge.method == "random":
+    asks = find(config.judge.method).asks_model
+    if negate and not asks:
         raise ConfigError(
-            "the random judge reads no principle, so none can be turned round",
+            f"the {config.judge.method} judge reads no principle, so none can be turned round",
             where="judge.method",
             remedy="leave --negate out",
         )
@@ -116,17 +118,17 @@ def attribution(
     known = Gold(None, {}) if gold is None else read_gold(gold, chosen if is_scorer(gold) else judged.labels)
 
     # 2. What has to be judged for it.
-    model = judge_on_demand(judged, open_judge)
+    models = judge_on_demand(judged, open_judge)
     start = time.monotonic()
     try:
-        judge = _judge(judged, model)
+        judge = _judge(judged, models)
         labels, stored, made = _under_all(chosen, judged, judge, progress) if pairs else (chosen, _verdicts(chosen), 0)
         draw = Draw(record_seed(config.seed, "principles", "bootstrap"), config.evaluate.bootstrap)
         turned = _negations(order, judge, negate, draw, progress) if negate else None
     finally:
-        if model.opened is not None:
-            model.opened.close()
-    usage = Usage() if model.opened is None else model.opened.usage
+        usage = usage_of(models)
+        for model in models:
+            model.close()
     asked = Asked(stored, made, usage.calls, usage.cached, round(time.monotonic() - start, 3))
 
     # 3. What that comes to.
@@ -158,13 +160,13 @@ def attribution(
     )
 
 
-def _judge(judged: JudgedRun, model: OnDemand) -> Judge:
+def _judge(judged: JudgedRun, models: Sequence[LanguageModel]) -> Judge:
     """The run's judge, which judges every pair under all principles that apply to it."""
     config = judged.config
     return Judge(
         config.judge.model_copy(update={"principles": "all"}),
         judged.constitution,
-        model=model,
+        models=models,
         seed=config.seed,
         templates=judged.run.templates_path,
         prompts=config.prompts,
@@ -211,8 +213,8 @@ def _notes(
         )
     if pairs > there:
         notes.append(f"there are only {there:,} pairs")
-    if judge.method == "random":
-        notes.append("the judge is random: these are the numbers of a coin")
+    if not find(judge.method).asks_model:
+        notes.append(f"the judge is {judge.method}: these are the numbers of a coin")
     if judge.tier_margin is not None:
         notes.append(
             f"tiers count, with judge.tier_margin {judge.tier_margin:g}: a principle decides nothing where one above "

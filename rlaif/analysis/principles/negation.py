@@ -20,6 +20,8 @@ from rlaif.core.records import Comparison, PreferenceLabel, Principle
 from rlaif.core.statistics import Draw, Estimate, Keyed, agree
 from rlaif.judge.aggregate import votes
 from rlaif.judge.judge import Judge
+from rlaif.judge.methods.method import Method
+from rlaif.judge.methods.table import in_use
 
 OPPOSITE_RULE = 'Do the opposite of what stands between these marks: "{statement}"'
 OPPOSITE_QUESTION = "Which answer goes more against what stands between the marks?"
@@ -47,13 +49,13 @@ class Negation:
     verdict: str
 
 
-def inverse(principle: Principle, methods: Sequence[str]) -> Principle:
+def inverse(principle: Principle, methods: Sequence[Method]) -> Principle:
     """The principle turned round for the judging methods; its id stays. See the top of this file."""
-    if "contrast" in methods:
+    if any(method.needs_contrast for method in methods):
         pair = principle.contrast
         assert pair is not None
         principle = replace(principle, contrast=replace(pair, followed=pair.violated, violated=pair.followed))
-        if len(methods) == 1:
+        if all(method.needs_contrast for method in methods):
             return principle
     own = principle.comparison
     return replace(
@@ -77,8 +79,8 @@ def negations(labels: Sequence[PreferenceLabel], judge: Judge, size: int, draw: 
 
 
 def _negation(principle: Principle, pairs: Sequence[Comparison], judge: Judge, draw: Draw) -> Negation:
-    methods = judge.config.methods
-    examples = methods == ("contrast",)
+    methods = in_use(judge.config)
+    examples = all(method.needs_contrast for method in methods)
     sides = []
     for asked in (principle, inverse(principle, methods)):
         labels = judge.label_under(pairs, [(asked,)] * len(pairs))

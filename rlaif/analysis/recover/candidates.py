@@ -49,14 +49,14 @@ def bare(statement: str) -> str:
     return _FRAME.sub("", statement)
 
 
-def ready(candidates: Sequence[Candidate], method: str) -> list[Candidate]:
-    """The candidates as they are judged: one id each, one weight and tier, and what the method needs."""
+def ready(candidates: Sequence[Candidate], *, pairs: bool) -> list[Candidate]:
+    """The candidates as they are judged: one id each, one weight and tier, and with `pairs` a contrast pair each."""
     taken: set[str] = set()
     found = []
     for candidate in candidates:
         name = next(name for name in _names(candidate) if name not in taken)
         taken.add(name)
-        lacks = method == "contrast" and candidate.principle.contrast is None
+        lacks = pairs and candidate.principle.contrast is None
         contrast = made_contrast(candidate.principle.statement) if lacks else candidate.principle.contrast
         principle = replace(candidate.principle, id=name, weight=1.0, priority=1, contrast=contrast)
         found.append(Candidate(principle, candidate.origin, lacks))

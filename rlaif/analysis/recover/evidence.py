@@ -54,14 +54,14 @@ class Evidence:
 class Bench:
     """The configured judge, ready to hear any principles: each counts 1, and an undecided label is no abstention."""
 
-    def __init__(self, config: JudgeConfig, model: LanguageModel | None, seed: int) -> None:
+    def __init__(self, config: JudgeConfig, models: Sequence[LanguageModel], seed: int) -> None:
         self.config = config.model_copy(update={"abstain_below": 0.0, "principles": "all"})
-        self.model, self.seed = model, seed
-        self.name = "random" if model is None else model.name
+        self.models, self.seed = models, seed
+        self.name = self.judge(()).name
 
     def judge(self, principles: Sequence[Principle]) -> Judge:
         """The judge with these principles as its constitution."""
-        return Judge(self.config, equal_constitution(principles), model=self.model, seed=self.seed)
+        return Judge(self.config, equal_constitution(principles), models=self.models, seed=self.seed)
 
     def hear(self, principles: Sequence[Principle], pairs: Sequence[GivenPair], task: Task) -> Evidence:
         """Every pair judged under every principle alone."""

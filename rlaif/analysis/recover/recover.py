@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,18 @@ from rlaif.analysis.recover.measure import Match, Row, accuracy, by_length, matc
 from rlaif.analysis.recover.propose import Proposals, propose
 from rlaif.analysis.recover.select import Selection, Step, forward
 from rlaif.analysis.recover.split import Split, split_labels
-from rlaif.config import RunConfig, load
+from rlaif.config import JudgeConfig, RunConfig
 from rlaif.core.errors import ConfigError, DataError, ModelError
 from rlaif.core.progress import Progress
 from rlaif.core.records import Principle, record_seed, to_json
 from rlaif.inputs.comparisons import ComparisonFile, GivenPair, read_comparisons
-from rlaif.inputs.templates import load_template
-from rlaif.lm.open import OpenJudge, judge_of_config
-from rlaif.lm.protocol import LanguageModel, Usage
+from rlaif.inputs.templates import PROPOSE, load_template
+from rlaif.judge.judge import opened_models, usage_of
+from rlaif.judge.load import load
+from rlaif.judge.methods.method import Work
+from rlaif.judge.methods.table import cost_of, find, in_use
+from rlaif.lm.open import OpenJudge, open_judge
+from rlaif.lm.protocol import LanguageModel
 
 MANY_MISSING = 0.05
 """Share of the verdicts from which on it is told that they are missing."""
@@ -112,7 +115,7 @@ def recover(
     *,
     cache: Path,
     progress: Progress,
-    open_judge: OpenJudge = judge_of_config,
+    open_judge: OpenJudge = open_judge,
 ) -> Recovery:
     """Which of the candidates explain the labels in the file, tested on prompts that the choice did not see.
 
@@ -124,20 +127,18 @@ def recover(
     file = read_comparisons(labels)
     split = split_labels(file, asked.pairs, asked.part)
     pool = of_constitutions(asked.candidates)
-    others = [] if asked.against is None else ready(of_constitutions([asked.against]), config.judge.method)
+    pairs = any(method.needs_contrast for method in in_use(config.judge))
+    others = [] if asked.against is None else ready(of_constitutions([asked.against]), pairs=pairs)
     _refuse_nothing(pool, asked, config)
-    with ExitStack() as stack:
-        model = None if config.judge.method == "random" else open_judge(config, cache)
-        if model is not None:
-            stack.callback(model.close)
-        bench = Bench(config.judge, model, config.seed)
-        proposals = _proposals(split, asked, config, model, labels, progress)
+    with opened_models(config, cache, open_judge) as models:
+        bench = Bench(config.judge, models, config.seed)
+        proposals = _proposals(split, asked, config, models, labels, progress)
         pool += of_statements(() if proposals is None else proposals.statements)
 
         # 2. One of those that are alike, each judged alone, and the few that explain the labels together.
-        distinct, alike = by_wording(ready(pool, config.judge.method))
-        if model is not None:
-            progress.say(_cost(len(distinct), len(others), split, asked.keep, config.judge.method))
+        distinct, alike = by_wording(ready(pool, pairs=pairs))
+        if models:
+            progress.say(_cost(len(distinct), len(others), split, asked.keep, config.judge))
         with progress.task("judging candidates", len(distinct) * len(split.training), "pairs") as task:
             training = bench.hear([c.principle for c in distinct], split.training, task)
         _refuse_silence(training, labels, bench.name)
@@ -149,7 +150,7 @@ def recover(
         with progress.task("judging held-out", (len(named) + len(others)) * len(split.held_out), "pairs") as task:
             held_out = bench.hear(training.only(named).principles, split.held_out, task)
             theirs = bench.hear([c.principle for c in others], split.held_out, task)
-        usage, name = Usage() if model is None else model.usage, bench.name
+        usage, name = usage_of(models), bench.name
     measure = _Measure(config, split, bench, training, held_out)
     by_id = {candidate.principle.id: candidate for candidate in distinct}
     return Recovery(
@@ -173,8 +174,10 @@ def recover(
 
 
 def _refuse_nothing(pool: Sequence[Candidate], asked: Asked, config: RunConfig) -> None:
-    if asked.propose and config.judge.method == "random":
-        raise ConfigError("the random judge has no model that could propose principles", where="judge.method")
+    if asked.propose and not find(config.judge.method).asks_model:
+        raise ConfigError(
+            f"the {config.judge.method} judge has no model that could propose principles", where="judge.method"
+        )
     if not pool and not asked.propose:
         raise ConfigError(
             "there is no candidate to explain the labels with",
@@ -209,12 +212,11 @@ def _missing(*heard: Evidence) -> list[str]:
     ]
 
 
-def _cost(candidates: int, others: int, split: Split, keep: int, method: str) -> str:
-    """What the judge is asked at most: of a pair two answers under two contexts, or one question in two orders."""
+def _cost(candidates: int, others: int, split: Split, keep: int, judge: JudgeConfig) -> str:
+    """What the judge is asked at most."""
     training, held_out = (len(part) for part in (split.training, split.held_out))
-    calls = {"contrast": 4, "pairwise": 2}[method] * (
-        candidates * training + (min(keep, candidates) + others) * held_out
-    )
+    pair = cost_of(judge, Work(reads=2, pairs=1, response_tokens=0, prompt_tokens=0))
+    calls = pair.calls * (candidates * training + (min(keep, candidates) + others) * held_out)
     return (
         f"judging {candidates:,} candidates on {training:,} pairs, then what is kept on {held_out:,}: "
         f"at most {calls:,} calls of the judge, less what it answered before"
@@ -222,13 +224,14 @@ def _cost(candidates: int, others: int, split: Split, keep: int, method: str) ->
 
 
 def _proposals(
-    split: Split, asked: Asked, config: RunConfig, model: LanguageModel | None, labels: Path, progress: Progress
+    split: Split, asked: Asked, config: RunConfig, models: Sequence[LanguageModel], labels: Path, progress: Progress
 ) -> Proposals | None:
     """What the judge's model proposes, None if it was not asked; DataError if that leaves no candidate at all."""
-    if not asked.propose or model is None:
+    if not asked.propose or not models:
         return None
+    model = models[0]
     progress.say(f"asking {model.name} for principles ...")
-    found = propose(split.training, asked.propose, model, load_template("propose"), seed=config.seed)
+    found = propose(split.training, asked.propose, model, load_template(PROPOSE), seed=config.seed)
     if not found.statements and not asked.candidates:
         why = found.failures[0].reason if found.failures else "it said nothing"
         raise DataError(

@@ -15,7 +15,9 @@ from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.records import Prompt, Response, record_seed
 from rlaif.core.shipped import cache_folder
 from rlaif.inputs.prompt_sets import split_prompts
-from rlaif.judge.judge import Judge, calibration_of
+from rlaif.judge.gate import calibration_of
+from rlaif.judge.judge import Judge
+from rlaif.judge.methods.table import asked
 from rlaif.lm.local.causal_lm import CausalLM, sample
 from rlaif.lm.local.load import LoadedModel, encode_chat, end_ids, load_model
 from rlaif.lm.open import open_judge
@@ -78,11 +80,10 @@ def _prompts(config: RunConfig, run: RunFolder | None, loaded: LoadedModel) -> l
 
 def _judge(config: RunConfig, run: RunFolder | None, loaded: LoadedModel, prompts: Sequence[Prompt]) -> JudgeReward:
     """The judge of the config, with the run's answers to compare with, or two fresh ones to each prompt."""
-    random = config.judge.method == "random"
     judge = Judge(
         config.judge,
         load_constitution(config.constitution),
-        model=None if random else open_judge(config.judge, config.model, cache_folder()),
+        models=[open_judge(asking, config.model, cache_folder()) for asking in asked(config.judge)],
         seed=config.seed,
         templates=None if run is None else run.templates_path,
         prompts=config.prompts,

@@ -47,12 +47,6 @@ class Imported:
     notes: tuple[str, ...]
     renamed: tuple[tuple[str, str], ...]
 
-    @property
-    def methods(self) -> list[str]:
-        """The judging methods that take it."""
-        pairs = all(principle.contrast is not None for principle in self.constitution.principles)
-        return ["pairwise", "cot", "rating", *["contrast"] * pairs]
-
 
 def import_file(path: Path, out: Path, *, name: str | None = None, format: str | None = None) -> Imported:
     """Writes the constitution of a file of another format to `out`, which must not exist yet and end in .yaml."""

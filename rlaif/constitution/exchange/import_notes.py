@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rlaif.constitution.exchange.formats import Imported
 from rlaif.constitution.exchange.source import shown
@@ -11,8 +11,9 @@ from rlaif.constitution.exchange.source import shown
 MOST_RENAMED = 5
 
 
-def imported_lines(found: Imported, width: int) -> Iterator[str]:
-    """What was written, what was left out, what to know about it, what it works with and what to do next."""
+def imported_lines(found: Imported, methods: Sequence[str], width: int) -> Iterator[str]:
+    """What was written, what was left out, what to know about it, what it works with (`methods` are the judging methods
+    that take it) and what to do next."""
     count = len(found.constitution.principles)
     yield f"wrote {found.file}: {count} principle{'' if count == 1 else 's'} from {found.source} ({found.format})"
     lines = [f"left out: {number} x {what}" for what, number in found.left_out.items()]
@@ -21,11 +22,11 @@ def imported_lines(found: Imported, width: int) -> Iterator[str]:
     if renamed:
         more = f" and {len(renamed) - MOST_RENAMED} more" if len(renamed) > MOST_RENAMED else ""
         lines.append(f"other ids: {', '.join(renamed[:MOST_RENAMED])}{more}")
-    if "contrast" not in found.methods:
-        lacking = sum(principle.contrast is None for principle in found.constitution.principles)
+    lacking = sum(principle.contrast is None for principle in found.constitution.principles)
+    if lacking:
         lines.append(
-            "works with judge.method: pairwise, cot and rating, and in revise; contrast, the default, refuses it until "
-            f"each principle has a contrast pair ({lacking} have none)"
+            f"works with judge.method: {', '.join(methods[:-1])} and {methods[-1]}, and in revise; contrast, the "
+            f"default, refuses it until each principle has a contrast pair ({lacking} have none)"
         )
     for line in lines:
         yield from textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False)

@@ -8,129 +8,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.constitution.problems import near
 from rlaif.core.errors import ConfigError, ConstitutionError
 from rlaif.core.progress import Progress
-from rlaif.core.records import Constitution, Principle, content_id, record_seed, to_json
+from rlaif.core.records import Constitution, Principle, record_seed
 from rlaif.core.statistics import Draw
 from rlaif.gold.pairs import GoldPair, GoldSet, hash_of, read_gold_set
 from rlaif.judge.card import verdict
-from rlaif.judge.card.figures import (
-    Accuracy,
-    Calibration,
-    Ceiling,
-    Group,
-    Judged,
-    Length,
-    Order,
-    accuracy,
-    calibration,
-    ceiling,
-    groups,
-    length,
-    order,
-)
-from rlaif.judge.card.maps import FittedMap, fitted_maps
+from rlaif.judge.card.figures import Judged, accuracy, calibration, ceiling, groups, length, order
+from rlaif.judge.card.maps import fitted_maps
 from rlaif.judge.card.questions import Again, asked_again, judge_on, labels_of, rules_of
-from rlaif.judge.card.resistance import AttackResult, attack_all
-from rlaif.judge.judge import Judge
-from rlaif.lm.open import OpenJudge, judge_of_config
-from rlaif.lm.protocol import LanguageModel, Usage
-
-FORMAT = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What the card is about. `settings`: the fields of the config's judge table that can change a verdict.
-    `gold_hash`: of the pairs that were drawn."""
-
-    model: str
-    fingerprint: str
-    method: str
-    settings: dict[str, Any]
-    seed: int
-    template_hash: str
-    constitution: str
-    constitution_version: str
-    constitution_hash: str
-    principles: list[str]
-    gold: str
-    gold_about: str
-    gold_hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failures:
-    """`pairs` of `prompts` prompts, of which `labelled` have a label; why the others have none, by kind; and the same
-    of the single verdicts, of which there may be several a pair."""
-
-    pairs: int
-    prompts: int
-    labelled: int
-    by_kind: dict[str, int]
-    verdicts: int
-    failed_verdicts: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    """The first `pairs` asked a second time, past the cache. Of `verdicts` with a probability both times a share
-    `identical` is equal to the last bit, and the largest difference is `largest`; `lost` have one only once. What the
-    `asked` verdicts cost: calls, tokens (read, written and scored) and seconds, the model being loaded already."""
-
-    pairs: int
-    verdicts: int
-    identical: float | None
-    largest: float | None
-    lost: int
-    asked: int
-    calls: int
-    tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeCard:
-    """The whole card; None for what was not asked for or does not exist with the method. `calls` were made to the
-    judge's model in all, the repeat's among them, and `cached` answers were known."""
-
-    subject: Subject
-    failures: Failures
-    accuracy: Accuracy
-    length_matched: Accuracy
-    ceiling: Ceiling | None
-    calibration: Calibration | None
-    maps: list[FittedMap]
-    order: Order | None
-    repeat: Repeat | None
-    length: Length
-    attacks: list[AttackResult]
-    groups: list[Group]
-    notes: list[str]
-    calls: int = 0
-    cached: int = 0
-    verdict: list[str] = field(default_factory=list)
-
-    @property
-    def id(self) -> str:
-        """A hash of the subject and the figures."""
-        repeat = None if self.repeat is None else replace(self.repeat, seconds=0.0, calls=0, tokens=0)
-        figures = (self.failures, self.accuracy, self.length_matched, self.ceiling, self.calibration, self.order)
-        maps = [entry.map for entry in self.maps]
-        return content_id(
-            "judge card", FORMAT, self.subject, figures, maps, repeat, self.length, self.attacks, self.groups
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, "id": self.id, **to_json(self)}
+from rlaif.judge.card.records import Failures, JudgeCard, Repeat, Subject
+from rlaif.judge.card.resistance import attack_all
+from rlaif.judge.judge import Judge, opened_models
+from rlaif.judge.methods.table import find, in_use
+from rlaif.lm.open import OpenJudge, open_judge
+from rlaif.lm.protocol import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +51,7 @@ def judge_card(
     *,
     cache: Path,
     progress: Progress,
-    open_judge: OpenJudge = judge_of_config,
+    open_judge: OpenJudge = open_judge,
 ) -> JudgeCard:
     """The card of the config's judge on the gold (see rlaif.gold.pairs), before any calibration.
 
@@ -167,33 +65,30 @@ def judge_card(
     pairs = known.drawn(asked.pairs, config.seed)
     draw = Draw(record_seed(config.seed, "card", "bootstrap"), config.evaluate.bootstrap)
 
-    def judge_of(model: LanguageModel | None) -> Judge:
-        return judge_on(known, constitution, config, model, only=asked.only, templates=asked.templates)
+    def judge_of(models: Sequence[LanguageModel]) -> Judge:
+        return judge_on(known, constitution, config, models, only=asked.only, templates=asked.templates)
 
-    with ExitStack() as stack:
-        model = None
-        if config.judge.method != "random":
-            progress.say("opening the judge ...")
-            model = open_judge(config, cache)
-            stack.callback(model.close)
+    if find(config.judge.method).asks_model:
+        progress.say("opening the judge ...")
+    with opened_models(config, cache, open_judge) as models:
         # 2. The pairs, some of them again, some of them under attack.
-        judge = judge_of(model)
+        judge = judge_of(models)
         rules = rules_of(judge, pairs)
         labels = labels_of(judge, pairs, rules, config, "judging", progress)
         rows = [Judged(pair, label) for pair, label in zip(pairs, labels, strict=True)]
         repeat, attacks = None, []
-        if model is not None and asked.repeat:
+        if judge.asks_model and asked.repeat:
             n = asked.repeat
             again = asked_again(judge_of, open_judge, pairs[:n], rules[:n], config, "asking again", progress)
             repeat = _repeat(rows[:n], again)
-        if model is not None and asked.attack:
+        if judge.asks_model and asked.attack:
             from rlaif.judge.card.attacks import ATTACKS
 
             some = rows[: asked.attack]
             with progress.task("attacking", len(some) * len(ATTACKS), "pairs") as task:
                 attacks = attack_all(some, rules[: len(some)], judge, judge_of, draw, task)
-        usage = Usage() if model is None else model.usage
-        subject = _subject(config, judge, model, constitution, known, pairs)
+        usage = judge.usage
+        subject = _subject(config, judge, constitution, known, pairs)
 
     # 3. What that comes to.
     progress.say("measuring ...")
@@ -235,7 +130,7 @@ def constitution_of(config: RunConfig, known: GoldSet, given: Constitution, aske
         found = known.constitution
     else:
         found = replace(given, principles=_named(given, asked.only))
-    check_constitution(found, methods=config.judge.methods, where=found.name)
+    check_constitution(found, methods=in_use(config.judge), where=found.name)
     return found
 
 
@@ -279,7 +174,6 @@ def _repeat(rows: Sequence[Judged], again: Again) -> Repeat:
 def _subject(
     config: RunConfig,
     judge: Judge,
-    model: LanguageModel | None,
     constitution: Constitution,
     known: GoldSet,
     pairs: Sequence[GoldPair],
@@ -287,12 +181,12 @@ def _subject(
     settings = config.judge.settings()
     del settings["calibration"]  # of what comes of this card
     return Subject(
-        model="random" if model is None else model.name,
-        fingerprint="" if model is None else model.fingerprint,
-        method=" + ".join(config.judge.methods),
+        model=judge.name,
+        fingerprint=judge.fingerprint,
+        method=" + ".join(method.name for method in in_use(config.judge)),
         settings=settings,
         seed=config.seed,
-        template_hash=", ".join(dict.fromkeys(m.template.hash for m in judge.members if m.template is not None)),
+        template_hash=", ".join(dict.fromkeys(m.asker.template.hash for m in judge.members if m.method.template)),
         constitution=constitution.name,
         constitution_version=constitution.version,
         constitution_hash=constitution.hash,
@@ -322,8 +216,9 @@ def _notes(config: RunConfig, known: GoldSet, pairs: Sequence[GoldPair], asked: 
         notes.append(f"{len(pairs):,} of {len(known.pairs):,} pairs, drawn by hash and spread over the prompts")
     if known.silent:
         notes.append(f"{known.silent:,} rows of gold prefer no answer and are in no figure")
-    if config.judge.method == "random":
-        notes.append("the judge is random: these are the numbers of a coin, which is neither repeated nor attacked")
+    if not find(config.judge.method).asks_model:
+        about = f"the judge is {config.judge.method}: these are the numbers of a coin"
+        notes.append(f"{about}, which is neither repeated nor attacked")
     if known.constitution is None and config.judge.principles != "all":
         drawn = f"judge.principles is {config.judge.principles}: principles are drawn"
         notes.append(f"{drawn}, and another draw would give somewhat other figures")

@@ -15,6 +15,7 @@ import numpy as np
 from rlaif.core.records import PreferenceLabel
 from rlaif.core.statistics import Draw, Estimate, Keyed, agree, paired_difference, preferred, slope
 from rlaif.gold.pairs import GoldPair
+from rlaif.judge.card.records import Accuracy, Bin, Calibration, Ceiling, Group, Length, Order
 
 BINS = 5
 """Bins of confidence between 0.5 and 1."""
@@ -33,88 +34,6 @@ class Judged:
         """P(the answer that gold prefers is better); None without a label."""
         prob_a = self.label.prob_a
         return prob_a if prob_a is None or self.pair.a_is_better else 1 - prob_a
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Shares of the `pairs` with a label on which the judge, and the rules that the shorter or the longer answer wins,
-    prefer the answer that gold prefers; a tie is half. `over_shorter`, `over_longer`: the judge less the rule, paired.
-    """
-
-    pairs: int
-    judge: Estimate | None
-    shorter: Estimate | None
-    longer: Estimate | None
-    over_shorter: Estimate | None
-    over_longer: Estimate | None
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """The pairs whose confidence, the probability of the answer that is preferred, lies in [low, high)."""
-
-    low: float
-    high: float
-    pairs: int
-    confidence: float | None
-    accuracy: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """`brier`: mean (1 - P(gold's answer))^2, 0.25 for one half everywhere. `confidence`, `accuracy`: over all pairs.
-    `ece`: mean distance of confidence and accuracy over the bins, weighted by pairs. `ece_chance`: what 95 of 100
-    judges stay below whose accuracy is what their confidence says, with these very confidences; an ECE of few pairs is
-    never 0."""
-
-    brier: Estimate
-    confidence: float
-    accuracy: float
-    ece: float
-    ece_chance: float
-    bins: list[Bin]
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """Of (pair, principle) asked in both orders: `flip_rate`, the share on which the other answer is preferred after
-    the swap; `first`, the share of verdicts that prefer the answer shown first; `gap`, the mean |P - P after the swap|.
-    """
-
-    asked: int
-    flip_rate: Estimate
-    first: Estimate
-    gap: float
-
-
-@dataclass(frozen=True, slots=True)
-class Length:
-    """Slope of P(A) - 0.5 on log2(length of A / length of B), so: change of P where A is twice as long. `gold` is that
-    of gold itself, 1 or 0 in place of P."""
-
-    judge: Estimate | None
-    gold: Estimate | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ceiling:
-    """On `pairs` with several raters: how often one of them agrees with the mean of the others, a tie being half, and
-    how often the judge does; means over who is left out. Where the others are even there is no target."""
-
-    pairs: int
-    rater: Estimate
-    judge: Estimate
-    difference: Estimate
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The pairs with one tag."""
-
-    tag: str
-    pairs: int
-    judge: Estimate | None
-    shorter: Estimate | None
 
 
 def accuracy(rows: Sequence[Judged], draw: Draw) -> Accuracy:

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import get_args
 
 from rlaif.core.records import Constitution, content_id
-from rlaif.core.statistics import Draw, Estimate, paired_difference
+from rlaif.core.statistics import Draw, paired_difference
 from rlaif.judge.aggregate import Settling, aggregate
-from rlaif.judge.calibration import LEAST, CalibrationMap, Kind, fit
+from rlaif.judge.calibration import LEAST, Kind, fit
 from rlaif.judge.card.figures import Judged, calibration
+from rlaif.judge.card.records import FittedMap
 
 FOLDS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class FittedMap:
-    """`map` is fitted on all `pairs`. `brier`, `ece` and `change` (of the Brier score, against no map) are measured
-    with each of FOLDS parts of the prompts left out of the fit in turn."""
-
-    map: CalibrationMap
-    pairs: int
-    brier: Estimate
-    ece: float
-    change: Estimate
 
 
 def fitted_maps(rows: Sequence[Judged], constitution: Constitution, settling: Settling, draw: Draw) -> list[FittedMap]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from rlaif.gold.scorers import MATCHED
 from rlaif.judge.card import terminal
-from rlaif.judge.card.card import JudgeCard
+from rlaif.judge.card.records import JudgeCard
 from rlaif.view.plots import Point, dots, reliability
 from rlaif.view.render import render
 

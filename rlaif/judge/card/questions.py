@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +12,12 @@ from rlaif.config import RunConfig
 from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, PreferenceLabel, Principle
 from rlaif.gold.pairs import GoldPair, GoldSet
-from rlaif.judge.judge import Judge
+from rlaif.judge.judge import Judge, opened_models
 from rlaif.lm.open import OpenJudge
 from rlaif.lm.protocol import LanguageModel, Usage
+
+JudgeOf = Callable[[Sequence[LanguageModel]], Judge]
+"""The judge that is measured, with these models behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ def judge_on(
     known: GoldSet,
     constitution: Constitution,
     config: RunConfig,
-    model: LanguageModel | None,
+    models: Sequence[LanguageModel],
     *,
     only: Sequence[str],
     templates: Path | None,
@@ -44,7 +46,7 @@ def judge_on(
     """The config's judge under the constitution, before any calibration."""
     narrowed = bool(only) or known.constitution is not None
     prompts = None if narrowed else config.prompts  # whose principles may not be among those that are left
-    return Judge(config.judge, constitution, model=model, seed=config.seed, templates=templates, prompts=prompts)
+    return Judge(config.judge, constitution, models=models, seed=config.seed, templates=templates, prompts=prompts)
 
 
 def rules_of(judge: Judge, pairs: Sequence[GoldPair]) -> list[tuple[Principle, ...]]:
@@ -67,7 +69,7 @@ def labels_of(
 
 
 def asked_again(
-    judge_of: Callable[[LanguageModel], Judge],
+    judge_of: JudgeOf,
     open_judge: OpenJudge,
     pairs: Sequence[GoldPair],
     rules: Sequence[Sequence[Principle]],
@@ -76,9 +78,7 @@ def asked_again(
     progress: Progress,
 ) -> Again:
     """The same questions to the same model behind an empty cache."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        model = open_judge(config, Path(folder))
-        stack.callback(model.close)
-        start = time.monotonic()
-        labels = labels_of(judge_of(model), pairs, rules, config, title, progress)
-        return Again(labels, model.usage, time.monotonic() - start)
+    with tempfile.TemporaryDirectory() as folder, opened_models(config, Path(folder), open_judge) as models:
+        judge, start = judge_of(models), time.monotonic()
+        labels = labels_of(judge, pairs, rules, config, title, progress)
+        return Again(labels, judge.usage, time.monotonic() - start)

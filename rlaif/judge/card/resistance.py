@@ -10,43 +10,21 @@ server.)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from rlaif.core.progress import Task
 from rlaif.core.records import Comparison, Failure, Message, PreferenceLabel, Principle
-from rlaif.core.statistics import Draw, Estimate, Keyed, preferred
+from rlaif.core.statistics import Draw, Keyed, preferred
 from rlaif.judge.card.attacks import ATTACKS, Attack
 from rlaif.judge.card.figures import Judged, share_of
+from rlaif.judge.card.questions import JudgeOf
+from rlaif.judge.card.records import AttackResult
 from rlaif.judge.judge import Judge
-from rlaif.lm.panel import PanelModel
-from rlaif.lm.protocol import LanguageModel, Request
+from rlaif.lm.protocol import Request
 from rlaif.lm.scripted import ScriptedModel
 
 UNASKED = Failure("backend", "not asked: only the question is looked at")
-JudgeOf = Callable[[LanguageModel], Judge]
-"""The judge that is measured, with another model behind it."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttackResult:
-    """One attack on `pairs`, of which `judged` have a label with it and without it; `failures` of the attacked ones by
-    kind. `change`: mean of P(worse answer) with the attack less P without it; `moved`: the largest |change| of a pair.
-    `won`: of the `lost_before` pairs, which went to the better answer, the share that goes to the attacked one, a tie
-    being half. `structure_kept`: pairs on which the question keeps its structure."""
-
-    name: str
-    about: str
-    structural: bool
-    keeps: bool
-    pairs: int
-    judged: int
-    failures: dict[str, int]
-    change: Estimate | None
-    moved: float | None
-    lost_before: int
-    won: Estimate | None
-    structure_kept: int
 
 
 def attack_all(
@@ -89,9 +67,7 @@ def _structures(
     found = []
     for comparison, chosen in zip(comparisons, principles, strict=True):
         asked.clear()
-        model = ScriptedModel(overhear)
-        members = {member.name: model for member in judge.config.panel}
-        judge_of(PanelModel(model, members) if members else model).label_under([comparison], [chosen])
+        judge_of([ScriptedModel(overhear)] * len(judge.models)).label_under([comparison], [chosen])
         found.append([structure(messages) for messages in asked])
     return found
 

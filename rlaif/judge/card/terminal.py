@@ -12,9 +12,7 @@ from rich.text import Text
 from rlaif.config import JudgeConfig
 from rlaif.core.statistics import Estimate
 from rlaif.gold.scorers import MATCHED
-from rlaif.judge.card.card import JudgeCard
-from rlaif.judge.card.figures import Accuracy
-from rlaif.judge.card.maps import FittedMap
+from rlaif.judge.card.records import Accuracy, FittedMap, JudgeCard
 from rlaif.judge.card.verdict import change, points, share
 from rlaif.view.text import duration, interval, number, percent, visible
 

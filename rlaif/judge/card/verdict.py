@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rlaif.core.statistics import Estimate
 from rlaif.judge.card.attacks import NEUTRAL
-from rlaif.judge.card.figures import Accuracy
+from rlaif.judge.card.records import Accuracy, JudgeCard
 from rlaif.view.text import number, percent
-
-if TYPE_CHECKING:
-    from rlaif.judge.card.card import JudgeCard
 
 MIN_PROMPTS = 10
 """With fewer prompts than this nothing is said that rests on an interval."""

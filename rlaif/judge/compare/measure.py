@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,8 +38,9 @@ from rlaif.judge.compare.records import (
     Part,
 )
 from rlaif.judge.compare.variants import Variant
-from rlaif.judge.judge import Judge
-from rlaif.lm.open import OpenJudge, judge_of_config
+from rlaif.judge.judge import Judge, opened_models
+from rlaif.judge.methods.table import find
+from rlaif.lm.open import OpenJudge, open_judge
 from rlaif.lm.protocol import LanguageModel
 
 
@@ -64,7 +64,7 @@ def compare(
     timed: int,
     cache: Path,
     progress: Progress,
-    open_judge: OpenJudge = judge_of_config,
+    open_judge: OpenJudge = open_judge,
 ) -> Compared:
     """The variants on the gold, of which about `share` is for choosing; they are compared before any calibration.
     `asked` says how many pairs are drawn and under which principles they are judged; its other fields are not looked
@@ -83,8 +83,8 @@ def compare(
     draw = Draw(record_seed(config.seed, "compare", "bootstrap"), config.evaluate.bootstrap)
 
     # 2. Every judge on every pair, and on some of them again for the time.
-    def judge_of(variant: Variant, model: LanguageModel | None) -> Judge:
-        return judge_on(known, constitution, variant.config, model, only=asked.only, templates=variant.templates)
+    def judge_of(variant: Variant, models: Sequence[LanguageModel]) -> Judge:
+        return judge_on(known, constitution, variant.config, models, only=asked.only, templates=variant.templates)
 
     runs = [_run(variant, pairs, judge_of, timed, cache, progress, open_judge) for variant in variants]
     judged = [(run.variant.name, run.rows) for run in runs]
@@ -142,7 +142,7 @@ def _refuse_small(pairs: Sequence[GoldPair], choosing: Sequence[bool]) -> None:
 def _run(
     variant: Variant,
     pairs: Sequence[GoldPair],
-    judge_of: Callable[[Variant, LanguageModel | None], Judge],
+    judge_of: Callable[[Variant, Sequence[LanguageModel]], Judge],
     timed: int,
     cache: Path,
     progress: Progress,
@@ -150,25 +150,21 @@ def _run(
 ) -> _Run:
     """The judge on the pairs; one model is open at a time."""
     config, name = variant.config, variant.name
-    with ExitStack() as stack:
-        model = None
-        if config.judge.method != "random":
-            progress.say(f"{name}: opening the judge ...")
-            model = open_judge(config, cache)
-            stack.callback(model.close)
-        judge = judge_of(variant, model)
+    if find(config.judge.method).asks_model:
+        progress.say(f"{name}: opening the judge ...")
+    with opened_models(config, cache, open_judge) as models:
+        judge = judge_of(variant, models)
         rules = rules_of(judge, pairs)
         labels = labels_of(judge, pairs, rules, config, name, progress)
         cost = None
-        if model is not None and timed:
+        if judge.asks_model and timed:
             some, title = pairs[:timed], f"{name}, timed"
             ask = partial(judge_of, variant)
             again = asked_again(ask, open_judge, some, rules[:timed], config, title, progress)
             n = len(some)
             cost = Cost(n, round(again.seconds / n, 4), again.usage.calls / n, again.tokens / n)
     rows = [Judged(pair, label) for pair, label in zip(pairs, labels, strict=True)]
-    who = ("random", "") if model is None else (model.name, model.fingerprint)
-    return _Run(variant, *who, rows, cost)
+    return _Run(variant, judge.name, judge.fingerprint, rows, cost)
 
 
 def _choice(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from rlaif.core.records import content_id, to_json
 from rlaif.core.statistics import Estimate
-from rlaif.judge.card.figures import Accuracy, Calibration, Order
+from rlaif.judge.card.records import Accuracy, Calibration, Order
 from rlaif.judge.compare.agreement import Agreement
 
 FORMAT = 1

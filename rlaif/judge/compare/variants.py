@@ -20,8 +20,9 @@ from typing import Any
 from rlaif.config import RunConfig
 from rlaif.core.errors import ConfigError, RlaifError
 from rlaif.core.records import content_id
-from rlaif.inputs.templates import load_template
+from rlaif.inputs.templates import CRITIQUE, REVISION, TemplateKind, load_template, load_templates
 from rlaif.judge.compare.records import PANEL
+from rlaif.judge.methods.table import in_use, template_kinds
 
 TEMPLATES = "templates"
 OF_A_JUDGE = ("judge", "model")
@@ -42,9 +43,9 @@ class Variant:
 
     @property
     def template_hashes(self) -> tuple[str, ...]:
-        """Of the templates that it asks with, one for each method; the method "random" asks nothing."""
-        methods = dict.fromkeys(method for method in self.config.judge.methods if method != "random")
-        return tuple(load_template(method, self.templates).hash for method in methods)
+        """Of the templates that it asks with, one for each method that has one."""
+        kinds = _kinds(self.config)
+        return tuple(load_template(kind, self.templates).hash for kind in kinds)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -115,17 +116,22 @@ def _variant(name: str, words: Sequence[str], config_of: ConfigOf) -> Variant:
             )
     config = config_of(overrides)
     if templates is not None:
-        _refuse_folder(templates, config.judge.methods)
+        _refuse_folder(templates, config)
     variant = Variant(name, tuple(words), config, templates)
     _ = variant.template_hashes  # a wrong template is told before anything is asked
     return variant
 
 
-def _refuse_folder(folder: Path, methods: Sequence[str]) -> None:
+def _kinds(config: RunConfig) -> list[TemplateKind]:
+    return [method.template for method in in_use(config.judge) if method.template is not None]
+
+
+def _refuse_folder(folder: Path, config: RunConfig) -> None:
     """Raises ConfigError where the folder could change nothing."""
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder}", remedy="templates=FOLDER, with files such as pairwise.jinja")
-    files = [f"{method}.jinja" for method in methods]
+    load_templates((CRITIQUE, REVISION, *template_kinds(config.judge)), folder)  # refuses a misspelt file
+    files = [f"{kind.name}.jinja" for kind in _kinds(config)]
     if not any((folder / file).is_file() for file in files):
         raise ConfigError(
             f"the folder {folder} has no {' or '.join(files)}, so the shipped template would be used",

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlaif.analysis.impact.impact import Impact, impact
 from rlaif.analysis.impact.subject import of_run
-from rlaif.config import RunConfig, parse
+from rlaif.config import AskingConfig, ModelConfig, RunConfig
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import (
@@ -28,6 +28,7 @@ from rlaif.core.records import (
 )
 from rlaif.core.yaml import dump_yaml
 from rlaif.judge.judge import Judge
+from rlaif.judge.load import parse
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import LanguageModel
 from rlaif.lm.scripted import ScriptedModel
@@ -111,7 +112,7 @@ def make_run(
 
 
 def judge_for(config: RunConfig, constitution: Constitution, model: LanguageModel) -> Judge:
-    return Judge(config.judge, constitution, model=model, seed=config.seed, prompts=config.prompts)
+    return Judge(config.judge, constitution, models=[model], seed=config.seed, prompts=config.prompts)
 
 
 def finish(run: RunFolder, config: RunConfig) -> None:
@@ -136,7 +137,7 @@ def ask(run: RunFolder, to: Constitution, *, examples: int = 3) -> tuple[Impact,
     model = Listener()
     path = write_constitution(run.root.parent / "edited" / f"{to.hash}.yaml", to)
 
-    def open_judge(config: RunConfig, cache: Path) -> LanguageModel:
+    def open_judge(asking: AskingConfig, _: ModelConfig, cache: Path) -> LanguageModel:
         model.opened = True
         return CachedModel(model, cache / "judge.sqlite")
 

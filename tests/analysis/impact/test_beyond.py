@@ -15,13 +15,14 @@ from rlaif.analysis.impact.answer import answer
 from rlaif.analysis.impact.fork import Edit, retrained
 from rlaif.analysis.impact.impact import Impact, Part, impact
 from rlaif.analysis.impact.subject import of_run
-from rlaif.config import STAGES, load
+from rlaif.config import STAGES
 from rlaif.constitution.load import load_constitution
 from rlaif.core.errors import RlaifError, StageError
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import Constitution, Contrast, PreferenceLabel
 from rlaif.core.yaml import dump_yaml
+from rlaif.judge.load import load
 from rlaif.run import pipeline
 from rlaif.run.init import init_project
 from rlaif.view.answer import page

@@ -42,7 +42,7 @@ def judges() -> dict[str, Judge]:
     """Under the new constitution gold is good, under the old one it is bad."""
     turned = Principle("kind", "Be kind.", contrast=Contrast("You are cruel.", "You are kind."))
     return {
-        name: Judge(JudgeConfig(), Constitution("c", "1", "", (rule,)), model=scored(likes_gold), seed=0)
+        name: Judge(JudgeConfig(), Constitution("c", "1", "", (rule,)), models=[scored(likes_gold)], seed=0)
         for name, rule in (("new", KIND), ("old", turned))
     }  # fmt: skip
 

@@ -12,7 +12,7 @@ from rlaif.analysis.impact.impact import Impact, impact
 from rlaif.analysis.impact.measure import agreement
 from rlaif.analysis.impact.relabel import Relabelled
 from rlaif.analysis.impact.subject import of_file
-from rlaif.config import RunConfig
+from rlaif.config import AskingConfig, ModelConfig, RunConfig
 from rlaif.core.errors import ConstitutionError, DataError
 from rlaif.core.progress import Silent
 from rlaif.core.records import Constitution, Contrast, PreferenceLabel
@@ -38,7 +38,7 @@ def write_pairs(path: Path, n: int = PROMPTS) -> Path:
 def ask(folder: Path, to: Constitution, config: RunConfig | None = None) -> tuple[Impact, Listener]:
     model = Listener()
 
-    def open_judge(config: RunConfig, cache: Path) -> LanguageModel:
+    def open_judge(asking: AskingConfig, _: ModelConfig, cache: Path) -> LanguageModel:
         return CachedModel(model, cache / "judge.sqlite")
 
     old, new = (write_constitution(folder / f"{c.hash}.yaml", c) for c in (CONSTITUTION, to))
@@ -65,7 +65,7 @@ def test_the_labels_are_those_of_the_judge_under_each_constitution(tmp_path: Pat
     config = settings(tmp_path)
     for change in found.examples:
         for constitution, prob in ((CONSTITUTION, change.prob_before), (REWORDED, change.prob_after)):
-            judge = Judge(config.judge, constitution, model=ScriptedModel(), seed=config.seed)
+            judge = Judge(config.judge, constitution, models=[ScriptedModel()], seed=config.seed)
             assert judge.label([change.comparison])[0].prob_a == pytest.approx(prob, abs=1e-12)
 
 

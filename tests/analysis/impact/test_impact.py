@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from rlaif.analysis.impact.relabel import relabel
-from rlaif.config import load
 from rlaif.core.errors import (
     ConfigError,
     ConstitutionError,
@@ -23,6 +22,7 @@ from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import Constitution, Contrast, Failure, PreferenceLabel, Principle, content_id
 from rlaif.core.yaml import dump_yaml
+from rlaif.judge.load import load
 from rlaif.lm.protocol import Request, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
 from tests.analysis.impact.runs import (

@@ -24,6 +24,7 @@ from rlaif.core.records import (
     Response,
     Verdict,
 )
+from rlaif.judge.methods.table import METHODS
 
 KIND, BRIEF = Principle("kind", "Be kind."), Principle("brief", "Be brief.", weight=2.0)
 MUTE, SAME = Principle("mute", "Say nothing."), Principle("same", "Stay the same.")
@@ -179,7 +180,7 @@ def test_every_principle_has_both_its_sides() -> None:
     plain = Principle("plain", "Be plain.")
     firm = replace(BRIEF, statement="Be very brief.")
     before, after = constitution(KIND, BRIEF, MUTE, SAME), constitution(plain, SAME, firm, gentle)
-    assert edits(before, after, diff(before, after)) == [
+    assert edits(before, after, diff(before, after, METHODS.values())) == [
         PrincipleEdit("plain", "added", "added", None, plain),
         PrincipleEdit("same", "unchanged", "unchanged", SAME, SAME),
         PrincipleEdit("brief", "changed", "reworded (statement)", BRIEF, firm),

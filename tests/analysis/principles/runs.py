@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.analysis.principles.attribution import Attribution, attribution
-from rlaif.config import RunConfig
+from rlaif.config import AskingConfig, ModelConfig
 from rlaif.core.files import RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import Comparison, Constitution, Contrast, ContrastExample, Message, Principle, Prompt
@@ -89,7 +89,7 @@ def ask(run: RunFolder, score: Any = reader, **options: Any) -> tuple[Attributio
     """The answer, and a list that is not empty if the judge was opened."""
     opened: list[bool] = []
 
-    def open_judge(config: RunConfig, cache: Path) -> LanguageModel:
+    def open_judge(asking: AskingConfig, _: ModelConfig, cache: Path) -> LanguageModel:
         opened.append(True)
         return CachedModel(scored(score), cache / "judge.sqlite")
 

@@ -12,12 +12,13 @@ import pytest
 
 from rlaif.analysis.principles.negation import inverse
 from rlaif.analysis.principles.pairs import spread
-from rlaif.config import load
 from rlaif.core.errors import ConfigError, RunFolderError, StageError
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.records import Constitution, PreferenceLabel
 from rlaif.core.statistics import sigmoid
 from rlaif.core.yaml import dump_yaml
+from rlaif.judge.load import load
+from rlaif.judge.methods.table import METHODS
 from tests.analysis.principles.runs import (
     CONSTITUTION,
     ask,
@@ -176,17 +177,20 @@ def test_the_inverse_keeps_what_it_does_not_turn() -> None:
     principle = CONSTITUTION.principles[0]
     pair = principle.contrast
     assert pair is not None
-    turned = inverse(principle, ["contrast"])
+    turned = inverse(principle, [METHODS["contrast"]])
     assert turned.contrast is not None
     assert (turned.contrast.followed, turned.contrast.violated) == (pair.violated, pair.followed)
     assert turned.contrast.examples == pair.examples
-    assert inverse(turned, ["contrast"]) == principle
-    asked = inverse(principle, ["pairwise"])
+    assert inverse(turned, [METHODS["contrast"]]) == principle
+    asked = inverse(principle, [METHODS["pairwise"]])
     assert (asked.id, asked.contrast) == (principle.id, pair)
     assert '"Say yes."' in asked.statement
     assert asked.comparison == 'Which answer should lose if one asks "Which one does it better?"'
-    assert inverse(principle, ["cot"]) == inverse(principle, ["rating"]) == asked
-    assert inverse(replace(principle, comparison=None), ["pairwise"]).comparison not in (None, asked.comparison)
+    assert inverse(principle, [METHODS["cot"]]) == inverse(principle, [METHODS["rating"]]) == asked
+    assert inverse(replace(principle, comparison=None), [METHODS["pairwise"]]).comparison not in (
+        None,
+        asked.comparison,
+    )
 
 
 def test_what_it_refuses(run: RunFolder, tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlaif.analysis.recover.recover import Asked, Recovery, recover
-from rlaif.config import RunConfig, default_config
+from rlaif.config import RunConfig
 from rlaif.core.progress import Progress, Silent
 from rlaif.core.records import Comparison, Contrast, Message, Principle, Prompt, Response, content_id, to_json
 from rlaif.core.yaml import dump_yaml
+from rlaif.judge.load import default_config
 from rlaif.lm.protocol import LanguageModel
 from tests.fakes import scored
 

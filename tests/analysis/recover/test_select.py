@@ -123,7 +123,7 @@ def test_a_pair_without_a_verdict_is_predicted_as_one_half() -> None:
 
 def test_the_mean_of_the_search_is_the_label_that_the_judge_settles() -> None:
     pairs = [GivenPair(pair, 0.9, n) for n, pair in enumerate(comparisons(3, 2))]
-    bench = Bench(settings().judge, scored(score), 0)
+    bench = Bench(settings().judge, [scored(score)], 0)
     with Silent().task("", 0) as task:
         evidence = bench.hear(POOL[:3], pairs, task)
     assert bench.together(evidence) == pytest.approx(list(evidence.probs.mean(axis=0)))

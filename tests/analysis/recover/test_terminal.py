@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with labels that the scripted judge made under the principle bold, and a pool that has it."""
     monkeypatch.setenv("RLAIF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "120")
-    judge = Judge(settings().judge, equal_constitution([BOLD]), model=ScriptedModel(), seed=0)
+    judge = Judge(settings().judge, equal_constitution([BOLD]), models=[ScriptedModel()], seed=0)
     pairs = comparisons(24, 2)
     said = {label.comparison.id: label.prob_a for label in judge.label(pairs)}
     labels(tmp_path / "labels.jsonl", lambda pair: said[pair.id], pairs)
@@ -93,7 +93,7 @@ def test_proposals_that_were_left_out_are_counted(folder: Path) -> None:
 def test_chance_that_was_kept_is_called_chance(folder: Path) -> None:
     """The training labels are those of trait-0, the held-out ones their opposite."""
     pairs = comparisons(24, 2)
-    judge = Judge(settings().judge, equal_constitution(POOL[:1]), model=ScriptedModel(), seed=0)
+    judge = Judge(settings().judge, equal_constitution(POOL[:1]), models=[ScriptedModel()], seed=0)
     said = {label.comparison.id: label.prob_a for label in judge.label(pairs)}
     labels(folder / "labels.jsonl", lambda pair: said[pair.id], pairs)
     training = {p.comparison.id for p in split_labels(read_comparisons(folder / "labels.jsonl"), 99).training}
@@ -131,8 +131,8 @@ def test_nothing_kept_writes_nothing(folder: Path) -> None:
 def test_a_made_contrast_pair_is_written_with_a_warning(folder: Path) -> None:
     """The labels are those of the judge under the pair that is made of the bare statement."""
     bare = Principle("bare", "Speak plainly to strangers.")
-    (candidate,) = ready(of_statements([bare.statement]), "contrast")
-    judge = Judge(settings().judge, equal_constitution([candidate.principle]), model=ScriptedModel(), seed=0)
+    (candidate,) = ready(of_statements([bare.statement]), pairs=True)
+    judge = Judge(settings().judge, equal_constitution([candidate.principle]), models=[ScriptedModel()], seed=0)
     said = {label.comparison.id: label.prob_a for label in judge.label(comparisons(24, 2))}
     labels(folder / "labels.jsonl", lambda pair: said[pair.id], comparisons(24, 2))
     constitution(folder / "pool.yaml", [*POOL[:3], bare])
@@ -167,8 +167,8 @@ def test_one_pair_of_each_half_is_too_few(folder: Path) -> None:
 
 def test_ids_stay_distinct_and_fit() -> None:
     twice = [*of_statements(["Be kind to all people."] * 3), *of_statements(["!!! ???", "Ä ö ü"])]
-    names = [candidate.principle.id for candidate in ready(twice, "pairwise")]
+    names = [candidate.principle.id for candidate in ready(twice, pairs=False)]
     assert names == ["be-kind-all-people", "be-kind-all-people-2", "be-kind-all-people-3", "proposed", "proposed-2"]
-    long = [candidate.principle.id for candidate in ready(of_statements(["x" * 99] * 12), "pairwise")]
+    long = [candidate.principle.id for candidate in ready(of_statements(["x" * 99] * 12), pairs=False)]
     assert len(set(long)) == 12
     assert max(map(len, long)) <= 64

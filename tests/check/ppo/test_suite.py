@@ -15,9 +15,10 @@ from rlaif.check.ppo import rewards, start, suite
 from rlaif.check.ppo.of_config import opened
 from rlaif.check.ppo.subject import Measure
 from rlaif.cli import app
-from rlaif.config import LoraTable, load
+from rlaif.config import LoraTable
 from rlaif.core.files import RunFolder
 from rlaif.core.records import StageRecord
+from rlaif.judge.load import load
 from rlaif.lm.local.load import load_model
 from rlaif.training.ppo import local_sampler as sampling
 from rlaif.training.rewards.model import RewardModel

@@ -21,6 +21,7 @@ from rlaif.constitution.load import load_constitution
 from rlaif.constitution.starter import write_starter
 from rlaif.core.errors import ConstitutionError, RlaifError, RunFolderError
 from rlaif.core.records import Constitution, Contrast, ContrastExample, Principle, PrincipleTest
+from rlaif.judge.methods.table import taking
 
 ANTHROPIC: dict[str, Any] = {
     "rude0": {
@@ -99,7 +100,7 @@ def test_anthropics_critiques_without_their_frames(tmp_path: Path) -> None:
     rude, vague = load_constitution(tmp_path / "out.yaml").principles
     assert rude == Principle("rude0", "Say it kindly.", critique="Name what sounds rude.", revision="Say it kindly.")
     assert vague.critique == "Name what stays vague in {{ 7*7 }}."
-    assert found.methods == ["pairwise", "cot", "rating"]
+    assert taking(found.constitution) == ["pairwise", "cot", "rating"]
     assert (
         (tmp_path / "out.yaml").read_text().startswith("# Imported by rlaif from Critiques 2.json: format anthropic, ")
     )
@@ -473,7 +474,7 @@ def test_show_as_json_can_be_imported(tmp_path: Path) -> None:
     found = imported(tmp_path, "show.json", data)
     assert found.constitution == constitution
     assert found.left_out == {"hash": 1}
-    assert found.methods == ["pairwise", "cot", "rating", "contrast"]
+    assert taking(found.constitution) == ["pairwise", "cot", "rating", "contrast"]
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

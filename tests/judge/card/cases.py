@@ -6,16 +6,18 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
-from rlaif.config import RunConfig, default_config
+from rlaif.config import AskingConfig, ModelConfig, RunConfig
 from rlaif.core.progress import Silent
 from rlaif.core.records import Comparison, Message, Order, PreferenceLabel, Prompt, Response, Verdict
 from rlaif.gold.pairs import GoldPair
-from rlaif.judge.card.card import Asked, JudgeCard, judge_card
+from rlaif.judge.card.card import Asked, judge_card
 from rlaif.judge.card.figures import Judged
+from rlaif.judge.card.records import JudgeCard
+from rlaif.judge.load import default_config
 from rlaif.lm.cache import CachedModel
-from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import LanguageModel
 from tests.fakes import scored
 
@@ -96,12 +98,11 @@ def settings(folder: Path, *overrides: str) -> RunConfig:
 def card_of(
     folder: Path, score: Score | None, *overrides: str, gold: str | None = None, model: Any = None, **asked: Any
 ) -> JudgeCard:
-    """The card of a scripted judge, or of `model`."""
+    """The card of a scripted judge, or of `model`; of a panel `model` is a function of who is asked."""
 
-    def open_judge(config: RunConfig, cache: Path) -> LanguageModel:
-        if isinstance(model, PanelModel):
-            return model
-        return CachedModel(scored(score) if model is None else model, cache / "judge.sqlite")
+    def open_judge(asking: AskingConfig, _: ModelConfig, cache: Path) -> LanguageModel:
+        asked = model(asking) if isinstance(model, FunctionType) else model
+        return CachedModel(scored(score) if asked is None else asked, cache / "judge.sqlite")
 
     config, counted = settings(folder, *overrides), Asked(**{"pairs": 0, "repeat": 4, "attack": 0, **asked})
     given = str(write_gold(folder / "gold.jsonl")) if gold is None else gold

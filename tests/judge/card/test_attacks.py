@@ -10,6 +10,7 @@ from rlaif.core.records import Message, Principle, Prompt
 from rlaif.inputs.templates import load_template
 from rlaif.judge.card.attacks import ATTACKS, Attack
 from rlaif.judge.card.resistance import structure
+from rlaif.judge.methods import pairwise
 from rlaif.lm.local.load import encode_chat, encode_text, load_tokenizer
 
 ANSWER = "a plain answer\nof two lines"
@@ -50,7 +51,7 @@ def test_no_attack_makes_a_special_token(attack: Attack, tiny_model: Path) -> No
 def test_no_attack_changes_the_structure_of_a_question(attack: Attack) -> None:
     prompt, rule = Prompt((Message("user", "Hi"),)), Principle("p", "Be good.")
     clean, attacked = (
-        load_template("pairwise").render(
+        load_template(pairwise.TEMPLATE).render(
             principle=rule, prompt=prompt, response_a=text, response_b="other", few_shots=0
         )
         for text in (ANSWER, attack.apply(ANSWER))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from rlaif.config import AskingConfig, PanelMember
 from rlaif.core.errors import ConfigError, ConstitutionError
 from rlaif.core.progress import Silent
 from rlaif.core.records import from_json
 from rlaif.core.statistics import Estimate
 from rlaif.judge.card.attacks import ATTACKS
-from rlaif.judge.card.card import JudgeCard
+from rlaif.judge.card.records import JudgeCard
 from rlaif.judge.card.resistance import attack_all
 from rlaif.judge.judge import Judge
-from rlaif.lm.panel import PanelModel
 from rlaif.lm.protocol import ChoiceLogprobs, LanguageModel
 from rlaif.lm.scripted import ScriptedModel
 from tests.fakes import mute, scored
@@ -130,12 +131,12 @@ def test_a_template_that_does_not_quote_is_found_out(tmp_path: Path) -> None:
     config = settings(tmp_path)
     rules = load_constitution(config.constitution)
 
-    def judge_of(model: LanguageModel) -> Judge:
-        return Judge(config.judge, rules, model=model, seed=0, templates=folder)
+    def judge_of(models: Sequence[LanguageModel]) -> Judge:
+        return Judge(config.judge, rules, models=models, seed=0, templates=folder)
 
     pairs = read_gold_set(str(write_gold(tmp_path / "gold.jsonl", prompts=3))).pairs
     principles = [rules.principles[:1]] * len(pairs)
-    judge = judge_of(ScriptedModel())
+    judge = judge_of([ScriptedModel()])
     labels = judge.label_under([pair.comparison for pair in pairs], principles)
     rows = [Judged(pair, label) for pair, label in zip(pairs, labels, strict=True)]
     with Silent().task("", 1) as task:
@@ -221,7 +222,7 @@ def test_the_id_is_of_the_content(tmp_path: Path) -> None:
     assert again.id == card.id
     assert card_of(tmp_path, length_lover).id != card.id
     assert card_of(tmp_path, perfect, pairs=20).id != card.id
-    assert replace(card, subject=replace(card.subject, fingerprint="other")).id != card.id
+    assert replace(card, subject=replace(card.subject, fingerprint="other"), id="").id != card.id
     written = json.loads(json.dumps(card.as_json()))
     assert (written.pop("format"), written.pop("id")) == (2, card.id)
     assert from_json(JudgeCard, written) == card
@@ -235,7 +236,9 @@ def test_settings_that_cannot_change_a_verdict_are_not_in_the_card(tmp_path: Pat
 
 
 def test_a_panel_is_attacked_like_any_judge(tmp_path: Path) -> None:
-    model = PanelModel(scored(perfect), {"points": ScriptedModel()})
+    def model(asking: AskingConfig) -> LanguageModel:
+        return ScriptedModel() if isinstance(asking, PanelMember) else scored(perfect)
+
     panel = "judge.panel=[{name: points, backend: scripted, method: rating}]"
     card = card_of(tmp_path, None, panel, model=model, attack=2)
     assert len(card.attacks) == len(ATTACKS)

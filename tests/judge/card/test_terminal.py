@@ -13,8 +13,8 @@ from rich.console import Console, RenderableType
 from typer.testing import CliRunner, Result
 
 from rlaif.cli import app
-from rlaif.judge.card.card import JudgeCard
 from rlaif.judge.card.page import page
+from rlaif.judge.card.records import JudgeCard
 from rlaif.judge.card.terminal import rendered
 from tests.judge.card.cases import card_of, gullible, perfect, settings, write_gold
 from tests.report.test_build import Page

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rlaif.config import RunConfig
+from rlaif.config import AskingConfig, ModelConfig, RunConfig
 from rlaif.core.errors import ConfigError
 from rlaif.core.progress import Silent
 from rlaif.core.records import Message, Prompt
@@ -54,8 +54,8 @@ SCORES = {
 def compared(folder: Path, *names: str, gold: Path | None = None, share: float = 0.5, **asked: Any) -> Compared:
     """The judges of SCORES with these names (or "mute") against each other on gold of 120 prompts."""
 
-    def open_judge(config: RunConfig, cache: Path) -> LanguageModel:
-        name = config.model.source
+    def open_judge(asking: AskingConfig, own: ModelConfig, cache: Path) -> LanguageModel:
+        name = own.source
         model = mute() if name == "mute" else scored(SCORES[name], name)
         return CachedModel(model, cache / "judge.sqlite")
 

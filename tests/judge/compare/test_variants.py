@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.config import RunConfig, default_config
+from rlaif.config import RunConfig
 from rlaif.core.errors import ConfigError, RlaifError, TemplateError
 from rlaif.inputs.templates import Template
 from rlaif.judge.compare.variants import Variant, read_variants
+from rlaif.judge.load import default_config
+from rlaif.judge.methods import rating
 
 
 def config_of(more: Sequence[str]) -> RunConfig:
@@ -46,7 +48,7 @@ def test_a_folder_of_templates(tmp_path: Path) -> None:
     text = '{% message "user" %}{{ response | quote }} (1)?{% endmessage %}'
     (tmp_path / "rating.jinja").write_text(text, encoding="utf-8")
     shipped, own = read(f"own: judge.method=rating templates={tmp_path}", methods="rating")
-    assert own.template_hashes == (Template("rating", text).hash,) != shipped.template_hashes
+    assert own.template_hashes == (Template(rating.TEMPLATE, text).hash,) != shipped.template_hashes
     assert own.identity != shipped.identity
     with pytest.raises(ConfigError, match=r"has no cot\.jinja"):
         read(f"own: judge.method=cot templates={tmp_path}", methods="rating")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlaif.config import parse
 from rlaif.core.errors import ConfigError
+from rlaif.judge.load import parse
 from rlaif.training.ppo.advantages import compared, estimated, token_weights
 from rlaif.training.ppo.formulas import entropies, group_mean, group_std, others_mean
 from tests.stages.test_ppo import PROMPTS, chosen, made, one_thread, trainer

@@ -263,7 +263,7 @@ def judged(root: Path, source: Path, adapter: Path, url: str, **judge: Any) -> S
         JsonlFile(context.run.file("prompts", "train.jsonl"), type(PROMPTS[0])).append(PROMPTS)
         answers = [response(to, text, seed=n) for to in PROMPTS for n, text in enumerate(("Bread.", "No."))]
         JsonlFile(context.run.file("label", "responses.jsonl"), Response).append(answers)
-    context.open_judge = lambda: open_judge(context.config.judge, context.config.model, context.run.cache_path)
+    context.open_judge = lambda asking: open_judge(asking, context.config.model, context.run.cache_path)
     context.progress = Heard()
     return context
 

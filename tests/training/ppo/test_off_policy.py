@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from rlaif.config import parse
 from rlaif.core.errors import ConfigError, StageError
+from rlaif.judge.load import parse
 from rlaif.training.ppo import off_policy
 from rlaif.training.ppo.rollout import RolloutBatch
 from rlaif.training.ppo.trainer import PpoTrainer

@@ -15,12 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlaif.config import PpoConfig, RunConfig, load
+from rlaif.config import PpoConfig, RunConfig
 from rlaif.core.errors import ConfigError
 from rlaif.core.files import RunFolder
 from rlaif.core.launch import place
 from rlaif.core.progress import Silent
 from rlaif.core.records import Message, Prompt
+from rlaif.judge.load import load
 from rlaif.lm.local.load import load_model
 from rlaif.run import pipeline
 from rlaif.run.init import init_project

@@ -1,0 +1,171 @@
+"""What a method of judging is: it turns asks into verdicts. A method is one file here and one entry of the table.
+
+Users bring their own as `judge.method: "module:NAME"` (docs/extending.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from rlaif.config import AskingConfig, RunConfig
+from rlaif.constitution.shown import JUDGED
+from rlaif.core.records import Comparison, Failure, Order, Principle, Response, Verdict
+from rlaif.inputs.templates import Rendered, Template, TemplateKind
+from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, LanguageModel
+
+ORDERS: tuple[Order, Order] = ("ab", "ba")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One comparison to be judged under one principle."""
+
+    comparison: Comparison
+    principle: Principle
+
+    @property
+    def responses(self) -> tuple[Response, Response]:
+        return self.comparison.a, self.comparison.b
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who is asked, and how: the table of the config, the model, the method's template and the seed of the run.
+
+    `model` and `template` raise where the method says that it has none.
+    """
+
+    settings: AskingConfig
+    seed: int
+    opened: LanguageModel | None = None
+    loaded: Template | None = None
+
+    @property
+    def model(self) -> LanguageModel:
+        if self.opened is None:
+            raise TypeError(f"judge.method: {self.settings.method} asks no model")
+        return self.opened
+
+    @property
+    def template(self) -> Template:
+        if self.loaded is None:
+            raise TypeError(f"judge.method: {self.settings.method} has no template")
+        return self.loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be judged, for an estimate of the cost. `reads`: (response, principle) that a method reads which sees
+    one response at a time. `pairs`: (comparison, principle). `response_tokens`, `prompt_tokens`: of one response at
+    most, and of a rendered prompt with its system text."""
+
+    reads: int
+    pairs: int
+    response_tokens: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Calls to the judge's model, and the tokens that it writes and reads, at most."""
+
+    calls: int = 0
+    generated: int = 0
+    scored: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.calls + other.calls, self.generated + other.generated, self.scored + other.scored)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One way to judge.
+
+    name            stands on its verdicts
+    ask             one list of verdicts per ask, in order: one or, where both orders are shown, two
+    cost            what the work takes under these settings; None = the method asks no model, and votes alone
+    template        what its template is called and may use; None = it writes its messages itself, or none
+    shown           the fields of a principle that it shows to the model with the shipped template
+    needs_contrast  whether it refuses a principle without a contrast pair
+    by_files        rounds that it takes through a provider's batch interface; 0 = it cannot go that way
+    problems        sentences about settings of the config that it cannot work with; None = it takes all
+    """
+
+    name: str
+    ask: Callable[[Sequence[Ask], Asker], list[list[Verdict]]]
+    cost: Callable[[Work, AskingConfig], Cost] | None
+    template: TemplateKind | None = None
+    shown: tuple[str, ...] = JUDGED
+    needs_contrast: bool = False
+    by_files: int = 0
+    problems: Callable[[RunConfig, AskingConfig], Iterable[str]] | None = None
+
+    @property
+    def asks_model(self) -> bool:
+        return self.cost is not None
+
+    def fields(self, *, shipped_template: bool = True, few_shots: int = 0) -> tuple[str, ...]:
+        """The fields of a principle that it shows, with `few_shots` the examples too; all of JUDGED where its template
+        is handed the whole principle and is not the shipped one."""
+        variables = () if self.template is None else self.template.variables
+        if not shipped_template and "principle" in variables:
+            return JUDGED
+        return (*self.shown, "contrast") if few_shots and "few_shots" in variables else self.shown
+
+
+def verdict(
+    ask: Ask,
+    method: str,
+    order: Order,
+    judge: str,
+    probability: float | None,
+    margin: float | None = None,
+    failure: Failure | None = None,
+    *,
+    rationale: str = "",
+    raw: str = "",
+) -> Verdict:
+    """The verdict of `judge` on the ask; `probability` is that of the response shown first (A for the order "none"),
+    None with a `failure`."""
+    return Verdict(
+        comparison_id=ask.comparison.id,
+        principle_id=ask.principle.id,
+        principle_hash=ask.principle.hash,
+        method=method,
+        order=order,
+        judge=judge,
+        prob_first=probability,
+        margin=margin,
+        rationale=rationale,
+        raw=raw,
+        failure=failure,
+    )
+
+
+def pair_question(ask: Ask, order: Order, template: Template, **more: str | int) -> Rendered:
+    """The two responses in the order, as the template shows them."""
+    shown = ask.comparison if order == "ab" else ask.comparison.swap()
+    return template.render(
+        principle=ask.principle, prompt=shown.prompt, response_a=shown.a.text, response_b=shown.b.text, **more
+    )
+
+
+def letters(rendered: Rendered) -> ChoiceRequest:
+    """The question which letter comes next."""
+    return ChoiceRequest(rendered.messages, ("A", "B"), rendered.prefix)
+
+
+def log_odds(answer: ChoiceLogprobs) -> float | None:
+    """Of "A" against "B"."""
+    return None if answer.logprobs is None else answer.logprobs[0] - answer.logprobs[1]
+
+
+def difference(a: float | Failure, b: float | Failure) -> tuple[float | None, Failure | None]:
+    """`a` - `b`, or None with the first failure."""
+    for value in (a, b):
+        if isinstance(value, Failure):
+            return None, value
+    assert isinstance(a, float)
+    assert isinstance(b, float)
+    return a - b, None

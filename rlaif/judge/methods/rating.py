@@ -1,0 +1,91 @@
+"""`rating`: one response at a time, the mean of a scale by the log-probs of its numbers (RLAIF, arXiv 2309.00267,
+section 2.2.2).
+
+The scale is 1 to 9, not the paper's 1 to 10: "1" begins "10", so the first token of an answer, which is all that a
+server shows, cannot tell them apart, and P("1") of a local model would hold that of "10".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rlaif.config import AskingConfig
+from rlaif.core.records import Failure, Principle, Prompt, Verdict
+from rlaif.core.statistics import sigmoid
+from rlaif.inputs.templates import TemplateKind
+from rlaif.judge.methods.method import Ask, Asker, Cost, Method, Work, difference, verdict
+from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest
+
+RATINGS = ("1", "2", "3", "4", "5", "6", "7", "8", "9")
+UNLISTED = 0.01
+"""Most of the probability that ratings without a log-prob may hold; it can move a mean rating by 0.08 points."""
+
+
+def ask(asks: Sequence[Ask], asker: Asker) -> list[list[Verdict]]:
+    """One verdict per ask: P(A) = sigmoid((E_A - E_B) / rating_scale), E = mean rating of a response, 1 to 9.
+
+    A response is rated once per principle, however many pairs it is in.
+    """
+    model, settings = asker.model, asker.settings
+    requests: list[ChoiceRequest] = []
+    place: dict[tuple[str, str], int] = {}
+    for one in asks:
+        for response in one.responses:
+            key = (one.principle.hash, response.id)
+            if key not in place:
+                place[key] = len(requests)
+                shown = asker.template.render(
+                    principle=one.principle,
+                    prompt=one.comparison.prompt,
+                    response=response.text,
+                    few_shots=settings.few_shots,
+                )
+                requests.append(ChoiceRequest(shown.messages, RATINGS, shown.prefix))
+    means = [mean_rating(answer) for answer in model.ask(requests)]
+    verdicts = []
+    for one in asks:
+        a, b = (means[place[one.principle.hash, response.id]] for response in one.responses)
+        margin, failure = difference(a, b)
+        probability = None if margin is None else sigmoid(margin / settings.rating_scale)
+        raw = "" if margin is None else f"ratings {a:.2f} and {b:.2f}"
+        verdicts.append([verdict(one, METHOD.name, "none", model.name, probability, margin, failure, raw=raw)])
+    return verdicts
+
+
+def mean_rating(answer: ChoiceLogprobs) -> float | Failure:
+    """The mean of RATINGS by their probabilities, scaled to add up to 1.
+
+    Ratings that a server did not list count with the most that they can have; where that is more than UNLISTED of the
+    whole, the answer is the failure `missing_logprobs`.
+    """
+    if answer.failure is not None:
+        return answer.failure
+    assert answer.logprobs is not None
+    highest = max(answer.logprobs)
+    masses = [math.exp(value - highest) for value in answer.logprobs]
+    unlisted = math.fsum(masses[place] for place in answer.bounds) / math.fsum(masses)
+    if unlisted > UNLISTED:
+        names = ", ".join(RATINGS[place] for place in answer.bounds)
+        reason = (
+            f"the server lists no log-probs for the ratings {names}, which may hold {unlisted:.0%} of the probability; "
+            "use judge.api: chat (20 tokens are listed, completions lists 5), backend: local, or method: pairwise"
+        )
+        return Failure("missing_logprobs", reason)
+    return math.fsum(int(name) * mass for name, mass in zip(RATINGS, masses, strict=True)) / math.fsum(masses)
+
+
+def _cost(work: Work, settings: AskingConfig) -> Cost:
+    """Each response is read once."""
+    return Cost(work.reads, 0, work.reads * (work.prompt_tokens + work.response_tokens))
+
+
+TEMPLATE = TemplateKind("rating", {"principle": Principle, "prompt": Prompt, "response": str, "few_shots": int})
+METHOD = Method(
+    "rating",
+    ask,
+    _cost,
+    TEMPLATE,
+    shown=("statement",),
+    by_files=1,
+)

@@ -1,0 +1,92 @@
+"""The methods of judging that there are: those of the table, and those that users bring as "module:NAME"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlaif.config import AskingConfig, JudgeConfig, RunConfig
+from rlaif.config.load import Location
+from rlaif.core.errors import ConfigError
+from rlaif.core.plugins import check_name, load_own
+from rlaif.core.records import Constitution
+from rlaif.inputs.templates import TemplateKind
+from rlaif.judge.methods import contrast, cot, pairwise, random, rating
+from rlaif.judge.methods.method import Cost, Method, Work
+
+METHODS = {
+    method.name: method
+    for method in (pairwise.METHOD, cot.METHOD, rating.METHOD, contrast.METHOD, random.METHOD)
+}  # fmt: skip
+REMEDY = "name a rlaif.judge.methods.method.Method, or a function that makes one (docs/extending.md)"
+
+
+def find(name: str) -> Method:
+    """The method that a config names: one of the table, or the object "module:NAME" of a user, a Method or what makes
+    one when it is called.
+
+    Raises ConfigError for a name that nothing goes by, and for an object that is no method.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    check_name(name, METHODS, what="judging method", where="judge.method")
+    found = load_own(name, what="judging method", where="judge.method", remedy=REMEDY)
+    if not isinstance(found, Method) and callable(found):
+        found = found()
+    if not isinstance(found, Method):
+        raise ConfigError(
+            f"{name!r} is no judging method but {type(found).__name__}",
+            where="judge.method",
+            remedy=REMEDY,
+        )
+    if found.name in METHODS:
+        raise ConfigError(
+            f"{name!r} calls itself {found.name!r}, as one of ours is called",
+            where="judge.method",
+            remedy="give it a name of its own: verdicts are told apart by it",
+        )
+    return found
+
+
+def in_use(judge: JudgeConfig) -> tuple[Method, ...]:
+    """The methods of the judge and of those who vote beside it, each once."""
+    return tuple({method.name: method for method in map(find, judge.methods)}.values())
+
+
+def asked(judge: JudgeConfig) -> tuple[AskingConfig, ...]:
+    """The judge and those who vote beside it, as far as they ask a model: one model each."""
+    return (judge, *judge.panel) if find(judge.method).asks_model else ()
+
+
+def cost_of(judge: JudgeConfig, work: Work) -> Cost:
+    """What the work takes at most, by the judge and all who vote beside it."""
+    costs = ((find(asking.method).cost, asking) for asking in asked(judge))
+    return sum((cost(work, asking) for cost, asking in costs if cost is not None), Cost())
+
+
+def template_kinds(judge: JudgeConfig) -> list[TemplateKind]:
+    """The templates that a run may have of its own: of all our methods, and of the user's that are in use."""
+    kinds = [method.template for method in (*METHODS.values(), *in_use(judge))]
+    return list({kind.name: kind for kind in kinds if kind is not None}.values())
+
+
+def taking(constitution: Constitution) -> list[str]:
+    """The names of the methods that ask a model and do not refuse the constitution."""
+    lacking = any(principle.contrast is None for principle in constitution.principles)
+    return [m.name for m in METHODS.values() if m.asks_model and not (m.needs_contrast and lacking)]
+
+
+def problems(config: RunConfig) -> Iterator[tuple[Location, str]]:
+    """(place in the config, sentence) for each thing that the methods cannot work with."""
+    judge = config.judge
+    for place, asking in ((("judge",), judge), *((("judge", "panel", n), m) for n, m in enumerate(judge.panel))):
+        try:
+            method = find(asking.method)
+        except ConfigError as problem:
+            yield (*place, "method"), f"{problem.what}; {problem.remedy}"
+            continue
+        if not method.asks_model and asking is not judge:
+            yield place, f"{method.name} asks no model, and a coin has no vote: choose another method"
+        if not method.asks_model and judge.panel and asking is judge:
+            yield place, f"judge.method: {method.name} is a control and votes alone: take judge.panel out"
+        if method.problems is not None:
+            yield from ((place, sentence) for sentence in method.problems(config, asking))

@@ -1,0 +1,228 @@
+"""Every method of the table works wherever methods are asked for, and a user's own method does so from outside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from rlaif.check.config import check_all
+from rlaif.cli.main import app
+from rlaif.config import JudgeConfig
+from rlaif.core.errors import ConfigError
+from rlaif.judge.load import parse
+from rlaif.judge.methods.method import JUDGED, Cost, Work
+from rlaif.judge.methods.table import METHODS, cost_of, find, in_use, template_kinds
+from rlaif.lm import open as open_model
+from rlaif.lm.cache import CachedModel
+from rlaif.lm.scripted import ScriptedModel
+from rlaif.stages import label
+from tests import stub_stages
+
+OWN = '''"""A judging method of a user: the log-odds that the model says yes to each answer."""
+
+from pathlib import Path
+
+from rlaif.core.records import Principle, Prompt
+from rlaif.core.statistics import sigmoid
+from rlaif.inputs.templates import TemplateKind
+from rlaif.judge.methods.method import Cost, Method, difference, log_odds, verdict
+from rlaif.lm.protocol import ChoiceRequest
+
+TEMPLATE = TemplateKind(
+    "yes-or-no",
+    {"principle": Principle, "prompt": Prompt, "response": str},
+    Path(__file__).with_name("yes-or-no.jinja"),
+)
+
+
+def ask(asks, asker):
+    requests = []
+    for one in asks:
+        for response in one.responses:
+            shown = asker.template.render(
+                principle=one.principle, prompt=one.comparison.prompt, response=response.text
+            )
+            requests.append(ChoiceRequest(shown.messages, ("yes", "no"), shown.prefix))
+    scores = [answer.failure or log_odds(answer) for answer in asker.model.ask(requests)]
+    verdicts = []
+    for place, one in enumerate(asks):
+        margin, failure = difference(*scores[2 * place : 2 * place + 2])
+        probability = None if margin is None else sigmoid(margin)
+        verdicts.append([verdict(one, "yes-or-no", "none", asker.model.name, probability, margin, failure)])
+    return verdicts
+
+
+def cost(work, settings):
+    return Cost(work.reads, 0, work.reads * (work.prompt_tokens + work.response_tokens))
+
+
+METHOD = Method("yes-or-no", ask, cost, TEMPLATE, shown=("statement",), by_files=1)
+
+
+def make():
+    return METHOD
+
+
+ANOTHER = Method("pairwise", ask, cost)
+NUMBER = 7
+'''
+TEMPLATE = """{% message "user" %}
+Rule: {{ principle.statement }}
+{{ prompt | dialogue }}
+Answer:
+{{ response | quote }}
+Does the answer keep the rule?
+{% endmessage %}"""
+RULES = """name: rules
+version: "1"
+principles:
+  - id: good
+    statement: Be good.
+    tests:
+      - {prompt: How?, better: a good answer, worse: a bad answer}
+      - {prompt: Why?, better: good, worse: bad and long}
+  - id: plain
+    statement: Be plain.
+"""
+NAME = "own_judging:METHOD"
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The module of a user, where it can be imported."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "own_judging.py").write_text(OWN, encoding="utf-8")
+    (folder / "yes-or-no.jinja").write_text(TEMPLATE, encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+    return NAME
+
+
+def done(*words: str | Path) -> dict[str, Any]:
+    """The JSON of a command that must succeed."""
+    result = CliRunner().invoke(app, [*map(str, words), "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)  # type: ignore[no-any-return]
+
+
+def rules(folder: Path, statement: str = "Be good.") -> Path:
+    path = folder / f"rules-{len(statement)}.yaml"
+    path.write_text(RULES.replace("Be good.", statement), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_model: Path, own: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that is finished up to `label` by the user's own method; policy and judge are scripted."""
+    stub_stages.install(set_module=lambda name, module: monkeypatch.setitem(sys.modules, name, module))
+    monkeypatch.setitem(sys.modules, label.__name__, label)
+    policy: Callable[..., CachedModel] = lambda model, adapters, cache: CachedModel(  # noqa: E731
+        ScriptedModel(), cache / "policy.sqlite"
+    )
+    monkeypatch.setattr(open_model, "open_policy", policy)
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Question {n}?"}) + "\n" for n in range(9)))
+    config = tmp_path / "run.yaml"
+    tables = {
+        "model": {"source": str(tiny_model)},
+        "judge": {"backend": "scripted", "method": own},
+        "card": {"required": False},
+        "constitution": str(rules(tmp_path)),
+        "prompts": {"mine": {"source": "prompts.jsonl", "train": 8, "held_out": 1}},
+        "label": {"samples": 3, "pairs": 3, "batch_size": 3},
+        "evaluate": {"bootstrap": 100},
+    }
+    config.write_text(json.dumps(tables))
+    for stage in ("revise", "sft", "label"):
+        done(stage, config, "--out", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_users_method_labels_a_run_and_every_question_about_it_is_answered(run: Path, tmp_path: Path) -> None:
+    labels = run / "label" / "labels.jsonl"
+    verdicts = [v for line in labels.read_text().splitlines() for v in json.loads(line)["verdicts"]]
+    assert {(v["method"], v["order"], v["judge"]) for v in verdicts} == {("yes-or-no", "none", "scripted")}
+    assert len(verdicts) == 8 * 3 * 2
+    assert (run / "templates" / "yes-or-no.jinja").read_text() == TEMPLATE
+
+    edited = done("impact", "--run", run, "--to", rules(tmp_path, "Be good and kind."))
+    assert (edited["cost"]["judged"], edited["cost"]["reused"]) == (8 * 3, 8 * 3), (
+        "only the principle that was reworded is judged again"
+    )
+    assert edited["method"] == NAME
+
+    principles = done("principles", "--run", run, "--negate", "2")
+    assert [row["id"] for row in principles["principles"]] == ["good", "plain"]
+    recovered = done(
+        "constitution", "recover", "--labels", labels, "--config", run / "config.yaml", "--candidates", rules(tmp_path)
+    )
+    assert recovered["calls"] + recovered["cached"] > 0
+
+
+def test_a_users_method_is_planned_carded_and_checked(own: str, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    tables = {
+        "judge": {"backend": "scripted", "method": own},
+        "constitution": str(rules(tmp_path)),
+        "prompts": {"mine": {"source": "everyday", "train": 8, "held_out": 4}},
+    }
+    config.write_text(json.dumps(tables))
+    rows = {row["stage"]: row for row in done("run", config, "--dry-run")["stages"]}
+    assert rows["label"]["judge_calls"] == 8 * 4 * 2, "each of 4 answers is read under 2 principles"
+    card = done("judge", "card", "--config", config, "--gold", "tests")
+    assert (card["subject"]["method"], card["failures"]["labelled"], card["order"]) == ("yes-or-no", 2, None)
+    assert all(attack["structure_kept"] == attack["pairs"] for attack in card["attacks"])
+    found = {finding.name: finding for finding in check_all(config)}
+    assert found["judge"].text == f"{NAME} by the scripted judge"
+    assert "yes-or-no" in found["templates"].text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pairwize", "did you mean 'pairwise'"),
+        ("own_judging:NONE", "cannot import the judging method"),
+        ("no_such_module:METHOD", "ModuleNotFoundError"),
+        ("own_judging:NUMBER", "is no judging method but int"),
+        ("own_judging:ANOTHER", "calls itself 'pairwise'"),
+    ],
+)
+def test_a_name_that_no_method_goes_by_is_refused_when_the_config_is_read(own: str, name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse({"judge": {"method": name}, "prompts": {"p": {"source": "everyday"}}}, where="test")
+
+
+def test_a_function_that_makes_a_method_will_do(own: str) -> None:
+    made = find("own_judging:make")
+    assert (made, made.name) == (find(own), "yes-or-no")
+    panel = JudgeConfig.model_validate({"panel": [{"name": "a", "method": own}, {"name": "b", "method": own}]})
+    assert [method.name for method in in_use(panel)] == ["contrast", "yes-or-no"]
+    assert [kind.name for kind in template_kinds(panel)][-1] == "yes-or-no"
+
+
+def test_a_template_that_is_handed_the_principle_may_show_all_of_it() -> None:
+    assert METHODS["pairwise"].fields(few_shots=1) == ("statement", "comparison", "contrast")
+    assert METHODS["pairwise"].fields(shipped_template=False) == JUDGED
+    assert METHODS["contrast"].fields(shipped_template=False) == ("contrast",)
+
+
+def test_a_panel_costs_what_its_members_cost() -> None:
+    panel = JudgeConfig.model_validate({"method": "pairwise", "panel": [{"name": "a", "method": "rating"}]})
+    work = Work(reads=2, pairs=1, response_tokens=10, prompt_tokens=5)
+    assert cost_of(panel, work) == Cost(2, 0, 2 * 25) + Cost(2, 0, 2 * 15)
+    assert cost_of(JudgeConfig.model_validate({"method": "random"}), work) == Cost()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_recovery_works_with_every_method_of_the_table(method: str, tmp_path: Path) -> None:
+    file = tmp_path / "labels.jsonl"
+    rows = [{"prompt": f"Question {n}?", "chosen": "a good answer", "rejected": "bad"} for n in range(8)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("--set", f"judge.method={method}", "--set", "judge.backend=scripted", "--set", "evaluate.bootstrap=100")
+    found = done("constitution", "recover", "--labels", file, "--candidates", rules(tmp_path), *words)
+    assert found["method"] == method
