@@ -50,6 +50,7 @@ LIBRARIES = {
     "vaderSentiment": {"gold"},
     "jinja2": {"inputs", "view", "report"},
     "ruamel": {"core"},
+    "markdown_it": {"constitution"},
     "typer": {"cli"},
     "gguf": {"lm"},
 }

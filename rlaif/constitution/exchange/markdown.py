@@ -1,17 +1,22 @@
-"""Prose documents: a heading with text below it is a principle, and so is each item of a list that stands alone.
+"""Prose documents: a heading with text below it is a principle, and so is each item of a list.
 
 Front matter and the text before the first rule become name, version and description. Of the text below a heading the
-first paragraph is the statement, with the list that it announces by a colon; the rest is the rationale. A heading that
-only holds others becomes a tag of theirs. Line breaks within a paragraph mean nothing. The marks of quotations and the
-boxes of tasks are taken off; tables are left out.
+first paragraph is the statement, with a list that it announces by a colon; the other paragraphs are the rationale. A
+heading that only holds others or a list becomes a tag. Where there is no heading and no list, each paragraph is a
+principle. Bold, italics and links become plain text. What has no place is counted: tables, comments, the addresses of
+links, paragraphs between the rules.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
 
 from rlaif.constitution.compose import VERSION
 from rlaif.constitution.exchange.draft import Draft, topic
@@ -21,36 +26,33 @@ from rlaif.core.errors import ConstitutionError
 from rlaif.core.records import Constitution
 from rlaif.core.yaml import dump_yaml, parse_yaml
 
-EXPECTED = "headings with a paragraph below each, or a list with one principle an item"
+EXPECTED = "headings with a paragraph below each, a list with one principle an item, or two paragraphs at least"
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*$\n?", re.MULTILINE | re.DOTALL)
-_TAG = re.compile(r"(?<!\\)</?[a-zA-Z][^<>\n]*>")
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_FENCED = re.compile(r"^( {0,3}(`{3,}|~{3,}).*?(?:^ {0,3}\2[`~]*[ \t]*$|\Z))", re.MULTILINE | re.DOTALL)
-_HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*))?$")
-_CLOSING = re.compile(r"(?:^|[ \t])#+$")
-_UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
-_BREAK = re.compile(r" {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$")
-_ITEM = re.compile(r"( *)([-*+]|\d{1,9}[.)])(?:[ \t]+(.*)|)$")
-_BOX = re.compile(r"\[[ xX]\][ \t]+")
-_QUOTE = re.compile(r"^ {0,3}>(?: ?>)* ?", re.MULTILINE)
-_TABLE = re.compile(r" {0,3}\||(?=[^\n]*\|)[^\n]*\n[ \t]*:?-+:?[ \t]*\|[-:| \t]*(?:\n|\Z)")
+_TAG = re.compile(r"</?[a-zA-Z][^<>\n]*>")
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_BOX = re.compile(r"\[[ xX]\]\s+")
 _ATTRIBUTES = re.compile(r"\s*\{\s*#([^\s}]+)[^}]*\}\s*$")
 _NUMBERED = re.compile(r"\d+(?:\.\d+)*[.)]?\s+")
-_BOLD = re.compile(r"(\*\*|__)(.+?)\1")
-_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
-_MARK = re.compile(r"([-#*+>`~=_|]|\d{1,9}(?=[.)]))")
+_MARKS = re.compile(r"[\\`*_\[\]<>&!|~]|^(?:[-#+=]|\d{1,9}(?=[.)]))")
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """The text of a list's item, and what of it stands in bold at its start."""
+
+    text: str
+    bold: str
 
 
 @dataclass(slots=True)
 class _Block:
-    """A paragraph, a table as it stands, or the items of a list."""
+    """A paragraph, or the items of a list."""
 
     text: str = ""
-    items: list[str] = field(default_factory=list)
-    table: bool = False
+    items: list[_Item] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return self.text or "\n".join("- " + item.replace("\n", "\n  ") for item in self.items)
+        return self.text or "\n".join("- " + item.text.replace("\n", "\n  ") for item in self.items)
 
 
 @dataclass(slots=True)
@@ -69,38 +71,113 @@ class _Section:
 
 def read(source: Source, draft: Draft) -> None:
     """The principles of the document in its order."""
-    body = _without_front(source, draft)
-    parts = _FENCED.split(body)  # text, fenced block, its fence, text, ...
-    texts, fenced = [_QUOTE.sub("", text) for text in parts[::3]], parts[1::3]
-    counted = [_without_comments(text) for text in texts]
-    comments = sum(count for _, count in counted)
-    draft.left_out.update({"HTML comment": comments} if comments else {})
-    tags = sum(len(_TAG.findall(text)) for text, _ in counted)
-    if tags:
-        draft.notes.append(f"{tags} HTML tags stand in the texts as they were")
-    pieces = [text + block for (text, _), block in zip(counted, [*fenced, ""], strict=True)]
-    sections = list(_sections("".join(pieces).split("\n")))
-    tables = sum(block.table for section in sections for block in section.blocks)
-    draft.left_out.update({"table": tables} if tables else {})
-    for section in sections:
-        section.blocks = [block for block in section.blocks if not block.table]
-    _principles(_titled(sections, draft), draft)
-    nothing = "has no heading with text below it and no list" + ("; tables are not read" if tables else "")
+    tokens = MarkdownIt("commonmark").enable("table").parse(_without_front(source, draft))
+    reader = _Reader(draft)
+    sections = _titled(reader.sections(SyntaxTreeNode(tokens)), draft)
+    _principles(sections, draft)
+    if reader.tags:
+        draft.notes.append(f"{reader.tags} HTML tags stand in the texts as they were")
+    tables = "; tables are not read" if draft.left_out["table"] else ""
+    draft.left_out += Counter()  # without what is counted 0 times
+    nothing = f"has no heading with text below it, no list and no two paragraphs{tables}"
     refuse(source, [] if draft.principles else [nothing], EXPECTED)
 
 
-def _without_comments(text: str) -> tuple[str, int]:
-    """The text without its HTML comments, and how many they were."""
-    kept: list[str] = []
-    at = 0
-    while (start := text.find("<!--", at)) >= 0:
-        end = text.find("-->", start)
-        if end < 0:
-            break
-        escaped = text[start - 1 : start] == "\\"
-        kept.append(text[at : start + 4] if escaped else text[at:start])
-        at = start + 4 if escaped else end + 3
-    return "".join([*kept, text[at:]]), sum(not part.endswith("\\<!--") for part in kept)
+@dataclass(slots=True)
+class _Reader:
+    """Makes sections of a document's tree. What has no place is counted in the draft; `tags`: HTML tags kept."""
+
+    draft: Draft
+    tags: int = 0
+
+    def sections(self, root: SyntaxTreeNode) -> list[_Section]:
+        found = [_Section(0, "")]
+        for node in _nodes(root):
+            if node.type == "heading":
+                found.append(_Section(int(node.tag[1]), self.plain(node)))
+            elif (block := self.block(node)) is not None:
+                found[-1].blocks.append(block)
+        return found
+
+    def block(self, node: SyntaxTreeNode) -> _Block | None:
+        """What a node below a heading holds; None where that is nothing, or has no place."""
+        if node.type in ("bullet_list", "ordered_list"):
+            items = [item for child in node.children if (item := self.item(child)).text]
+            return _Block(items=items) if items else None
+        if node.type == "table":
+            self.draft.left_out["table"] += 1
+            return None
+        text = self.text(node)
+        return _Block(text) if text else None
+
+    def text(self, node: SyntaxTreeNode) -> str:
+        if node.type in ("fence", "code_block"):
+            marks = node.markup or "```"
+            return f"{marks}{node.info}\n{node.content}{marks}"
+        if node.type == "html_block":
+            return " ".join(self.html(node.content).split())
+        return self.plain(node)
+
+    def item(self, node: SyntaxTreeNode) -> _Item:
+        """The paragraphs of an item as one; the items of lists within it stand below on lines of their own, all at one
+        depth."""
+        own: list[str] = []
+        below: list[str] = []
+        for child in _nodes(node):
+            block = self.block(child)
+            if block is not None and block.text:
+                (below if below else own).append(block.text)
+            elif block is not None:
+                below += [f"- {line.removeprefix('- ')}" for item in block.items for line in item.text.split("\n")]
+        first = _BOX.sub("", " ".join(own), count=1) if _BOX.match(" ".join(own)) else " ".join(own)
+        return _Item("\n".join(filter(None, [first, *below])), _bold(node))
+
+    def plain(self, node: SyntaxTreeNode) -> str:
+        """The words of a paragraph or heading, as one line."""
+        return " ".join("".join(self.words(node)).split())
+
+    def words(self, node: SyntaxTreeNode) -> Iterator[str]:
+        for child in node.children:
+            if child.type in ("softbreak", "hardbreak"):
+                yield " "
+            elif child.type == "code_inline":
+                yield f"{child.markup}{child.content}{child.markup}"
+            elif child.type == "html_inline":
+                yield self.html(child.content)
+            elif child.type in ("link", "image"):
+                text = "".join(self.words(child))
+                address = str(child.attrs.get("href" if child.type == "link" else "src", ""))
+                if address.removeprefix("mailto:") != text:
+                    self.draft.left_out[f"address of {'a link' if child.type == 'link' else 'an image'}"] += 1
+                yield text
+            elif child.children:
+                yield from self.words(child)
+            else:
+                yield child.content
+
+    def html(self, text: str) -> str:
+        """HTML as it stands, without its comments."""
+        kept, comments = _COMMENT.subn("", text)
+        self.draft.left_out["HTML comment"] += comments
+        self.tags += len(_TAG.findall(kept))
+        return kept
+
+
+def _nodes(node: SyntaxTreeNode) -> Iterator[SyntaxTreeNode]:
+    """The headings, paragraphs, lists ... of a node, those of quotations too."""
+    for child in node.children:
+        if child.type == "blockquote":
+            yield from _nodes(child)
+        elif child.type != "hr":
+            yield child
+
+
+def _bold(item: SyntaxTreeNode) -> str:
+    """The bold words that an item begins with."""
+    node = item
+    while node.children and node.type != "strong":
+        node = next((child for child in node.children if child.type != "text" or child.content), node.children[0])
+    return "".join(part.content for part in node.walk() if part.type == "text") if node.type == "strong" else ""
 
 
 def _without_front(source: Source, draft: Draft) -> str:
@@ -135,133 +212,51 @@ def _titled(sections: list[_Section], draft: Draft) -> list[_Section]:
         draft.name = draft.name or title.heading
         intro.blocks += title.blocks
         rest = rest[1:]
-    if not rest:  # a plain list
-        rest = [_Section(1, "", [block for block in intro.blocks if block.items])]
-        intro.blocks = [block for block in intro.blocks if not block.items]
-    about = [str(block) for block in intro.blocks]
-    draft.description = "\n\n".join(filter(None, [draft.description, *about]))
+    intro.blocks = _announced(intro.blocks)
+    lists = [block for block in intro.blocks if block.items]
+    about = [block for block in intro.blocks if not block.items]
+    if lists:
+        rest = [_Section(1, "", lists), *rest]
+    elif not rest and len(about) > 1:  # nothing but prose
+        rest, about = [_Section(1, "", [_Block(items=[_Item(block.text, "")])]) for block in about], []
+    draft.description = "\n\n".join(filter(None, [draft.description, *map(str, about)]))
     return rest
+
+
+def _announced(blocks: list[_Block]) -> list[_Block]:
+    """The blocks, each list that a paragraph announces by a colon as a part of it."""
+    found: list[_Block] = []
+    for block in blocks:
+        if block.items and found and found[-1].text.endswith(":"):
+            found[-1] = _Block(f"{found[-1].text}\n{block}")
+        else:
+            found.append(block)
+    return found
 
 
 def _principles(sections: list[_Section], draft: Draft) -> None:
     groups: list[_Section] = []
     tagged = False
-    for section, after in zip(sections, [*sections[1:], None], strict=True):
+    for number, section in enumerate(sections):
         groups = [group for group in groups if group.level < section.level]
         tags = [group.id for group in groups if group.id]
-        first = section.blocks[0] if section.blocks else None
-        if first is None and after is not None and after.level > section.level:
+        blocks = _announced(section.blocks)
+        texts = [block.text for block in blocks if block.text]
+        items = [item for block in blocks for item in block.items]
+        if not blocks and any(after.level > section.level for after in sections[number + 1 : number + 2]):
             groups.append(section)
-        elif first is None:
+        elif not blocks:
             draft.left_out["heading without text"] += 1
-        elif first.items:
-            tags += [section.id] if section.id else []
-            tagged = tagged or bool(tags)
-            for item in (item for block in section.blocks for item in block.items):
-                bold = _BOLD.match(item)
-                draft.add(slug(bold[2]) if bold else topic(item), statement=item, tags=tags)
-            after_list = sum(not block.items for block in section.blocks)
-            draft.left_out.update({"paragraph beside a list of principles": after_list} if after_list else {})
-        else:
-            listed = first.text.endswith(":") and len(section.blocks) > 1 and bool(section.blocks[1].items)
-            statement = "\n".join(str(block) for block in section.blocks[: 1 + listed])
-            rationale = "\n\n".join(str(block) for block in section.blocks[1 + listed :])
-            tagged = tagged or bool(tags)
-            draft.add(section.id, statement=statement, rationale=rationale, tags=tags)
+        if texts and blocks[0].text:
+            draft.add(section.id, statement=texts[0], rationale="\n\n".join(texts[1:]), tags=tags)
+        elif texts:
+            draft.left_out["paragraph beside a list of principles"] += len(texts)
+        tags += [section.id] if items and section.id else []
+        for item in items:
+            draft.add(slug(item.bold) or topic(item.text), statement=item.text, tags=tags)
+        tagged = tagged or bool(blocks and tags)
     if tagged:
         draft.notes.append("headings above the rules became tags")
-
-
-# --- lines to blocks --------------------------------------------------------------------------------------------------
-
-
-def _sections(lines: list[str]) -> Iterator[_Section]:
-    """The sections of the document, the first of them what stands above any heading."""
-    section = _Section(0, "")
-    at = 0
-    while at < len(lines):
-        line = lines[at]
-        heading = _HEADING.match(line)
-        if heading is not None:
-            yield section
-            title = _CLOSING.sub("", (heading[2] or "").rstrip())
-            section, at = _Section(len(heading[1]), _plain([title])), at + 1
-        elif (fence := _FENCE.match(line)) is not None:
-            end = next((n for n in range(at + 1, len(lines)) if lines[n].strip().startswith(fence[1])), len(lines))
-            section.blocks.append(_Block("\n".join(lines[at : end + 1])))
-            at = end + 1
-        elif not line.strip() or _BREAK.match(line):
-            at += 1
-        elif _ITEM.match(line):
-            block, at = _list(lines, at)
-            section.blocks += [block] if block.items else []
-        else:
-            end = _paragraph_end(lines, at)
-            text = _plain(lines[at:end])
-            if end < len(lines) and (underline := _UNDERLINE.match(lines[end])) is not None:
-                yield section
-                section, at = _Section(1 if underline[1].startswith("=") else 2, text), end + 1
-            else:
-                section.blocks.append(_Block(text, table=_TABLE.match("\n".join(lines[at:end])) is not None))
-                at = end
-    yield section
-
-
-def _paragraph_end(lines: list[str], start: int) -> int:
-    """The line behind the paragraph that begins in `start`."""
-    for at in range(start + 1, len(lines)):
-        line = lines[at]
-        if not line.strip() or _HEADING.match(line) or _FENCE.match(line) or _UNDERLINE.match(line) or _begins(line):
-            return at
-    return len(lines)
-
-
-def _begins(line: str) -> bool:
-    """Whether a list begins in a line below text: one with numbers has to begin with 1."""
-    item = _ITEM.match(line)
-    return item is not None and (not item[2][0].isdigit() or item[2][:-1] == "1")
-
-
-def _list(lines: list[str], at: int) -> tuple[_Block, int]:
-    """The list that begins in a line, and the line behind it. What is indented further belongs to its item."""
-    first = _ITEM.match(lines[at])
-    indent = len(first[1]) if first else 0
-    found: list[list[str]] = []
-    blank = False
-    while at < len(lines):
-        line = lines[at]
-        item = _ITEM.match(line)
-        deeper = len(line) - len(line.lstrip()) > indent + 1
-        if item is not None and not deeper and not _BREAK.match(line):
-            found.append([_BOX.sub("", item[3] or "", count=1)])
-        elif line.strip() and ((blank and not deeper) or _HEADING.match(line) or _BREAK.match(line)):
-            break
-        elif line.strip():
-            found[-1].append(line)
-        blank = not line.strip()
-        at += 1
-    return _Block(items=list(filter(None, map(_item, found)))), at
-
-
-def _item(lines: list[str]) -> str:
-    """The text of an item; the items of lists within it stand below on lines of their own, all at one depth."""
-    parts = [lines[:1]]
-    for line in lines[1:]:
-        inner = _ITEM.match(line.lstrip())
-        if inner is not None and (len(parts) > 1 or _begins(line.lstrip())):
-            parts.append([_BOX.sub("", inner[3] or "", count=1)])
-        else:
-            parts[-1].append(line)
-    first, *rest = map(_plain, parts)
-    return "\n".join(filter(None, [first, *(f"- {text}" for text in rest if text)]))
-
-
-def _plain(lines: list[str]) -> str:
-    """One paragraph of the lines, with backslashes before marks taken away."""
-    return _ESCAPED.sub(r"\1", " ".join(" ".join(lines).split()))
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write(constitution: Constitution) -> str:
@@ -278,9 +273,5 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _marked(text: str) -> str:
-    """The text as one paragraph in which nothing counts as Markdown's own mark at its beginning."""
-    line = " ".join(text.split()).replace("\\", "\\\\").replace("<!--", "\\<!--")
-    match = _MARK.match(line)
-    if match is None:
-        return line
-    return f"{match[1]}\\{line[match.end() :]}" if match[1].isdigit() else f"\\{line}"
+    """The text as one paragraph in which nothing counts as a mark of Markdown."""
+    return _MARKS.sub(lambda mark: f"{mark[0]}\\" if mark[0].isdigit() else f"\\{mark[0]}", " ".join(text.split()))

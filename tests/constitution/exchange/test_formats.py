@@ -194,8 +194,8 @@ def test_a_prose_document(tmp_path: Path) -> None:
     assert constitution.description == "How we want to be answered."
     assert [(p.id, p.statement, p.rationale, p.tags) for p in constitution.principles] == [
         ("kind", "Be kind to everybody.", "Unkind words last.\n\nThey hurt.", ("kindness",)),
-        ("be-exact", "Do this:\n- Give numbers.\n- Give *units*, as in <b>metres</b>.", "", ("kindness",)),
-        ("no-lists", "**No lists.** Write sentences.", "", ("lists",)),
+        ("be-exact", "Do this:\n- Give numbers.\n- Give units, as in <b>metres</b>.", "", ("kindness",)),
+        ("no-lists", "No lists. Write sentences.", "", ("lists",)),
         ("never-use-tables-nor", "Never use tables\n- nor charts", "", ("lists",)),
     ]
     assert found.left_out == {
@@ -375,7 +375,8 @@ constitutions = st.builds(
 
 
 def words(text: str) -> str:
-    """The text as a Markdown paragraph or line holds it: paragraphs of words."""
+    """The text as a Markdown paragraph or line holds it: paragraphs of words, and never the character of code 0."""
+    text = text.replace("\x00", "\ufffd")
     return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n[^\S\n]*\n", text) if part.strip())
 
 
@@ -390,7 +391,7 @@ def held(format: str, c: Constitution) -> Any:
             c.name,
             c.version,
             words(c.description),
-            [(p.id, " ".join(p.statement.split()), words(p.rationale)) for p in c.principles],
+            [(p.id, words(" ".join(p.statement.split())), words(p.rationale)) for p in c.principles],
         ),
         "json": c,
     }
@@ -510,6 +511,34 @@ def statements(found: Imported) -> list[str]:
 def test_boxes_of_tasks_are_no_part_of_a_rule(tmp_path: Path) -> None:
     text = "- [x] Be kind\n- [ ] Be brief\n- [sic] Be odd\n"
     assert statements(imported(tmp_path, "a.md", text)) == ["Be kind", "Be brief", "[sic] Be odd"]
+
+
+def test_a_list_under_a_heading_with_text_becomes_principles_and_nothing_is_lost(tmp_path: Path) -> None:
+    rules = "## Honesty\n\nSay what is true.\n\n- Say when you guess.\n- Mend errors.\n\nIt pays.\n"
+    text = f"# Rules\n\n- Be first.\n\n{rules}"
+    found = imported(tmp_path, "a.md", text)
+    assert [(p.id, p.statement, p.rationale, p.tags) for p in found.constitution.principles] == [
+        ("first", "Be first.", "", ()),
+        ("honesty", "Say what is true.", "It pays.", ()),
+        ("when-guess", "Say when you guess.", "", ("honesty",)),
+        ("mend-errors", "Mend errors.", "", ("honesty",)),
+    ]
+    assert found.left_out == {}
+
+
+def test_bold_italics_and_links_become_plain_text(tmp_path: Path) -> None:
+    text = "- **Be *very* kind**: see [our `rules`](http://a.b/c) ![a dog](d.png) <http://e.f> and 2 \\* 3 &amp; x_y.\n"
+    found = imported(tmp_path, "a.md", text)
+    assert statements(found) == ["Be very kind: see our `rules` a dog http://e.f and 2 * 3 & x_y."]
+    assert found.constitution.principles[0].id == "be-very-kind"
+    assert found.left_out == {"address of a link": 1, "address of an image": 1}
+
+
+def test_two_paragraphs_of_prose_are_two_principles(tmp_path: Path) -> None:
+    assert statements(imported(tmp_path, "a.md", "Be kind.\n\nBe exact,\nalways.\n")) == [
+        "Be kind.",
+        "Be exact, always.",
+    ]
 
 
 def test_marks_of_quotations_are_no_part_of_a_rule(tmp_path: Path) -> None:
