@@ -26,7 +26,7 @@ from rlaif.judge.calibration import LEAST
 from rlaif.judge.judge import Judge
 from rlaif.judge.load import load
 from rlaif.judge.methods.table import find, in_use, template_kinds
-from rlaif.lm.open import open_server
+from rlaif.lm.open import open_asked
 from rlaif.lm.server.requests import HOSTED
 from rlaif.run.environment import installed
 from rlaif.stages.table import of_run
@@ -150,7 +150,7 @@ def _asked(config: RunConfig, asking: AskingConfig) -> str:
     tokens = max(config.label.max_new_tokens, config.evaluate.max_new_tokens, config.revise.max_new_tokens)
     a, b = (Response(prompt.id, f"{word} " * tokens, "check", 0, 0.0, "length", tokens) for word in ("some", "other"))
     alone = JudgeConfig.model_validate(asking.model_dump(include=set(AskingConfig.model_fields)) | {"max_retries": 0})
-    model = open_server(alone)
+    model = open_asked(alone, config.model)
     try:
         judge = Judge(alone, constitution, models=[model], seed=config.seed)
         verdicts = judge.label_under([Comparison(prompt, a, b)], [[principle]])[0].verdicts

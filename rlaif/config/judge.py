@@ -12,8 +12,10 @@ from rlaif.config.fields import SPEED, Table
 class AskingConfig(Table):
     """Who is asked, where, and how."""
 
-    backend: Literal["local", "openai", "scripted"] = Field(
-        "local", description="local = transformers, openai = any OpenAI-compatible server, scripted = rules, for trials"
+    backend: str = Field(
+        "local",
+        description="local = transformers, openai = any OpenAI-compatible server, scripted = rules, for trials; or "
+        'your own, "module:Class" (docs/extending.md)',
     )
     source: str | None = Field(None, description="model of the judge; null = the model of the run (local backend)")
     method: str = Field(

@@ -81,7 +81,7 @@ def _anchored(config: RunConfig, folder: Path) -> RunConfig:
     slices = {name: part.model_copy(update={"source": anchor(part.source)}) for name, part in config.prompts.items()}
 
     def anchored(asked: Asking) -> Asking:
-        here = asked.source is not None and asked.backend in ("local", "scripted")
+        here = asked.source is not None and asked.backend != "openai"
         return asked.model_copy(update={"source": anchor(asked.source)}) if here and asked.source else asked
 
     panel = [anchored(member) for member in config.judge.panel]

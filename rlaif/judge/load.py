@@ -5,14 +5,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import partial
 
-from rlaif.config import AskingConfig
+from rlaif.config import AskingConfig, RunConfig
 from rlaif.config import load as tables
-from rlaif.judge.methods.table import METHODS, problems
+from rlaif.judge.methods import table as methods
+from rlaif.lm import backends
 
-_DEFAULT = AskingConfig.model_fields["method"].default
-CHOICES = {"judge.method": (_DEFAULT, *(name for name in METHODS if name != _DEFAULT))}
+
+def problems(config: RunConfig) -> Iterator[tuple[tables.Location, str]]:
+    """(place in the config, sentence) for each unknown name in it and what the methods cannot work with."""
+    yield from backends.problems(config.judge)
+    yield from methods.problems(config)
+
+
+def _choices(field: str, names: Iterable[str]) -> tuple[str, ...]:
+    default = AskingConfig.model_fields[field].default
+    return (default, *(name for name in names if name != default))
+
+
+CHOICES = {
+    "judge.backend": _choices("backend", backends.BACKENDS),
+    "judge.method": _choices("method", methods.METHODS),
+}
 """Field -> the names that it may have, the default first, for fields whose names are declared above the config."""
 
 load = partial(tables.load, check=problems)

@@ -35,8 +35,8 @@ _DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sql
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _KEYS_PER_QUERY = 500
 REQUESTS_PER_CALL = 256
-"""What a kill can cost at most with a model that answers a call as a whole. Of one whose answers arrive one by one, a
-server, it costs at most what was in flight."""
+"""Requests in one call of a model that answers a call as a whole: a kill costs no more answers than that. From a
+server answers arrive one by one, and a kill costs at most those that were in flight."""
 _COUNTED = ("calls", "prompt_tokens", "generated_tokens")
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL);
@@ -67,15 +67,15 @@ _KINDS: dict[type[Request], _Kind] = {
 class CachedModel:
     """`inner` with its answers kept in the file `path`; several processes may share the file.
 
-    A key is the content of (the inner model's fingerprint, the kind of call, every field of the request); seeds are
-    among the fields, so sampling is cached too. Failures are never kept: the next run asks again. Equal requests of a
-    batch are asked once. Answers that arrive one by one are on disk before others are asked for in their place; a model
-    that answers as a whole is asked at most REQUESTS_PER_CALL at a time. `usage` is the inner model's, with `cached`
-    counting the answers that cost nothing.
+    A key is the content of (the inner model's fingerprint, the kind of request, every field of it); seeds are among the
+    fields, so sampling is cached too. Failures are never kept: the next run asks again. Equal requests of a batch are
+    asked once. An answer that arrives alone is on disk before another request takes its place; a model that answers a
+    call as a whole is asked at most REQUESTS_PER_CALL at a time. `usage` is the inner model's; `cached` counts the
+    answers that cost nothing.
 
-    The file also keeps what each model was asked for in all (`spent`). A `budget` counts that in, with what others add
-    to it meanwhile, unless it is to count for itself from now on. At its limit no further request is sent; what is in
-    flight is kept, then BudgetError is raised.
+    The file also keeps how much each model was ever asked (`spent`). A `budget` counts that too, and what other
+    processes add to it meanwhile, unless `counts_before` is False: then it counts this object's own requests. At its
+    limit no further request is sent; answers in flight are kept, then BudgetError is raised.
 
     Raises DataError for a file that is not such a cache or is damaged, DiskError if it cannot be written.
     """

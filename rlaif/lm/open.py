@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-from weakref import WeakValueDictionary
 
 from rlaif.config import AskingConfig, ModelConfig
 from rlaif.core.shipped import cache_folder
+from rlaif.lm.backends import find, open_local
 from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import A, LanguageModel, RequestFor, Usage
@@ -34,37 +33,7 @@ def open_judge(asking: AskingConfig, model: ModelConfig, cache: Path) -> Languag
 
 def open_asked(asking: AskingConfig, model: ModelConfig) -> LanguageModel:
     """The model that is asked, without a cache: that of the backend, for a local one without a source the run's own."""
-    if asking.backend == "scripted":
-        from rlaif.lm.scripted import ScriptedModel
-
-        return ScriptedModel() if asking.source is None else ScriptedModel.from_file(Path(asking.source))
-    if asking.backend == "openai":
-        return open_server(asking)
-    return open_local(model if asking.source is None else model.model_copy(update={"source": asking.source}), ())
-
-
-def open_server(asking: AskingConfig) -> LanguageModel:
-    """The client of an OpenAI-compatible server."""
-    from rlaif.lm.server.client import OpenAIModel
-
-    return OpenAIModel.from_config(asking)
-
-
-_loaded: WeakValueDictionary[tuple[str, str, str], Any] = WeakValueDictionary()
-"""(source, fingerprint, device) -> LoadedModel, for as long as somebody uses it."""
-
-
-def open_local(model: ModelConfig, adapters: tuple[Path, ...]) -> LanguageModel:
-    """A model of its own, without a cache, on weights that all models of the same source and adapters share: nobody
-    changes them."""
-    from rlaif.lm.local.load import load_model, model_fingerprint
-    from rlaif.lm.local.model import LocalModel
-
-    key = (model.source, model_fingerprint(model, adapters), model.device)
-    loaded = _loaded.get(key)
-    if loaded is None:
-        loaded = _loaded[key] = load_model(model, adapters)
-    return LocalModel(loaded, batch_size=model.batch_size)
+    return find(asking.backend).open(asking, model)
 
 
 class OnDemand:

@@ -29,6 +29,7 @@ from rlaif.judge.judge import Judge
 from rlaif.judge.load import load, load_or_default, parse
 from rlaif.judge.methods.table import asked, in_use
 from rlaif.lm import open as lm
+from rlaif.lm.backends import open_local
 from rlaif.lm.protocol import LanguageModel
 
 Policy = Literal["base", "sft", "ppo"]
@@ -85,7 +86,7 @@ class Run:
     def policy(self, which: Policy = "ppo") -> LanguageModel:
         """The model before training, after SFT or after PPO."""
         adapters = tuple(self._adapter(stage) for stage in ADAPTERS[which])
-        return lm.open_local(self.config.model, adapters)
+        return open_local(self.config.model, adapters)
 
     @property
     def _folder(self) -> RunFolder:
@@ -160,7 +161,7 @@ def open_model(source: str | None = None, *, backend: str = "local", **fields: A
     local = backend == "local"
     tables = {"model": asked} if local else {"judge": {"method": "pairwise", "backend": backend, **asked}}
     config = parse({**tables, "prompts": {"none": {"source": "everyday"}}}, where="open_model")
-    return lm.open_local(config.model, ()) if local else lm.open_asked(config.judge, config.model)
+    return open_local(config.model) if local else lm.open_asked(config.judge, config.model)
 
 
 def load_reward(source: str = "model", run: Run | str | Path | None = None) -> Reward:

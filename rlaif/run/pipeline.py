@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from rlaif.config import AskingConfig, ModelConfig, RunConfig, StageName
+from rlaif.config import AskingConfig, RunConfig, StageName
 from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
 from rlaif.constitution.scope import by_slice
 from rlaif.core import provenance
@@ -31,6 +31,7 @@ from rlaif.inputs.templates import CRITIQUE, REVISION, load_templates
 from rlaif.judge.gate import calibration_of, passed_card
 from rlaif.judge.load import load
 from rlaif.judge.methods.table import in_use, template_kinds
+from rlaif.lm import backends
 from rlaif.lm import open as open_model
 from rlaif.lm.protocol import LanguageModel, Usage
 from rlaif.run import ledger
@@ -224,8 +225,9 @@ def _shared_inputs(config: RunConfig, given: Materials) -> dict[str, str]:
 
 
 def judge_model_hash(config: RunConfig) -> str:
-    """A hash of the judge's weights or rules, or the mere name of its backend: a server is known by its settings."""
-    own, *others = (_asked_hash(asking, config.model) for asking in (config.judge, *config.judge.panel))
+    """A hash of what the backends of the judge and its panel know of the model that answers: weights, rules, a name."""
+    judges = (config.judge, *config.judge.panel)
+    own, *others = (backends.find(asking.backend).identity(asking, config.model) for asking in judges)
     return content_id(own, others) if others else own
 
 
@@ -233,16 +235,6 @@ def _gold_hash(gold: str) -> str:
     """A hash of the file that the judge is measured on, or the mere name of gold that comes with a package."""
     path = Path(gold.removeprefix("tests:"))
     return file_hash(path) if path.is_file() else gold
-
-
-def _asked_hash(asking: AskingConfig, model: ModelConfig) -> str:
-    if asking.backend == "local":
-        from rlaif.lm.local.load import model_fingerprint
-
-        return model_fingerprint(model if asking.source is None else model.model_copy(update={"source": asking.source}))
-    if asking.backend == "scripted" and asking.source is not None and Path(asking.source).is_file():
-        return f"scripted {file_hash(Path(asking.source))}"
-    return asking.backend
 
 
 def _needed(config: RunConfig, names: Sequence[StageName]) -> tuple[StageName, ...]:

@@ -13,6 +13,7 @@ import torch
 
 from rlaif.config import JudgeConfig, ModelConfig
 from rlaif.core.records import Message
+from rlaif.lm import backends
 from rlaif.lm import open as open_model
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.local import model as local
@@ -303,7 +304,7 @@ def test_policy_and_judge_of_the_same_source_share_their_weights(settings: Model
     after = inner(judge).ask([ScoreRequest(chat("Hi"), "Yes.")])
     assert before == after
     judge.close()
-    assert len(open_model._loaded) == 0
+    assert len(backends._loaded) == 0
 
 
 def test_other_weights_are_not_shared(settings: ModelConfig, tmp_path: Path) -> None:
