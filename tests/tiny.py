@@ -1,4 +1,5 @@
 """A tiny random model with its tokenizer, built in memory: the tests run the real libraries without a download.
+No library is imported before it is used: conftest.py sets first how many threads they take.
 
 The tokenizer is shaped as SmolLM2's: byte-level BPE, ChatML, and `<|im_end|>` as both end and pad token - the setting
 in which a mask made from `ids != pad` would be wrong.
@@ -6,9 +7,15 @@ in which a mask made from `ids != pad` would be wrong.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlaif.config import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
 
 Arch = Literal["llama", "qwen2", "qwen3", "gpt2", "gpt_neox", "gemma"]
 
@@ -100,3 +107,69 @@ def make_tiny_model(folder: Path, arch: Arch = "llama", *, seed: int = 0, hidden
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def random_model(kind: str, **fields: Any) -> Any:
+    """A random float32 model of transformers' `kind` with two layers, frozen, without a tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {"num_key_value_heads": 2, "max_position_embeddings": 160, "pad_token_id": 0, "initializer_range": SPREAD}
+    config = AutoConfig.for_model(kind, **{"vocab_size": VOCABULARY, **sizes, **more, **fields})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+
+
+def other_model(folder: Path, kind: str, **fields: Any) -> Path:
+    """The folder, now holding a `random_model` of the kind and the tiny tokenizer."""
+    random_model(kind, **fields).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+# --- what a model says, by transformers alone -------------------------------------------------------------------------
+
+NEVER = 10_000
+"""An id that no tiny model can say."""
+SHARED = [7 * n % 390 + 3 for n in range(20)]
+
+
+def random_ids(lengths: list[int], seed: int = 0) -> list[list[int]]:
+    import numpy as np
+
+    draw = np.random.default_rng(seed)
+    return [draw.integers(3, 390, size=n).tolist() for n in lengths]
+
+
+def load(folder: Path, dtype: str = "float32") -> Any:
+    """The model in the folder, on the CPU."""
+    from rlaif.lm.local.load import load_model
+
+    return load_model(ModelConfig.model_validate({"source": str(folder), "dtype": dtype, "device": "cpu"})).model
+
+
+def by_transformers(model: Any, prompt: list[int], count: int, ends: list[int]) -> list[int]:
+    """Greedy tokens of one prompt alone, without padding."""
+    import torch
+
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=count,
+        do_sample=False,
+        eos_token_id=ends,
+        pad_token_id=0,
+    )
+    return list(out[0, len(prompt) :].tolist())
+
+
+def by_forward(model: Any, context: Sequence[int], target: Sequence[int]) -> torch.Tensor:
+    """Log-probabilities from one plain forward pass over the whole sequence."""
+    import torch
+
+    logits = model(input_ids=torch.tensor([[*context, *target]]), use_cache=False).logits[0].float()
+    rows = logits[len(context) - 1 : -1].log_softmax(-1)
+    return rows.gather(1, torch.tensor(target, dtype=torch.long)[:, None]).squeeze(1)

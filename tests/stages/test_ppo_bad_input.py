@@ -19,9 +19,8 @@ from rlaif.judge.load import parse
 from rlaif.lm.local.load import load_model
 from rlaif.stages import ppo
 from rlaif.training.rewards.model import CONSTANTS_FILE, HEAD_FILE, RewardModel
-from tests.lm.local.test_soundness import other_model
 from tests.stages.test_ppo import PROMPTS, one_thread, ppo_context, sft_adapter  # noqa: F401 - fixtures
-from tests.tiny import make_tiny_model
+from tests.tiny import make_tiny_model, other_model
 from tests.training.contexts import Heard, prompt, response
 from tests.training.ppo.test_policy_model import model_config, policy_model, reward_folder
 

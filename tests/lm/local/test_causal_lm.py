@@ -25,34 +25,12 @@ from rlaif.lm.local.causal_lm import (
     uniforms,
 )
 from rlaif.lm.local.load import load_model
-from tests.tiny import Arch, make_tiny_model
-
-NEVER = 10_000
-"""An id that no tiny model can say."""
-SHARED = [7 * n % 390 + 3 for n in range(20)]
-
-
-def random_ids(lengths: list[int], seed: int = 0) -> list[list[int]]:
-    draw = np.random.default_rng(seed)
-    return [draw.integers(3, 390, size=n).tolist() for n in lengths]
-
-
-def load(folder: Path) -> Any:
-    return load_model(ModelConfig(source=str(folder), dtype="float32", device="cpu")).model
+from tests.tiny import NEVER, SHARED, Arch, by_forward, by_transformers, load, make_tiny_model, random_ids, random_model
 
 
 def gemma(softcap: float = 2.0, window: int = 4096) -> Any:
     """A tiny Gemma2: its logits are not head(hidden), and every second layer sees a window only."""
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    config = Gemma2Config(
-        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, sliding_window=window, initializer_range=0.3,
-        final_logit_softcapping=softcap, eos_token_id=2, pad_token_id=2, bos_token_id=1,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Gemma2ForCausalLM(config).eval().requires_grad_(False)
+    return random_model("gemma2", head_dim=8, sliding_window=window, final_logit_softcapping=softcap)
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2", "qwen2", "gemma2", "gemma2 with a window of 8"])
@@ -67,27 +45,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def llama(tiny_model: Path) -> CausalLM:
     return CausalLM(load(tiny_model))
-
-
-def by_transformers(model: Any, prompt: list[int], count: int, ends: list[int]) -> list[int]:
-    """Greedy tokens of one prompt alone, without padding."""
-    ids = torch.tensor([prompt])
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=count,
-        do_sample=False,
-        eos_token_id=ends,
-        pad_token_id=0,
-    )
-    return list(out[0, len(prompt) :].tolist())
-
-
-def by_forward(model: Any, context: list[int], target: list[int]) -> torch.Tensor:
-    """Log-probabilities from one plain forward pass over the whole sequence."""
-    logits = model(input_ids=torch.tensor([context + target]), use_cache=False).logits[0].float()
-    rows = logits[len(context) - 1 : -1].log_softmax(-1)
-    return rows.gather(1, torch.tensor(target)[:, None]).squeeze(1)
 
 
 @pytest.mark.parametrize("shared", [[], SHARED], ids=["nothing shared", "a shared beginning"])
@@ -140,15 +97,7 @@ def test_targets_of_one_context_see_nothing_of_each_other(model: Any, attention:
 
 def test_a_model_that_takes_no_mask_of_ours_is_noticed() -> None:
     """Falcon with ALiBi makes its bias from a 2-D mask."""
-    from transformers import FalconConfig, FalconForCausalLM
-
-    config = FalconConfig(
-        vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True,
-        new_decoder_architecture=False, eos_token_id=2, bos_token_id=1, initializer_range=0.3,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = FalconForCausalLM(config).eval().requires_grad_(False)
+    model = random_model("falcon", alibi=True, new_decoder_architecture=False)
     lm = CausalLM(model)
     assert not lm.packs
     context, targets = random_ids([9])[0], random_ids([4, 6, 2], seed=1)

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from rlaif.config import ModelConfig
 from rlaif.core.errors import ModelError
 from rlaif.lm.local.load import load_model
-from tests.tiny import SPREAD, VOCABULARY, tiny_tokenizer
+from tests.tiny import VOCABULARY, other_model, tiny_tokenizer
 
 
 def config(source: Path) -> ModelConfig:
@@ -34,17 +33,6 @@ def test_a_weight_that_is_not_a_number_is_named(copy: Path, value: float) -> Non
     with pytest.raises(ModelError, match=r"1 of its weight tensors .*layers\.1\.mlp\.down_proj") as caught:
         load_model(config(copy))
     assert caught.value.where == str(copy)
-
-
-def other_model(folder: Path, kind: str, **fields: Any) -> Path:
-    """A random model of two layers of the kind, with the tiny tokenizer."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": VOCABULARY}
-    table = AutoConfig.for_model(kind, **{**sizes, "initializer_range": SPREAD, **fields})
-    AutoModelForCausalLM.from_config(table).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
 
 
 def test_an_encoder_is_refused_though_it_loads(tmp_path: Path) -> None:

@@ -17,21 +17,14 @@ from rlaif.lm.local.cpu.decoder import WORTH_PACKING, Decoder
 from rlaif.lm.local.load import load_model
 from rlaif.lm.local.model import LocalModel
 from rlaif.lm.protocol import GenerateRequest
-from tests.lm.local.test_causal_lm import NEVER, SHARED, by_transformers, gemma, load, random_ids
-from tests.tiny import Arch, make_tiny_model
+from tests.tiny import NEVER, SHARED, Arch, by_transformers, load, make_tiny_model, random_ids, random_model
 
 
 def qwen3() -> Any:
     """A tiny Qwen3: it norms queries and keys, and its heads are not hidden / heads wide."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = Qwen3Config(
-        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=256, initializer_range=0.3,
-    )  # fmt: skip
+    made = random_model("qwen3", head_dim=16)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = Qwen3ForCausalLM(config).eval().requires_grad_(False)
         for layer in made.model.layers:  # at 1, where they start, a norm that was left out would hardly be seen
             layer.self_attn.q_norm.weight.uniform_(0.2, 3)
             layer.self_attn.k_norm.weight.uniform_(0.2, 3)
@@ -139,7 +132,7 @@ def test_without_onednn_the_weights_are_taken_as_they_are(lm: CausalLM, monkeypa
 
 @pytest.mark.parametrize("rope", ["dynamic", "yarn", "llama3"])
 def test_positions_are_turned_as_the_model_turns_them(rope: str) -> None:
-    lm = CausalLM(small("llama", rope_parameters=ROPES[rope] | {"rope_type": rope, "rope_theta": 100.0}))
+    lm = CausalLM(random_model("llama", rope_parameters=ROPES[rope] | {"rope_type": rope, "rope_theta": 100.0}))
     prompts = random_ids([60, 9, 33])
     decoder = Decoder.of(lm, rows=3)
     assert decoder is not None
@@ -155,20 +148,6 @@ ROPES: dict[str, dict[str, Any]] = {
 }
 
 
-def small(kind: str, **more: Any) -> Any:
-    """A random model of two layers."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = AutoConfig.for_model(
-        kind, vocab_size=400, num_key_value_heads=2, max_position_embeddings=160, initializer_range=0.3,
-        pad_token_id=0, **sizes | more,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
-
-
 OTHERS: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 8},  # as it is without: see the next test
     "granite": {"residual_multiplier": 0.5, "attention_multiplier": 0.3},
@@ -181,11 +160,11 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_model_that_only_resembles_llama_has_no_decoder(kind: str) -> None:
-    assert Decoder.of(CausalLM(small(kind, **OTHERS[kind])), rows=2) is None
+    assert Decoder.of(CausalLM(random_model(kind, **OTHERS[kind])), rows=2) is None
 
 
 def test_a_mistral_without_a_window_has_one() -> None:
-    assert Decoder.of(CausalLM(small("mistral", sliding_window=None)), rows=2) is not None
+    assert Decoder.of(CausalLM(random_model("mistral", sliding_window=None)), rows=2) is not None
 
 
 def test_a_model_too_large_for_a_second_copy_has_none(lm: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +193,7 @@ def test_local_answers_are_the_same_and_short_ones_pack_nothing(
 
 @pytest.mark.parametrize("other", ["gpt2", "gpt_neox", "gemma2"])
 def test_a_model_of_another_shape_has_no_decoder(other: Any, tmp_path: Path) -> None:
-    model = gemma() if other == "gemma2" else load(make_tiny_model(tmp_path / other, other))
+    model = random_model("gemma2", head_dim=8) if other == "gemma2" else load(make_tiny_model(tmp_path / other, other))
     assert Decoder.of(CausalLM(model), rows=2) is None
 
 

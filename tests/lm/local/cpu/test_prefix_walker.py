@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from rlaif.config import ModelConfig
 from rlaif.core.errors import ModelError
 from rlaif.lm.local.causal_lm import CausalLM
 from rlaif.lm.local.cpu.prefix_walker import Walker
-from rlaif.lm.local.load import load_model
 from rlaif.lm.local.packing import Row
-from tests.tiny import Arch, make_tiny_model
+from tests.tiny import Arch, by_forward, load, make_tiny_model
 
 DRAW = np.random.default_rng(0)
 
@@ -29,22 +27,10 @@ CHATS = [SYSTEM + ids(9), SYSTEM + ids(98), OTHER + ids(62), ids(4), SYSTEM]
 ROWS: list[Row] = [(chat, ids(size)) for chat in CHATS for size in (1, 7, 20)] + [(CHATS[0], ids(2)), (CHATS[3], ())]
 
 
-def load(folder: Path, dtype: str = "float32") -> Any:
-    settings = {"source": str(folder), "dtype": dtype, "device": "cpu"}
-    return load_model(ModelConfig.model_validate(settings)).model
-
-
 @pytest.fixture(scope="module", params=["llama", "gpt2", "qwen2"])
 def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
     arch: Arch = request.param
     return CausalLM(load(make_tiny_model(tmp_path_factory.mktemp("arch") / arch, arch)))
-
-
-def by_forward(lm: CausalLM, row: Row) -> torch.Tensor:
-    context, target = row
-    logits = lm.model(input_ids=torch.tensor([[*context, *target]]), use_cache=False).logits[0, len(context) - 1 : -1]
-    wanted = torch.tensor(target, dtype=torch.long)
-    return logits.float().log_softmax(-1).gather(1, wanted[:, None]).squeeze(1)
 
 
 @pytest.mark.parametrize("tokens", [1, 40, 1000], ids=["tiny passes", "cut rows", "one pass"])
@@ -55,7 +41,7 @@ def test_log_probs_are_those_of_a_plain_forward(lm: CausalLM, tokens: int) -> No
     for rows in (ROWS, ROWS[::-1], ROWS[3:5]):  # the later ones with what the earlier ones left
         for row, found in zip(rows, walker.logprobs(rows), strict=True):
             assert found.dtype == torch.float32
-            torch.testing.assert_close(found, by_forward(lm, row), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found, by_forward(lm.model, *row), rtol=1e-4, atol=1e-4)
     assert lm.model.config._attn_implementation == attention
     assert walker.logprobs([]) == []
 
@@ -91,7 +77,7 @@ def test_beginnings_that_rows_share_are_kept_for_the_next_call(counted: tuple[Ca
     found = walker.logprobs(second)
     assert seen == [150 + 60 + 6 * 5, 6 * 5]
     for row, values in zip(second, found, strict=True):
-        torch.testing.assert_close(values, by_forward(lm, row), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(values, by_forward(lm.model, *row), rtol=1e-4, atol=1e-4)
 
 
 def test_what_was_used_longest_ago_goes_when_there_is_no_more_room(counted: tuple[CausalLM, list[int]]) -> None:
@@ -122,7 +108,7 @@ def test_a_failed_pass_leaves_nothing_wrong_behind(tiny_model: Path, monkeypatch
         walker.logprobs(ROWS[3:])
     assert lm.model.config._attn_implementation == attention
     for row, found in zip(ROWS, walker.logprobs(ROWS), strict=True):
-        torch.testing.assert_close(found, by_forward(lm, row), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, by_forward(lm.model, *row), rtol=1e-4, atol=1e-4)
 
 
 def test_models_whose_attention_is_more_are_refused(tiny_model: Path) -> None:
