@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rlaif import config
 from rlaif.core.files import RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import Constitution, Message, Principle, Prompt, Response
+from rlaif.judge.load import parse
 from rlaif.stages.context import StageContext
 
 KIND = Constitution("kind", "1", "", (Principle("kind", "Be kind."),))
@@ -36,7 +36,7 @@ def stage_context(root: Path, source: Path, stage: str, **tables: dict[str, Any]
     }
     return StageContext(
         stage=stage,
-        config=config.parse({**data, **tables}, where="test"),
+        config=parse({**data, **tables}, where="test"),
         run=RunFolder(root),
         constitution=KIND,
         progress=Silent(),
