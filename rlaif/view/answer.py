@@ -29,8 +29,8 @@ NONE = "\u2013"
 INTERVALS = (
     "Intervals are 95 %, by bootstrap over prompts, each for itself; where all prompts have one share, Wilson's."
 )
-HEAD_WIDTH = 11
-"""Characters of a line of a heading above numbers on the terminal."""
+LONG_HEAD, HEAD_WIDTH = 14, 11
+"""A heading above numbers with more characters than the first stands on the terminal in lines of the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,8 @@ def _table(part: Table) -> RichTable:
     columns = [index for index in range(len(part.head)) if index not in part.page_only]
     numbers = [index for index in columns if index not in part.texts]
     for index in columns:
-        head = textwrap.fill(part.head[index], HEAD_WIDTH) if index in numbers else part.head[index]
+        head = part.head[index]
+        head = textwrap.fill(head, HEAD_WIDTH) if index in numbers and len(head) > LONG_HEAD else head
         side: Literal["left", "right"] = "right" if index in numbers else "left"
         table.add_column(_text(head), justify=side, no_wrap=index in numbers, overflow="fold")
     for place, row in enumerate(part.rows[: part.most]):

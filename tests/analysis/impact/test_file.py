@@ -23,6 +23,7 @@ from rlaif.lm.scripted import ScriptedModel
 from tests.analysis.impact.runs import CONSTITUTION, comparisons, edited, settings, write_constitution
 from tests.analysis.impact.test_terminal import rlaif
 from tests.fakes import Listener
+from tests.report.test_build import Page
 
 REWORDED = edited(kind={"contrast": Contrast("You are gentle.", "You are harsh.")})
 PROMPTS = 20
@@ -119,8 +120,9 @@ def test_the_verb_takes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["source"], found["agreement"]["pairs"]) == (str(pairs), PROMPTS)
-    assert "Agreement with the file&#39;s own labels on 20 pairs" in (tmp_path / "impact.html").read_text()
+    page = " ".join(Page((tmp_path / "impact.html").read_text()).words.split())
     shown = " ".join(rlaif(*words).output.split())
+    assert "agreement with the file's own labels on 20 pairs" in page
     assert "agreement with the file's own labels on 20 pairs" in shown
 
 
