@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rlaif.config import AskingConfig, RunConfig
@@ -18,6 +19,7 @@ from rlaif.core.records import Constitution, Prompt, Response, RevisionTrace
 from rlaif.judge.gate import calibration_of
 from rlaif.judge.judge import Judge
 from rlaif.judge.methods.table import asked
+from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import LanguageModel
 
 
@@ -38,12 +40,12 @@ class StageContext:
 
     def judge(self, *, card: str = "") -> Judge:
         """The run's judge with the run's constitution, templates, slices and calibration; its models are
-        opened. `card` is the id of the card that its labels stand on."""
+        opened at the first question. `card` is the id of the card that its labels stand on."""
         config = self.config
         return Judge(
             config.judge,
             self.constitution,
-            models=[self.open_judge(asking) for asking in asked(config.judge)],
+            models=[OnDemand(partial(self.open_judge, asking)) for asking in asked(config.judge)],
             seed=config.seed,
             templates=self.run.templates_path,
             prompts=config.prompts,

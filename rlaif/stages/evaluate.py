@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Container, Hashable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,6 @@ from rlaif.config import RunConfig
 from rlaif.core.errors import StageError
 from rlaif.core.evaluation import Scored
 from rlaif.core.files import JsonlFile, write_atomic
-from rlaif.core.progress import Task
 from rlaif.core.records import (
     Comparison,
     FailedAnswer,
@@ -34,11 +33,11 @@ from rlaif.core.records import (
     record_seed,
 )
 from rlaif.gold import scorers as gold
-from rlaif.judge.judge import Judge
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.stages.context import StageContext
 from rlaif.stages.evaluation_summary import COMPARISONS, LogprobRow, Outcome, summarise, text_scores
+from rlaif.stages.resume import failed, failed_answers, resume
 
 ADAPTERS: dict[str, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
 """Model -> the stages whose adapters are merged into the base, in that order."""
@@ -121,35 +120,28 @@ def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, polic
         for prompt in prompts
         for k in range(config.samples)
     ]
-    good, failed = context.responses("evaluate"), JsonlFile(context.folder / "failures.jsonl", FailedAnswer)
-    on_disk: list[Answer] = [*good.read(), *failed.read()]
-    done: dict[Hashable, Answer] = {_answer_key(row): row for row in on_disk}
 
     def work(chunk: Sequence[tuple[Prompt, int]]) -> list[Answer]:
         requests = [
             GenerateRequest(prompt.messages, config.max_new_tokens, config.temperature, seed) for prompt, seed in chunk
         ]
-        rows: list[Answer] = []
-        for (prompt, seed), made in zip(chunk, policy.ask(requests), strict=True):
-            if made.text is None:
-                failure = made.failure or Failure("backend", "no text and no reason")
-                rows.append(FailedAnswer(prompt.id, model, seed, failure))
-            else:
-                rows.append(Response(prompt.id, made.text, model, seed, config.temperature, made.finish, made.n_tokens))
-        return rows
-
-    def save(rows: Sequence[Answer]) -> None:
-        good.append(row for row in rows if isinstance(row, Response))
-        failed.append(row for row in rows if isinstance(row, FailedAnswer))
+        return [
+            failed(prompt, model, seed, made)
+            if made.text is None
+            else Response(prompt.id, made.text, model, seed, config.temperature, made.finish, made.n_tokens)
+            for (prompt, seed), made in zip(chunk, policy.ask(requests), strict=True)
+        ]
 
     with context.progress.task(f"answers of {model}", len(plan), "answers") as task:
-        return _in_chunks(
-            plan, lambda part: (part[0].id, model, part[1]), done, _answer_key, work, save, config.batch_size, task
+        return resume(
+            plan,
+            size=config.batch_size,
+            files=(context.responses("evaluate"), failed_answers(context.folder)),
+            keys=lambda part: [(part[0].id, model, part[1])],
+            key_of=lambda row: (row.prompt_id, row.model, row.seed),
+            work=work,
+            task=task,
         )
-
-
-def _answer_key(row: Answer) -> Hashable:
-    return row.prompt_id, row.model, row.seed
 
 
 def _logprobs(
@@ -162,8 +154,6 @@ def _logprobs(
     """Log-probability under `model` of each of the answers that were given."""
     messages = {prompt.id: prompt.messages for prompt in prompts}
     plan = [answer for answer in answers if isinstance(answer, Response)]
-    file = JsonlFile(context.folder / "logprobs.jsonl", LogprobRow)
-    done: dict[Hashable, LogprobRow] = {(row.response_id, row.model): row for row in file.read()}
 
     def work(chunk: Sequence[Response]) -> list[LogprobRow]:
         found = policy.ask([ScoreRequest(messages[part.prompt_id], part.text) for part in chunk])
@@ -178,15 +168,14 @@ def _logprobs(
         return rows
 
     with context.progress.task(f"KL: log-probs by {model}", len(plan), "answers") as task:
-        return _in_chunks(
+        return resume(
             plan,
-            lambda part: (part.id, model),
-            done,
-            lambda row: (row.response_id, row.model),
-            work,
-            file.append,
-            context.config.evaluate.batch_size,
-            task,
+            size=context.config.evaluate.batch_size,
+            files=(JsonlFile(context.folder / "logprobs.jsonl", LogprobRow),),
+            keys=lambda part: [(part.id, model)],
+            key_of=lambda row: (row.response_id, row.model),
+            work=work,
+            task=task,
         )
 
 
@@ -218,25 +207,15 @@ def _labels(
         if first in answers and second in answers
         for comparison in _pairs(prompts, context.config.evaluate.samples, answers[first], answers[second])
     ]
-    file = JsonlFile(context.folder / "labels.jsonl", PreferenceLabel)
-    done: dict[Hashable, PreferenceLabel] = {label.comparison.id: label for label in file.read()}
-    judges: list[Judge] = []
-
-    def work(chunk: Sequence[Comparison]) -> list[PreferenceLabel]:
-        if not judges:  # opened only when there is something to judge
-            judges.append(context.judge())
-        return judges[0].label(chunk)
-
     with context.progress.task("judge: win rates", len(plan), "pairs") as task:
-        return _in_chunks(
+        return resume(
             plan,
-            lambda part: part.id,
-            done,
-            lambda label: label.comparison.id,
-            work,
-            file.append,
-            context.config.evaluate.batch_size,
-            task,
+            size=context.config.evaluate.batch_size,
+            files=(JsonlFile(context.folder / "labels.jsonl", PreferenceLabel),),
+            keys=lambda part: [part.id],
+            key_of=lambda label: label.comparison.id,
+            work=context.judge().label,
+            task=task,
         )
 
 
@@ -252,27 +231,6 @@ def _pairs(
             a, b = first[place], second[place]
             if isinstance(a, Response) and isinstance(b, Response):
                 yield Comparison(prompt, a, b)
-
-
-def _in_chunks(
-    plan: Sequence[T],
-    key: Callable[[T], Hashable],
-    done: dict[Hashable, R],
-    key_of: Callable[[R], Hashable],
-    work: Callable[[Sequence[T]], Sequence[R]],
-    save: Callable[[Sequence[R]], None],
-    size: int,
-    task: Task,
-) -> list[R]:
-    """One record per item of the plan, in its order. `done` holds the records on disk; `save` is given new ones."""
-    for start in range(0, len(plan), size):
-        chunk = plan[start : start + size]
-        if any(key(item) not in done for item in chunk):
-            fresh = [record for record in work(chunk) if key_of(record) not in done]
-            save(fresh)
-            done.update({key_of(record): record for record in fresh})
-        task.advance(len(chunk))
-    return [done[key(item)] for item in plan]
 
 
 def _counts(

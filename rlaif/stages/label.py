@@ -22,7 +22,6 @@ from rlaif.core.records import (
     record_seed,
 )
 from rlaif.judge.gate import passed_card
-from rlaif.judge.judge import Judge
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest
 from rlaif.stages.context import StageContext
@@ -135,13 +134,7 @@ def _comparisons(context: StageContext, prompts: Sequence[Prompt], responses: Se
 
 def _judge(context: StageContext, comparisons: Sequence[Comparison]) -> list[PreferenceLabel]:
     config = context.config
-    opened: list[Judge] = []
-
-    def judge(chunk: Sequence[Comparison]) -> list[PreferenceLabel]:
-        if not opened:
-            opened.append(context.judge(card=passed_card(context.run, config)))
-        return opened[0].label(chunk)
-
+    judge = context.judge(card=passed_card(context.run, config))
     with context.progress.task("judging pairs", len(comparisons), "pairs") as task:
         labels = resume(
             comparisons,
@@ -149,9 +142,8 @@ def _judge(context: StageContext, comparisons: Sequence[Comparison]) -> list[Pre
             files=(JsonlFile(context.folder / "labels.jsonl", PreferenceLabel),),
             keys=lambda comparison: [comparison.id],
             key_of=lambda label: label.comparison.id,
-            work=judge,
+            work=judge.label,
             task=task,
         )
-    for used in opened:
-        used.close()
+    judge.close()
     return labels

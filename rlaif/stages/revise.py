@@ -32,8 +32,8 @@ from rlaif.core.records import (
     record_seed,
 )
 from rlaif.inputs.templates import CRITIQUE, REVISION, Template, load_template
-from rlaif.judge.judge import Judge
-from rlaif.lm.protocol import GenerateRequest, Generation, LanguageModel
+from rlaif.lm.open import OnDemand
+from rlaif.lm.protocol import GenerateRequest, Generation
 from rlaif.stages.context import StageContext
 from rlaif.stages.resume import commonest, failed, failed_answers, resume
 
@@ -90,17 +90,16 @@ class _Reviser:
         folder = context.run.templates_path
         self.templates: dict[str, Template] = {k.name: load_template(k, folder) for k in (CRITIQUE, REVISION)}
         self.plain = {name for name, part in context.config.prompts.items() if not part.revise}
-        self.policy: LanguageModel | None = None
-        self.judge: Judge | None = None
+        self.policy = OnDemand(lambda: context.open_policy(()))
+        self.judge = context.judge()
 
     def work(self, prompts: Sequence[Prompt]) -> list[RevisionTrace | FailedAnswer]:
         """One trace per prompt that the model answered, and the failures of the others."""
-        policy = self._open()
         # 1. The first answers.
         requests = [self._request(prompt, "response") for prompt in prompts]
         chains: list[_Chain] = []
         unanswered: list[FailedAnswer] = []
-        for prompt, request, answer in zip(prompts, requests, policy.ask(requests), strict=True):
+        for prompt, request, answer in zip(prompts, requests, self.policy.ask(requests), strict=True):
             response = _response(prompt, "base", request, answer)
             if response is None:
                 unanswered.append(failed(prompt, "base", request.seed, answer))
@@ -108,16 +107,16 @@ class _Reviser:
                 chains.append(_Chain(prompt, response, open=prompt.slice not in self.plain))
         # 2. The rounds.
         for number in range(self.table.rounds):
-            self._round(number, [chain for chain in chains if chain.open], policy)
+            self._round(number, [chain for chain in chains if chain.open])
         traces = [RevisionTrace(c.prompt, c.response, tuple(c.rounds), self.constitution.hash) for c in chains]
         return [*traces, *unanswered]
 
-    def _round(self, number: int, chains: Sequence[_Chain], policy: LanguageModel) -> None:
+    def _round(self, number: int, chains: Sequence[_Chain]) -> None:
         principles = [
             self.scopes[chain.prompt.slice].draw(record_seed(self.seed, "principle", chain.prompt.id, number))
             for chain in chains
         ]
-        critiques = self._critiques(number, chains, principles, policy)
+        critiques = self._critiques(number, chains, principles)
         going = [
             (chain, principle, critique)
             for chain, principle, critique in zip(chains, principles, critiques, strict=True)
@@ -127,14 +126,12 @@ class _Reviser:
             if critique.failure is not None or critique.no_change:
                 chain.rounds.append(RevisionRound(number, principle.id, critique, ()))
                 chain.open = not critique.no_change
-        written = self._revisions(number, going, policy)
+        written = self._revisions(number, going)
         judged = self._gate(going, written)
         for (chain, principle, critique), revisions in zip(going, judged, strict=True):
             chain.rounds.append(RevisionRound(number, principle.id, critique, revisions))
 
-    def _critiques(
-        self, number: int, chains: Sequence[_Chain], principles: Sequence[Principle], policy: LanguageModel
-    ) -> list[Critique]:
+    def _critiques(self, number: int, chains: Sequence[_Chain], principles: Sequence[Principle]) -> list[Critique]:
         requests = []
         for chain, principle in zip(chains, principles, strict=True):
             rendered = self.templates["critique"].render(
@@ -145,12 +142,10 @@ class _Reviser:
             requests.append(GenerateRequest(rendered.messages, tokens, self.table.temperature, seed, rendered.prefix))
         return [
             Critique(answer.text or "", bool(NO_CHANGE.match(answer.text or "")), request.seed, answer.failure)
-            for request, answer in zip(requests, policy.ask(requests), strict=True)
+            for request, answer in zip(requests, self.policy.ask(requests), strict=True)
         ]
 
-    def _revisions(
-        self, number: int, going: Sequence[tuple[_Chain, Principle, Critique]], policy: LanguageModel
-    ) -> list[list[Revision]]:
+    def _revisions(self, number: int, going: Sequence[tuple[_Chain, Principle, Critique]]) -> list[list[Revision]]:
         """`revise.candidates` revisions per chain, not yet judged."""
         requests = []
         for chain, principle, critique in going:
@@ -171,7 +166,7 @@ class _Reviser:
                 )
                 for k in range(self.table.candidates)
             ]
-        answers = iter(zip(requests, policy.ask(requests), strict=True))
+        answers = iter(zip(requests, self.policy.ask(requests), strict=True))
         written = []
         for chain, _, _ in going:
             revisions = []
@@ -193,7 +188,6 @@ class _Reviser:
             if revision.response is not None
         ]
         answers = [chain.answer.text for chain, _, _ in going]
-        assert self.judge is not None
         labels = self.judge.label_under([c for _, _, c, _ in asked], [(p,) for _, _, _, p in asked])
         for (row, place, _, _), label in zip(asked, labels, strict=True):
             written[row][place] = Revision(
@@ -222,18 +216,10 @@ class _Reviser:
         seed = record_seed(self.seed, purpose, prompt.id)
         return GenerateRequest(prompt.messages, self.table.max_new_tokens, self.table.temperature, seed)
 
-    def _open(self) -> LanguageModel:
-        if self.policy is None:
-            self.policy = self.context.open_policy(())
-            self.judge = self.context.judge()
-        return self.policy
-
     def close(self) -> None:
         """Closes what was opened."""
-        if self.policy is not None:
-            self.policy.close()
-        if self.judge is not None:
-            self.judge.close()
+        self.policy.close()
+        self.judge.close()
 
 
 def _response(prompt: Prompt, model: str, request: GenerateRequest, answer: Generation) -> Response | None:
