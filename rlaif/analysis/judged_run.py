@@ -58,7 +58,7 @@ def _constitution_of_labels(run: RunFolder, config: RunConfig, command: str) -> 
     record = run.record("label")
     if record is None:
         raise StageError(
-            f"{command} needs what the label stage writes, and that is not finished",
+            f"{command} needs the label stage, which is not finished",
             where=str(run.root),
             remedy=f"run it first: rlaif label --run {run.root}",
         )

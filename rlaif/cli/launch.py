@@ -29,7 +29,7 @@ def assisted(names: Sequence[StageName], config: RunConfig, folder: Path, limit:
         if index > 0:
             raise typer.Exit(ConfigError.exit_code)
         raise ConfigError(
-            f"{count} processes were launched for what one process does",
+            f"{count} processes were launched, and only the ppo stage runs in several",
             where="accelerate launch",
             remedy="launch the ppo stage alone: rlaif run CONFIG --until reward, then "
             "accelerate launch ... -m rlaif ppo --run RUN, then rlaif run --run RUN --resume",

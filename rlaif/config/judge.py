@@ -182,8 +182,8 @@ class JudgeConfig(AskingConfig):
                 and places.setdefault((asked.source, asked.api), asked.base_url) != asked.base_url
             ):
                 raise ValueError(
-                    f"the model {asked.source!r} stands at two addresses: answers are kept by the model's name, so two "
-                    "members would share them; give different models different names on their servers"
+                    f"the model {asked.source!r} stands at two addresses, and answers are cached by the model's name: "
+                    "serve the two under different names"
                 )
         return self
 

@@ -274,9 +274,9 @@ class PpoConfig(LoraTable):
         least = 1 if self.samples_per_prompt == 1 else 2
         if rest or prompts < least * self.num_mini_batches:
             raise ValueError(
-                f"batch_size {self.batch_size} must be samples_per_prompt {self.samples_per_prompt} times the prompts "
-                f"of a step, with at least {least} for each of num_mini_batches {self.num_mini_batches}: advantages "
-                "are whitened over a mini-batch, and the samples of a prompt stay together"
+                f"batch_size {self.batch_size} must be a multiple of samples_per_prompt {self.samples_per_prompt}, and "
+                f"each of the {self.num_mini_batches} mini-batches needs {least} prompts or more: batch_size "
+                f"{least * self.num_mini_batches * self.samples_per_prompt} would do"
             )
         return self
 
@@ -314,7 +314,7 @@ class PpoConfig(LoraTable):
     def _the_best_can_be_known(self) -> PpoConfig:
         if self.patience and self.keep != "best":
             raise ValueError(
-                "patience ends the stage behind its best validation: set keep: best, or leave patience at 0"
+                "patience stops the stage after its best validation, so it needs keep: best; or set patience: 0"
             )
         if self.keep == "best" and not self.eval_steps:
             raise ValueError("keep: best chooses between validations: set eval_steps to 1 or more")
@@ -374,9 +374,9 @@ class RunConfig(Table):
         single = self.card.gold == "verifiable" or self.card.gold.partition(":")[0] == "tests"
         if self.judge.calibration != "none" and single and self.judge.principles != "one":
             raise ValueError(
-                f"judge.calibration: card.gold {self.card.gold} is judged under one principle a pair, and labels under "
-                "several, whose mean is less extreme: a map of the one does not fit the other; name a file of "
-                "preferences or pyrit, or set judge.principles: one"
+                f"judge.calibration: each pair of card.gold {self.card.gold} is judged under one principle, each label "
+                "under several, so a map of the one does not fit the other; take pyrit or a file of preferences as "
+                "card.gold, or set judge.principles: one"
             )
         return self
 

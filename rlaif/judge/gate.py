@@ -21,7 +21,7 @@ def passed_card(run: RunFolder, config: RunConfig) -> str:
     card = card_of_run(run)
     if card is None:
         raise StageError(
-            "no card says what the judge is worth",
+            "the judge has no card yet",
             where=str(run.root),
             remedy=f"measure it: rlaif card --run {run.root}; {WAY_OUT}",
         )
@@ -67,7 +67,7 @@ def calibration_of(config: JudgeConfig, run: RunFolder) -> CalibrationMap | None
         if entry.map.kind == kind:
             return entry.map
     raise StageError(
-        f"the judge's card has no map {kind}: it takes {LEAST[kind]} pairs of gold with a label",
+        f"the judge's card has no {kind} map, which needs {LEAST[kind]} pairs of gold with a label",
         where=str(card_file(run)),
         remedy="raise card.pairs, choose another card.gold, or set judge.calibration: none",
     )

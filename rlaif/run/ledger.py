@@ -104,7 +104,7 @@ def refuse_changed(run: RunFolder, stage: StageName, settings: dict[str, Any] | 
         old_settings, old_inputs, state = begun.settings, begun.inputs, "begun"
     elif holds_work(run, stage):
         raise RunFolderError(
-            f"the {stage} folder holds files, but not what they were made from",
+            f"the {stage} folder holds files, but no record of what they were made from",
             where=str(run.root / stage),
             remedy=f"clear it: rlaif {stage} --run {run.root} --force",
         )
@@ -114,7 +114,7 @@ def refuse_changed(run: RunFolder, stage: StageName, settings: dict[str, Any] | 
     found += [f"the {name}" for name in inputs if old_inputs.get(name) != inputs[name]]
     if found:
         raise RunFolderError(
-            f"the {stage} stage was {state} with something else; changed since: {', '.join(found)}",
+            f"the {stage} stage was {state} with other settings or inputs; changed since: {', '.join(found)}",
             where=str(run.root),
             remedy=f"rlaif {stage} with --force redoes it and removes all that stands on it; "
             "or choose a new folder with --out",

@@ -251,7 +251,7 @@ def _refuse_missing(job: _Job, stage: StageName, names: Sequence[StageName]) -> 
             passed_card(job.run, job.config)  # which knows the other way out
         user = next(name for name in names if stage in stages.needs(job.config, name))
         raise StageError(
-            f"{user} needs what the {stage} stage writes, and that is not finished",
+            f"{user} needs the {stage} stage, which is not finished",
             where=str(job.run.root),
             remedy=f"run it first: rlaif {stage} --run {job.run.root}",
         )

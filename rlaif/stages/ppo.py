@@ -136,7 +136,7 @@ def _refuse_launch(whole: RunConfig, processes: Processes) -> None:
     config = whole.ppo
     if processes.count > 1 and ":" in whole.model.device:
         raise ConfigError(
-            f"device {whole.model.device!r} would be that of all {processes.count} processes",
+            f"device {whole.model.device!r} would put all {processes.count} processes on one device",
             where="model.device",
             remedy="write auto: each process takes a device of its own",
         )

@@ -115,7 +115,7 @@ def test_a_map_is_read_from_a_card_as_it_was(tmp_path: Path) -> None:
 def test_a_map_that_is_not_there_names_what_it_takes(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     card = write_card(run, CalibrationMap("temperature", temperature=2.0))
-    with pytest.raises(StageError, match=r"no map isotonic: it takes 100 pairs.*\n.*card\.pairs"):
+    with pytest.raises(StageError, match=r"no isotonic map, which needs 100 pairs.*\n.*card\.pairs"):
         read(run, "isotonic")
     card.write_text('{"maps": [{"map": {"kind": "warm"}}]}')
     with pytest.raises(DataError, match="no judge card"):

@@ -255,14 +255,14 @@ def test_force_removes_nothing_when_an_earlier_stage_does_not_fit(config: RunCon
 
 
 def test_a_stage_without_its_inputs_names_the_verb_to_run(config: RunConfig, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"reward needs what the sft stage writes.*\n.*rlaif sft"):
+    with pytest.raises(StageError, match=r"reward needs the sft stage.*\n.*rlaif sft"):
         go(config, tmp_path / "run", "reward")
 
 
 def test_labels_are_not_made_by_a_judge_without_a_card(config: RunConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
     go(config, out, "revise", "sft")
-    with pytest.raises(StageError, match=r"no card says.*\n.*rlaif card --run .*--accept-uncarded-judge"):
+    with pytest.raises(StageError, match=r"the judge has no card yet.*\n.*rlaif card --run .*--accept-uncarded-judge"):
         go(config, out, "label")
     assert not (out / "label").exists()
     assert go(changed(config, "card", required=False), out, "label") == {"label": "done"}
@@ -327,7 +327,9 @@ def test_a_card_is_of_the_gold_that_is_there_now(config: RunConfig, tmp_path: Pa
     setup = changed(config, "card", gold=str(gold))
     go(setup, tmp_path / "run", "card")
     gold.write_text("two")
-    with pytest.raises(RunFolderError, match="card stage was finished with something else; changed since: the gold"):
+    with pytest.raises(
+        RunFolderError, match="card stage was finished with other settings or inputs; changed since: the gold"
+    ):
         go(setup, tmp_path / "run", "card", mode="resume")
 
 
@@ -356,7 +358,7 @@ def test_a_calibrated_judge_needs_its_card_in_every_stage(config: RunConfig, tmp
     calibrated = changed(config, "judge", calibration="temperature")
     accepted = changed(calibrated, "card", required=False)
     assert stages.of_run(accepted)[0] == "card"
-    with pytest.raises(StageError, match="revise needs what the card stage writes"):
+    with pytest.raises(StageError, match="revise needs the card stage"):
         go(accepted, tmp_path / "run", "revise")
     assert "card" not in stages.of_run(changed(config, "card", required=False))
 
@@ -406,7 +408,7 @@ def test_a_stage_that_fails_is_begun_and_goes_on(
     assert RunFolder(out).record("revise") is None
     with pytest.raises(RunFolderError, match="revise stage is already begun"):
         go(config, out, "revise")
-    with pytest.raises(RunFolderError, match=r"begun with something else.*revise\.rounds"):
+    with pytest.raises(RunFolderError, match=r"begun with other settings.*revise\.rounds"):
         go(changed(config, "revise", rounds=2), out, "revise", mode="resume")
     monkeypatch.setattr(sys.modules["rlaif.stages.revise"], "run", stub_stages.run)
     go(config, out, "revise", mode="resume")
@@ -419,7 +421,7 @@ def test_files_of_unknown_origin_are_not_mixed_in(config: RunConfig, tmp_path: P
     go(config, out, "revise")
     for marker in ("stage.json", "begun.json"):  # what a --force that was killed half-way leaves
         (out / "revise" / marker).unlink()
-    with pytest.raises(RunFolderError, match="not what they were made from"):
+    with pytest.raises(RunFolderError, match="no record of what they were made from"):
         go(config, out, mode="resume")
     go(config, out, mode="force")
 

@@ -156,7 +156,7 @@ def _refuse_incomparable(edit: Edit | None, beyond: Collection[Part]) -> None:
     ppo = edit.config.ppo
     if "policy" in beyond and not (ppo.scored_by("model") or ppo.scored_by("judge")):
         raise ConfigError(
-            f"ppo.reward is the function {', '.join(p.source for p in ppo.reward)}: no constitution reaches the policy",
+            f"ppo.reward is {', '.join(p.source for p in ppo.reward)}, which no constitution changes",
             where=str(edit.run.config_path),
             remedy="leave --policy out",
         )

@@ -23,7 +23,7 @@ def answer(found: Attribution) -> Answer:
         title=f"The principles of {Path(found.run).resolve().name}",
         about=f"what each principle of {subject} does to the labels, judged by {found.method}.",
         heading=f"{found.run}: {subject}, {found.method}",
-        verdict=[f"all of one mind {_one_mind(found)}" if found.overview.several else _one_mind(found)],
+        verdict=[f"unanimous {_unanimous(found)}" if found.overview.several else _unanimous(found)],
         sections=[
             Section("In sum", [Facts([*_facts(found), *_findings(found)])]),
             Section("Principles", list(_influences(found))),
@@ -35,11 +35,11 @@ def answer(found: Attribution) -> Answer:
     )
 
 
-def _one_mind(found: Attribution) -> str:
+def _unanimous(found: Attribution) -> str:
     whole = found.overview
     if not whole.several:
         return "no pair has votes of two principles that prefer an answer"
-    return f"on {_share(whole.unanimous)} of {whole.several:,} pairs with two voices or more"
+    return f"on {_share(whole.unanimous)} of {whole.several:,} pairs where two principles or more prefer an answer"
 
 
 def _facts(found: Attribution) -> Iterator[tuple[str, str]]:

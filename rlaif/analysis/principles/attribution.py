@@ -109,7 +109,7 @@ def attribution(
     asks = find(config.judge.method).asks_model
     if negate and not asks:
         raise ConfigError(
-            f"the {config.judge.method} judge reads no principle, so none can be turned round",
+            f"the {config.judge.method} judge reads no principle, so none can be reversed",
             where="judge.method",
             remedy="leave --negate out",
         )

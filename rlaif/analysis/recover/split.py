@@ -74,8 +74,8 @@ def split_labels(file: ComparisonFile, most: int, part: str | None = None) -> Sp
         number = len({pair.group for pair in half})
         if number < MIN_PROMPTS:
             raise DataError(
-                f"leaves {number} prompts with a label that prefers an answer to one of the halves to choose and to "
-                f"test on, and it takes {MIN_PROMPTS}",
+                f"has {number} prompts with a preference in one half of the prompts; choosing and testing need "
+                f"{MIN_PROMPTS} each",
                 where=str(file.path),
                 remedy="give more labels; better some hundreds, of at least fifty prompts"
                 if len(half) == len(all_of_it)

@@ -123,7 +123,7 @@ def constitution_of(config: RunConfig, known: GoldSet, given: Constitution, aske
     if known.constitution is not None:
         if asked.only or isinstance(asked.constitution, str):
             raise ConfigError(
-                "the pairs of this gold are judged each under its own principle",
+                "each pair of this gold brings its own principle",
                 where=f"--gold {known.name}",
                 remedy="leave --constitution and --only out",
             )

@@ -94,9 +94,8 @@ class Bin:
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """`brier`: mean (1 - P(gold's answer))^2, 0.25 for one half everywhere. `confidence`, `accuracy`: over all pairs.
-    `ece`: mean distance of confidence and accuracy over the bins, weighted by pairs. `ece_chance`: what 95 of 100
-    judges stay below whose accuracy is what their confidence says, with these very confidences; an ECE of few pairs is
-    never 0."""
+    `ece`: mean distance of confidence and accuracy over the bins, weighted by pairs. `ece_chance`: 95 % of
+    perfectly calibrated judges with these confidences score below this; an ECE of few pairs is never 0."""
 
     brier: Estimate
     confidence: float

@@ -107,14 +107,12 @@ def _calibration(card: JudgeCard) -> Iterator[str]:
     if found is None:
         return
     facts = f"mean confidence {percent(found.confidence)}, right on {percent(found.accuracy)} of all pairs"
-    ece = f"ECE {number(found.ece, 3)}, where a calibrated judge stays below {number(found.ece_chance, 3)}"
+    ece = f"ECE {number(found.ece, 3)}; a calibrated judge stays below {number(found.ece_chance, 3)}"
     if found.ece > found.ece_chance:
-        words = (
-            "Surer than it is right" if found.confidence > found.accuracy else "Its probabilities are not calibrated"
-        )
+        words = "Too sure" if found.confidence > found.accuracy else "Its probabilities are not calibrated"
         yield f"{words}: {facts}; {ece}."
     else:
-        yield f"Not shown to be surer, or less sure, than it is right: {facts}; {ece}."
+        yield f"Not shown to be too sure or too unsure: {facts}; {ece}."
     if side(found.brier, 0.25) > 0:
         yield f"One half everywhere would be better probabilities: Brier {number(found.brier.mean, 3)}, not 0.25."
 

@@ -111,7 +111,7 @@ def _variant(name: str, words: Sequence[str], config_of: ConfigOf) -> Variant:
             overrides.append(word)
         else:
             raise ConfigError(
-                f"{word!r} is nothing that a variant can change",
+                f"a variant cannot change {word!r}",
                 remedy="judge.FIELD=VALUE, model.FIELD=VALUE, templates=FOLDER; --set and --config are for all judges",
             )
     config = config_of(overrides)
@@ -146,6 +146,4 @@ def _refuse_repeated(variant: Variant, found: Sequence[Variant]) -> None:
         if variant.name == other.name:
             raise ConfigError(f"there already is a judge called {variant.name}", remedy="give each a name of its own")
         if other.identity == variant.identity:
-            raise ConfigError(
-                f"asks the same thing in the same way as {other.name}", remedy="leave one out, or change a field"
-            )
+            raise ConfigError(f"is the same judge as {other.name}", remedy="leave one out, or change a field")

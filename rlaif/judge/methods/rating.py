@@ -56,8 +56,8 @@ def ask(asks: Sequence[Ask], asker: Asker) -> list[list[Verdict]]:
 def mean_rating(answer: ChoiceLogprobs) -> float | Failure:
     """The mean of RATINGS by their probabilities, scaled to add up to 1.
 
-    Ratings that a server did not list count with the most that they can have; where that is more than UNLISTED of the
-    whole, the answer is the failure `missing_logprobs`.
+    A rating that a server did not list counts with the largest probability it can have. Where that is more than
+    UNLISTED of the whole, the answer is the failure `missing_logprobs`.
     """
     if answer.failure is not None:
         return answer.failure

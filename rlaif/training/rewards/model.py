@@ -256,7 +256,7 @@ def _constants(folder: Path) -> dict[str, Any]:
 
 def _incomplete(path: Path) -> ModelError:
     return ModelError(
-        "this file of a reward model is missing, cannot be read or does not hold what it should",
+        "this file of a reward model is missing or damaged",
         where=str(path),
         remedy="point at the reward/adapter folder of a finished run, or run the reward stage again with --force",
     )

@@ -208,7 +208,7 @@ def test_other_labels_make_another_fork(run: RunFolder) -> None:
         ("reward.epochs=3", "reward", "reward.epochs"),
         ("revise.few_shots=1", "revisions", "revise.few_shots"),
         ("evaluate.samples=2", "policy", "evaluate.samples"),
-        ("ppo.reward=rlaif.gold.text:length_reward", "policy", "no constitution reaches the policy"),
+        ("ppo.reward=rlaif.gold.text:length_reward", "policy", "which no constitution changes"),
     ],
 )
 def test_a_config_that_changed_since_is_no_effect_of_a_constitution(

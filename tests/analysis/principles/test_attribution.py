@@ -206,5 +206,5 @@ def test_what_it_refuses(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="abstain_below"):
         ask(run)
     run.file("label", "stage.json").unlink()
-    with pytest.raises(StageError, match="principles needs what the label stage writes"):
+    with pytest.raises(StageError, match="principles needs the label stage"):
         ask(run)

@@ -236,7 +236,7 @@ def test_prompts_that_are_nearly_one_are_in_one_half_and_count_as_one(tmp_path: 
     assert found is not None
     assert (found.n, found.prompts) == (60, 20)
     few = read_comparisons(talks(tmp_path / "few.jsonl", *(talk for talks in spellings[:3] for talk in talks)))
-    with pytest.raises(DataError, match="leaves 1 prompts"):
+    with pytest.raises(DataError, match="has 1 prompts"):
         split_labels(few, 100)
 
 
@@ -292,8 +292,8 @@ def test_mistakes_are_told_before_anything_is_paid(tmp_path: Path) -> None:
     with pytest.raises(ConstitutionError, match="no shipped constitution"):
         recovered(file, Asked(("nowhere",)))
     few = labels(tmp_path / "few.jsonl", coin, comparisons(3, 2))
-    with pytest.raises(DataError, match="leaves 1 prompts"):
+    with pytest.raises(DataError, match="has 1 prompts"):
         recovered(few, Asked(("example",)))
-    with pytest.raises(DataError, match=r"leaves 1 prompts(.|\n)*judge more pairs of each half than 1"):
+    with pytest.raises(DataError, match=r"has 1 prompts(.|\n)*judge more pairs of each half than 1"):
         recovered(file, Asked(("example",), pairs=1))
     assert recovered(file, Asked((constitution(tmp_path / "pool.yaml"),), pairs=2)).pairs["training_prompts"] == 2

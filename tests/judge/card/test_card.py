@@ -201,7 +201,7 @@ def test_unit_tests_are_judged_under_their_own_principle(tmp_path: Path) -> None
     assert share(card.accuracy.judge) == 1.0
     assert [group.tag for group in card.groups] == ["good"]
     for more in ({"only": ("virtue",)}, {"constitution": "example"}):
-        with pytest.raises(ConfigError, match="each under its own principle"):
+        with pytest.raises(ConfigError, match="brings its own principle"):
             card_of(tmp_path, perfect, gold=gold, **more)
 
 

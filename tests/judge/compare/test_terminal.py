@@ -94,7 +94,7 @@ def test_the_verb_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["--gold", "GOLD", "--methods", "pairwise", "--variant", "x"], 2, "does not begin with a name and a colon"),
         (["--gold", "GOLD", "--methods", "pairwise,cot", "--html", "a.yaml"], 2, "does not end in .html"),
         (["--gold", "GOLD", "--methods", "pairwise,cot", "--choose", "1"], 2, "--choose"),
-        (["--gold", "verifiable", "--methods", "pairwise,cot", "--only", "harm"], 2, "each under its own principle"),
+        (["--gold", "verifiable", "--methods", "pairwise,cot", "--only", "harm"], 2, "brings its own principle"),
     ],
 )
 def test_wrong_words_are_answered(tmp_path: Path, words: list[str], code: int, message: str) -> None:
