@@ -72,7 +72,11 @@ def test_a_folder_of_templates(tmp_path: Path) -> None:
         (("a:", "a: judge.scale=1"), None, "there already is a judge called a"),
         (("a:", "b: judge.scale=0.3"), None, "is the same judge as a"),
         (("a:", "b: judge.concurrency=2"), None, "is the same judge as a"),
-        (("a: judge.principles=one", "b: judge.principles=one judge.calibration=temperature"), None, "is the same judge as a"),
+        (
+            ("a: judge.principles=one", "b: judge.principles=one judge.calibration=temperature"),
+            None,
+            "is the same judge as a",
+        ),
         (("mean of all:",), "cot", "mean of all is what the mean"),
         ((), "cot,pairwize", "--methods pairwize: judge.method"),
     ],
