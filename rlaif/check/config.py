@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import AskingConfig, JudgeConfig, ModelConfig, RunConfig
-from rlaif.constitution.load import check_constitution, load_constitution
-from rlaif.constitution.scope import by_slice
+from rlaif.constitution.load import by_slice, check_constitution, load_constitution
 from rlaif.core.errors import BackendError, ConfigError, ModelError, RlaifError, StageError
 from rlaif.core.plugins import short_name
 from rlaif.core.records import Comparison, Response

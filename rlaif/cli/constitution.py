@@ -110,7 +110,7 @@ def import_constitution(
 ) -> None:
     """Turn a file of another format into a constitution, and say what was left out."""
     from rlaif.constitution.exchange.formats import import_file
-    from rlaif.constitution.exchange.import_notes import imported_lines
+    from rlaif.constitution.render import imported_lines
     from rlaif.judge.methods.table import taking
 
     found = import_file(file, out, name=name, format=format)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 
 from rlaif.config.judge import AskingConfig
 from rlaif.config.run_config import PromptSlice, RunConfig
-from rlaif.core.errors import ConfigError
+from rlaif.core.errors import ConfigError, near
 
 Asking = TypeVar("Asking", bound=AskingConfig)
 Location = tuple[str | int, ...]
@@ -134,8 +133,7 @@ def _problem(item: Any, lines: dict[Location, int]) -> str:
     location = tuple(item["loc"])
     place = _place(location, lines)
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1, cutoff=0.5)
-        return f"{place}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")
+        return f"{place}: unknown key{near(str(location[-1]), _known_keys(location[:-1]))}"
     if item["type"] == "missing":
         return f"{place}: this field is required"
     message = item["msg"].removeprefix("Value error, ")

@@ -15,8 +15,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rlaif.constitution.format import ConstitutionFile, OverrideEntry, PrincipleEntry
-from rlaif.constitution.problems import MOST_HINTED, FileProblems, Problem, field_problems, line_of, near, principle_at
-from rlaif.core.errors import ConstitutionError
+from rlaif.constitution.problems import MOST_HINTED, FileProblems, Problem, field_problems, line_of, principle_at
+from rlaif.core.errors import ConstitutionError, near
 from rlaif.core.shipped import shipped
 from rlaif.core.yaml import MAX_BYTES, Document, Keys, Lines, read_text, survey_yaml
 

@@ -1,20 +1,43 @@
-"""What an edit of a constitution means: which principles came, went, or changed, and what of it a model will see."""
+"""What an edit of a constitution means: which principles came, went, or changed, and what of it a model will see.
+
+Critiques and revisions show REVISE; the judging methods (rlaif.judge.methods) say themselves what they show. All of it
+holds for the shipped templates; one of a run's own may show other texts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from rlaif.constitution.shown import JUDGED, REVISE, JudgingMethod
-from rlaif.core.records import Constitution, Principle
+from rlaif.core.records import Constitution, Principle, content_id
 
+JUDGED = ("statement", "critique", "revision", "comparison", "contrast")
+"""The fields in `Principle.hash`."""
+REVISE = ("statement", "critique", "revision", "contrast")
 ChangeKind = Literal["added", "dropped", "renamed", "changed"]
 UNSEEN = ("rationale", "tests", "weight", "priority", "tags")
 REVISING = "revise"
 """Beside the judging methods the one who is shown principles."""
 Shown = Mapping[str, tuple[str, ...]]
 """Judging method or REVISING -> the fields that it shows."""
+
+
+class JudgingMethod(Protocol):
+    """What a constitution has to know of a method of judging: its name, which fields of a principle it shows, whether
+    it refuses a principle without a contrast pair, and whether a model is asked at all."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shown(self) -> tuple[str, ...]: ...
+
+    @property
+    def needs_contrast(self) -> bool: ...
+
+    @property
+    def asks_model(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +165,8 @@ def _viewers(old: Principle | None, new: Principle, shown: Shown) -> tuple[str, 
 
 def _judging(viewers: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(viewer for viewer in viewers if viewer != REVISING)
+
+
+def shown_hash(principle: Principle, fields: tuple[str, ...]) -> str:
+    """Changes with these fields alone."""
+    return content_id([getattr(principle, name) for name in fields])

@@ -21,8 +21,7 @@ from typing import Any
 from rlaif.constitution.compose import VERSION, compose, compose_text, find
 from rlaif.constitution.format import ConstitutionFile, PrincipleEntry
 from rlaif.constitution.load import as_record
-from rlaif.constitution.problems import near
-from rlaif.core.errors import ConstitutionError
+from rlaif.core.errors import ConstitutionError, near
 from rlaif.core.files import write_atomic
 from rlaif.core.records import Constitution
 from rlaif.core.yaml import REMOVED, Keys, change_yaml, comments, parse_scalar, parse_yaml, spans

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rlaif.config import PromptSlice
 from rlaif.constitution.compose import Composed, compose
+from rlaif.constitution.diff import JudgingMethod
 from rlaif.constitution.format import ContrastPair, PrincipleEntry
-from rlaif.constitution.shown import JudgingMethod
-from rlaif.core.errors import ConstitutionError
+from rlaif.core.errors import ConfigError, ConstitutionError, near
 from rlaif.core.records import Constitution, Contrast, ContrastExample, Principle, PrincipleTest
 from rlaif.core.yaml import dump_yaml
 
@@ -59,6 +61,33 @@ def check_constitution(constitution: Constitution, *, methods: Iterable[JudgingM
             remedy="add to each principle contrast: {followed: You ..., violated: You ...}, "
             "or choose another judge.method",
         )
+
+
+def by_slice(constitution: Constitution, prompts: Mapping[str, PromptSlice]) -> dict[str, Constitution]:
+    """Name of the slice -> the part of the constitution that applies to it: the principles whose ids or tags it names,
+    or all.
+
+    Constitutional AI judges answers to red-team prompts for harmlessness and answers to ordinary requests for
+    helpfulness (arXiv 2212.08073, section 4.1). Raises ConfigError for a name that is neither an id nor a tag, and for
+    a slice that no principle with a weight applies to.
+    """
+    known = sorted({name for p in constitution.principles for name in (p.id, *p.tags)})
+    parts = {}
+    for name, part in prompts.items():
+        where = f"prompts.{name}.principles"
+        for wanted in part.principles:
+            if wanted not in known:
+                raise ConfigError(
+                    f"{wanted!r} is no id or tag of a principle of {constitution.name!r}{near(wanted, known)}",
+                    where=where,
+                    remedy=f"there are: {', '.join(known)}",
+                )
+        wanted_names = set(part.principles)
+        kept = tuple(p for p in constitution.principles if not wanted_names or wanted_names & {p.id, *p.tags})
+        if not any(p.weight > 0 for p in kept):
+            raise ConfigError("no principle with a weight above 0 applies to this slice", where=where)
+        parts[name] = replace(constitution, principles=kept)
+    return parts
 
 
 def _principle(entry: PrincipleEntry) -> Principle:

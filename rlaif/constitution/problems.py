@@ -64,12 +64,6 @@ def line_of(lines: Lines, location: Location) -> int:
     return next(lines[location[:n]] for n in range(len(location), -1, -1) if location[:n] in lines)
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """ ", did you mean 'x'?" for the known name that looks most like `name`; empty if none does."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f", did you mean {found[0]!r}?" if found else ""
-
-
 def field_problems(error: ValidationError, found: Document) -> list[Problem]:
     """Every problem pydantic found, but none that follows from another one: a field that is only missing because its
     name is misspelt, or because YAML could not be read there."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class RlaifError(Exception):
     """A mistake or failure that the user can act on; printed without a traceback, exit code `exit_code`.
@@ -88,3 +91,9 @@ MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "not enough 
 def memory_is_full(error: Exception) -> bool:
     """Whether a library that raises no MemoryError means one."""
     return any(words in str(error) for words in MEMORY)
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """ ", did you mean 'x'?" for the known name that looks most like `name`; empty if none does."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {found[0]!r}?" if found else ""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable
 from typing import Any
 
-from rlaif.core.errors import ConfigError
+from rlaif.core.errors import ConfigError, near
 
 
 def is_own(name: str) -> bool:
@@ -29,9 +28,8 @@ def check_name(name: str, known: Iterable[str], *, what: str, where: str) -> Non
     names = list(known)
     if name in names or is_own(name):
         return
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     raise ConfigError(
-        f"there is no {what} {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+        f"there is no {what} {name!r}{near(name, names)}",
         where=where,
         remedy=f'write one of {", ".join(names)}, or "module:Class" of your own',
     )

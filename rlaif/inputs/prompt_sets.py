@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 import unicodedata
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rlaif.config import PromptSlice
-from rlaif.core.errors import DataError
+from rlaif.core.errors import DataError, near
 from rlaif.core.files import read_json_lines
 from rlaif.core.records import Message, Prompt, Role, content_id
 from rlaif.core.shipped import shipped
@@ -118,9 +117,8 @@ def _files(source: str) -> list[Path]:
     known = shipped("prompts/sets")
     if source in known:
         return [known[source]]
-    near = difflib.get_close_matches(source, [*known, DO_NOT_ANSWER], n=1, cutoff=0.5)
     raise DataError(
-        f"there is no prompt set {source!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+        f"there is no prompt set {source!r}{near(source, [*known, DO_NOT_ANSWER])}",
         remedy=f"there are: {', '.join([*known, DO_NOT_ANSWER])}; a file of your own ends in .jsonl or .txt",
     )
 

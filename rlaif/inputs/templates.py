@@ -14,7 +14,6 @@ outside messages, and renders with sample values.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +27,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from rlaif.core.errors import TemplateError
+from rlaif.core.errors import TemplateError, near
 from rlaif.core.records import Contrast, ContrastExample, Message, Principle, Prompt, Role, content_id
 from rlaif.core.shipped import shipped
 
@@ -143,10 +142,8 @@ def load_templates(kinds: Sequence[TemplateKind], folder: Path | None = None) ->
     names = [kind.name for kind in kinds]
     for file in sorted(folder.glob("*.jinja")) if folder is not None else []:
         if file.stem not in names:
-            near = difflib.get_close_matches(file.stem, names, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
             raise TemplateError(
-                f"no stage uses a template {file.stem!r}{hint}",
+                f"no stage uses a template {file.stem!r}{near(file.stem, names)}",
                 where=str(file),
                 remedy=f"there are: {', '.join(names)}",
             )
@@ -224,8 +221,7 @@ def _compile(kind: TemplateKind, text: str, where: str) -> jinja2.Template:
         tree = environment.parse(text)
         unknown = meta.find_undeclared_variables(tree) - kind.variables.keys() - environment.globals.keys()
         for node in sorted((n for n in tree.find_all(nodes.Name) if n.name in unknown), key=lambda n: n.lineno):
-            near = difflib.get_close_matches(node.name, kind.variables, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
+            hint = near(node.name, kind.variables)
             raise TemplateError(
                 f"there is no variable {node.name!r} here{hint}", where=f"{where}:{node.lineno}", remedy=_offer(kind)
             )

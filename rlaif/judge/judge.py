@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from rlaif.config import JudgeConfig, PromptSlice, RunConfig
-from rlaif.constitution.scope import by_slice
+from rlaif.constitution.load import by_slice
 from rlaif.core.errors import ConfigError
 from rlaif.core.progress import Task
 from rlaif.core.records import Comparison, Constitution, PreferenceLabel, Principle, Verdict, content_id, record_seed

@@ -16,8 +16,7 @@ from typing import Any
 
 from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution
-from rlaif.constitution.problems import near
-from rlaif.core.errors import ConstitutionError
+from rlaif.core.errors import ConstitutionError, near
 from rlaif.core.progress import Progress
 from rlaif.core.records import (
     Comparison,

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlaif.config import AskingConfig, RunConfig, StageName
-from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
-from rlaif.constitution.scope import by_slice
+from rlaif.constitution.load import by_slice, check_constitution, constitution_text, load_constitution
 from rlaif.core import provenance
 from rlaif.core.errors import StageError
 from rlaif.core.files import JsonlFile, RunFolder, file_hash, write_atomic

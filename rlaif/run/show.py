@@ -3,7 +3,6 @@ control characters written out, so that it cannot move the cursor or set colours
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice
@@ -15,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlaif.config import STAGES
-from rlaif.core.errors import DataError, StageError
+from rlaif.core.errors import DataError, StageError, near
 from rlaif.core.files import JsonlFile, MetricsLog, RunFolder
 from rlaif.core.records import (
     FailedAnswer,
@@ -54,9 +53,8 @@ def show(run_path: Any, what: str | None, *, n: int, failed: bool, console: Cons
     else:
         tables, blocks = [], list(_by_id(run, what))
         if not blocks:
-            like = difflib.get_close_matches(what, STAGES, n=1)
             raise DataError(
-                f"no stage and no record is called {what!r}" + (f", did you mean {like[0]!r}?" if like else ""),
+                f"no stage and no record is called {what!r}{near(what, STAGES)}",
                 where=str(run.root),
                 remedy=f"give one of {', '.join(STAGES)}, or an id that `rlaif show {run.root} STAGE` prints",
             )

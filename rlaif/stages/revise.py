@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rlaif.constitution.scope import by_slice
+from rlaif.constitution.load import by_slice
 from rlaif.core.errors import StageError
 from rlaif.core.files import JsonlFile
 from rlaif.core.records import (

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from rlaif.config import JudgeConfig
-from rlaif.constitution.diff import Difference
+from rlaif.constitution.diff import REVISE, Difference
 from rlaif.constitution.diff import diff as difference
 from rlaif.constitution.render import difference_lines
-from rlaif.constitution.shown import REVISE
 from rlaif.core.records import (
     Constitution,
     Contrast,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rlaif.constitution.shown import shown_hash
+from rlaif.constitution.diff import shown_hash
 from rlaif.core.progress import Task
 from rlaif.core.records import Constitution, PreferenceLabel, Principle, Verdict
 from rlaif.inputs.templates import load_template

@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rlaif.constitution.problems import near
-from rlaif.core.errors import DataError
+from rlaif.core.errors import DataError, near
 from rlaif.core.records import Prompt, content_id
 from rlaif.inputs.comparisons import ComparisonFile, GivenPair
 from rlaif.inputs.prompt_sets import text_key

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
-from rlaif.constitution.exchange.draft import Draft, topic
+from rlaif.constitution.exchange.draft import Draft, Format, topic, wordings
 from rlaif.constitution.exchange.source import Source, refuse, shown
 from rlaif.core.records import Constitution
 
-CRITIQUES = '{"id": {"prompt": ["... a request for critique"], "edit_request": "... for revision"}, ...}'
-COMPARISONS = '["Choose the response that ... Options:", ...]'
+_CRITIQUES = '{"id": {"prompt": ["... a request for critique"], "edit_request": "... for revision"}, ...}'
+_COMPARISONS = '["Choose the response that ... Options:", ...]'
 _FRAMES = {
     "critique": (re.compile(r"Critique ?Request:", re.IGNORECASE), "Critique:"),
     "revision": (re.compile(r"Revision ?Request:", re.IGNORECASE), "Revision:"),
@@ -23,12 +24,12 @@ _FRAMES = {
 }
 
 
-def has_critiques(data: Any) -> bool:
+def _has_critiques(data: Any) -> bool:
     entries = list(data.values()) if isinstance(data, dict) else []
     return bool(entries) and all(isinstance(entry, dict) and "edit_request" in entry for entry in entries)
 
 
-def has_comparisons(data: Any) -> bool:
+def _has_comparisons(data: Any) -> bool:
     """Sure only where "Options:" ends the texts: other programs write lists of texts too."""
     texts = data if isinstance(data, list) else []
     return bool(texts) and all(isinstance(text, str) and text.rstrip().endswith("Options:") for text in texts)
@@ -59,7 +60,7 @@ def _read_critiques(source: Source, data: Any, draft: Draft) -> None:
         draft.left_out.update(f"{shown(name)} of an entry" for name in given.keys() - {"prompt", "edit_request"})
         for critique in critiques:
             draft.add(key, statement=revision, critique=critique, revision=revision)
-    refuse(source, problems, CRITIQUES)
+    refuse(source, problems, _CRITIQUES)
     if more:
         draft.notes.append(f"{more} entries had another request for critique; each became a principle of its own")
     draft.notes.append("the file has no rules: each statement is a copy of the request for revision")
@@ -73,7 +74,7 @@ def _read_comparisons(source: Source, data: list[Any], draft: Draft) -> None:
             problems.append(f"number {number + 1} of the list is no text")
         else:
             draft.add(topic(comparison), statement=comparison, comparison=comparison)
-    refuse(source, problems, COMPARISONS)
+    refuse(source, problems, _COMPARISONS)
     draft.notes.append("the file has no rules: each statement is a copy of the question for comparison")
     draft.notes.append("the file has no ids: they are made of the words")
 
@@ -90,18 +91,31 @@ def _bare(kind: str, text: Any) -> str | None:
     return (bare if bare == "" or bare[-1:].isspace() or bare == inner else inner).strip() or None
 
 
-def write_critiques(constitution: Constitution, wordings: list[tuple[str, str]]) -> str:
-    """The JSON with `wordings`, a critique and a revision for each principle."""
+def _write_critiques(constitution: Constitution, lost: Counter[str]) -> str:
+    """The JSON with a critique and a revision for each principle."""
     entries = {
         principle.id: {
             "prompt": [f"\n\nCritiqueRequest: {critique}\n\nCritique:"],
             "edit_request": f"\n\nRevisionRequest: {revision}\n\nRevision:",
         }
-        for principle, (critique, revision) in zip(constitution.principles, wordings, strict=True)
+        for principle, (critique, revision) in zip(constitution.principles, wordings(constitution, lost), strict=True)
     }
     return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
 
 
-def write_comparisons(questions: list[str]) -> str:
+def _write_comparisons(constitution: Constitution, lost: Counter[str]) -> str:
     """The JSON list of the questions, each with its frame."""
-    return json.dumps([f"\n{question} Options:" for question in questions], indent=2, ensure_ascii=False) + "\n"
+    questions = []
+    for p in constitution.principles:
+        question = p.comparison
+        if question is None:
+            question = f"Choose the answer that follows this rule better: {p.statement}"
+            lost["own comparison, for which general words with the statement stand"] += 1
+        elif p.statement != question:
+            lost["statement"] += 1
+        questions.append(f"\n{question} Options:")
+    return json.dumps(questions, indent=2, ensure_ascii=False) + "\n"
+
+
+CRITIQUES = Format("anthropic", _has_critiques, read, _write_critiques, frozenset({"id", "critique", "revision"}))
+COMPARISONS = Format("anthropic-comparisons", _has_comparisons, read, _write_comparisons, frozenset({"comparison"}))

@@ -1,15 +1,18 @@
-"""What an importer makes of a file: principles in its order, what had no place, what was done; and the YAML of it."""
+"""What every format shares: what a format is, and the draft that its reader makes of a file: principles in its order,
+what had no place, what was done; and the YAML of it."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlaif.constitution.exchange.source import Source, shown
-from rlaif.constitution.format import MAX_ID, slug, words_of
+from rlaif.constitution.format import MAX_ID, PrincipleEntry, slug, words_of
+from rlaif.core.records import Constitution
 from rlaif.core.yaml import dump_styled
 
 WIDTH = 118
@@ -24,6 +27,26 @@ _SAY_LITTLE = """
     who with would write you your"""
 _PLAIN = frozenset(_SAY_LITTLE.split())
 """Words that tell nothing about what a wording asks for; ids are made of the others."""
+
+
+OPTIONAL = ("rationale", "priority", "weight", "tags", "critique", "revision", "comparison", "contrast", "tests")
+"""The fields of a principle beside id and statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format that constitutions come in from and go out to; its name is that on the command line.
+
+    `knows` tells from the JSON data whether a file is surely of this format; None: not a JSON format. `read` fills the
+    draft. `write` gives the text and counts in its second argument what is special about what is lost. `holds`: the
+    fields that a file of it can hold, besides the statement.
+    """
+
+    name: str
+    knows: Callable[[Any], bool] | None
+    read: Callable[[Source, Draft], None]
+    write: Callable[[Constitution, Counter[str]], str]
+    holds: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -97,3 +120,34 @@ def mended(data: Any) -> Any:
 def broken_characters(text: str) -> int:
     """How many halves of surrogate pairs stand in the text."""
     return len(_SURROGATE.findall(text))
+
+
+def default(field: str) -> Any:
+    """The default of a principle's field, as a record has it."""
+    found = PrincipleEntry.model_fields[field].get_default(call_default_factory=True)
+    return tuple(found) if isinstance(found, list) else found
+
+
+def wordings(constitution: Constitution, lost: Counter[str]) -> list[tuple[str, str]]:
+    """(critique, revision) of each principle; in general words, with the rule, where it has none of its own."""
+    found = []
+    for p in constitution.principles:
+        critique, revision = p.critique, p.revision
+        if critique is None:
+            critique = f"Name in one or two sentences what in the answer goes against this rule: {p.statement}"
+        if revision is None:
+            revision = f"Write the answer again so that it follows this rule: {p.statement}"
+        general = [name for name in ("critique", "revision") if getattr(p, name) is None]
+        lost.update(f"own {name}, for which general words with the statement stand" for name in general)
+        lost.update(["statement"] if not general and p.statement != p.revision else [])
+        found.append((critique, revision))
+    return found
+
+
+def on_one_line(texts: Iterable[str], lost: Counter[str]) -> list[str]:
+    """The texts without line breaks, which are counted as lost."""
+    lines = []
+    for text in texts:
+        lines.append(" ".join(text.split()))
+        lost.update(["line breaks of a statement"] if lines[-1] != text else [])
+    return lines

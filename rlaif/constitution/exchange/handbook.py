@@ -8,15 +8,17 @@ whose two wordings it uses: the revised answer should win against the first.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
-from rlaif.constitution.exchange.draft import Draft, topic
+from rlaif.constitution.exchange.draft import Draft, Format, topic, wordings
 from rlaif.constitution.exchange.source import Source, refuse, shown
+from rlaif.core.records import Constitution
 
 EXPECTED = '{"constitutions": [{"critic": "...", "revision": "..."}], "system_chat": []}'
 
 
-def is_handbook(data: Any) -> bool:
+def _is_handbook(data: Any) -> bool:
     entries = data.get("constitutions") if isinstance(data, dict) else None
     return isinstance(entries, list) and all(isinstance(entry, dict) and "critic" in entry for entry in entries)
 
@@ -67,7 +69,10 @@ def _text(entry: Any, name: str) -> str | None:
     return (text.strip() or None) if isinstance(text, str) else None
 
 
-def write(wordings: list[tuple[str, str]]) -> str:
+def _write(constitution: Constitution, lost: Counter[str]) -> str:
     """The JSON of the critiques and revisions, without chats."""
-    entries = [{"critic": critique, "revision": revision} for critique, revision in wordings]
+    entries = [{"critic": critique, "revision": revision} for critique, revision in wordings(constitution, lost)]
     return json.dumps({"constitutions": entries, "system_chat": []}, indent=2, ensure_ascii=False) + "\n"
+
+
+HANDBOOK = Format("handbook", _is_handbook, read, _write, frozenset({"critique", "revision"}))

@@ -13,9 +13,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rlaif.constitution.exchange.draft import Draft, topic
+from rlaif.constitution.exchange.draft import Draft, Format, on_one_line, topic
 from rlaif.constitution.exchange.source import Source, read_source, refuse
 from rlaif.core.errors import ConstitutionError
+from rlaif.core.records import Constitution
 
 EXPECTED = '"1. Select the response that ...\\n2. ...", a list of such texts, {"0": "...", ...}, or annotated pairs'
 SUMMARIES, VOTES = "030_distilled_principles_per_cluster.json", "041_votes_per_cluster.json"
@@ -23,7 +24,7 @@ Votes = dict[str, dict[str, int]]
 """Principle -> kind of vote ("for", "against", "abstain" ...) -> how many."""
 
 
-def is_icai(data: Any) -> bool:
+def _is_icai(data: Any) -> bool:
     """Sure for annotated pairs, a numbered text, numbers as keys, and a list in its words."""
     if isinstance(data, str):
         return re.match(r"1\. ", data) is not None
@@ -142,6 +143,10 @@ def _more_against(votes: dict[str, int]) -> bool:
     return votes.get("against", 0) > votes.get("for", 0)
 
 
-def write(statements: list[str]) -> str:
+def _write(constitution: Constitution, lost: Counter[str]) -> str:
     """The statements as the one numbered text of `060_constitution.json`."""
-    return json.dumps("\n".join(f"{n}. {' '.join(text.split())}" for n, text in enumerate(statements, 1))) + "\n"
+    statements = on_one_line((p.statement for p in constitution.principles), lost)
+    return json.dumps("\n".join(f"{n}. {text}" for n, text in enumerate(statements, 1))) + "\n"
+
+
+ICAI = Format("icai", _is_icai, read, _write, frozenset())

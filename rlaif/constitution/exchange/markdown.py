@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
 from rlaif.constitution.compose import VERSION
-from rlaif.constitution.exchange.draft import Draft, topic
+from rlaif.constitution.exchange.draft import Draft, Format, on_one_line, topic
 from rlaif.constitution.exchange.source import Source, refuse, shown
 from rlaif.constitution.format import slug
 from rlaif.core.errors import ConstitutionError
@@ -259,8 +259,9 @@ def _principles(sections: list[_Section], draft: Draft) -> None:
         draft.notes.append("headings above the rules became tags")
 
 
-def write(constitution: Constitution) -> str:
+def _write(constitution: Constitution, lost: Counter[str]) -> str:
     """The document: front matter, the name as title, a heading for each principle with statement and rationale."""
+    on_one_line((p.statement for p in constitution.principles), lost)
     front = dump_yaml({"name": constitution.name, "version": constitution.version})
     parts = [f"---\n{front}---", f"# {constitution.name}", *_paragraphs(constitution.description)]
     for principle in constitution.principles:
@@ -275,3 +276,6 @@ def _paragraphs(text: str) -> list[str]:
 def _marked(text: str) -> str:
     """The text as one paragraph in which nothing counts as a mark of Markdown."""
     return _MARKS.sub(lambda mark: f"{mark[0]}\\" if mark[0].isdigit() else f"\\{mark[0]}", " ".join(text.split()))
+
+
+MARKDOWN = Format("markdown", None, read, _write, frozenset({"name", "version", "description", "id", "rationale"}))

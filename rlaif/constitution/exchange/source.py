@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.core.errors import ConstitutionError
-from rlaif.core.yaml import MAX_BYTES
+from rlaif.core.yaml import read_text
 
 MOST_TOLD = 10
 
@@ -40,24 +40,10 @@ class Source:
 
 def read_source(path: Path) -> Source:
     """The file, which has to be UTF-8 text of at most MAX_BYTES that is not empty."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise ConstitutionError("no such file", where=str(path), remedy="check the path") from None
-    except (OSError, ValueError) as problem:
-        what = problem.strerror if isinstance(problem, OSError) else str(problem)
-        raise ConstitutionError(f"cannot be read: {what}", where=str(path), remedy="give a file") from None
-    if len(raw) > MAX_BYTES:
-        what = f"{len(raw):,} bytes is more than {MAX_BYTES:,}"
-        raise ConstitutionError(what, where=str(path), remedy="split the file")
-    try:
-        text = raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as problem:
-        line = raw.count(b"\n", 0, problem.start) + 1
-        raise ConstitutionError("is not UTF-8 text", where=f"{path}:{line}", remedy="save the file as UTF-8") from None
+    text = read_text(path, ConstitutionError).replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
         raise ConstitutionError("is empty", where=str(path), remedy="give a file with principles")
-    return Source(path, text, hashlib.sha256(raw).hexdigest()[:16])
+    return Source(path, text, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
 
 
 def refuse(source: Source, problems: list[str], expected: str) -> None:

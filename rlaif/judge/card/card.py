@@ -13,8 +13,7 @@ from pathlib import Path
 
 from rlaif.config import RunConfig
 from rlaif.constitution.load import check_constitution, load_constitution
-from rlaif.constitution.problems import near
-from rlaif.core.errors import ConfigError, ConstitutionError
+from rlaif.core.errors import ConfigError, ConstitutionError, near
 from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, Principle, record_seed
 from rlaif.core.statistics import Draw

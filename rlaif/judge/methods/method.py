@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rlaif.config import AskingConfig, RunConfig
-from rlaif.constitution.shown import JUDGED
+from rlaif.constitution.diff import JUDGED
 from rlaif.core.records import Comparison, Failure, Order, Principle, Response, Verdict
 from rlaif.inputs.templates import Rendered, Template, TemplateKind
 from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, LanguageModel

@@ -580,3 +580,9 @@ def test_any_marks_of_markdown_import_or_are_an_error(tmp_path: Path, marks: lis
     except RlaifError:
         return
     assert load_constitution(tmp_path / "out.yaml").principles
+
+
+def test_the_help_names_every_format() -> None:
+    from rlaif.cli.constitution import FORMAT_NAMES
+
+    assert FORMAT_NAMES.replace(" or ", ", ").split(", ") == list(FORMATS)
