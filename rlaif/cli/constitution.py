@@ -148,7 +148,9 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Find mistakes, missing texts and wording that misleads a judge. Asks no model."""
+    from rlaif.config import JudgeConfig
     from rlaif.constitution.lint import lint
+    from rlaif.judge.methods.table import METHODS
 
     found = {name: lint(name) for name in names}
     totals = Counter(finding.severity for findings in found.values() for finding in findings)
@@ -167,6 +169,13 @@ def check(
                 ]
             )
         told = [(totals[severity], severity) for severity in ("error", "warning", "note")]
+        usual = JudgeConfig.model_fields["method"].default
+        reads = [
+            f"{method.name}{' (the default)' if method.name == usual else ''} reads {' and '.join(method.shown)}"
+            for method in METHODS.values()
+            if method.asks_model
+        ]
+        _print_lines(textwrap.wrap(f"judge.method: {'; '.join(reads)}", _width(), subsequent_indent="  "))
         print(", ".join(f"{n} {severity}{'' if n == 1 else 's'}" for n, severity in told))
     if not ok:
         raise typer.Exit(1)
