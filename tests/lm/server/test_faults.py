@@ -173,8 +173,7 @@ def test_every_comparison_ends_as_the_right_label_or_as_a_failure_with_its_reaso
         ends = Counter(check(label, pair, befell) for label, pair in zip(labels, asked, strict=True))
         assert set(ends) == {None, "backend", "missing_logprobs"}
         assert ends[None] > 0.8 * len(asked)
-        assert asking.model is not None
-        asking.model.close()
+        asking.close()
 
 
 def test_what_got_an_answer_is_not_asked_again_and_what_failed_is(tmp_path: Path) -> None:
@@ -192,8 +191,7 @@ def test_what_got_an_answer_is_not_asked_again_and_what_failed_is(tmp_path: Path
         assert len(repeated) > 3
         unlabelled = [label for label in labels if label.failure is not None]
         assert 0 < len([label for label in again if label.failure is not None]) < len(unlabelled)
-        assert asking.model is not None
-        asking.model.close()
+        asking.close()
 
 
 _CHILD = """
@@ -215,7 +213,7 @@ folder = Path(sys.argv[2])
 asking = judge_at(Server(), folder, concurrency=int(sys.argv[3]))
 labels = asking.label(pairs(int(sys.argv[4])))
 JsonlFile(folder / "labels.jsonl", PreferenceLabel).append(labels)
-asking.model.close()
+asking.close()
 """
 
 

@@ -25,7 +25,7 @@ PROMPT = comparison().prompt
 
 def reward(*references: str) -> JudgeReward:
     config = JudgeConfig.model_validate({"scale": 0.5})
-    judge = Judge(config, Constitution("one", "1", "", (KIND,)), model=Recorder(TABLE), seed=0)
+    judge = Judge(config, Constitution("one", "1", "", (KIND,)), models=[Recorder(TABLE)], seed=0)
     answers = [Response(PROMPT.id, text, "sft", n, 1.0, "stop", 1) for n, text in enumerate(references)]
     return JudgeReward(judge, {PROMPT.id: answers})
 
@@ -59,7 +59,8 @@ LETTERS = [("Answer (A):\n> yes", (-0.1, -2.1)), ("Answer (A):\n> no", (-1.0, -1
 )
 def test_every_method_may_be_the_reward(table: dict[str, Any], model: Recorder, won: float) -> None:
     source = reward("no")
-    source.judge = Judge(JudgeConfig.model_validate(table), Constitution("one", "1", "", (KIND,)), model=model, seed=0)
+    rules = Constitution("one", "1", "", (KIND,))
+    source.judge = Judge(JudgeConfig.model_validate(table), rules, models=[model], seed=0)
     assert source.scores([PROMPT], ["yes my friend"]).tolist() == pytest.approx([(won - 0.5) / 0.25], abs=1e-5)
 
 
@@ -70,6 +71,6 @@ def test_an_empty_response_loses_to_every_reference() -> None:
 def test_a_judge_that_cannot_score_stops_the_stage_with_its_reason() -> None:
     config = JudgeConfig.model_validate({"scale": 0.5, "abstain_below": 0.49})
     source = reward("no")
-    source.judge = Judge(config, Constitution("one", "1", "", (KIND,)), model=Recorder(TABLE), seed=0)
+    source.judge = Judge(config, Constitution("one", "1", "", (KIND,)), models=[Recorder(TABLE)], seed=0)
     with pytest.raises(StageError, match="abstained"):
         source.scores([PROMPT], ["yes my friend"])
