@@ -57,7 +57,7 @@ def impact(
     from rlaif.analysis.impact.answer import answer
     from rlaif.analysis.impact.impact import impact as impact_of
     from rlaif.core.progress import choose
-    from rlaif.view.deliver import deliver_answer, refuse_places
+    from rlaif.view.deliver import deliver, refuse_places
 
     refuse_places(html, out, run, "impact", inputs=(comparisons, to, before, config))
     asked: dict[Part, bool] = {"revisions": revisions, "reward": reward, "policy": policy}
@@ -67,7 +67,7 @@ def impact(
     progress = choose(quiet=as_json)
     with closing(_subject(run, comparisons, before, config, overrides, progress)) as subject:
         found = impact_of(subject, to, examples=examples, progress=progress, beyond=beyond)
-    deliver_answer(found.as_json(), answer(found), html=html, out=out, as_json=as_json)
+    deliver(found.as_json(), answer(found), html=html, out=out, as_json=as_json)
 
 
 def _subject(
@@ -127,11 +127,11 @@ def principles(
     from rlaif.analysis.principles.attribution import attribution
     from rlaif.core.files import RunFolder
     from rlaif.core.progress import choose
-    from rlaif.view.deliver import deliver_answer, refuse_places
+    from rlaif.view.deliver import deliver, refuse_places
 
     refuse_places(html, out, run, "principles", inputs=(gold,))
     found = attribution(RunFolder(run), pairs=pairs, negate=negate, gold=gold, progress=choose(quiet=as_json))
-    deliver_answer(found.as_json(), answer(found), html=html, out=out, as_json=as_json)
+    deliver(found.as_json(), answer(found), html=html, out=out, as_json=as_json)
 
 
 def recover(

@@ -64,9 +64,8 @@ def card(
     """
     from rlaif.core.progress import choose
     from rlaif.core.shipped import cache_folder
+    from rlaif.judge.card.answer import answer
     from rlaif.judge.card.card import Asked, judge_card
-    from rlaif.judge.card.page import page
-    from rlaif.judge.card.terminal import rendered
     from rlaif.judge.load import load_or_default
     from rlaif.view.deliver import deliver, refuse_places
 
@@ -74,7 +73,7 @@ def card(
     settings = load_or_default(config, overrides)
     asked = Asked(pairs, repeat, attack, tuple(only or ()), constitution)
     found = judge_card(settings, gold, asked, cache=cache_folder(), progress=choose(quiet=as_json))
-    deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)
+    deliver(found.as_json(), answer(found), html=html, out=out, as_json=as_json)
 
 
 def compare(
@@ -114,9 +113,8 @@ def compare(
     from rlaif.core.progress import choose as choose_progress
     from rlaif.core.shipped import cache_folder
     from rlaif.judge.card.card import Asked
+    from rlaif.judge.compare.answer import answer
     from rlaif.judge.compare.measure import compare as compared
-    from rlaif.judge.compare.page import page
-    from rlaif.judge.compare.terminal import rendered
     from rlaif.judge.compare.variants import read_variants
     from rlaif.judge.load import load_or_default
     from rlaif.view.deliver import deliver, refuse_places
@@ -127,7 +125,7 @@ def compare(
     found = compared(
         variants, gold, asked, share=choose, timed=timed, cache=cache_folder(), progress=choose_progress(quiet=as_json)
     )
-    deliver(found.as_json(), rendered(found), lambda: page(found), html=html, out=out, as_json=as_json)
+    deliver(found.as_json(), answer(found), html=html, out=out, as_json=as_json)
 
 
 def export_batch(

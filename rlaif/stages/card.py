@@ -7,11 +7,12 @@ from pathlib import Path
 
 from rlaif.config import AskingConfig, ModelConfig
 from rlaif.core.files import write_atomic
+from rlaif.judge.card.answer import answer
 from rlaif.judge.card.card import Asked, judge_card
-from rlaif.judge.card.page import page
 from rlaif.lm.open import open_judge
 from rlaif.lm.protocol import LanguageModel
 from rlaif.stages.context import StageContext
+from rlaif.view.answer import page
 
 
 def run(context: StageContext) -> dict[str, float]:
@@ -29,7 +30,7 @@ def run(context: StageContext) -> dict[str, float]:
         templates=context.run.templates_path,
     )
     card = judge_card(context.config, table.gold, asked, cache=cache, progress=context.progress, open_judge=open_one)
-    write_atomic(context.folder / "card.html", page(card))
+    write_atomic(context.folder / "card.html", page(answer(card)))
     write_atomic(context.folder / "card.json", json.dumps(card.as_json(), ensure_ascii=False, indent=1) + "\n")
     for sentence in card.verdict:
         context.progress.say(f"  {sentence}")

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from rlaif.core.errors import ConfigError
 from rlaif.core.files import RunFolder, write_atomic
 from rlaif.view.answer import Answer, page, rendered
 
 
-def deliver_answer(
-    found: dict[str, Any], answer: Answer, *, html: Path | None, out: Path | None, as_json: bool
-) -> None:
+def deliver(found: dict[str, Any], answer: Answer, *, html: Path | None, out: Path | None, as_json: bool) -> None:
     """Prints the answer, or its JSON object `found` alone; writes page and object to the files that are named."""
-    deliver(found, rendered(answer), lambda: page(answer), html=html, out=out, as_json=as_json)
-
-
-def deliver(
-    found: dict[str, Any],
-    parts: Iterable[RenderableType],
-    page: Callable[[], str],
-    *,
-    html: Path | None,
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """Writes the page and the JSON object to the files that are named, and prints the object alone or the parts."""
     text = json.dumps(found)
     if html is not None:
-        write_atomic(html, page())
+        write_atomic(html, page(answer))
     if out is not None:
         write_atomic(out, text + "\n")
     if as_json:
         print(text)
         return
-    print_parts(parts)
+    print_answer(answer)
     for path in (html, out):
         if path is not None:
             print(f"wrote {path}")
@@ -47,13 +32,8 @@ def deliver(
 
 def print_answer(answer: Answer) -> None:
     """Prints the answer on the terminal."""
-    print_parts(rendered(answer))
-
-
-def print_parts(parts: Iterable[RenderableType]) -> None:
-    """Prints what rich can print, part by part."""
     console = Console()
-    for part in parts:
+    for part in rendered(answer):
         console.print(part)
 
 

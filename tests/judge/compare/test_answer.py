@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.judge.compare.page import page
+from rlaif.judge.compare.answer import answer
 from rlaif.judge.compare.records import Compared
-from rlaif.judge.compare.terminal import rendered
+from rlaif.view.answer import page, rendered
 from tests.judge.card.cases import settings, write_gold
-from tests.judge.card.test_terminal import EVIL, on_terminal, rlaif
+from tests.judge.card.test_answer import EVIL, on_terminal, rlaif
 from tests.judge.compare.test_measure import compared
 from tests.report.test_build import Page
 
 
 def printed(found: Compared, width: int = 80) -> str:
-    return on_terminal(rendered(found), width)
+    return on_terminal(rendered(answer(found)), width)
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Compared:
 def test_terminal_and_page_say_the_same(found: Compared) -> None:
     text = printed(found)
     assert max(map(len, text.splitlines())) <= 80
-    parsed = Page(page(found))
+    parsed = Page(page(answer(found)))
     for words in (" ".join(text.split()), " ".join(parsed.words.split())):
         words = words.replace("\u00a0", " ")
         for said in (
-            found.id, "Chosen by length-matched accuracy", "perfect *", "mean of all", "shorter wins", "chosen less it",
+            found.id, "Chosen by length-matched accuracy", "perfect *", "mean of all", "shorter wins", "behind by",
             "mute could not be chosen", "refused", "perfect, length", "model.source=perfect", "kappa", "both wrong",
             "seconds",
         ):  # fmt: skip
@@ -54,7 +54,7 @@ def test_text_stays_text(found: Compared) -> None:
         notes=[EVIL],
         verdict=[EVIL, EVIL],
     )
-    parsed = Page(page(hostile))
+    parsed = Page(page(answer(hostile)))
     assert parsed.open == []
     assert not {"script", "img", "link", "iframe"} & set(parsed.tags)
     assert parsed.handlers == []

@@ -13,9 +13,9 @@ from rich.console import Console, RenderableType
 from typer.testing import CliRunner, Result
 
 from rlaif.cli import app
-from rlaif.judge.card.page import page
+from rlaif.judge.card.answer import answer
 from rlaif.judge.card.records import JudgeCard
-from rlaif.judge.card.terminal import rendered
+from rlaif.view.answer import page, rendered
 from tests.judge.card.cases import card_of, gullible, perfect, settings, write_gold
 from tests.report.test_build import Page
 
@@ -35,7 +35,7 @@ def on_terminal(parts: Iterable[RenderableType], width: int) -> str:
 
 
 def printed(card: JudgeCard, width: int = 80) -> str:
-    return on_terminal(rendered(card), width)
+    return on_terminal(rendered(answer(card)), width)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> JudgeCard:
 def test_terminal_and_page_say_the_same(card: JudgeCard) -> None:
     text = printed(card)
     assert max(map(len, text.splitlines())) <= 80
-    parsed = Page(page(card))
+    parsed = Page(page(answer(card)))
     for words in (" ".join(text.split()), " ".join(parsed.words.split())):
         words = words.replace("\u00a0", " ")
         assert card.id in words
@@ -69,7 +69,7 @@ def test_text_stays_text(card: JudgeCard) -> None:
         notes=[EVIL],
         verdict=[EVIL, EVIL],
     )
-    parsed = Page(page(hostile))
+    parsed = Page(page(answer(hostile)))
     assert parsed.open == []
     assert not {"script", "img", "link", "iframe"} & set(parsed.tags)
     assert parsed.handlers == []
@@ -84,7 +84,7 @@ def test_a_card_of_failures_is_shown(tmp_path: Path) -> None:
     from tests.fakes import mute
 
     card = card_of(tmp_path, None, model=mute(), attack=1)
-    parsed = Page(page(card))
+    parsed = Page(page(answer(card)))
     assert parsed.open == []
     for words in (printed(card), parsed.words):
         assert "48 refused" in words.replace("\u00a0", " ")
