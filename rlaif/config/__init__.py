@@ -2,7 +2,6 @@
 
 from rlaif.config.fields import Table
 from rlaif.config.judge import AskingConfig, CardConfig, JudgeConfig, PanelMember
-from rlaif.config.reward_sources import RewardSource
 from rlaif.config.run_config import (
     STAGES,
     EvaluateConfig,
@@ -14,6 +13,7 @@ from rlaif.config.run_config import (
     ReportConfig,
     ReviseConfig,
     RewardConfig,
+    RewardSource,
     RunConfig,
     SftConfig,
     StageName,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 SPEED: JsonDict = {"speed": True}
-"""Marks a field that cannot change what a stage writes, only how fast, or whether it may begin: `json_schema_extra` of
-the field. A run may go on with another value."""
+
+
+def speed_field(default: Any, **about: Any) -> Any:
+    """A field that cannot change what a stage writes, only how fast it does, or whether it may begin: a run may go on
+    with another value. Takes what pydantic's `Field` takes."""
+    return Field(default, json_schema_extra=SPEED, **about)
 
 
 class Table(BaseModel):
@@ -19,7 +23,7 @@ class Table(BaseModel):
 
     @classmethod
     def speed_fields(cls) -> set[str]:
-        """The names of the fields that are marked with SPEED."""
+        """The names of the fields that are made by `speed_field`."""
         return {name for name, info in cls.model_fields.items() if info.json_schema_extra == SPEED}
 
     def settings(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.config.fields import SPEED, Table
+from rlaif.config.fields import Table, speed_field
 
 
 class AskingConfig(Table):
@@ -53,43 +53,26 @@ class AskingConfig(Table):
         "rationale mostly names its winner, so the letters after it are near 0 or 1 and say nothing of how sure the "
         "judge is (Constitutional AI clamps to 40-60 %)",
     )
-    base_url: str | None = Field(
-        None, description="openai: address of the server, e.g. http://127.0.0.1:8000/v1", json_schema_extra=SPEED
-    )
-    api_key_env: str = Field(
-        "OPENAI_API_KEY", description="openai: environment variable that holds the key", json_schema_extra=SPEED
-    )
-    concurrency: int = Field(8, ge=1, description="openai: requests in flight, at most", json_schema_extra=SPEED)
-    timeout: float = Field(60.0, gt=0, description="openai: seconds until a try is given up", json_schema_extra=SPEED)
-    max_retries: int = Field(
-        5, ge=0, description="openai: tries after a failed one, with growing pauses", json_schema_extra=SPEED
-    )
+    base_url: str | None = speed_field(None, description="openai: address of the server, e.g. http://127.0.0.1:8000/v1")
+    api_key_env: str = speed_field("OPENAI_API_KEY", description="openai: environment variable that holds the key")
+    concurrency: int = speed_field(8, ge=1, description="openai: requests in flight, at most")
+    timeout: float = speed_field(60.0, gt=0, description="openai: seconds until a try is given up")
+    max_retries: int = speed_field(5, ge=0, description="openai: tries after a failed one, with growing pauses")
     api: Literal["chat", "completions"] = Field("chat", description="openai: which endpoint the server offers")
-    max_calls: int | None = Field(
+    max_calls: int | None = speed_field(
         None,
         ge=0,
         description="most requests to this judge that a run may make, all its stages and sessions together; null = no "
         "limit. What the cache answers and the tries after a failed one do not count (docs/reference/servers.md)",
-        json_schema_extra=SPEED,
     )
-    max_tokens: int | None = Field(
-        None,
-        ge=0,
-        description="the same for tokens, read and written together; passed by at most what was in flight",
-        json_schema_extra=SPEED,
+    max_tokens: int | None = speed_field(
+        None, ge=0, description="the same for tokens, read and written together; passed by at most what was in flight"
     )
-    max_cost: float | None = Field(
-        None, ge=0, description="the same for money, by price_in and price_out", json_schema_extra=SPEED
+    max_cost: float | None = speed_field(None, ge=0, description="the same for money, by price_in and price_out")
+    price_in: float = speed_field(
+        0.0, ge=0, description="price of a million tokens that the judge reads, in any currency"
     )
-    price_in: float = Field(
-        0.0,
-        ge=0,
-        description="price of a million tokens that the judge reads, in any currency",
-        json_schema_extra=SPEED,
-    )
-    price_out: float = Field(
-        0.0, ge=0, description="price of a million tokens that the judge writes", json_schema_extra=SPEED
-    )
+    price_out: float = speed_field(0.0, ge=0, description="price of a million tokens that the judge writes")
 
     @model_validator(mode="after")
     def _cost_needs_prices(self) -> AskingConfig:
@@ -191,10 +174,8 @@ class JudgeConfig(AskingConfig):
 class CardConfig(Table):
     """What the judge is measured on before its labels are made, and what it must reach (docs/trust-a-judge.md)."""
 
-    required: bool = Field(
-        True,
-        description="label is refused without a card that passes; --accept-uncarded-judge writes false here",
-        json_schema_extra=SPEED,
+    required: bool = speed_field(
+        True, description="label is refused without a card that passes; --accept-uncarded-judge writes false here"
     )
     gold: str = Field(
         "tests",
@@ -204,16 +185,8 @@ class CardConfig(Table):
     pairs: int = Field(200, ge=0, description="pairs of gold that are judged; 0 = all")
     repeat: int = Field(20, ge=0, description="pairs that are asked a second time, past the cache")
     attack: int = Field(12, ge=0, description="pairs that each attack is tried on")
-    min_accuracy: float = Field(
-        0.6, ge=0, le=1, description="least accuracy on the gold for labels to be made", json_schema_extra=SPEED
+    min_accuracy: float = speed_field(0.6, ge=0, le=1, description="least accuracy on the gold for labels to be made")
+    min_length_matched: float = speed_field(
+        0.0, ge=0, le=1, description="least accuracy on the pairs of gold whose answers are about equally long"
     )
-    min_length_matched: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="least accuracy on the pairs of gold whose answers are about equally long",
-        json_schema_extra=SPEED,
-    )
-    max_failed: float = Field(
-        0.1, ge=0, le=1, description="largest share of the pairs without a label", json_schema_extra=SPEED
-    )
+    max_failed: float = speed_field(0.1, ge=0, le=1, description="largest share of the pairs without a label")

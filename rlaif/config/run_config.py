@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+import re
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
-from rlaif.config.fields import SPEED, Table
+from rlaif.config.fields import Table, speed_field
 from rlaif.config.judge import CardConfig, JudgeConfig
-from rlaif.config.reward_sources import Reward
 from rlaif.core.plugins import short_name
 
 StageName = Literal["card", "revise", "sft", "label", "reward", "ppo", "evaluate", "report"]
@@ -22,10 +22,8 @@ class ModelConfig(Table):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto = bfloat16 where the hardware computes it natively, else float32"
     )
-    device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", "mps"', json_schema_extra=SPEED)
-    batch_size: int = Field(
-        64, ge=1, description="sequences per forward pass without gradients", json_schema_extra=SPEED
-    )
+    device: str = speed_field("auto", description='"auto", "cpu", "cuda", "cuda:1", "mps"')
+    batch_size: int = speed_field(64, ge=1, description="sequences per forward pass without gradients")
 
 
 class PromptSlice(Table):
@@ -48,9 +46,7 @@ class ReviseConfig(Table):
     max_new_tokens: int = Field(80, ge=1, description="longest answer and revision, in tokens")
     critique_tokens: int = Field(48, ge=1, description="longest critique, in tokens")
     temperature: float = Field(1.0, ge=0, description="of answers, critiques and revisions; 0 = the likeliest token")
-    batch_size: int = Field(
-        32, ge=1, description="prompts worked on together; finished batches survive a crash", json_schema_extra=SPEED
-    )
+    batch_size: int = speed_field(32, ge=1, description="prompts worked on together; finished batches survive a crash")
 
 
 def _with_columns_of_their_own(names: list[str]) -> list[str]:
@@ -100,9 +96,7 @@ class SftConfig(LoraTable):
     epochs: float = Field(1.0, gt=0, description="times each example is seen")
     batch_size: int = Field(8, ge=1, description="examples per optimiser step")
     helpful_ratio: float = Field(1.0, ge=0, description="helpful answers per accepted revision, as far as there are")
-    save_steps: int = Field(
-        10, ge=1, description="steps between checkpoints: what a crash can cost", json_schema_extra=SPEED
-    )
+    save_steps: int = speed_field(10, ge=1, description="steps between checkpoints: what a crash can cost")
 
 
 class LabelConfig(Table):
@@ -112,9 +106,7 @@ class LabelConfig(Table):
     pairs: int = Field(6, ge=1, description="pairs judged per prompt (4 samples make 6)")
     max_new_tokens: int = Field(80, ge=1, description="longest answer, in tokens")
     temperature: float = Field(1.0, gt=0, description="of the sampled answers; higher = more different pairs")
-    batch_size: int = Field(
-        32, ge=1, description="prompts worked on together; finished batches survive a crash", json_schema_extra=SPEED
-    )
+    batch_size: int = speed_field(32, ge=1, description="prompts worked on together; finished batches survive a crash")
 
 
 class RewardConfig(LoraTable):
@@ -124,14 +116,79 @@ class RewardConfig(LoraTable):
     batch_size: int = Field(8, ge=1, description="prompts per optimiser step; a prompt brings all its pairs")
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the held-out accuracy")
     members: int = Field(1, ge=1, description="reward models trained on the same labels from other seeds: an ensemble")
-    save_steps: int = Field(
-        10, ge=1, description="steps between checkpoints: what a crash can cost", json_schema_extra=SPEED
-    )
+    save_steps: int = speed_field(10, ge=1, description="steps between checkpoints: what a crash can cost")
 
     @property
     def adapters(self) -> tuple[str, ...]:
         """The folder of each member under `reward/`."""
         return ("adapter", *(f"adapter-{number}" for number in range(2, self.members + 1)))
+
+
+TAKEN = {"score_std"}
+"""Columns of ppo/metrics.jsonl that are about the sum."""
+
+
+class RewardSource(Table):
+    """One part of the reward."""
+
+    source: str = Field(description='"model", "judge" or a Python function "module:function"')
+    weight: float = Field(1.0, description="times the source's score; below 0 = a penalty, 0 = logged only")
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_-]+$", description="of its columns score_NAME; null = model, judge or the function"
+    )
+
+    @property
+    def called(self) -> str:
+        """The name that the source is logged under."""
+        return self.name or self.source.rpartition(":")[2]
+
+    @property
+    def columns(self) -> tuple[str, str, str]:
+        """Its columns in ppo/metrics.jsonl."""
+        return f"score_{self.called}", f"score_{self.called}_std", f"score_{self.called}_none"
+
+    @model_validator(mode="after")
+    def _is_one_of_the_kinds(self) -> RewardSource:
+        if self.source not in ("model", "judge") and not re.fullmatch(r"[^:\s]+:[^:\s.]+", self.source):
+            raise ValueError(f'{self.source!r} is neither "model" nor "judge" nor "module:function"')
+        return self
+
+
+def _listed(value: Any) -> Any:
+    """The list of sources behind the short forms: one source, and a source by its mere text."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return [{"source": item} if isinstance(item, str) else item for item in items]
+
+
+def _distinct(sources: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
+    if all(part.weight == 0 for part in sources):
+        raise ValueError("no source has a weight: at least one must count")
+    for name in ("model", "judge"):
+        if sum(part.source == name for part in sources) > 1:
+            raise ValueError(f"{name} stands there twice: give it once, with the sum of the weights")
+    columns = [column for part in sources for column in part.columns] + sorted(TAKEN)
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two figures would be logged as {twice}: give one of the sources another name")
+    return sources
+
+
+def _short(sources: tuple[RewardSource, ...]) -> Any:
+    """The value as it is written by hand: a plain source is its text, one that stands alone is no list."""
+    items = [
+        part.source if (part.weight, part.name) == (1.0, None) else part.model_dump(exclude_none=True)
+        for part in sources
+    ]
+    return items[0] if len(items) == 1 and isinstance(items[0], str) else items
+
+
+Reward = Annotated[
+    tuple[RewardSource, ...],
+    BeforeValidator(_listed),
+    AfterValidator(_distinct),
+    PlainSerializer(_short),
+]
+"""The sources of the score. Read from "model", "judge", "module:function", a table, or a list of these."""
 
 
 class PpoConfig(LoraTable):
@@ -177,9 +234,7 @@ class PpoConfig(LoraTable):
         description="how tokens are averaged: dapo = all tokens of a mini-batch alike, grpo = within each response "
         "first, dr_grpo = summed, over the longest length there can be",
     )
-    micro_batch_size: int = Field(
-        8, ge=1, description="responses per forward pass with gradients", json_schema_extra=SPEED
-    )
+    micro_batch_size: int = speed_field(8, ge=1, description="responses per forward pass with gradients")
     max_new_tokens: int = Field(80, ge=1, description="longest response, in tokens")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob in the stage")
     rollouts: Literal["local", "server"] = Field(
@@ -193,23 +248,14 @@ class PpoConfig(LoraTable):
         description="server: most that a token weighs for having been sampled by another engine (truncated importance "
         "weights); null = every token weighs 1",
     )
-    max_sampler_gap: float = Field(
-        0.2,
-        gt=0,
-        description="server: nats per token that its log-probs may be off the policy's; beyond, ppo stops",
-        json_schema_extra=SPEED,
+    max_sampler_gap: float = speed_field(
+        0.2, gt=0, description="server: nats per token that its log-probs may be off the policy's; beyond, ppo stops"
     )
-    server_url: str = Field(
-        "http://127.0.0.1:8000/v1", description="server: its address, ending in /v1", json_schema_extra=SPEED
+    server_url: str = speed_field("http://127.0.0.1:8000/v1", description="server: its address, ending in /v1")
+    server_folder: str | None = speed_field(
+        None, description="server: where it finds the run's ppo/server folder; null = where it is on this machine"
     )
-    server_folder: str | None = Field(
-        None,
-        description="server: where it finds the run's ppo/server folder; null = where it is on this machine",
-        json_schema_extra=SPEED,
-    )
-    server_timeout: float = Field(
-        600.0, gt=0, description="server: seconds that an answer may take", json_schema_extra=SPEED
-    )
+    server_timeout: float = speed_field(600.0, gt=0, description="server: seconds that an answer may take")
     num_ppo_epochs: int = Field(2, ge=1, description="passes over the responses of a step")
     num_mini_batches: int = Field(2, ge=1, description="optimiser steps per pass")
     kl_coef: float = Field(0.05, ge=0, description="reward taken off per nat of KL to the SFT policy, token by token")
@@ -237,9 +283,7 @@ class PpoConfig(LoraTable):
         description="ppo's critic: a LoRA adapter of its own, or a head on the policy's trunk (half the compute)",
     )
     value_warmup_steps: int = Field(0, ge=0, description="ppo: first steps that train the critic alone")
-    save_steps: int = Field(
-        5, ge=1, description="steps between checkpoints: what a crash can cost", json_schema_extra=SPEED
-    )
+    save_steps: int = speed_field(5, ge=1, description="steps between checkpoints: what a crash can cost")
     eval_steps: int = Field(
         0,
         ge=0,
@@ -338,11 +382,8 @@ class EvaluateConfig(Table):
         "(docs/extending.md); those not installed are said so",
     )
     bootstrap: int = Field(2000, ge=100, description="resamples of the prompts behind every interval")
-    batch_size: int = Field(
-        64,
-        ge=1,
-        description="answers or pairs worked on at once; finished batches survive a crash",
-        json_schema_extra=SPEED,
+    batch_size: int = speed_field(
+        64, ge=1, description="answers or pairs worked on at once; finished batches survive a crash"
     )
 
 
