@@ -278,13 +278,10 @@ def _run_folder(config_path: Path | None, out: Path | None) -> Path:
 def _load(config_path: Path | None, folder: Path, overrides: list[str] | None) -> RunConfig:
     from rlaif.core.files import refuse_no_run
     from rlaif.judge.load import load
-    from rlaif.run.pipeline import check_names
 
     if config_path is None:
         refuse_no_run(folder)
-    config = load(folder / "config.yaml" if config_path is None else config_path, overrides or ())
-    check_names(config)
-    return config
+    return load(folder / "config.yaml" if config_path is None else config_path, overrides or ())
 
 
 def _print_outcome(run: Any, outcomes: dict[StageName, Outcome], as_json: bool) -> None:

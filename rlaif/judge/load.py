@@ -1,6 +1,6 @@
-"""Reading a run config with every name in it known: the config's own rules, and those of the judging methods.
+"""Reading a run config with every name in it known: of backends, judging methods and gold scorers.
 
-`rlaif.config` declares the fields and lies below the methods, so it cannot ask them itself.
+`rlaif.config` declares the fields and lies below the rooms that know these, so it cannot ask them itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from functools import partial
 
 from rlaif.config import AskingConfig, RunConfig
 from rlaif.config import load as tables
+from rlaif.core.errors import ConfigError
+from rlaif.gold.scorers import entry_of
 from rlaif.judge.methods import table as methods
 from rlaif.lm import backends
 
@@ -18,6 +20,12 @@ def problems(config: RunConfig) -> Iterator[tuple[tables.Location, str]]:
     """(place in the config, sentence) for each unknown name in it and what the methods cannot work with."""
     yield from backends.problems(config.judge)
     yield from methods.problems(config)
+    for name, table in (("evaluate", config.evaluate), ("ppo", config.ppo)):
+        for scorer in table.gold:
+            try:
+                entry_of(scorer, f"{name}.gold")
+            except ConfigError as problem:
+                yield (name, "gold"), f"{problem.what}; {problem.remedy}"
 
 
 def _choices(field: str, names: Iterable[str]) -> tuple[str, ...]:

@@ -24,7 +24,6 @@ from rlaif.core.files import JsonlFile, RunFolder, file_hash, write_atomic
 from rlaif.core.progress import Progress, Silent
 from rlaif.core.records import Constitution, Prompt, StageRecord, content_id, to_json
 from rlaif.core.yaml import dump_yaml
-from rlaif.gold.scorers import entry_of
 from rlaif.inputs.prompt_sets import split_prompts
 from rlaif.inputs.templates import CRITIQUE, REVISION, load_templates
 from rlaif.judge.gate import calibration_of, passed_card
@@ -84,7 +83,6 @@ def gather(config: RunConfig, run: RunFolder) -> Materials:
     constitution = load_constitution(config.constitution)
     check_constitution(constitution, methods=in_use(config.judge), where=config.constitution)
     by_slice(constitution, config.prompts)
-    check_names(config)
     train, held_out = split_prompts(config.prompts, config.seed)
     return Materials(constitution, constitution_text(config.constitution), _templates(config, run), train, held_out)
 
@@ -95,16 +93,8 @@ def _templates(config: RunConfig, run: RunFolder) -> dict[str, str]:
     return {name: template.text for name, template in loaded.items()}
 
 
-def check_names(config: RunConfig) -> None:
-    """Raises ConfigError for a gold scorer that there is not, with the nearest name; see rlaif.gold.scorers."""
-    for table, names in (("evaluate", config.evaluate.gold), ("ppo", config.ppo.gold)):
-        for name in names:
-            entry_of(name, f"{table}.gold")
-
-
 def gather_kept(config: RunConfig, run: RunFolder) -> Materials:
     """The run folder's own constitution and prompts, as far as `config` still names the same ones."""
-    check_names(config)
     stored = load(run.config_path)
     if config.constitution == stored.constitution and run.constitution_path.exists():
         config = config.model_copy(update={"constitution": str(run.constitution_path)})
