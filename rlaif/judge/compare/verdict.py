@@ -86,4 +86,4 @@ def _left_out(found: Compared) -> Iterator[str]:
         if candidate is not None:
             part = candidate.choosing
             missing = f"no label on {part.pairs - part.labelled:,} of {part.pairs:,} pairs of the choosing part"
-            yield f"{name} could not be chosen: {missing}, and {MOST_WITHOUT_LABEL:.0%} may be without."
+            yield f"The judge {name} could not be chosen: {missing}, and {MOST_WITHOUT_LABEL:.0%} may be without."
