@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from rlaif.core.records import Failure, Message, content_id
 from rlaif.core.statistics import Estimate
 from rlaif.judge.calibration import CalibrationMap
-from rlaif.judge.card.records import Accuracy, Failures, FittedMap, JudgeCard, Subject
+from rlaif.judge.card.records import Accuracy, CardSubject, Failures, FittedMap, JudgeCard
 from rlaif.lm.protocol import A, ChoiceRequest, GenerateRequest, Request, RequestFor, ScoreRequest
 from rlaif.lm.scripted import Handler, Reply, ScriptedModel
 
@@ -83,7 +83,7 @@ def judge_card(
     """A card with that accuracy on all pairs and on the length-matched ones, and with these calibration maps."""
     found = Estimate(accuracy, None, None, labelled, labelled)
     share = Accuracy(labelled, found, None, None, None, None)
-    subject = Subject(
+    subject = CardSubject(
         model="judge", fingerprint="", method="contrast", settings={}, seed=0, template_hash="", constitution="mine",
         constitution_version="1", constitution_hash="", principles=[], gold=gold, gold_about="", gold_hash="",
     )  # fmt: skip

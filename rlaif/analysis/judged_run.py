@@ -13,7 +13,7 @@ from rlaif.core.errors import DataError, StageError
 from rlaif.core.files import JsonlFile, RunFolder, refuse_no_run
 from rlaif.core.records import Constitution, PreferenceLabel, content_id
 from rlaif.judge.load import load
-from rlaif.judge.methods.table import asked, in_use
+from rlaif.judge.methods.table import askings, in_use
 from rlaif.lm.open import OnDemand, OpenJudge
 from rlaif.lm.protocol import LanguageModel
 from rlaif.run import ledger, pipeline
@@ -50,7 +50,7 @@ def judge_on_demand(judged: JudgedRun, open_judge: OpenJudge) -> list[OnDemand]:
         ledger.refuse_changed(judged.run, "label", None, {"judge model": pipeline.judge_model_hash(config)})
         return open_judge(asking, config.model, judged.run.cache_path)
 
-    return [OnDemand(partial(opened, asking)) for asking in asked(config.judge)]
+    return [OnDemand(partial(opened, asking)) for asking in askings(config.judge)]
 
 
 def _constitution_of_labels(run: RunFolder, config: RunConfig, command: str) -> Constitution:

@@ -65,13 +65,13 @@ def card(
     from rlaif.core.progress import choose
     from rlaif.core.shipped import cache_folder
     from rlaif.judge.card.answer import answer
-    from rlaif.judge.card.card import Asked, judge_card
+    from rlaif.judge.card.card import CardOptions, judge_card
     from rlaif.judge.load import load_or_default
     from rlaif.view.deliver import deliver, refuse_places
 
     refuse_places(html, out, None, "card", inputs=(gold, config, constitution))
     settings = load_or_default(config, overrides)
-    asked = Asked(pairs, repeat, attack, tuple(only or ()), constitution)
+    asked = CardOptions(pairs, repeat, attack, tuple(only or ()), constitution)
     found = judge_card(settings, gold, asked, cache=cache_folder(), progress=choose(quiet=as_json))
     deliver(found.as_json(), answer(found), html=html, out=out, as_json=as_json)
 
@@ -112,7 +112,7 @@ def compare(
     """
     from rlaif.core.progress import choose as choose_progress
     from rlaif.core.shipped import cache_folder
-    from rlaif.judge.card.card import Asked
+    from rlaif.judge.card.card import CardOptions
     from rlaif.judge.compare.answer import answer
     from rlaif.judge.compare.measure import compare as compared
     from rlaif.judge.compare.variants import read_variants
@@ -121,7 +121,7 @@ def compare(
 
     refuse_places(html, out, None, "compare", inputs=(gold, config, constitution))
     variants = read_variants(methods, variant or (), lambda more: load_or_default(config, [*(overrides or ()), *more]))
-    asked = Asked(pairs, 0, 0, tuple(only or ()), constitution)
+    asked = CardOptions(pairs, 0, 0, tuple(only or ()), constitution)
     found = compared(
         variants, gold, asked, share=choose, timed=timed, cache=cache_folder(), progress=choose_progress(quiet=as_json)
     )

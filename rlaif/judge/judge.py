@@ -16,13 +16,13 @@ from rlaif.inputs.templates import load_template
 from rlaif.judge.aggregate import Settling, aggregate
 from rlaif.judge.calibration import CalibrationMap
 from rlaif.judge.methods.method import Ask, Asker, Method
-from rlaif.judge.methods.table import asked, find
+from rlaif.judge.methods.table import askings, find
 from rlaif.lm.open import OpenJudge, open_judge
 from rlaif.lm.protocol import LanguageModel, Usage
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class Voter:
     """One who votes: the name on its verdicts ("" = the run's own judge), its method, and who is asked and how."""
 
     name: str
@@ -58,7 +58,7 @@ class Judge:
         calibration: CalibrationMap | None = None,
         card: str = "",
     ) -> None:
-        wanted = len(asked(config))
+        wanted = len(askings(config))
         if len(models) < wanted:
             who = f"method {config.method!r} needs a model" if wanted == 1 else f"the panel needs {wanted} models"
             raise ConfigError(who, where="judge", remedy="set judge.backend")
@@ -69,7 +69,7 @@ class Judge:
             template = None if method.template is None else load_template(method.template, templates)
             name = config.panel[place - 1].name if place else ""
             asker = Asker(asking, seed, models[place] if method.asks_model else None, template)
-            self.members.append(Member(name, method, asker))
+            self.members.append(Voter(name, method, asker))
         self.settling = Settling(config.weights, config.tier_margin, calibration, config.abstain_below)
         self.constitution_hash, self.card = constitution.hash, card
         self.scopes = by_slice(constitution, prompts or {})
@@ -173,7 +173,7 @@ def opened_models(config: RunConfig, cache: Path, open_judge: OpenJudge = open_j
     """The models of the config's judge and its panel, behind a cache in the folder; closed afterwards."""
     with ExitStack() as stack:
         found = []
-        for asking in asked(config.judge):
+        for asking in askings(config.judge):
             found.append(open_judge(asking, config.model, cache))
             stack.callback(found[-1].close)
         yield found

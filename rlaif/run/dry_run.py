@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rlaif.config import PpoConfig, RunConfig, StageName
 from rlaif.core.records import Prompt
 from rlaif.judge.card.attacks import ATTACKS
-from rlaif.judge.methods.method import Cost, Work
+from rlaif.judge.methods.method import JudgingCost, JudgingWork
 from rlaif.judge.methods.table import cost_of
 from rlaif.stages.context import limited
 from rlaif.stages.table import of_run
@@ -126,14 +126,14 @@ def _minutes(seconds: float) -> str:
     return f"~{seconds / 60:,.0f} min" if seconds >= 60 else f"~{seconds:.0f} s"
 
 
-def _judged(config: RunConfig, responses: int, pairs: int, principles: int, length: int) -> Cost:
+def _judged(config: RunConfig, responses: int, pairs: int, principles: int, length: int) -> JudgingCost:
     """What it takes to judge `pairs` of `responses`, each of `length` tokens, by all members of the panel."""
     judge = config.judge
     times = {"all": principles, "one": 1, "subset": min(judge.subset_size, principles)}[judge.principles]
     reads = responses * times
     if judge.draw_per == "pair":  # another draw may show a response under another principle
         reads = min(2 * pairs * times, responses * principles)
-    return cost_of(judge, Work(reads, pairs * times, response_tokens=length, prompt_tokens=PROMPT_TOKENS))
+    return cost_of(judge, JudgingWork(reads, pairs * times, response_tokens=length, prompt_tokens=PROMPT_TOKENS))
 
 
 def _card(config: RunConfig, gold: int, principles: int) -> StageWork:
@@ -152,7 +152,7 @@ def _revise(config: RunConfig, train: Sequence[Prompt], principles: int) -> Stag
     chains = sum(config.prompts[prompt.slice].revise for prompt in train)
     rounds = chains * table.rounds
     candidates = rounds * table.candidates
-    judging = Cost()
+    judging = JudgingCost()
     if table.gate > 0:
         judging = _judged(config, rounds + candidates, candidates, principles, table.max_new_tokens)
     written = (len(train) + candidates) * table.max_new_tokens + rounds * table.critique_tokens
@@ -204,7 +204,7 @@ def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
     learnt = trained * table.max_new_tokens + trained // table.samples_per_prompt * PROMPT_TOKENS
     validated = min(table.validation_prompts, prompts // 2) * _validations(table)
     rollouts, read = trained + validated, learnt + validated * (table.max_new_tokens + PROMPT_TOKENS)
-    judging, rewards = Cost(), config.reward.members * table.scored_by("model")
+    judging, rewards = JudgingCost(), config.reward.members * table.scored_by("model")
     if table.scored_by("judge"):
         # Against every answer that `label` sampled for the prompt; what the judge made of those is in the cache.
         pairs = rollouts * config.label.samples

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlaif.config import RunConfig
-from rlaif.constitution.load import load_constitution, refuse_missing_contrast
+from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.core.errors import ConfigError, DataError
 from rlaif.core.evaluation import Summary, read_summary
 from rlaif.core.files import JsonlFile, MetricsLog, R, RunFolder, refuse_no_run
@@ -27,7 +27,7 @@ from rlaif.core.shipped import cache_folder
 from rlaif.judge.gate import calibration_of
 from rlaif.judge.judge import Judge
 from rlaif.judge.load import load, load_or_default, parse
-from rlaif.judge.methods.table import asked, in_use
+from rlaif.judge.methods.table import askings, in_use
 from rlaif.lm import open as lm
 from rlaif.lm.backends import open_local
 from rlaif.lm.protocol import LanguageModel
@@ -131,10 +131,10 @@ def load_judge(
         rules, cache = run.constitution, folder.cache_path
     if constitution is not None:
         rules = constitution if isinstance(constitution, Constitution) else load_constitution(constitution)
-    refuse_missing_contrast(rules, methods=in_use(config.judge), where=rules.name)
+    check_constitution(rules, methods=in_use(config.judge), where=rules.name)
     models = [
         lm.open_judge(asking, config.model, cache) if model is None or asking is not config.judge else model
-        for asking in asked(config.judge)
+        for asking in askings(config.judge)
     ]
     return Judge(
         config.judge,

@@ -8,7 +8,7 @@ from pathlib import Path
 from rlaif.config import AskingConfig, ModelConfig
 from rlaif.core.files import write_atomic
 from rlaif.judge.card.answer import answer
-from rlaif.judge.card.card import Asked, judge_card
+from rlaif.judge.card.card import CardOptions, judge_card
 from rlaif.lm.open import open_judge
 from rlaif.lm.protocol import LanguageModel
 from rlaif.stages.context import StageContext
@@ -22,7 +22,7 @@ def run(context: StageContext) -> dict[str, float]:
     def open_one(asking: AskingConfig, model: ModelConfig, folder: Path) -> LanguageModel:
         return context.open_judge(asking) if folder == cache else open_judge(asking, model, folder)
 
-    asked = Asked(
+    asked = CardOptions(
         table.pairs,
         table.repeat,
         table.attack,

@@ -18,7 +18,7 @@ from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, Prompt, Response, RevisionTrace
 from rlaif.judge.gate import calibration_of
 from rlaif.judge.judge import Judge
-from rlaif.judge.methods.table import asked
+from rlaif.judge.methods.table import askings
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import LanguageModel
 
@@ -45,7 +45,7 @@ class StageContext:
         return Judge(
             config.judge,
             self.constitution,
-            models=[OnDemand(partial(self.open_judge, asking)) for asking in asked(config.judge)],
+            models=[OnDemand(partial(self.open_judge, asking)) for asking in askings(config.judge)],
             seed=config.seed,
             templates=self.run.templates_path,
             prompts=config.prompts,

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from rlaif.analysis.judged_run import judge_on_demand, read_judged_run
 from rlaif.config import RunConfig
-from rlaif.constitution.load import load_constitution, refuse_missing_contrast
+from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.core.files import RunFolder
 from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, PreferenceLabel
 from rlaif.inputs.comparisons import read_comparisons
 from rlaif.judge.gate import calibration_of
 from rlaif.judge.judge import Judge, usage_of
-from rlaif.judge.methods.table import asked, in_use
+from rlaif.judge.methods.table import askings, in_use
 from rlaif.lm.open import OnDemand, OpenJudge, open_judge
 from rlaif.lm.protocol import Usage
 
@@ -101,13 +101,13 @@ def of_file(
     """
     found = read_comparisons(path)
     constitution = load_constitution(before)
-    refuse_missing_contrast(constitution, methods=in_use(config.judge), where=before)
+    check_constitution(constitution, methods=in_use(config.judge), where=before)
     subject = Subject(
         source=str(path),
         config=config,
         before=constitution,
         labels=[],
-        models=[OnDemand(partial(open_judge, asking, config.model, cache)) for asking in asked(config.judge)],
+        models=[OnDemand(partial(open_judge, asking, config.model, cache)) for asking in askings(config.judge)],
         given={pair.comparison.id: pair.prob_a for pair in found.pairs if pair.prob_a is not None},
         notes=tuple(found.notes()),
     )

@@ -10,6 +10,7 @@ from rlaif.analysis.principles.matrix import CLEAR, MIN_PAIRS, REDUNDANT
 from rlaif.analysis.principles.measure import Influence
 from rlaif.analysis.principles.negation import Negation
 from rlaif.core.statistics import Estimate
+from rlaif.judge.methods.table import find
 from rlaif.view.answer import INTERVALS, NONE, Answer, Facts, Figures, Line, Part, Section, Table
 from rlaif.view.matrix import heat_map
 from rlaif.view.text import MISSING, common_decimals, duration, interval, number, percent, percents
@@ -154,7 +155,7 @@ def _negations(found: Attribution) -> Iterator[Part]:
     yield Table(
         ("turned round", "pairs", "turned", "stayed", "so"), [_negation(row) for row in found.negations], texts=(0, 4)
     )
-    if found.method == "contrast":
+    if find(found.method).needs_contrast:
         yield Line("Turned round: the system prompts are swapped, the examples are not.", "muted")
         about = (
             "it shows whether the rule's words or the demonstrations decide. Without examples it turns by construction"

@@ -31,7 +31,7 @@ from rlaif.inputs.comparisons import ComparisonFile, GivenPair, read_comparisons
 from rlaif.inputs.templates import PROPOSE, load_template
 from rlaif.judge.judge import opened_models, usage_of
 from rlaif.judge.load import load
-from rlaif.judge.methods.method import Work
+from rlaif.judge.methods.method import JudgingWork
 from rlaif.judge.methods.table import cost_of, find, in_use
 from rlaif.lm.open import OpenJudge, open_judge
 from rlaif.lm.protocol import LanguageModel
@@ -215,7 +215,7 @@ def _missing(*heard: Evidence) -> list[str]:
 def _cost(candidates: int, others: int, split: Split, keep: int, judge: JudgeConfig) -> str:
     """What the judge is asked at most."""
     training, held_out = (len(part) for part in (split.training, split.held_out))
-    pair = cost_of(judge, Work(reads=2, pairs=1, response_tokens=0, prompt_tokens=0))
+    pair = cost_of(judge, JudgingWork(reads=2, pairs=1, response_tokens=0, prompt_tokens=0))
     calls = pair.calls * (candidates * training + (min(keep, candidates) + others) * held_out)
     return (
         f"judging {candidates:,} candidates on {training:,} pairs, then what is kept on {held_out:,}: "

@@ -17,7 +17,7 @@ from rlaif.core.shipped import cache_folder
 from rlaif.inputs.prompt_sets import split_prompts
 from rlaif.judge.gate import calibration_of
 from rlaif.judge.judge import Judge
-from rlaif.judge.methods.table import asked
+from rlaif.judge.methods.table import askings
 from rlaif.lm.local.causal_lm import CausalLM, sample
 from rlaif.lm.local.load import LoadedModel, encode_chat, end_ids, load_model
 from rlaif.lm.open import open_judge
@@ -83,7 +83,7 @@ def _judge(config: RunConfig, run: RunFolder | None, loaded: LoadedModel, prompt
     judge = Judge(
         config.judge,
         load_constitution(config.constitution),
-        models=[open_judge(asking, config.model, cache_folder()) for asking in asked(config.judge)],
+        models=[open_judge(asking, config.model, cache_folder()) for asking in askings(config.judge)],
         seed=config.seed,
         templates=None if run is None else run.templates_path,
         prompts=config.prompts,

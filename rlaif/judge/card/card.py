@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlaif.config import RunConfig
-from rlaif.constitution.load import load_constitution, refuse_missing_contrast
+from rlaif.constitution.load import check_constitution, load_constitution
 from rlaif.core.errors import ConfigError, ConstitutionError, near
 from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, Principle, record_seed
 from rlaif.core.statistics import Draw
 from rlaif.gold.pairs import GoldPair, GoldSet, hash_of, read_gold_set
 from rlaif.judge.card import verdict
-from rlaif.judge.card.figures import Judged, accuracy, calibration, ceiling, groups, length, order
+from rlaif.judge.card.figures import JudgedPair, accuracy, calibration, ceiling, groups, length, order
 from rlaif.judge.card.maps import fitted_maps
 from rlaif.judge.card.questions import Again, asked_again, judge_on, labels_of, rules_of
-from rlaif.judge.card.records import Failures, JudgeCard, Repeat, Subject
+from rlaif.judge.card.records import CardSubject, Failures, JudgeCard, Repeat
 from rlaif.judge.card.resistance import attack_all
 from rlaif.judge.judge import Judge, opened_models
 from rlaif.judge.methods.table import find, in_use
@@ -31,7 +31,7 @@ from rlaif.lm.protocol import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CardOptions:
     """How much is measured: pairs (0 = all), pairs that are repeated and attacked; principles named by id or tag; a
     constitution in place of the config's, by name or as it is; the folder of a run's own templates."""
 
@@ -46,7 +46,7 @@ class Asked:
 def judge_card(
     config: RunConfig,
     gold: str,
-    asked: Asked,
+    asked: CardOptions,
     *,
     cache: Path,
     progress: Progress,
@@ -74,7 +74,7 @@ def judge_card(
         judge = judge_of(models)
         rules = rules_of(judge, pairs)
         labels = labels_of(judge, pairs, rules, config, "judging", progress)
-        rows = [Judged(pair, label) for pair, label in zip(pairs, labels, strict=True)]
+        rows = [JudgedPair(pair, label) for pair, label in zip(pairs, labels, strict=True)]
         repeat, attacks = None, []
         if judge.asks_model and asked.repeat:
             n = asked.repeat
@@ -111,13 +111,13 @@ def judge_card(
     return replace(found, verdict=verdict.sentences(found))
 
 
-def given_constitution(config: RunConfig, asked: Asked) -> Constitution:
+def given_constitution(config: RunConfig, asked: CardOptions) -> Constitution:
     """The whole constitution that is asked about."""
     name = config.constitution if asked.constitution is None else asked.constitution
     return name if isinstance(name, Constitution) else load_constitution(name)
 
 
-def constitution_of(config: RunConfig, known: GoldSet, given: Constitution, asked: Asked) -> Constitution:
+def constitution_of(config: RunConfig, known: GoldSet, given: Constitution, asked: CardOptions) -> Constitution:
     """What the judge works under: the principles that are named, or those whose tests gold is."""
     if known.constitution is not None:
         if asked.only or isinstance(asked.constitution, str):
@@ -129,7 +129,7 @@ def constitution_of(config: RunConfig, known: GoldSet, given: Constitution, aske
         found = known.constitution
     else:
         found = replace(given, principles=_named(given, asked.only))
-    refuse_missing_contrast(found, methods=in_use(config.judge), where=found.name)
+    check_constitution(found, methods=in_use(config.judge), where=found.name)
     return found
 
 
@@ -149,7 +149,7 @@ def _named(given: Constitution, only: Sequence[str]) -> tuple[Principle, ...]:
     return kept
 
 
-def _repeat(rows: Sequence[Judged], again: Again) -> Repeat:
+def _repeat(rows: Sequence[JudgedPair], again: Again) -> Repeat:
     """What the second asking says beside the first."""
     both = [
         (old.prob_first, new.prob_first)
@@ -176,10 +176,10 @@ def _subject(
     constitution: Constitution,
     known: GoldSet,
     pairs: Sequence[GoldPair],
-) -> Subject:
+) -> CardSubject:
     settings = config.judge.settings()
     del settings["calibration"]  # of what comes of this card
-    return Subject(
+    return CardSubject(
         model=judge.name,
         fingerprint=judge.fingerprint,
         method=" + ".join(method.name for method in in_use(config.judge)),
@@ -196,7 +196,7 @@ def _subject(
     )
 
 
-def _failures(rows: Sequence[Judged]) -> Failures:
+def _failures(rows: Sequence[JudgedPair]) -> Failures:
     verdicts = [verdict for row in rows for verdict in row.label.verdicts]
     return Failures(
         pairs=len(rows),
@@ -208,7 +208,7 @@ def _failures(rows: Sequence[Judged]) -> Failures:
     )
 
 
-def _notes(config: RunConfig, known: GoldSet, pairs: Sequence[GoldPair], asked: Asked) -> list[str]:
+def _notes(config: RunConfig, known: GoldSet, pairs: Sequence[GoldPair], asked: CardOptions) -> list[str]:
     """What a reader would otherwise take the numbers for."""
     notes = list(known.notes)
     if len(pairs) < len(known.pairs):

@@ -15,7 +15,7 @@ import numpy as np
 from rlaif.core.records import PreferenceLabel
 from rlaif.core.statistics import Draw, Estimate, Keyed, agree, paired_difference, preferred, slope
 from rlaif.gold.pairs import GoldPair
-from rlaif.judge.card.records import Accuracy, Bin, Calibration, Ceiling, Group, Length, Order
+from rlaif.judge.card.records import Accuracy, Calibration, Ceiling, ConfidenceBin, Group, Length, OrderBias
 
 BINS = 5
 """Bins of confidence between 0.5 and 1."""
@@ -23,7 +23,7 @@ SIMULATED = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedPair:
     """A pair of gold with the judge's label on it."""
 
     pair: GoldPair
@@ -36,7 +36,7 @@ class Judged:
         return prob_a if prob_a is None or self.pair.a_is_better else 1 - prob_a
 
 
-def accuracy(rows: Sequence[Judged], draw: Draw) -> Accuracy:
+def accuracy(rows: Sequence[JudgedPair], draw: Draw) -> Accuracy:
     """Of the rows with a label."""
     known = [(row.pair, p) for row in rows if (p := row.prob_right) is not None]
     judge = [(pair.prompt_id, preferred(p)) for pair, p in known]
@@ -67,7 +67,7 @@ def difference(this: Sequence[Keyed], that: Sequence[Keyed], draw: Draw) -> Esti
     return paired_difference(this, that, seed=draw.seed, resamples=draw.resamples)
 
 
-def calibration(rows: Sequence[Judged], draw: Draw) -> Calibration | None:
+def calibration(rows: Sequence[JudgedPair], draw: Draw) -> Calibration | None:
     """Of the rows with a label; None where there is none."""
     known = [(row.pair.prompt_id, p) for row in rows if (p := row.prob_right) is not None]
     brier = draw.mean([(prompt, (1 - p) ** 2) for prompt, p in known])
@@ -92,14 +92,14 @@ def _ece(confidence: np.ndarray, right: np.ndarray, place: np.ndarray) -> float:
     return float(np.abs(np.bincount(place, right - confidence, minlength=BINS)).sum()) / len(confidence)
 
 
-def _bin(index: int, confidence: np.ndarray, right: np.ndarray) -> Bin:
+def _bin(index: int, confidence: np.ndarray, right: np.ndarray) -> ConfidenceBin:
     low, high = (0.5 + (index + step) / (2 * BINS) for step in (0, 1))
     if not len(confidence):
-        return Bin(low, high, 0, None, None)
-    return Bin(low, high, len(confidence), float(confidence.mean()), float(right.mean()))
+        return ConfidenceBin(low, high, 0, None, None)
+    return ConfidenceBin(low, high, len(confidence), float(confidence.mean()), float(right.mean()))
 
 
-def order(rows: Sequence[Judged], draw: Draw) -> Order | None:
+def order(rows: Sequence[JudgedPair], draw: Draw) -> OrderBias | None:
     """None where no question was answered in both orders."""
     flips: list[Keyed] = []
     first: list[Keyed] = []
@@ -117,10 +117,10 @@ def order(rows: Sequence[Judged], draw: Draw) -> Order | None:
     turned, share = share_of(draw, flips), share_of(draw, first)
     if turned is None or share is None:
         return None
-    return Order(len(flips), turned, share, math.fsum(gaps) / len(gaps))
+    return OrderBias(len(flips), turned, share, math.fsum(gaps) / len(gaps))
 
 
-def length(rows: Sequence[Judged], draw: Draw) -> Length:
+def length(rows: Sequence[JudgedPair], draw: Draw) -> Length:
     """Of the rows with a label."""
     judge, gold = [], []
     for row in rows:
@@ -137,7 +137,7 @@ def _doublings(text: str) -> float:
     return math.log2(max(1, len(text)))
 
 
-def ceiling(rows: Sequence[Judged], draw: Draw) -> Ceiling | None:
+def ceiling(rows: Sequence[JudgedPair], draw: Draw) -> Ceiling | None:
     """None where no pair with a label has several raters whose others prefer an answer."""
     rater: list[Keyed] = []
     judge: list[Keyed] = []
@@ -161,9 +161,9 @@ def ceiling(rows: Sequence[Judged], draw: Draw) -> Ceiling | None:
     return Ceiling(len(rater), people, theirs, gap)
 
 
-def groups(rows: Sequence[Judged], draw: Draw) -> list[Group]:
+def groups(rows: Sequence[JudgedPair], draw: Draw) -> list[Group]:
     """One per tag of the pairs, in order of their names; a pair with several tags is in each."""
-    by_tag: dict[str, list[Judged]] = {}
+    by_tag: dict[str, list[JudgedPair]] = {}
     for row in rows:
         for tag in dict.fromkeys(row.pair.tags):
             by_tag.setdefault(tag, []).append(row)

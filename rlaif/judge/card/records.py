@@ -17,7 +17,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class CardSubject:
     """What the card is about. `settings`: the fields of the config's judge table that can change a verdict.
     `gold_hash`: of the pairs that were drawn."""
 
@@ -81,7 +81,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
-class Bin:
+class ConfidenceBin:
     """The pairs whose confidence, the probability of the answer that is preferred, lies in [low, high)."""
 
     low: float
@@ -102,11 +102,11 @@ class Calibration:
     accuracy: float
     ece: float
     ece_chance: float
-    bins: list[Bin]
+    bins: list[ConfidenceBin]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class OrderBias:
     """Of (pair, principle) asked in both orders: `flip_rate`, the share on which the other answer is preferred after
     the swap; `first`, the share of verdicts that prefer the answer shown first; `gap`, the mean |P - P after the swap|.
     """
@@ -186,14 +186,14 @@ class JudgeCard:
     judge's model in all, the repeat's among them, and `cached` answers were known. `id` is a hash of the subject and
     the figures; time and cost are not in it."""
 
-    subject: Subject
+    subject: CardSubject
     failures: Failures
     accuracy: Accuracy
     length_matched: Accuracy
     ceiling: Ceiling | None = None
     calibration: Calibration | None = None
     maps: list[FittedMap] = field(default_factory=list)
-    order: Order | None = None
+    order: OrderBias | None = None
     repeat: Repeat | None = None
     length: Length = field(default_factory=lambda: Length(None, None))
     attacks: list[AttackResult] = field(default_factory=list)

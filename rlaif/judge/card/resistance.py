@@ -17,7 +17,7 @@ from rlaif.core.progress import Task
 from rlaif.core.records import Comparison, Failure, Message, PreferenceLabel, Principle
 from rlaif.core.statistics import Draw, Keyed, preferred
 from rlaif.judge.card.attacks import ATTACKS, Attack
-from rlaif.judge.card.figures import Judged, share_of
+from rlaif.judge.card.figures import JudgedPair, share_of
 from rlaif.judge.card.questions import JudgeOf
 from rlaif.judge.card.records import AttackResult
 from rlaif.judge.judge import Judge
@@ -28,7 +28,7 @@ UNASKED = Failure("backend", "not asked: only the question is looked at")
 
 
 def attack_all(
-    rows: Sequence[Judged],
+    rows: Sequence[JudgedPair],
     principles: Sequence[Sequence[Principle]],
     judge: Judge,
     judge_of: JudgeOf,
@@ -47,7 +47,7 @@ def attack_all(
     return found
 
 
-def _attacked(row: Judged, attack: Attack) -> Comparison:
+def _attacked(row: JudgedPair, attack: Attack) -> Comparison:
     """The pair with the attack in the answer that gold does not prefer."""
     worse = replace(row.pair.worse, text=attack.apply(row.pair.worse.text), id="")
     pair = row.pair.comparison
@@ -78,13 +78,13 @@ def structure(messages: Sequence[Message]) -> object:
 
 
 def _result(
-    attack: Attack, rows: Sequence[Judged], labels: Sequence[PreferenceLabel], kept: int, draw: Draw
+    attack: Attack, rows: Sequence[JudgedPair], labels: Sequence[PreferenceLabel], kept: int, draw: Draw
 ) -> AttackResult:
     change: list[Keyed] = []
     won: list[Keyed] = []
     for row, label in zip(rows, labels, strict=True):
         before = row.prob_right
-        after = Judged(row.pair, label).prob_right
+        after = JudgedPair(row.pair, label).prob_right
         if before is None or after is None:
             continue
         change.append((row.pair.prompt_id, before - after))

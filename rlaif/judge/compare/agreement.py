@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from rlaif.core.statistics import Draw, Estimate, Keyed, agree, preferred
-from rlaif.judge.card.figures import Judged, share_of
+from rlaif.judge.card.figures import JudgedPair, share_of
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class JudgeAgreement:
     """Of the `pairs` that both `one` and `other` have a label on: `agree`, the share with the same preference; `kappa`,
     Cohen's, of that share. `both_wrong`: of the pairs on which one of them is wrong, the share on which both are;
     `both_wrong_by_chance`: what that share would be if their errors had nothing to do with each other. None where there
@@ -33,12 +33,14 @@ class Agreement:
     both_wrong_by_chance: float | None
 
 
-def agreements(judged: Sequence[tuple[str, Sequence[Judged]]], draw: Draw) -> list[Agreement]:
+def agreements(judged: Sequence[tuple[str, Sequence[JudgedPair]]], draw: Draw) -> list[JudgeAgreement]:
     """One for every two judges; `judged` are their names with the same pairs in the same order."""
     return [_agreement(one, other, draw) for one, other in combinations(judged, 2)]
 
 
-def _agreement(one: tuple[str, Sequence[Judged]], other: tuple[str, Sequence[Judged]], draw: Draw) -> Agreement:
+def _agreement(
+    one: tuple[str, Sequence[JudgedPair]], other: tuple[str, Sequence[JudgedPair]], draw: Draw
+) -> JudgeAgreement:
     same: list[Keyed] = []
     places: list[tuple[str, float, float]] = []
     wrongs: list[tuple[str, float, float]] = []
@@ -53,7 +55,7 @@ def _agreement(one: tuple[str, Sequence[Judged]], other: tuple[str, Sequence[Jud
         wrongs.append((prompt, abs(right - a), abs(right - b)))
     weights = _weights([prompt for prompt, _, _ in places])
     seen, by_chance = (_both(places, weights, agree, independent=independent) for independent in (False, True))
-    return Agreement(
+    return JudgeAgreement(
         one[0],
         other[0],
         pairs=len(same),

@@ -8,16 +8,15 @@ from collections.abc import Iterator
 from rlaif.gold.scorers import MATCHED
 from rlaif.judge.card.answer import kinds
 from rlaif.judge.card.verdict import points, share
-from rlaif.judge.compare.records import Compared, Part
+from rlaif.judge.compare.records import JudgeComparison, PartFigures
 from rlaif.judge.compare.verdict import by_criterion
-from rlaif.view.answer import INTERVALS, NONE, Answer, Facts, Figures, Line, Section, Table, below
-from rlaif.view.answer import Part as Shown
+from rlaif.view.answer import INTERVALS, NONE, Answer, Facts, Figures, Line, Part, Section, Table, below
 from rlaif.view.matrix import heat_map
 from rlaif.view.plots import Point, dots
 from rlaif.view.text import number, percent
 
 
-def answer(found: Compared) -> Answer:
+def answer(found: JudgeComparison) -> Answer:
     """The judges on both parts, what they cost and how far they agree."""
     judges = len(found.candidates) - 1
     return Answer(
@@ -37,7 +36,7 @@ def answer(found: Compared) -> Answer:
     )
 
 
-def _facts(found: Compared) -> list[tuple[str, str]]:
+def _facts(found: JudgeComparison) -> list[tuple[str, str]]:
     """On what was compared, what decides, and who the judges are, each as a name and a sentence."""
     first = found.candidates[0]
     parts = [(f"{part.pairs:,} pairs of {part.prompts:,} prompts") for part in (first.choosing, first.reporting)]
@@ -59,7 +58,7 @@ def _facts(found: Compared) -> list[tuple[str, str]]:
     return facts
 
 
-def _parts(found: Compared) -> Iterator[Shown]:
+def _parts(found: JudgeComparison) -> Iterator[Part]:
     groups = []
     for choosing, name in ((True, "choosing part"), (False, "reporting part")):
         known = [(candidate.name, by_criterion(candidate, found, choosing=choosing)) for candidate in found.candidates]
@@ -82,7 +81,7 @@ def _parts(found: Compared) -> Iterator[Shown]:
     )
 
 
-def _part_table(found: Compared, *, choosing: bool) -> Table:
+def _part_table(found: JudgeComparison, *, choosing: bool) -> Table:
     """One row per judge, one for the mean of all, and one for each rule that looks at length alone."""
     several = any(part.best_of is not None for one in found.candidates for part in (one.choosing, one.reporting))
     head = [f"{'choosing' if choosing else 'reporting'} part", "all pairs", "matched", "Brier", "flips"]
@@ -102,14 +101,14 @@ def _part_table(found: Compared, *, choosing: bool) -> Table:
     return Table(head, rows)
 
 
-def _figures(part: Part, *, several: bool) -> list[str]:
+def _figures(part: PartFigures, *, several: bool) -> list[str]:
     brier = NONE if part.calibration is None else number(part.calibration.brier.mean, 3)
     flips = NONE if part.order is None else percent(part.order.flip_rate.mean)
     best = [NONE if part.best_of is None else below(share(part.best_of))] if several else []
     return [below(share(part.accuracy.judge)), below(share(part.length_matched.judge)), brier, flips, *best]
 
 
-def _costs(found: Compared) -> Iterator[Shown]:
+def _costs(found: JudgeComparison) -> Iterator[Part]:
     """One row per judge with a model."""
     known = [(candidate, candidate.cost) for candidate in found.candidates if candidate.cost is not None]
     rows = [
@@ -121,7 +120,7 @@ def _costs(found: Compared) -> Iterator[Shown]:
         yield Line("Measured past the cache, with the model loaded; tokens read, written and scored.", "caption")
 
 
-def _agreement(found: Compared) -> Iterator[Shown]:
+def _agreement(found: JudgeComparison) -> Iterator[Part]:
     """One row for every two judges."""
     names = [candidate.name for candidate in found.candidates[:-1]]
     agree = {(a.one, a.other): None if a.agree is None else a.agree.mean for a in found.agreements}

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from rlaif.core.statistics import Draw, Estimate, preferred
 from rlaif.gold.pairs import GoldPair
-from rlaif.judge.card.figures import Judged, share_of
+from rlaif.judge.card.figures import JudgedPair, share_of
 
 
-def best_of(rows: Sequence[Judged], gold: Sequence[GoldPair], draw: Draw) -> Estimate | None:
+def best_of(rows: Sequence[JudgedPair], gold: Sequence[GoldPair], draw: Draw) -> Estimate | None:
     """Share of prompts on which one of the right answers is preferred to every wrong one, a tie being half.
 
     It is over the prompts that have several wrong answers, each compared with every right one, all of them judged. None

@@ -20,8 +20,8 @@ from rlaif.core.progress import Progress
 from rlaif.core.records import PreferenceLabel, record_seed
 from rlaif.core.statistics import Draw, Keyed, preferred
 from rlaif.gold.pairs import GoldPair, GoldSet, hash_of, read_gold_set
-from rlaif.judge.card.card import Asked, constitution_of, given_constitution
-from rlaif.judge.card.figures import Judged, accuracy, calibration, difference, order
+from rlaif.judge.card.card import CardOptions, constitution_of, given_constitution
+from rlaif.judge.card.figures import JudgedPair, accuracy, calibration, difference, order
 from rlaif.judge.card.questions import asked_again, judge_on, labels_of, rules_of
 from rlaif.judge.compare import verdict as compare_verdict
 from rlaif.judge.compare.agreement import agreements
@@ -30,12 +30,12 @@ from rlaif.judge.compare.records import (
     LEAST_MATCHED,
     MOST_WITHOUT_LABEL,
     PANEL,
-    Candidate,
     Choice,
-    Compared,
-    Cost,
+    Contender,
     Criterion,
-    Part,
+    JudgeComparison,
+    PairCost,
+    PartFigures,
 )
 from rlaif.judge.compare.variants import Variant
 from rlaif.judge.judge import Judge, opened_models
@@ -51,21 +51,21 @@ class _Run:
     variant: Variant
     model: str
     fingerprint: str
-    rows: list[Judged]
-    cost: Cost | None
+    rows: list[JudgedPair]
+    cost: PairCost | None
 
 
 def compare(
     variants: Sequence[Variant],
     gold: str,
-    asked: Asked,
+    asked: CardOptions,
     *,
     share: float,
     timed: int,
     cache: Path,
     progress: Progress,
     open_judge: OpenJudge = open_judge,
-) -> Compared:
+) -> JudgeComparison:
     """The variants on the gold, of which about `share` is for choosing; they are compared before any calibration.
     `asked` says how many pairs are drawn and under which principles they are judged; its other fields are not looked
     at. The first `timed` pairs are asked a second time, past the cache, for what they cost.
@@ -91,7 +91,7 @@ def compare(
 
     # 3. The choice, on its part, and what it is worth on the other.
     progress.say("measuring ...")
-    found = Compared(
+    found = JudgeComparison(
         gold=known.name,
         gold_about=known.about,
         gold_hash=hash_of(pairs),
@@ -162,13 +162,13 @@ def _run(
             ask = partial(judge_of, variant)
             again = asked_again(ask, open_judge, some, rules[:timed], config, title, progress)
             n = len(some)
-            cost = Cost(n, round(again.seconds / n, 4), again.usage.calls / n, again.tokens / n)
-    rows = [Judged(pair, label) for pair, label in zip(pairs, labels, strict=True)]
+            cost = PairCost(n, round(again.seconds / n, 4), again.usage.calls / n, again.tokens / n)
+    rows = [JudgedPair(pair, label) for pair, label in zip(pairs, labels, strict=True)]
     return _Run(variant, judge.name, judge.fingerprint, rows, cost)
 
 
 def _choice(
-    judged: Sequence[tuple[str, Sequence[Judged]]], choosing: Sequence[bool], criterion: Criterion, draw: Draw
+    judged: Sequence[tuple[str, Sequence[JudgedPair]]], choosing: Sequence[bool], criterion: Criterion, draw: Draw
 ) -> Choice:
     """The best by the criterion, of equal ones the first."""
     ranked, left_out = [], []
@@ -194,11 +194,11 @@ def _choice(
     return Choice(criterion, first, second, left_out, *leads)
 
 
-def _of_part(rows: Sequence[Judged], choosing: Sequence[bool], part: bool) -> list[Judged]:
+def _of_part(rows: Sequence[JudgedPair], choosing: Sequence[bool], part: bool) -> list[JudgedPair]:
     return [row for row, chosen in zip(rows, choosing, strict=True) if chosen is part]
 
 
-def _by(criterion: Criterion, rows: Sequence[Judged]) -> list[Keyed]:
+def _by(criterion: Criterion, rows: Sequence[JudgedPair]) -> list[Keyed]:
     """What the criterion is the mean of."""
     counted = [row for row in rows if criterion == "accuracy" or row.pair.length_matched]
     return [(row.pair.prompt_id, None if (p := row.prob_right) is None else preferred(p)) for row in counted]
@@ -206,19 +206,19 @@ def _by(criterion: Criterion, rows: Sequence[Judged]) -> list[Keyed]:
 
 def _candidates(
     runs: Sequence[_Run], known: GoldSet, choosing: Sequence[bool], choice: Choice, draw: Draw
-) -> list[Candidate]:
+) -> list[Contender]:
     """One for each judge and one for the mean of all."""
     mean = mean_of([run.rows for run in runs])
     rows = {run.variant.name: run.rows for run in runs} | {PANEL: mean}
     best = rows.get(choice.winner) if choice.winner is not None else None
 
-    def candidate(name: str, **about: Any) -> Candidate:
+    def candidate(name: str, **about: Any) -> Contender:
         behind = None
         if best is not None and name != choice.winner:
             first, other = (_by(choice.criterion, _of_part(of, choosing, False)) for of in (best, rows[name]))
             behind = difference(first, other, draw)
         there, here = (_part(_of_part(rows[name], choosing, part), known, draw) for part in (True, False))
-        return Candidate(name, choosing=there, reporting=here, behind=behind, **about)
+        return Contender(name, choosing=there, reporting=here, behind=behind, **about)
 
     found = [
         candidate(
@@ -235,7 +235,7 @@ def _candidates(
     return [*found, candidate(PANEL, words=[], model="", fingerprint="", settings={}, template_hash="", cost=None)]
 
 
-def mean_of(judged: Sequence[Sequence[Judged]]) -> list[Judged]:
+def mean_of(judged: Sequence[Sequence[JudgedPair]]) -> list[JudgedPair]:
     """The rows of a judge that says the mean probability of all that have a label, each with the same weight; without a
     label where none of them has one, for the reason of the first."""
     found = []
@@ -243,12 +243,12 @@ def mean_of(judged: Sequence[Sequence[Judged]]) -> list[Judged]:
         known = [one.label.prob_a for one in row if one.label.prob_a is not None]
         mean = math.fsum(known) / len(known) if known else None
         label = PreferenceLabel(row[0].pair.comparison, mean, (), failure=None if known else row[0].label.failure)
-        found.append(Judged(row[0].pair, label))
+        found.append(JudgedPair(row[0].pair, label))
     return found
 
 
-def _part(rows: Sequence[Judged], known: GoldSet, draw: Draw) -> Part:
-    return Part(
+def _part(rows: Sequence[JudgedPair], known: GoldSet, draw: Draw) -> PartFigures:
+    return PartFigures(
         pairs=len(rows),
         prompts=len({row.pair.prompt_id for row in rows}),
         labelled=sum(row.label.prob_a is not None for row in rows),

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from rlaif.core.records import content_id, to_json
 from rlaif.core.statistics import Estimate
-from rlaif.judge.card.records import Accuracy, Calibration, Order
-from rlaif.judge.compare.agreement import Agreement
+from rlaif.judge.card.records import Accuracy, Calibration, OrderBias
+from rlaif.judge.compare.agreement import JudgeAgreement
 
 FORMAT = 1
 PANEL = "mean of all"
@@ -21,7 +21,7 @@ Criterion = Literal["length-matched accuracy", "accuracy"]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PartFigures:
     """A judge on one part of gold: `labelled` of `pairs` have a label, the others none for the reason in `failures`.
     `best_of`: see rlaif.judge.compare.best_of."""
 
@@ -32,12 +32,12 @@ class Part:
     accuracy: Accuracy
     length_matched: Accuracy
     calibration: Calibration | None
-    order: Order | None
+    order: OrderBias | None
     best_of: Estimate | None
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class PairCost:
     """What one pair costs, measured on `pairs` of them that are asked together, past the cache, the model being loaded.
     `tokens` are those read, written and scored."""
 
@@ -48,7 +48,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Contender:
     """One of the judges on both parts. `words` make it (see rlaif.judge.compare.variants), `settings` are its judge
     table as far as that can change a verdict. The mean of all has no model, no settings and no cost of its own.
     `behind`: on the reporting part, by the criterion, the chosen judge less this one."""
@@ -59,9 +59,9 @@ class Candidate:
     fingerprint: str
     settings: dict[str, Any]
     template_hash: str
-    choosing: Part
-    reporting: Part
-    cost: Cost | None
+    choosing: PartFigures
+    reporting: PartFigures
+    cost: PairCost | None
     behind: Estimate | None = None
 
 
@@ -80,7 +80,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class JudgeComparison:
     """Everything. `candidates` are the judges in their order and at the end the mean of all; `agreements` are over both
     parts, of the judges alone."""
 
@@ -92,9 +92,9 @@ class Compared:
     principles: list[str]
     seed: int
     share: float
-    candidates: list[Candidate]
+    candidates: list[Contender]
     choice: Choice
-    agreements: list[Agreement]
+    agreements: list[JudgeAgreement]
     notes: list[str]
     verdict: list[str] = field(default_factory=list)
 
@@ -104,7 +104,7 @@ class Compared:
         plain = [replace(candidate, cost=None) for candidate in self.candidates]
         return content_id("judges compared", FORMAT, replace(self, candidates=plain, verdict=[], notes=[]))
 
-    def candidate(self, name: str | None) -> Candidate | None:
+    def candidate(self, name: str | None) -> Contender | None:
         return next((candidate for candidate in self.candidates if candidate.name == name), None)
 
     def as_json(self) -> dict[str, Any]:

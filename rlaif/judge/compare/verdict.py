@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from rlaif.core.statistics import Estimate
 from rlaif.judge.card.verdict import MIN_PROMPTS, points, rule_of, share, side
-from rlaif.judge.compare.records import MOST_WITHOUT_LABEL, Candidate, Compared
+from rlaif.judge.compare.records import MOST_WITHOUT_LABEL, Contender, JudgeComparison
 from rlaif.view.text import number
 
 
-def sentences(found: Compared) -> list[str]:
+def sentences(found: JudgeComparison) -> list[str]:
     """The sentences, the most important first."""
     winner = found.candidate(found.choice.winner)
     if winner is None:
@@ -19,13 +19,13 @@ def sentences(found: Compared) -> list[str]:
     return [text for part in parts for text in part]
 
 
-def by_criterion(candidate: Candidate, found: Compared, *, choosing: bool) -> Estimate | None:
+def by_criterion(candidate: Contender, found: JudgeComparison, *, choosing: bool) -> Estimate | None:
     """What the judge gets by the criterion on one of the parts."""
     part = candidate.choosing if choosing else candidate.reporting
     return (part.accuracy if found.choice.criterion == "accuracy" else part.length_matched).judge
 
 
-def _chosen(found: Compared, winner: Candidate) -> Iterator[str]:
+def _chosen(found: JudgeComparison, winner: Contender) -> Iterator[str]:
     choice = found.choice
     own = share(by_criterion(winner, found, choosing=True))
     first = f"Chosen by {choice.criterion} on the choosing part: {winner.name}, {own}"
@@ -43,7 +43,7 @@ def _chosen(found: Compared, winner: Candidate) -> Iterator[str]:
             yield f"{words} than {second.name} {where}: {points(lead)} points, on the prompts that both have."
 
 
-def _worth(winner: Candidate, found: Compared) -> Iterator[str]:
+def _worth(winner: Contender, found: JudgeComparison) -> Iterator[str]:
     """What the chosen one is worth where it was not chosen."""
     part = winner.reporting
     parts = [(part.accuracy, "all pairs"), (part.length_matched, "length-matched pairs")]
@@ -62,7 +62,7 @@ def _worth(winner: Candidate, found: Compared) -> Iterator[str]:
         yield f"On the reporting part, {where}: {share(judge)}, {coin}, {length} {name}, {share(rule)}."
 
 
-def _mean(found: Compared) -> Iterator[str]:
+def _mean(found: JudgeComparison) -> Iterator[str]:
     mean = found.candidates[-1]
     if mean.behind is None or mean.behind.prompts < MIN_PROMPTS:
         return
@@ -71,7 +71,7 @@ def _mean(found: Compared) -> Iterator[str]:
     yield f"The {mean.name} {words} {chosen} on the reporting part: {points(mean.behind)} points between them."
 
 
-def _together(found: Compared) -> Iterator[str]:
+def _together(found: JudgeComparison) -> Iterator[str]:
     known = [one for one in found.agreements if one.kappa is not None]
     if not known:
         return
@@ -80,7 +80,7 @@ def _together(found: Compared) -> Iterator[str]:
     yield f"Most alike are {most.one} and {most.other} (kappa {number(most.kappa, 2)}){apart}."
 
 
-def _left_out(found: Compared) -> Iterator[str]:
+def _left_out(found: JudgeComparison) -> Iterator[str]:
     for name in found.choice.left_out:
         candidate = found.candidate(name)
         if candidate is not None:

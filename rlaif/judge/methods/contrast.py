@@ -13,7 +13,7 @@ from rlaif.core.errors import ConstitutionError
 from rlaif.core.records import Failure, Message, Principle, Prompt, Response, Verdict
 from rlaif.core.statistics import sigmoid
 from rlaif.inputs.templates import Template, TemplateKind
-from rlaif.judge.methods.method import Ask, Asker, Cost, Method, Work, difference, verdict
+from rlaif.judge.methods.method import Ask, Asker, JudgingCost, JudgingWork, Method, difference, verdict
 from rlaif.lm.protocol import ScoreRequest
 
 TIE = 1e-3
@@ -78,11 +78,11 @@ def _requests(
     return first, second
 
 
-def _cost(work: Work, settings: AskingConfig) -> Cost:
+def _cost(work: JudgingWork, settings: AskingConfig) -> JudgingCost:
     """Each response is read twice."""
     opening = settings.opening_tokens
     read = work.response_tokens if opening is None else min(work.response_tokens, opening)
-    return Cost(2 * work.reads, 0, 2 * work.reads * (work.prompt_tokens + read))
+    return JudgingCost(2 * work.reads, 0, 2 * work.reads * (work.prompt_tokens + read))
 
 
 def _problems(config: RunConfig, settings: AskingConfig) -> Iterator[str]:

@@ -13,9 +13,9 @@ from rlaif.judge.methods.method import (
     ORDERS,
     Ask,
     Asker,
-    Cost,
+    JudgingCost,
+    JudgingWork,
     Method,
-    Work,
     letters,
     log_odds,
     pair_question,
@@ -58,11 +58,11 @@ def ask(asks: Sequence[Ask], asker: Asker) -> list[list[Verdict]]:
     return verdicts
 
 
-def _cost(work: Work, settings: AskingConfig) -> Cost:
+def _cost(work: JudgingWork, settings: AskingConfig) -> JudgingCost:
     """Each pair is read in both orders, once for a rationale and once with it for the letters."""
     sides, written = 2 * work.pairs, settings.rationale_tokens
     shown = work.prompt_tokens + 2 * work.response_tokens
-    return Cost(2 * sides, sides * written, sides * (2 * shown + written))
+    return JudgingCost(2 * sides, sides * written, sides * (2 * shown + written))
 
 
 def _problems(config: RunConfig, settings: AskingConfig) -> Iterator[str]:

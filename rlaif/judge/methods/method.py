@@ -55,7 +55,7 @@ class Asker:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class JudgingWork:
     """What is to be judged, for an estimate of the cost. `reads`: (response, principle) that a method reads which sees
     one response at a time. `pairs`: (comparison, principle). `response_tokens`, `prompt_tokens`: of one response at
     most, and of a rendered prompt with its system text."""
@@ -67,15 +67,15 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class JudgingCost:
     """Calls to the judge's model, and the tokens that it writes and reads, at most."""
 
     calls: int = 0
     generated: int = 0
     scored: int = 0
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.calls + other.calls, self.generated + other.generated, self.scored + other.scored)
+    def __add__(self, other: JudgingCost) -> JudgingCost:
+        return JudgingCost(self.calls + other.calls, self.generated + other.generated, self.scored + other.scored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Method:
 
     name: str
     ask: Callable[[Sequence[Ask], Asker], list[list[Verdict]]]
-    cost: Callable[[Work, AskingConfig], Cost] | None
+    cost: Callable[[JudgingWork, AskingConfig], JudgingCost] | None
     template: TemplateKind | None = None
     shown: tuple[str, ...] = JUDGED
     needs_contrast: bool = False

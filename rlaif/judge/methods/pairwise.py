@@ -12,9 +12,9 @@ from rlaif.judge.methods.method import (
     ORDERS,
     Ask,
     Asker,
-    Cost,
+    JudgingCost,
+    JudgingWork,
     Method,
-    Work,
     letters,
     log_odds,
     pair_question,
@@ -39,10 +39,10 @@ def ask(asks: Sequence[Ask], asker: Asker) -> list[list[Verdict]]:
     return verdicts
 
 
-def _cost(work: Work, settings: AskingConfig) -> Cost:
+def _cost(work: JudgingWork, settings: AskingConfig) -> JudgingCost:
     """Each pair is read in both orders."""
     sides = 2 * work.pairs
-    return Cost(sides, 0, sides * (work.prompt_tokens + 2 * work.response_tokens))
+    return JudgingCost(sides, 0, sides * (work.prompt_tokens + 2 * work.response_tokens))
 
 
 TEMPLATE = TemplateKind(

@@ -14,7 +14,7 @@ from rlaif.config import AskingConfig
 from rlaif.core.records import Failure, Principle, Prompt, Verdict
 from rlaif.core.statistics import sigmoid
 from rlaif.inputs.templates import TemplateKind
-from rlaif.judge.methods.method import Ask, Asker, Cost, Method, Work, difference, verdict
+from rlaif.judge.methods.method import Ask, Asker, JudgingCost, JudgingWork, Method, difference, verdict
 from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest
 
 RATINGS = ("1", "2", "3", "4", "5", "6", "7", "8", "9")
@@ -75,9 +75,9 @@ def mean_rating(answer: ChoiceLogprobs) -> float | Failure:
     return math.fsum(int(name) * mass for name, mass in zip(RATINGS, masses, strict=True)) / math.fsum(masses)
 
 
-def _cost(work: Work, settings: AskingConfig) -> Cost:
+def _cost(work: JudgingWork, settings: AskingConfig) -> JudgingCost:
     """Each response is read once."""
-    return Cost(work.reads, 0, work.reads * (work.prompt_tokens + work.response_tokens))
+    return JudgingCost(work.reads, 0, work.reads * (work.prompt_tokens + work.response_tokens))
 
 
 TEMPLATE = TemplateKind("rating", {"principle": Principle, "prompt": Prompt, "response": str, "few_shots": int})

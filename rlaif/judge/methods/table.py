@@ -11,7 +11,7 @@ from rlaif.core.plugins import check_name, load_own
 from rlaif.core.records import Constitution
 from rlaif.inputs.templates import TemplateKind
 from rlaif.judge.methods import contrast, cot, pairwise, random, rating
-from rlaif.judge.methods.method import Cost, Method, Work
+from rlaif.judge.methods.method import JudgingCost, JudgingWork, Method
 
 METHODS = {
     method.name: method
@@ -52,15 +52,15 @@ def in_use(judge: JudgeConfig) -> tuple[Method, ...]:
     return tuple({method.name: method for method in map(find, judge.methods)}.values())
 
 
-def asked(judge: JudgeConfig) -> tuple[AskingConfig, ...]:
+def askings(judge: JudgeConfig) -> tuple[AskingConfig, ...]:
     """The judge and those who vote beside it, as far as they ask a model: one model each."""
     return (judge, *judge.panel) if find(judge.method).asks_model else ()
 
 
-def cost_of(judge: JudgeConfig, work: Work) -> Cost:
+def cost_of(judge: JudgeConfig, work: JudgingWork) -> JudgingCost:
     """What the work takes at most, by the judge and all who vote beside it."""
-    costs = ((find(asking.method).cost, asking) for asking in asked(judge))
-    return sum((cost(work, asking) for cost, asking in costs if cost is not None), Cost())
+    costs = ((find(asking.method).cost, asking) for asking in askings(judge))
+    return sum((cost(work, asking) for cost, asking in costs if cost is not None), JudgingCost())
 
 
 def template_kinds(judge: JudgeConfig) -> list[TemplateKind]:

@@ -13,8 +13,8 @@ from rlaif.config import AskingConfig, ModelConfig, RunConfig
 from rlaif.core.progress import Silent
 from rlaif.core.records import Comparison, Message, Order, PreferenceLabel, Prompt, Response, Verdict
 from rlaif.gold.pairs import GoldPair
-from rlaif.judge.card.card import Asked, judge_card
-from rlaif.judge.card.figures import Judged
+from rlaif.judge.card.card import CardOptions, judge_card
+from rlaif.judge.card.figures import JudgedPair
 from rlaif.judge.card.records import JudgeCard
 from rlaif.judge.load import default_config
 from rlaif.lm.cache import CachedModel
@@ -104,7 +104,7 @@ def card_of(
         asked = model(asking) if isinstance(model, FunctionType) else model
         return CachedModel(scored(score) if asked is None else asked, cache / "judge.sqlite")
 
-    config, counted = settings(folder, *overrides), Asked(**{"pairs": 0, "repeat": 4, "attack": 0, **asked})
+    config, counted = settings(folder, *overrides), CardOptions(**{"pairs": 0, "repeat": 4, "attack": 0, **asked})
     given = str(write_gold(folder / "gold.jsonl")) if gold is None else gold
     return judge_card(config, given, counted, cache=folder, progress=Silent(), open_judge=open_judge)
 
@@ -118,10 +118,10 @@ def judged(
     b: str = "bb",
     raters: tuple[tuple[float, float], ...] = (),
     shown: Sequence[tuple[Order, float]] = (),
-) -> Judged:
+) -> JudgedPair:
     """A pair with the label `prob_a`; `shown`: what the verdicts say of the answer shown first."""
     asked = Prompt((Message("user", prompt),))
     first, second = (Response(asked.id, text, "given", 0, 0.0, "stop", 0) for text in (a, b))
     pair = Comparison(asked, first, second)
     verdicts = tuple(Verdict(pair.id, "p", "h", "pairwise", order, "j", prob) for order, prob in shown)
-    return Judged(GoldPair(pair, a_is_better, raters=raters), PreferenceLabel(pair, prob_a, verdicts))
+    return JudgedPair(GoldPair(pair, a_is_better, raters=raters), PreferenceLabel(pair, prob_a, verdicts))

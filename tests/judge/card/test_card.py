@@ -120,7 +120,7 @@ def test_a_template_that_does_not_quote_is_found_out(tmp_path: Path) -> None:
     from rlaif.constitution.load import load_constitution
     from rlaif.core.statistics import Draw
     from rlaif.gold.pairs import read_gold_set
-    from rlaif.judge.card.figures import Judged
+    from rlaif.judge.card.figures import JudgedPair
 
     folder = tmp_path / "templates"
     folder.mkdir()
@@ -138,7 +138,7 @@ def test_a_template_that_does_not_quote_is_found_out(tmp_path: Path) -> None:
     principles = [rules.principles[:1]] * len(pairs)
     judge = judge_of([ScriptedModel()])
     labels = judge.label_under([pair.comparison for pair in pairs], principles)
-    rows = [Judged(pair, label) for pair, label in zip(pairs, labels, strict=True)]
+    rows = [JudgedPair(pair, label) for pair, label in zip(pairs, labels, strict=True)]
     with Silent().task("", 1) as task:
         found = {a.name: a for a in attack_all(rows, principles, judge, judge_of, Draw(0, 20), task)}
     assert found["forged-sections"].structure_kept == 0

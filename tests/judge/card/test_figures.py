@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rlaif.core.records import to_json
 from rlaif.core.statistics import Draw
 from rlaif.gold.pairs import GoldPair
-from rlaif.judge.card.figures import Judged, accuracy, calibration, ceiling, groups, length, order
+from rlaif.judge.card.figures import JudgedPair, accuracy, calibration, ceiling, groups, length, order
 from tests.judge.card.cases import judged
 
 DRAW, FEW = Draw(1, 60), Draw(1, 12)
@@ -148,7 +148,7 @@ ROWS = st.lists(
 )
 
 
-def swapped(row: Judged) -> Judged:
+def swapped(row: JudgedPair) -> JudgedPair:
     """The same pair with the answers in each other's place: what was shown first then is shown first now."""
     pair = row.pair.comparison.swap()
     prob_a = None if row.label.prob_a is None else 1 - row.label.prob_a
@@ -157,7 +157,7 @@ def swapped(row: Judged) -> Judged:
     )
     raters = tuple((b, a) for a, b in row.pair.raters)
     gold = GoldPair(pair, not row.pair.a_is_better, row.pair.tags, raters=raters)
-    return Judged(gold, replace(row.label, comparison=pair, prob_a=prob_a, verdicts=verdicts, id=""))
+    return JudgedPair(gold, replace(row.label, comparison=pair, prob_a=prob_a, verdicts=verdicts, id=""))
 
 
 def flat(value: Any) -> list[Any]:
@@ -168,7 +168,7 @@ def flat(value: Any) -> list[Any]:
 
 @limits(max_examples=12, deadline=None, phases=[Phase.generate], derandomize=True)
 @given(ROWS)
-def test_a_swap_of_all_pairs_changes_no_figure(rows: list[Judged]) -> None:
+def test_a_swap_of_all_pairs_changes_no_figure(rows: list[JudgedPair]) -> None:
     turned = [swapped(row) for row in rows]
     for figure in (accuracy, calibration, order, length, ceiling):
         one, other = figure(rows, FEW), figure(turned, FEW)

@@ -19,7 +19,7 @@ from rlaif.core.statistics import Draw
 from rlaif.gold.pairs import GoldPair
 from rlaif.judge.aggregate import Settling
 from rlaif.judge.calibration import CalibrationMap
-from rlaif.judge.card.figures import Judged
+from rlaif.judge.card.figures import JudgedPair
 from rlaif.judge.card.maps import fitted_maps
 
 RULE = Principle("good", "Be good.")
@@ -27,16 +27,16 @@ RULES = Constitution("rules", "1", "", (RULE,))
 DRAW = Draw(seed=1, resamples=200)
 
 
-def row(number: int, prob_a: float, *, right: bool, prompt: int | None = None) -> Judged:
+def row(number: int, prob_a: float, *, right: bool, prompt: int | None = None) -> JudgedPair:
     """The judge says A with this probability, and is right or wrong with it."""
     asked = Prompt((Message("user", f"Question {number if prompt is None else prompt}?"),))
     a, b = (Response(asked.id, f"{name} {number}", "given", 0, 0.0, "stop", 2) for name in "ab")
     pair = Comparison(asked, a, b)
     verdict = Verdict(pair.id, RULE.id, RULE.hash, "contrast", "none", "test", prob_a)
-    return Judged(GoldPair(pair, right == (prob_a > 0.5)), PreferenceLabel(pair, prob_a, (verdict,)))
+    return JudgedPair(GoldPair(pair, right == (prob_a > 0.5)), PreferenceLabel(pair, prob_a, (verdict,)))
 
 
-def overconfident(pairs: int) -> list[Judged]:
+def overconfident(pairs: int) -> list[JudgedPair]:
     """Sure to 0.95, right on three of four."""
     return [row(n, 0.95 if n % 2 else 0.05, right=n % 4 < 3) for n in range(pairs)]
 
@@ -59,7 +59,7 @@ def test_a_map_is_not_measured_on_what_it_was_fitted_on() -> None:
     assert stepped.brier.mean > seen + 0.01
 
 
-def _right(found: CalibrationMap, each: Judged) -> float:
+def _right(found: CalibrationMap, each: JudgedPair) -> float:
     assert each.label.prob_a is not None
     return found(each.label.prob_a) if each.pair.a_is_better else 1 - found(each.label.prob_a)
 
@@ -76,9 +76,9 @@ def test_pairs_of_one_prompt_cannot_be_left_out_of_the_fit() -> None:
 
 def test_a_map_comes_before_the_abstention_and_after_the_failures() -> None:
     rows = overconfident(40)
-    silent = [Judged(r.pair, PreferenceLabel(r.label.comparison, None, r.label.verdicts)) for r in rows]
+    silent = [JudgedPair(r.pair, PreferenceLabel(r.label.comparison, None, r.label.verdicts)) for r in rows]
     settling = Settling(abstain_below=0.49, calibration=CalibrationMap("temperature", temperature=9.0))
     (found,) = fitted_maps(silent, RULES, settling, DRAW)
     assert found.map == fitted_maps(rows, RULES, Settling(), DRAW)[0].map
     failed = PreferenceLabel(rows[0].label.comparison, None, (), failure=Failure("backend", "down"))
-    assert fitted_maps([*silent, Judged(rows[0].pair, failed)], RULES, settling, DRAW)[0].pairs == 40
+    assert fitted_maps([*silent, JudgedPair(rows[0].pair, failed)], RULES, settling, DRAW)[0].pairs == 40

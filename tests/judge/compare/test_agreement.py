@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 
 from rlaif.core.statistics import Draw
-from rlaif.judge.card.figures import Judged
-from rlaif.judge.compare.agreement import Agreement, agreements
+from rlaif.judge.card.figures import JudgedPair
+from rlaif.judge.compare.agreement import JudgeAgreement, agreements
 from tests.judge.card.cases import judged
 
 DRAW = Draw(1, 200)
 
 
-def both(one: list[Judged], other: list[Judged]) -> Agreement:
+def both(one: list[JudgedPair], other: list[JudgedPair]) -> JudgeAgreement:
     (found,) = agreements([("one", one), ("other", other)], DRAW)
     return found
 
 
-def rows(*probabilities: float | None, prompts: str = "abcdefgh", right: str = "AAAAAAAA") -> list[Judged]:
+def rows(*probabilities: float | None, prompts: str = "abcdefgh", right: str = "AAAAAAAA") -> list[JudgedPair]:
     return [
         judged(prompt, p, a_is_better=side == "A")
         for prompt, p, side in zip(prompts, probabilities, right, strict=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlaif.judge.compare.answer import answer
-from rlaif.judge.compare.records import Compared
+from rlaif.judge.compare.records import JudgeComparison
 from rlaif.view.answer import page, rendered
 from tests.judge.card.cases import settings, write_gold
 from tests.judge.card.test_answer import EVIL, on_terminal, rlaif
@@ -17,16 +17,16 @@ from tests.judge.compare.test_measure import compared
 from tests.report.test_build import Page
 
 
-def printed(found: Compared, width: int = 80) -> str:
+def printed(found: JudgeComparison, width: int = 80) -> str:
     return on_terminal(rendered(answer(found)), width)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+def found(tmp_path_factory: pytest.TempPathFactory) -> JudgeComparison:
     return compared(tmp_path_factory.mktemp("compare"), "perfect", "length", "mute")
 
 
-def test_terminal_and_page_say_the_same(found: Compared) -> None:
+def test_terminal_and_page_say_the_same(found: JudgeComparison) -> None:
     text = printed(found)
     assert max(map(len, text.splitlines())) <= 80
     parsed = Page(page(answer(found)))
@@ -41,7 +41,7 @@ def test_terminal_and_page_say_the_same(found: Compared) -> None:
     assert parsed.tags.count("svg") == 2
 
 
-def test_text_stays_text(found: Compared) -> None:
+def test_text_stays_text(found: JudgeComparison) -> None:
     named = [replace(one, name=EVIL + one.name, words=[EVIL], model=EVIL) for one in found.candidates]
     hostile = replace(
         found,

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from rlaif.core.statistics import Draw
-from rlaif.judge.card.figures import Judged
+from rlaif.judge.card.figures import JudgedPair
 from rlaif.judge.compare.best_of import best_of
 from tests.judge.card.cases import judged
 
 DRAW = Draw(1, 200)
 
 
-def share(rows: list[Judged], gold: list[Judged] | None = None) -> float | None:
+def share(rows: list[JudgedPair], gold: list[JudgedPair] | None = None) -> float | None:
     found = best_of(rows, [row.pair for row in gold or rows], DRAW)
     return None if found is None else found.mean
 
 
-def four(prompt: str, *probabilities: float | None, right: str = "right") -> list[Judged]:
+def four(prompt: str, *probabilities: float | None, right: str = "right") -> list[JudgedPair]:
     return [judged(prompt, p, a=right, b=f"wrong {n}") for n, p in enumerate(probabilities)]
 
 

@@ -17,9 +17,9 @@ from rlaif.core.progress import Silent
 from rlaif.core.records import Message, Prompt
 from rlaif.core.statistics import Estimate
 from rlaif.gold.pairs import read_gold_set
-from rlaif.judge.card.card import Asked
+from rlaif.judge.card.card import CardOptions
 from rlaif.judge.compare.measure import compare, criterion_of, in_choosing_part, mean_of
-from rlaif.judge.compare.records import PANEL, Candidate, Compared
+from rlaif.judge.compare.records import PANEL, Contender, JudgeComparison
 from rlaif.judge.compare.variants import read_variants
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import LanguageModel
@@ -51,7 +51,7 @@ SCORES = {
 }  # fmt: skip
 
 
-def compared(folder: Path, *names: str, gold: Path | None = None, share: float = 0.5, **asked: Any) -> Compared:
+def compared(folder: Path, *names: str, gold: Path | None = None, share: float = 0.5, **asked: Any) -> JudgeComparison:
     """The judges of SCORES with these names (or "mute") against each other on gold of 120 prompts."""
 
     def open_judge(asking: AskingConfig, own: ModelConfig, cache: Path) -> LanguageModel:
@@ -64,13 +64,13 @@ def compared(folder: Path, *names: str, gold: Path | None = None, share: float =
 
     variants = read_variants(None, [f"{name}: model.source={name}" for name in names], config_of)
     given = write_gold(folder / "gold.jsonl", prompts=120) if gold is None else gold
-    wanted = Asked(**{"pairs": 0, **asked})
+    wanted = CardOptions(**{"pairs": 0, **asked})
     return compare(
         variants, str(given), wanted, share=share, timed=2, cache=folder, progress=Silent(), open_judge=open_judge
     )
 
 
-def of(found: Compared, name: str) -> Candidate:
+def of(found: JudgeComparison, name: str) -> Contender:
     candidate = found.candidate(name)
     assert candidate is not None
     return candidate
@@ -81,7 +81,7 @@ def mean(found: Estimate | None) -> float:
     return found.mean
 
 
-def says(found: Compared, words: str) -> bool:
+def says(found: JudgeComparison, words: str) -> bool:
     return any(words in sentence.replace("\u00a0", " ") for sentence in found.verdict)
 
 

@@ -16,7 +16,7 @@ from rlaif.cli.main import app
 from rlaif.config import JudgeConfig
 from rlaif.core.errors import ConfigError
 from rlaif.judge.load import parse
-from rlaif.judge.methods.method import JUDGED, Cost, Work
+from rlaif.judge.methods.method import JUDGED, JudgingCost, JudgingWork
 from rlaif.judge.methods.table import METHODS, cost_of, find, in_use, template_kinds
 from rlaif.lm import open as open_model
 from rlaif.lm.cache import CachedModel
@@ -31,7 +31,7 @@ from pathlib import Path
 from rlaif.core.records import Principle, Prompt
 from rlaif.core.statistics import sigmoid
 from rlaif.inputs.templates import TemplateKind
-from rlaif.judge.methods.method import Cost, Method, difference, log_odds, verdict
+from rlaif.judge.methods.method import JudgingCost, Method, difference, log_odds, verdict
 from rlaif.lm.protocol import ChoiceRequest
 
 TEMPLATE = TemplateKind(
@@ -59,7 +59,7 @@ def ask(asks, asker):
 
 
 def cost(work, settings):
-    return Cost(work.reads, 0, work.reads * (work.prompt_tokens + work.response_tokens))
+    return JudgingCost(work.reads, 0, work.reads * (work.prompt_tokens + work.response_tokens))
 
 
 METHOD = Method("yes-or-no", ask, cost, TEMPLATE, shown=("statement",), by_files=1)
@@ -213,9 +213,9 @@ def test_a_template_that_is_handed_the_principle_may_show_all_of_it() -> None:
 
 def test_a_panel_costs_what_its_members_cost() -> None:
     panel = JudgeConfig.model_validate({"method": "pairwise", "panel": [{"name": "a", "method": "rating"}]})
-    work = Work(reads=2, pairs=1, response_tokens=10, prompt_tokens=5)
-    assert cost_of(panel, work) == Cost(2, 0, 2 * 25) + Cost(2, 0, 2 * 15)
-    assert cost_of(JudgeConfig.model_validate({"method": "random"}), work) == Cost()
+    work = JudgingWork(reads=2, pairs=1, response_tokens=10, prompt_tokens=5)
+    assert cost_of(panel, work) == JudgingCost(2, 0, 2 * 25) + JudgingCost(2, 0, 2 * 15)
+    assert cost_of(JudgeConfig.model_validate({"method": "random"}), work) == JudgingCost()
 
 
 @pytest.mark.parametrize("method", METHODS)
