@@ -152,10 +152,13 @@ _add_stage_command("evaluate", "Compare base, SFT and PPO on held-out prompts.")
 @friendly
 def report(run: RunArgument, as_json: JsonOption = False) -> None:
     """Write the page RUN/report.html again, also while the run is going on."""
-    from rlaif.core.files import RunFolder
+    from rlaif.config.load import load
+    from rlaif.core.files import RunFolder, refuse_no_run
     from rlaif.stages.report import write_report
 
-    path = write_report(RunFolder(run), _load(None, run, None).report.examples).path
+    refuse_no_run(run)
+    config = load(run / "config.yaml")  # whose names need not be known here: a user's own class may be gone
+    path = write_report(RunFolder(run), config.report.examples).path
     print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
 
 

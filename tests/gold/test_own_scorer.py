@@ -14,6 +14,7 @@ from rlaif.core.evaluation import read_summary
 from rlaif.core.files import JsonlFile, MetricsLog
 from rlaif.core.plugins import check_name
 from rlaif.core.records import PreferenceLabel
+from rlaif.core.yaml import dump_yaml
 from rlaif.gold.scorers import direction, entry_of, load
 from rlaif.report.validation import gold_measures, read_validations
 from rlaif.report.verdict import headline
@@ -87,6 +88,18 @@ def test_it_is_measured_and_reported_with_its_direction(tmp_path: Path) -> None:
     page = write_report(context.run).path.read_text(encoding="utf-8")
     assert "Long (lower is better)" in page
     assert "loudness (higher is better)" in page
+
+
+def test_a_report_does_without_the_class(tmp_path: Path) -> None:
+    context = context_in(tmp_path / "run", [], settings=config(gold=["toy_gold:Loud"]))
+    evaluate.run(context)
+    data = context.config.model_dump(mode="json", exclude_defaults=True) | {"evaluate": {"gold": ["gone:Loud"]}}
+    context.run.config_path.write_text(dump_yaml(data), encoding="utf-8")
+    assert rlaif("report", tmp_path / "run").exit_code == 0
+    assert "loudness (higher is better)" in context.run.report_path.read_text(encoding="utf-8")
+    wrong = rlaif("ppo", "--run", tmp_path / "run")
+    assert wrong.exit_code == 2
+    assert "cannot import the gold scorer 'gone:Loud'" in wrong.output
 
 
 def test_the_validations_of_ppo_take_its_direction_from_what_evaluate_wrote(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from rlaif.run.init import init_project
 from rlaif.view.answer import page
 from tests import tiny
 from tests.analysis.impact.runs import write_constitution
-from tests.analysis.impact.test_terminal import rlaif
+from tests.analysis.impact.test_answer import rlaif
 from tests.report.test_build import Page
 from tests.stages.test_real_stages import SMALL
 
