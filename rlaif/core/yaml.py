@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -396,15 +397,23 @@ def _writer(*, indented: bool = True) -> Any:
     from ruamel.yaml import YAML
 
     writer = YAML()
+    writer.Representer = _representer()
     writer.preserve_quotes = True
-    writer.representer.add_representer(type(None), _represent_none)
     writer.width = 1 << 30
     writer.indent(mapping=2, sequence=4 if indented else 2, offset=2 if indented else 0)
     return writer
 
 
-def _represent_none(representer: Any, _: None) -> Any:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+@cache
+def _representer() -> Any:
+    """The library's way to write values, but null as a word. A class of its own: it is the class that remembers it."""
+    from ruamel.yaml.representer import RoundTripRepresenter
+
+    class Representer(RoundTripRepresenter):
+        pass
+
+    Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+    return Representer
 
 
 def _dumped(writer: Any, data: Any) -> str:

@@ -123,6 +123,12 @@ def test_only_the_lines_of_the_value_change(keys: tuple[str | int, ...], value: 
     assert change_yaml(ODD, keys, value) == ODD.replace(line, new)
 
 
+def test_null_is_a_word_in_what_is_edited_and_stays_empty_in_what_is_recorded() -> None:
+    assert change_yaml("a: 1\n", ("a",), None) == "a: null\n"
+    assert dump_styled({"a": None}) == "a: null\n"
+    assert dump_yaml({"a": None}) == "a:\n"
+
+
 def test_comments_are_found_and_hashes_in_texts_are_none() -> None:
     assert comments(ODD) == ["# Head", "# one", "# about y", "# two", "# about the next", "# folded"]
     assert comments("a: 'x # y'\nb: |  # c\n  # d\ne: f#g\n") == ["# c"]
