@@ -196,5 +196,5 @@ def test_the_run_folder_page_has_every_kind_of_failure_and_every_measure() -> No
     text = RUN_FOLDER.read_text(encoding="utf-8")
     assert [kind for kind in get_args(records.FailureKind) if f'"{kind}"' not in text] == []
     assert section(RUN_FOLDER, "### `evaluate/scores.jsonl`") == TEXT_MEASURES.keys()
-    report = held_out_report([1.0, -1.0], [0.9, 0.2], [3, 4], [5, 6])
+    report = held_out_report([1.0, -1.0], [0.9, 0.2], [3, 4], [5, 6]).as_json()
     assert section(RUN_FOLDER, "### `reward/held_out.json`") == {*report, "prompts"}

@@ -1,4 +1,5 @@
-"""What an evaluation found: the records of evaluate/summary.json and evaluate/scores.jsonl."""
+"""What was measured on held-out prompts: the records of evaluate/summary.json, evaluate/scores.jsonl and
+reward/held_out.json."""
 
 from __future__ import annotations
 
@@ -9,9 +10,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
-from rlaif.core.errors import DataError
-from rlaif.core.files import RunFolder, read_json_lines, write_atomic
-from rlaif.core.records import WinRate, from_json, to_json
+from rlaif.core.files import RunFolder, read_json_lines, read_record, write_atomic
+from rlaif.core.records import WinRate, to_json
 
 REFERENCE = "sft"
 """The model that every difference is against."""
@@ -149,16 +149,55 @@ def _turned(rate: WinRate) -> WinRate:
 def read_summary(run: RunFolder) -> Summary | None:
     """evaluate/summary.json, or None where there is none; raises DataError naming the field that is wrong."""
     path = run.file("evaluate", "summary.json")
-    if not path.exists():
-        return None
-    try:
-        return from_json(Summary, json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as problem:
-        raise DataError(
-            f"is not an evaluation summary: {' '.join(part.strip() for part in str(problem).splitlines()[:3])}",
-            where=str(path),
-            remedy="run the stage again: rlaif evaluate --force",
-        ) from None
+    return read_record(path, Summary, "an evaluation summary", "evaluate") if path.exists() else None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutBin:
+    """Held-out pairs whose predicted probability lies in low..high."""
+
+    low: float
+    high: float
+    predicted: float | None
+    labelled: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """reward/held_out.json: the reward model against the judge's labels on prompts that it did not train on.
+
+    `log_loss` and `brier` are taken against the soft labels. `ece` is the mean over bins of the prediction of
+    |mean prediction - mean label|, weighted by pairs. `length_accuracy` is that of "the shorter one wins". Of an
+    ensemble also how far its `members` differ in their scores (mean sd), and what each is by itself.
+    """
+
+    accuracy: float | None = None
+    log_loss: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    pairs: int | None = None
+    label_entropy: float | None = None
+    bins: tuple[HeldOutBin, ...] = ()
+    length_accuracy: float | None = None
+    prompts: int | None = None
+    disagreement: float | None = None
+    members: tuple[HeldOut, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The file's content: what only an ensemble has is left out of a single model's."""
+        data = to_json(replace(self, members=()))
+        if self.members:
+            data["members"] = [member.as_json() for member in self.members]
+        else:
+            del data["disagreement"], data["members"]
+        return data
+
+
+def read_held_out(run: RunFolder) -> HeldOut | None:
+    """reward/held_out.json, or None where there is none; raises DataError naming the field that is wrong."""
+    path = run.file("reward", "held_out.json")
+    return read_record(path, HeldOut, "a held-out result", "reward") if path.exists() else None
 
 
 @dataclass(frozen=True, slots=True)

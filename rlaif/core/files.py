@@ -262,6 +262,18 @@ class MetricsLog:
             write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def read_record(path: Path, kind: type[R], what: str, stage: str) -> R:
+    """The record in a JSON file that `stage` wrote; raises DataError naming the field that is wrong. `what`: it is."""
+    try:
+        return from_json(kind, json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as problem:
+        raise DataError(
+            f"is not {what}: {' '.join(part.strip() for part in str(problem).splitlines()[:3])}",
+            where=str(path),
+            remedy=f"run the stage again: rlaif {stage} --force",
+        ) from None
+
+
 class RunFolder:
     """`runs/<name>/`: config, constitution, templates, a folder per stage, the cache and the report."""
 
@@ -301,16 +313,7 @@ class RunFolder:
     def record(self, stage: str) -> StageRecord | None:
         """The stage's record, or None while it is not finished."""
         path = self.root / stage / "stage.json"
-        if not path.exists():
-            return None
-        try:
-            return from_json(StageRecord, json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as problem:
-            raise DataError(
-                f"is not a stage record: {str(problem).splitlines()[0]}",
-                where=str(path),
-                remedy=f"run the stage again: rlaif {stage} --force",
-            ) from None
+        return read_record(path, StageRecord, "a stage record", stage) if path.exists() else None
 
     def finish(self, record: StageRecord) -> None:
         """Marks the stage as finished."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import StageName
-from rlaif.core.evaluation import REFERENCE, Summary, read_summary
+from rlaif.core.evaluation import REFERENCE, Summary, read_held_out, read_summary
 from rlaif.core.files import RunFolder, write_atomic
 from rlaif.judge.card.records import card_of_run
 from rlaif.report import curves, feedback, overview, samples, validation, verdict
@@ -64,7 +64,7 @@ def _view(run: RunFolder, examples: int, abouts: Mapping[StageName, str]) -> dic
     part = overview.main_slice(config, summary.slices) if summary is not None else None
     revise = feedback.read_revise(run, examples)
     label = feedback.read_label(run, constitution, examples, overview.panel(config))
-    held_out = curves.read_held_out(run)
+    held_out = read_held_out(run)
     golds = validation.gold_measures(overview.lookup(config, "ppo.gold", []), summary)
     evaluate_failures = samples.evaluate_failures(run)
     return {

@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from rlaif.core.errors import DataError
+from rlaif.core.evaluation import HeldOut
 from rlaif.core.files import MetricsLog, RunFolder, read_json_lines
-from rlaif.core.records import from_json
 from rlaif.view.plots import Series, curve, reliability, stacked
 from rlaif.view.text import is_known
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Held-out pairs whose predicted probability lies in low..high."""
-
-    low: float
-    high: float
-    predicted: float | None
-    labelled: float | None
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """reward/held_out.json: the reward model against the judge's labels on prompts that it did not train on."""
-
-    accuracy: float | None = None
-    log_loss: float | None = None
-    brier: float | None = None
-    ece: float | None = None
-    pairs: int | None = None
-    prompts: int | None = None
-    label_entropy: float | None = None
-    length_accuracy: float | None = None
-    bins: tuple[Bin, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +23,6 @@ class Curves:
     rows: int
     plots: list[Markup]
     first_and_last: list[tuple[str, float | None, float | None]]
-
-
-def read_held_out(run: RunFolder) -> HeldOut | None:
-    """reward/held_out.json, or None where there is none; raises DataError naming the field that is wrong."""
-    path = run.file("reward", "held_out.json")
-    if not path.exists():
-        return None
-    try:
-        return from_json(HeldOut, json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as problem:
-        raise DataError(
-            f"is not a held-out result: {' '.join(part.strip() for part in str(problem).splitlines()[:3])}",
-            where=str(path),
-            remedy="run the stage again: rlaif reward --force",
-        ) from None
 
 
 def reliability_plot(held_out: HeldOut | None) -> Markup | None:

@@ -3,7 +3,6 @@ control characters written out, so that it cannot move the cursor or set colours
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from rlaif.config import STAGES
 from rlaif.core.errors import DataError, StageError, near
+from rlaif.core.evaluation import read_held_out
 from rlaif.core.files import JsonlFile, MetricsLog, RunFolder
 from rlaif.core.records import (
     FailedAnswer,
@@ -109,10 +109,10 @@ def _tables(run: RunFolder, stage: str) -> list[RenderableType]:
     validations = [row for row in _rows(run, f"{stage}/validation.jsonl") if row.get("slice") is None][-LATEST:]
     if validations:
         tables.append(_metrics(validations, "validations"))
-    held_out = run.file(stage, "held_out.json")
-    if held_out.exists():
-        figures = json.loads(held_out.read_text(encoding="utf-8"))
-        lines = [f"{name}: {number(value)}" for name, value in figures.items() if isinstance(value, int | float)]
+    held_out = read_held_out(run) if stage == "reward" else None
+    if held_out is not None:
+        figures = held_out.as_json().items()
+        lines = [f"{name}: {number(value)}" for name, value in figures if isinstance(value, int | float)]
         tables.append(_panel("held out", [Text(visible("\n".join(lines)))]))
     if stage == "evaluate" and run.file(stage, "summary.json").exists():
         tables.append(summary_table(run))

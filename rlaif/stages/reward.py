@@ -10,11 +10,12 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any
 
 from rlaif.core.errors import StageError
+from rlaif.core.evaluation import HeldOut
 from rlaif.core.files import JsonlFile, MetricsLog, write_atomic, write_folder
 from rlaif.core.records import PreferenceLabel, record_seed
 from rlaif.lm.local.load import LoadedModel, context_length, load_model
@@ -45,12 +46,12 @@ def run(context: StageContext) -> dict[str, float]:
         )
     members = [_member(context, loaded, number, train, groups) for number in range(config.members)]
     report = _report(held_out, members)
-    write_atomic(context.folder / "held_out.json", json.dumps(report, indent=1))
+    write_atomic(context.folder / "held_out.json", json.dumps(report.as_json(), indent=1))
     first = members[0]
     train_margins, train_labels = _margins(train, members), [pair.prob_a for group in train for pair in group.pairs]
     counts = {
         "pairs_train": len(train_labels),
-        "pairs_held_out": report["pairs"],
+        "pairs_held_out": report.pairs,
         "prompts_train": len(train),
         "prompts_held_out": len(held_out),
         "unlabelled": sum(label.prob_a is None for label in labels),
@@ -62,8 +63,13 @@ def run(context: StageContext) -> dict[str, float]:
         "accuracy_train": agreement(train_margins, train_labels),
         "score_mean": first.mean,
         "score_std": first.std,
-        **{name: report[name] for name in ("accuracy", "log_loss", "brier", "ece", "label_entropy", "length_accuracy")},
-        "disagreement": report.get("disagreement"),
+        "accuracy": report.accuracy,
+        "log_loss": report.log_loss,
+        "brier": report.brier,
+        "ece": report.ece,
+        "label_entropy": report.label_entropy,
+        "length_accuracy": report.length_accuracy,
+        "disagreement": report.disagreement,
     }
     return {name: float(value) for name, value in counts.items() if value is not None}
 
@@ -140,7 +146,7 @@ def _margins(groups: Sequence[PromptGroup], members: Sequence[Member]) -> list[f
     ]
 
 
-def _report(groups: Sequence[PromptGroup], members: Sequence[Member]) -> dict[str, Any]:
+def _report(groups: Sequence[PromptGroup], members: Sequence[Member]) -> HeldOut:
     """What held_out.json says of the reward model; of an ensemble, and then of each member too."""
     pairs = [(group.responses[pair.a], group.responses[pair.b]) for group in groups for pair in group.pairs]
     report = held_out_report(
@@ -148,8 +154,8 @@ def _report(groups: Sequence[PromptGroup], members: Sequence[Member]) -> dict[st
         [pair.prob_a for group in groups for pair in group.pairs],
         [len(a.text) for a, _ in pairs],
         [len(b.text) for _, b in pairs],
+        len(groups),
     )
-    report["prompts"] = len(groups)
     if len(members) == 1:
         return report
     scores = [
@@ -157,6 +163,8 @@ def _report(groups: Sequence[PromptGroup], members: Sequence[Member]) -> dict[st
         for group in groups
         for place in range(len(group.responses))
     ]
-    report["disagreement"] = fmean(map(pstdev, scores))
-    report["members"] = [_report(groups, [member]) for member in members]
-    return report
+    return replace(
+        report,
+        disagreement=fmean(map(pstdev, scores)),
+        members=tuple(_report(groups, [member]) for member in members),
+    )

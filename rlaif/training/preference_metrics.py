@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from rlaif.core.evaluation import HeldOut, HeldOutBin
 
 BINS = 10
 
@@ -31,26 +32,33 @@ def label_entropy(prob_a: ArrayLike) -> float:
 
 
 def held_out_report(
-    margins: Sequence[float], prob_a: Sequence[float], lengths_a: Sequence[int], lengths_b: Sequence[int]
-) -> dict[str, Any]:
-    """What `reward/held_out.json` holds, without the number of prompts, for pairs with `margins` in log-odds.
-
-    `log_loss` and `brier` are taken against the soft labels. `ece` is the mean over bins of the prediction of
-    |mean prediction - mean label|, weighted by pairs. `length_accuracy` is that of "the shorter one wins".
-    """
+    margins: Sequence[float],
+    prob_a: Sequence[float],
+    lengths_a: Sequence[int],
+    lengths_b: Sequence[int],
+    prompts: int | None = None,
+) -> HeldOut:
+    """What `reward/held_out.json` says of pairs of so many prompts, with `margins` in log-odds."""
     label = np.asarray(prob_a, float)
     predicted = 1 / (1 + np.exp(-np.asarray(margins, float)))
-    bins = _bins(predicted, label)
-    return {
-        "accuracy": agreement(margins, prob_a),
-        "log_loss": float(np.mean(_cross_entropy(label, predicted))),
-        "brier": float(np.mean((predicted - label) ** 2)),
-        "ece": sum(row["n"] * abs(row["predicted"] - row["labelled"]) for row in bins) / len(label),
-        "pairs": len(label),
-        "label_entropy": label_entropy(prob_a),
-        "bins": bins,
-        "length_accuracy": agreement(np.subtract(lengths_b, lengths_a), prob_a),
-    }
+    index = np.minimum((predicted * BINS).astype(int), BINS - 1)
+    bins, off = [], 0.0
+    for b in sorted(set(index.tolist())):
+        inside = index == b
+        mean, said, n = float(predicted[inside].mean()), float(label[inside].mean()), int(inside.sum())
+        bins.append(HeldOutBin(b / BINS, (b + 1) / BINS, mean, said, n))
+        off += n * abs(mean - said)
+    return HeldOut(
+        accuracy=agreement(margins, prob_a),
+        log_loss=float(np.mean(_cross_entropy(label, predicted))),
+        brier=float(np.mean((predicted - label) ** 2)),
+        ece=off / len(label),
+        pairs=len(label),
+        label_entropy=label_entropy(prob_a),
+        bins=tuple(bins),
+        length_accuracy=agreement(np.subtract(lengths_b, lengths_a), prob_a),
+        prompts=prompts,
+    )
 
 
 def _cross_entropy(label: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -59,19 +67,3 @@ def _cross_entropy(label: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         label * np.log(np.maximum(predicted, tiny)) + (1 - label) * np.log(np.maximum(1 - predicted, tiny))
     )
     return result
-
-
-def _bins(predicted: np.ndarray, label: np.ndarray) -> list[dict[str, float]]:
-    """The bins of equal width on 0..1 that hold any pair."""
-    index = np.minimum((predicted * BINS).astype(int), BINS - 1)
-    return [
-        {
-            "low": b / BINS,
-            "high": (b + 1) / BINS,
-            "predicted": float(predicted[index == b].mean()),
-            "labelled": float(label[index == b].mean()),
-            "n": int((index == b).sum()),
-        }
-        for b in range(BINS)
-        if (index == b).any()
-    ]

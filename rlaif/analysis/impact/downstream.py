@@ -5,15 +5,13 @@ Everything is read from two run folders, the run and its fork, and compared prom
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from rlaif.config import RunConfig
-from rlaif.core.errors import DataError
-from rlaif.core.evaluation import Scored, read_scores
+from rlaif.core.evaluation import Scored, read_held_out, read_scores
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.records import (
     Comparison,
@@ -212,11 +210,16 @@ def reward_impact(
         flips=draw.share(flips),
         correlation=_spearman(old, new),
         moved=draw.mean(moved),
-        accuracy_before=_held_out_accuracy(before),
-        accuracy_after=_held_out_accuracy(after),
+        accuracy_before=_accuracy(before),
+        accuracy_after=_accuracy(after),
         examples=tuple(ScoreChange(responses[name][0], responses[name][1].text, was[name], now[name]) for name in most),
         work=work,
     )
+
+
+def _accuracy(run: RunFolder) -> float | None:
+    held_out = read_held_out(run)
+    return None if held_out is None else held_out.accuracy
 
 
 def _order(difference: float) -> float:
@@ -250,17 +253,6 @@ def _spearman(old: Sequence[float], new: Sequence[float]) -> float | None:
     if len(set(old)) < 2 or len(set(new)) < 2:
         return None
     return float(spearmanr(old, new).statistic)
-
-
-def _held_out_accuracy(run: RunFolder) -> float | None:
-    path = run.file("reward", "held_out.json")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8")).get("accuracy")
-    except (OSError, ValueError, AttributeError):
-        raise DataError(
-            "cannot be read", where=str(path), remedy=f"rlaif reward --run {run.root} --force makes it anew"
-        ) from None
-    return None if value is None else float(value)
 
 
 # --- the policy -------------------------------------------------------------------------------------------------------
