@@ -48,7 +48,7 @@ def constitution_text(name_or_path: str | Path) -> str:
     return origin + dump_yaml({**head, "principles": principles})
 
 
-def check_constitution(constitution: Constitution, *, methods: Iterable[JudgingMethod], where: str) -> None:
+def refuse_missing_contrast(constitution: Constitution, *, methods: Iterable[JudgingMethod], where: str) -> None:
     """Raises ConstitutionError, pointing at `where`, if a principle lacks the text that a judging method needs."""
     needing = next((method.name for method in methods if method.needs_contrast), None)
     if needing is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import RunConfig
-from rlaif.constitution.load import check_constitution
+from rlaif.constitution.load import refuse_missing_contrast
 from rlaif.core.errors import ConstitutionError, near
 from rlaif.core.progress import Progress
 from rlaif.core.records import (
@@ -145,7 +145,7 @@ def run(
             where=where,
             remedy="give a principle `tests`: a list of prompt, better, worse; the shipped `example` shows how",
         )
-    check_constitution(tested, methods=in_use(config.judge), where=where)
+    refuse_missing_contrast(tested, methods=in_use(config.judge), where=where)
     with opened_models(config, cache) as models:
         # A test is of the wording: a principle that has no weight in the label is tested like every other.
         equal = replace(tested, principles=tuple(replace(p, weight=1.0) for p in tested.principles))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlaif.config import RunConfig
-from rlaif.constitution.load import check_constitution, load_constitution
+from rlaif.constitution.load import load_constitution, refuse_missing_contrast
 from rlaif.core.errors import ConfigError, DataError
 from rlaif.core.evaluation import Summary, read_summary
 from rlaif.core.files import JsonlFile, MetricsLog, R, RunFolder, refuse_no_run
@@ -131,7 +131,7 @@ def load_judge(
         rules, cache = run.constitution, folder.cache_path
     if constitution is not None:
         rules = constitution if isinstance(constitution, Constitution) else load_constitution(constitution)
-    check_constitution(rules, methods=in_use(config.judge), where=rules.name)
+    refuse_missing_contrast(rules, methods=in_use(config.judge), where=rules.name)
     models = [
         lm.open_judge(asking, config.model, cache) if model is None or asking is not config.judge else model
         for asking in askings(config.judge)

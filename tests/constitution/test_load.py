@@ -7,7 +7,7 @@ import pytest
 from rlaif.config import JudgeConfig, PromptSlice
 from rlaif.constitution.edit import edit_file, parse_change, with_changes
 from rlaif.constitution.lint import lint
-from rlaif.constitution.load import by_slice, check_constitution, constitution_text, load_constitution
+from rlaif.constitution.load import by_slice, constitution_text, load_constitution, refuse_missing_contrast
 from rlaif.core.errors import ConfigError, ConstitutionError
 from rlaif.core.records import Comparison, Constitution, Contrast, Message, Principle, PrincipleTest, Prompt, Response
 from rlaif.core.shipped import shipped
@@ -202,16 +202,16 @@ def test_the_text_keeps_its_comments(tmp_path: Path) -> None:
 
 def test_only_the_contrast_method_needs_a_contrast_pair(tmp_path: Path) -> None:
     constitution = load_constitution(write(tmp_path, MINIMAL))
-    check_constitution(constitution, methods=[METHODS["pairwise"]], where="run.yaml")
+    refuse_missing_contrast(constitution, methods=[METHODS["pairwise"]], where="run.yaml")
     with pytest.raises(ConstitutionError, match=r"run\.yaml: .*be-kind"):
-        check_constitution(constitution, methods=[METHODS["contrast"]], where="run.yaml")
+        refuse_missing_contrast(constitution, methods=[METHODS["contrast"]], where="run.yaml")
 
 
 @pytest.mark.parametrize("name", shipped("constitutions"))
 def test_shipped_constitutions_serve_every_method(name: str) -> None:
     constitution = load_constitution(name)
     assert constitution.name == name
-    check_constitution(constitution, methods=[METHODS["contrast"]], where=name)
+    refuse_missing_contrast(constitution, methods=[METHODS["contrast"]], where=name)
 
 
 @pytest.mark.parametrize("name", [name for name in shipped("constitutions") if name != "example"])

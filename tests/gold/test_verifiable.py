@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from rlaif.constitution.load import check_constitution
+from rlaif.constitution.load import refuse_missing_contrast
 from rlaif.gold.pairs import GoldPair, read_gold_set
 from rlaif.gold.verifiable import FACTS, KINDS, NUMBERS, SIZE, UNITS, Made, made
 
@@ -84,7 +84,7 @@ def test_as_gold() -> None:
     assert {pair.tags for pair in gold.pairs} == {(kind,) for kind in KINDS}
     assert 95 < sum(pair.a_is_better for pair in gold.pairs) < 145
     assert gold.constitution is not None
-    check_constitution(gold.constitution, methods=("contrast",), where="")
+    refuse_missing_contrast(gold.constitution, methods=("contrast",), where="")
     assert {pair.principle for pair in gold.pairs} == set(gold.constitution.principles)
 
     def key(pair: GoldPair) -> tuple[str, str, str]:

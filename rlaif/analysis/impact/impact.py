@@ -30,7 +30,7 @@ from rlaif.analysis.impact.relabel import Relabelled, VerdictCount, relabel
 from rlaif.analysis.impact.subject import Subject
 from rlaif.config import STAGES, RunConfig, StageName
 from rlaif.constitution.diff import Difference, diff
-from rlaif.constitution.load import check_constitution, constitution_text, load_constitution
+from rlaif.constitution.load import constitution_text, load_constitution, refuse_missing_contrast
 from rlaif.core.errors import ConfigError
 from rlaif.core.files import RunFolder
 from rlaif.core.progress import Progress
@@ -102,7 +102,7 @@ def impact(subject: Subject, to: str, *, examples: int, progress: Progress, beyo
     # 1. What is to be judged under, and what is to be compared with.
     config, before = subject.config, subject.before
     after, text = load_constitution(to), constitution_text(to)
-    check_constitution(after, methods=in_use(config.judge), where=to)
+    refuse_missing_contrast(after, methods=in_use(config.judge), where=to)
     edit = None if subject.run is None else Edit(subject.run, config, after, text)
     _refuse_incomparable(edit, beyond)
 

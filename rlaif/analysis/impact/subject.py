@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rlaif.analysis.judged_run import judge_on_demand, read_judged_run
 from rlaif.config import RunConfig
-from rlaif.constitution.load import check_constitution, load_constitution
+from rlaif.constitution.load import load_constitution, refuse_missing_contrast
 from rlaif.core.files import RunFolder
 from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, PreferenceLabel
@@ -101,7 +101,7 @@ def of_file(
     """
     found = read_comparisons(path)
     constitution = load_constitution(before)
-    check_constitution(constitution, methods=in_use(config.judge), where=before)
+    refuse_missing_contrast(constitution, methods=in_use(config.judge), where=before)
     subject = Subject(
         source=str(path),
         config=config,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlaif.config import RunConfig
-from rlaif.constitution.load import check_constitution, load_constitution
+from rlaif.constitution.load import load_constitution, refuse_missing_contrast
 from rlaif.core.errors import ConfigError, ConstitutionError, near
 from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, Principle, record_seed
@@ -129,7 +129,7 @@ def constitution_of(config: RunConfig, known: GoldSet, given: Constitution, aske
         found = known.constitution
     else:
         found = replace(given, principles=_named(given, asked.only))
-    check_constitution(found, methods=in_use(config.judge), where=found.name)
+    refuse_missing_contrast(found, methods=in_use(config.judge), where=found.name)
     return found
 
 
