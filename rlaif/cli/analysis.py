@@ -169,9 +169,9 @@ def recover(
     as_json: JsonOption = False,
 ) -> None:
     """Find the principles that explain given labels, and test them on prompts that were held out."""
+    from rlaif.analysis.recover.constitution_file import write
     from rlaif.analysis.recover.recover import Asked
     from rlaif.analysis.recover.recover import recover as recovered
-    from rlaif.analysis.recover.written import write
     from rlaif.constitution.starter import refuse_place
     from rlaif.core.progress import choose
     from rlaif.core.shipped import cache_folder

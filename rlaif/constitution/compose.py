@@ -26,7 +26,7 @@ VERSION: tuple[Keys, ...] = (("version",),)
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class EntryPlace:
     """An entry of `principles`: its file, its number there (from 0), and the lines of that file."""
 
     path: Path
@@ -39,11 +39,11 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ComposedPrinciple:
     """A principle after composition. `sources`: field -> the entry that gave it; "id" -> the one that defined it."""
 
     entry: PrincipleEntry
-    sources: Mapping[str, Source]
+    sources: Mapping[str, EntryPlace]
 
     def place(self, *keys: str | int) -> str:
         """ "file:line" of a field, for example ("contrast", "followed"); of the id without one."""
@@ -57,16 +57,16 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Composed:
+class ComposedConstitution:
     """A constitution file with everything it includes put together."""
 
     path: Path
     file: ConstitutionFile
     lines: Lines
-    principles: tuple[Written, ...]
+    principles: tuple[ComposedPrinciple, ...]
 
 
-def compose(name_or_path: str | Path) -> Composed:
+def compose(name_or_path: str | Path) -> ComposedConstitution:
     """The composed constitution of a file (anything with a "/" or ending in .yaml) or of a shipped one of that name.
 
     Raises ConstitutionError: FileProblems with all problems of the first file that has any, or what made a file
@@ -75,7 +75,7 @@ def compose(name_or_path: str | Path) -> Composed:
     return _compose(find(name_or_path), (), {})
 
 
-def compose_text(text: str, path: Path) -> Composed:
+def compose_text(text: str, path: Path) -> ComposedConstitution:
     """The composed constitution that the file at `path` would be with this text; same errors as `compose`."""
     if (size := len(text.encode("utf-8", "replace"))) > MAX_BYTES:
         raise ConstitutionError(f"{size:,} bytes is more than {MAX_BYTES:,}", where=str(path), remedy="split the file")
@@ -98,14 +98,16 @@ def find(name_or_path: str | Path, folder: Path | None = None) -> Path:
     )
 
 
-def _compose(path: Path, above: tuple[Path, ...], done: dict[str, Composed], text: str | None = None) -> Composed:
+def _compose(
+    path: Path, above: tuple[Path, ...], done: dict[str, ComposedConstitution], text: str | None = None
+) -> ComposedConstitution:
     """`above`: the files whose includes lead here, outermost first. `done`: what was composed already. `text`: what to
     take in place of what stands in the file."""
     found = survey_yaml(read_text(path, ConstitutionError) if text is None else text, as_text=VERSION)
     file, numbers, problems = _read(path, found)
     lines = found.lines
     problems += _contradictions(found)
-    parts: list[Composed] = []
+    parts: list[ComposedConstitution] = []
     inner: ConstitutionError | None = None
     for number, name in enumerate(file.include):
         line = line_of(lines, ("include", number))
@@ -115,7 +117,7 @@ def _compose(path: Path, above: tuple[Path, ...], done: dict[str, Composed], tex
             inner, part = inner or error, None
             if problems:
                 problems.append(Problem(line, "C004", f"include {name!r} does not load", f"mend {error.where} too"))
-        if isinstance(part, Composed):
+        if isinstance(part, ComposedConstitution):
             parts.append(part)
         elif part is not None:
             problems.append(Problem(line, "C004", f"include {name!r}: {part.what}", part.remedy))
@@ -126,7 +128,7 @@ def _compose(path: Path, above: tuple[Path, ...], done: dict[str, Composed], tex
         raise FileProblems(path, problems)
     if inner is not None:
         raise inner
-    done[os.path.realpath(path)] = composed = Composed(path, file, lines, kept)
+    done[os.path.realpath(path)] = composed = ComposedConstitution(path, file, lines, kept)
     return composed
 
 
@@ -159,8 +161,8 @@ def _read(path: Path, found: Document) -> tuple[ConstitutionFile, list[int], lis
 
 
 def _included(
-    name: str, path: Path, chain: tuple[Path, ...], done: dict[str, Composed]
-) -> Composed | ConstitutionError:
+    name: str, path: Path, chain: tuple[Path, ...], done: dict[str, ComposedConstitution]
+) -> ComposedConstitution | ConstitutionError:
     """The included constitution, or why the line that names it is wrong; problems inside of its file are raised."""
     try:
         target = find(name, path.parent)
@@ -181,12 +183,18 @@ def _included(
 
 
 def _merge(
-    path: Path, file: ConstitutionFile, numbers: list[int], lines: Lines, parts: list[Composed], *, sound: bool
-) -> tuple[tuple[Written, ...], list[Problem]]:
+    path: Path,
+    file: ConstitutionFile,
+    numbers: list[int],
+    lines: Lines,
+    parts: list[ComposedConstitution],
+    *,
+    sound: bool,
+) -> tuple[tuple[ComposedPrinciple, ...], list[Problem]]:
     """The principles of the parts and then of the file, and what is wrong with putting them together. `numbers`: where
     the file's principles stand in its list. `sound`: nothing else is wrong, so what is missing is missing."""
     problems: list[Problem] = []
-    included: dict[str, Written] = {}
+    included: dict[str, ComposedPrinciple] = {}
     offered = {written.entry.id for part in parts for written in part.principles}
     disabled = set(file.disable)
     for number, name in enumerate(file.disable):
@@ -206,11 +214,11 @@ def _merge(
                 remedy = f"disable: [{name}] drops both, then write it below; or include only one of the two"
                 problems.append(Problem(line_of(lines, ("include", number)), "C004", text, remedy))
             included[name] = written
-    own: list[Written] = []
+    own: list[ComposedPrinciple] = []
     for number, entry in zip(numbers, file.principles, strict=True):
-        source = Source(path, number, lines)
+        source = EntryPlace(path, number, lines)
         if isinstance(entry, PrincipleEntry) and entry.id not in included:
-            own.append(Written(entry, dict.fromkeys(_given(entry), source)))
+            own.append(ComposedPrinciple(entry, dict.fromkeys(_given(entry), source)))
         elif isinstance(entry, OverrideEntry) and entry.id in included:
             included[entry.id] = _overridden(included[entry.id], entry, source)
         else:
@@ -228,16 +236,16 @@ def _merge(
     return principles, problems
 
 
-def _origin(written: Written) -> str:
+def _origin(written: ComposedPrinciple) -> str:
     """Where it was defined and, if so, in which files it was changed."""
     changed = ", ".join(map(str, written.paths[1:]))
     return f"{written.place()}{f', changed in {changed}' if changed else ''}"
 
 
-def _overridden(written: Written, change: OverrideEntry, source: Source) -> Written:
+def _overridden(written: ComposedPrinciple, change: OverrideEntry, source: EntryPlace) -> ComposedPrinciple:
     given = [name for name in _given(change) if name not in ("id", "override")]
     entry = written.entry.model_copy(update={name: getattr(change, name) for name in given})
-    return Written(entry, {**written.sources, **dict.fromkeys(given, source)})
+    return ComposedPrinciple(entry, {**written.sources, **dict.fromkeys(given, source)})
 
 
 def _given(entry: PrincipleEntry | OverrideEntry) -> list[str]:
@@ -246,7 +254,11 @@ def _given(entry: PrincipleEntry | OverrideEntry) -> list[str]:
 
 
 def _clash(
-    entry: PrincipleEntry | OverrideEntry, source: Source, included: Mapping[str, Written], disabled: bool, hinted: bool
+    entry: PrincipleEntry | OverrideEntry,
+    source: EntryPlace,
+    included: Mapping[str, ComposedPrinciple],
+    disabled: bool,
+    hinted: bool,
 ) -> Problem:
     """An id that is taken, or an override of something that is not there."""
     if isinstance(entry, PrincipleEntry):

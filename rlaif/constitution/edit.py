@@ -39,7 +39,7 @@ DEEPEST = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FieldEdit:
     """One field set: `keys` within the principle, or within the file if `principle` is None; None removes it."""
 
     principle: str | None
@@ -52,7 +52,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Edited:
+class EditResult:
     """The constitution before and after an edit, and whether the file is another one now."""
 
     old: Constitution
@@ -60,7 +60,7 @@ class Edited:
     written: bool
 
 
-def parse_change(text: str) -> Change:
+def parse_change(text: str) -> FieldEdit:
     """The change in "no-crime.weight=2" or "version=2". Texts are taken literally, but may be in YAML's quotes; other
     values are YAML; null removes the field."""
     name, equals, value = text.partition("=")
@@ -75,10 +75,10 @@ def parse_change(text: str) -> Change:
     parsed: Any = parse_scalar(value)
     if keys[-1] in TEXTS and parsed is not None and not (isinstance(parsed, str) and value.strip()[:1] in ('"', "'")):
         parsed = value.strip()
-    return Change(None, tuple(keys), parsed) if whole else Change(str(keys[0]), tuple(keys[1:]), parsed)
+    return FieldEdit(None, tuple(keys), parsed) if whole else FieldEdit(str(keys[0]), tuple(keys[1:]), parsed)
 
 
-def edit_file(path: Path, edit: Callable[[str, Path], str]) -> Edited:
+def edit_file(path: Path, edit: Callable[[str, Path], str]) -> EditResult:
     """The constitution before and after `edit`, a function of the file's text and path, has changed the text.
 
     The file is written in one step, and only if what comes out of it loads; the errors are those of `compose`. A link
@@ -101,10 +101,10 @@ def edit_file(path: Path, edit: Callable[[str, Path], str]) -> Edited:
         if not target.stat().st_mode & stat.S_IWUSR or not os.access(target, os.W_OK):
             raise ConstitutionError("is read-only", where=str(path), remedy="allow writing: chmod u+w, or edit a copy")
         write_atomic(target, start + (changed.replace("\n", "\r\n") if windows else changed))
-    return Edited(old, new, changed != text)
+    return EditResult(old, new, changed != text)
 
 
-def with_changes(text: str, path: Path, changes: Iterable[Change]) -> str:
+def with_changes(text: str, path: Path, changes: Iterable[FieldEdit]) -> str:
     """The text with every change made, in their order. A principle that the file only includes gets an entry with
     `override: true`. Whether the result loads is not looked at."""
 
@@ -150,7 +150,7 @@ def without_principle(text: str, path: Path, id: str) -> str:
     return _checked(changed, {**data, "principles": rest}, text, where, path, f"principle {id!r}")
 
 
-def _with_change(text: str, path: Path, change: Change, composed: Callable[[], Mapping[str, PrincipleEntry]]) -> str:
+def _with_change(text: str, path: Path, change: FieldEdit, composed: Callable[[], Mapping[str, PrincipleEntry]]) -> str:
     """`composed`: the principles of the file and those that it includes, as they were at first."""
     data = _data(text, path)
     keys, value = change.keys, change.value

@@ -17,13 +17,13 @@ Version = Annotated[Text, WithJsonSchema({"type": ["string", "number"], "minLeng
 """A number is read as the text that stands there (`compose.VERSION`)."""
 
 
-class Table(BaseModel):
+class StrictTable(BaseModel):
     """A mapping with known keys only, whose values are not converted: true is no text."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Example(Table):
+class ExampleEntry(StrictTable):
     """A request, answered as the principle wants it and as it does not."""
 
     prompt: Text
@@ -31,15 +31,17 @@ class Example(Table):
     violated: Text
 
 
-class ContrastPair(Table):
+class ContrastEntry(StrictTable):
     """Two system prompts that differ in the behaviour alone; judge.method: contrast needs them."""
 
     followed: Text = Field(description="system prompt of an assistant that follows the principle")
     violated: Text = Field(description="system prompt of an assistant that violates it, as long and built alike")
-    examples: list[Example] = Field([], description="both assistants at work, with answers of about the same length")
+    examples: list[ExampleEntry] = Field(
+        [], description="both assistants at work, with answers of about the same length"
+    )
 
 
-class Test(Table):
+class TestEntry(StrictTable):
     """A unit test: under the principle `better` should win."""
 
     prompt: Text
@@ -47,7 +49,7 @@ class Test(Table):
     worse: Text
 
 
-class _Fields(Table):
+class _Fields(StrictTable):
     """What every principle may have and an override may change."""
 
     rationale: Prose = Field("", description="why the rule is there; no model sees it")
@@ -57,8 +59,8 @@ class _Fields(Table):
     critique: Text | None = Field(None, description="own wording: what to look for in an answer")
     revision: Text | None = Field(None, description="own wording: how to rewrite the answer")
     comparison: Text | None = Field(None, description="own wording: the question about two answers, for the better one")
-    contrast: ContrastPair | None = None
-    tests: list[Test] = Field([], description="pairs of answers of which the principle should decide")
+    contrast: ContrastEntry | None = None
+    tests: list[TestEntry] = Field([], description="pairs of answers of which the principle should decide")
 
 
 class PrincipleEntry(_Fields):
@@ -86,7 +88,7 @@ Entry = Annotated[
 ]
 
 
-class ConstitutionFile(Table):
+class ConstitutionFile(StrictTable):
     """A constitution: principles of its own, and those of the constitutions that it includes."""
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["principles"]}, {"required": ["include"]}]})

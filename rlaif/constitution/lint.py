@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rlaif.constitution.compose import Composed, Written, compose
-from rlaif.constitution.format import Test
+from rlaif.constitution.compose import ComposedConstitution, ComposedPrinciple, compose
+from rlaif.constitution.format import TestEntry
 from rlaif.constitution.problems import FileProblems, default_remedy
 from rlaif.constitution.wording import asks_for_worse, double_negation, near_duplicates, negation, negations
 from rlaif.core.errors import ConstitutionError
@@ -104,7 +104,7 @@ def lint(name_or_path: str | Path) -> list[LintFinding]:
     return sorted(found, key=_position)
 
 
-def _finding(written: Written, found: Found) -> LintFinding:
+def _finding(written: ComposedPrinciple, found: Found) -> LintFinding:
     code, keys, message = found
     rule = RULES[code]
     return LintFinding(code, rule.severity, written.place(*keys), written.entry.id, message, rule.remedy)
@@ -118,14 +118,14 @@ def _position(finding: LintFinding) -> tuple[str, int, str]:
 # --- one principle ----------------------------------------------------------------------------------------------------
 
 
-def _principle(written: Written) -> Iterator[Found]:
+def _principle(written: ComposedPrinciple) -> Iterator[Found]:
     yield from _missing(written)
     yield from _wording(written)
     yield from _contrast(written)
     yield from _tests(written)
 
 
-def _missing(written: Written) -> Iterator[Found]:
+def _missing(written: ComposedPrinciple) -> Iterator[Found]:
     entry = written.entry
     if entry.contrast is None:
         yield "C101", (), "has no contrast pair, so judge.method: contrast, the default, refuses this constitution"
@@ -138,7 +138,7 @@ def _missing(written: Written) -> Iterator[Found]:
         yield "C104", ("weight",), "has weight 0: it is never drawn and never judged"
 
 
-def _wording(written: Written) -> Iterator[Found]:
+def _wording(written: ComposedPrinciple) -> Iterator[Found]:
     entry = written.entry
     for name in ("statement", "critique", "revision", "comparison"):
         words = double_negation(getattr(entry, name) or "")
@@ -175,7 +175,7 @@ def _texts(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
             yield from _texts(part, (*keys, key))
 
 
-def _contrast(written: Written) -> Iterator[Found]:
+def _contrast(written: ComposedPrinciple) -> Iterator[Found]:
     pair = written.entry.contrast
     if pair is None:
         return
@@ -195,7 +195,7 @@ def _differ(a: int, b: int, ratio: float, least: int) -> bool:
     return abs(a - b) >= least and max(a, b) > ratio * min(a, b)
 
 
-def _tests(written: Written) -> Iterator[Found]:
+def _tests(written: ComposedPrinciple) -> Iterator[Found]:
     entry = written.entry
     if len(entry.tests) >= MIN_TESTS and (side := _always(entry.tests)) is not None:
         yield "C304", ("tests",), f"tests: better is always the {side} answer"
@@ -205,7 +205,7 @@ def _tests(written: Written) -> Iterator[Found]:
             yield "C305", ("tests", number), f"tests.{number}: the prompt is also that of a contrast example"
 
 
-def _always(tests: Sequence[Test]) -> str | None:
+def _always(tests: Sequence[TestEntry]) -> str | None:
     """ "shorter" or "longer" if the better answer is that in every test."""
     differences = [len(test.better) - len(test.worse) for test in tests]
     if all(difference < 0 for difference in differences):
@@ -216,7 +216,7 @@ def _always(tests: Sequence[Test]) -> str | None:
 # --- principles together ----------------------------------------------------------------------------------------------
 
 
-def _together(composed: Composed) -> Iterator[tuple[int, Found]]:
+def _together(composed: ComposedConstitution) -> Iterator[tuple[int, Found]]:
     """(number of the principle, finding) for what only several principles show."""
     entries = [written.entry for written in composed.principles]
     weights = [entry.weight for entry in entries]

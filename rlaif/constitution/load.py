@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import PromptSlice
-from rlaif.constitution.compose import Composed, compose
+from rlaif.constitution.compose import ComposedConstitution, compose
 from rlaif.constitution.diff import JudgingMethod
-from rlaif.constitution.format import ContrastPair, PrincipleEntry
+from rlaif.constitution.format import ContrastEntry, PrincipleEntry
 from rlaif.core.errors import ConfigError, ConstitutionError, near
 from rlaif.core.records import Constitution, Contrast, ContrastExample, Principle, PrincipleTest
 from rlaif.core.yaml import dump_yaml
@@ -25,7 +25,7 @@ def load_constitution(name_or_path: str | Path) -> Constitution:
     return as_record(compose(name_or_path))
 
 
-def as_record(composed: Composed) -> Constitution:
+def as_record(composed: ComposedConstitution) -> Constitution:
     """The constitution as the other parts of rlaif use it."""
     file = composed.file
     principles = tuple(_principle(written.entry) for written in composed.principles)
@@ -106,6 +106,6 @@ def _principle(entry: PrincipleEntry) -> Principle:
     )
 
 
-def _contrast(pair: ContrastPair) -> Contrast:
+def _contrast(pair: ContrastEntry) -> Contrast:
     examples = tuple(ContrastExample(e.prompt, e.followed, e.violated) for e in pair.examples)
     return Contrast(pair.followed, pair.violated, examples)

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from rlaif.constitution.format import (
     ConstitutionFile,
-    ContrastPair,
-    Example,
+    ContrastEntry,
+    ExampleEntry,
     OverrideEntry,
     PrincipleEntry,
-    Table,
-    Test,
+    StrictTable,
+    TestEntry,
     slug,
 )
 from rlaif.core.errors import ConstitutionError
@@ -160,16 +160,16 @@ def _nearest(location: Location, data: dict[Any, Any]) -> str | None:
 
 
 @lru_cache(maxsize=1000)
-def _nearest_key(name: str, table: type[Table]) -> str | None:
+def _nearest_key(name: str, table: type[StrictTable]) -> str | None:
     return next(iter(difflib.get_close_matches(name, table.model_fields, n=1, cutoff=0.5)), None)
 
 
-def _table(location: Location, data: dict[Any, Any]) -> type[Table]:
+def _table(location: Location, data: dict[Any, Any]) -> type[StrictTable]:
     """The table that the last part of `location` stands in."""
     if len(location) < 3:
         return ConstitutionFile
     if location[2:4] == ("contrast", "examples") and len(location) > 5:
-        return Example
+        return ExampleEntry
     if len(location) > 3 and location[2] in ("contrast", "tests"):
-        return ContrastPair if location[2] == "contrast" else Test
+        return ContrastEntry if location[2] == "contrast" else TestEntry
     return OverrideEntry if data["principles"][location[1]].get("override") is True else PrincipleEntry

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
 
-from rlaif.constitution.compose import Composed, Written
+from rlaif.constitution.compose import ComposedConstitution, ComposedPrinciple
 from rlaif.constitution.diff import Change, FieldChange, JudgingMethod, diff
-from rlaif.constitution.exchange.formats import Imported
+from rlaif.constitution.exchange.formats import ImportResult
 from rlaif.constitution.exchange.source import shown
 from rlaif.core.records import Constitution, Contrast
 
@@ -15,7 +15,7 @@ MOST_RENAMED = 5
 MARKS = {"added": "+", "dropped": "-", "renamed": "~", "changed": "~"}
 
 
-def constitution_lines(composed: Composed, width: int) -> Iterator[str]:
+def constitution_lines(composed: ComposedConstitution, width: int) -> Iterator[str]:
     """The lines of a whole constitution, with what it includes; no line is much longer than `width`."""
     file, principles = composed.file, composed.principles
     tests = sum(len(written.entry.tests) for written in principles)
@@ -29,7 +29,7 @@ def constitution_lines(composed: Composed, width: int) -> Iterator[str]:
             yield f"   {'from':<10}  {_origin(written)}"
 
 
-def _principle(number: int, written: Written, share: float, width: int) -> Iterator[str]:
+def _principle(number: int, written: ComposedPrinciple, share: float, width: int) -> Iterator[str]:
     entry = written.entry
     facts = [f"{number}. {entry.id}", f"tier {entry.priority}", f"weight {entry.weight:g} ({share:.0%})"]
     facts += [f"tags {_line(', '.join(entry.tags))}"] if entry.tags else []
@@ -44,7 +44,7 @@ def _principle(number: int, written: Written, share: float, width: int) -> Itera
             yield from _wrapped(text, width, f"   {name:<10}  ")
 
 
-def _origin(written: Written) -> str:
+def _origin(written: ComposedPrinciple) -> str:
     """ "base.yaml, mine.yaml (statement, weight)": where it was defined, then what was changed where."""
     defined, *later = written.paths
     changed = (
@@ -138,7 +138,7 @@ def _contrast_texts(pair: Contrast | None) -> dict[str, str]:
     return texts
 
 
-def imported_lines(found: Imported, methods: Sequence[str], width: int) -> Iterator[str]:
+def imported_lines(found: ImportResult, methods: Sequence[str], width: int) -> Iterator[str]:
     """What was written, what was left out, what to know about it, what it works with (`methods` are the judging methods
     that take it) and what to do next."""
     count = len(found.constitution.principles)

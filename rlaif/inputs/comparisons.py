@@ -66,7 +66,7 @@ class GivenPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Repeated:
+class RepeatedLine:
     """A line that was left out: its pair, in either order, stands in the line `first` too. `agrees` says whether it
     has the same label."""
 
@@ -76,7 +76,7 @@ class Repeated:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOutLine:
     """A line that is well formed and compares nothing, such as one with a blank answer."""
 
     line: int
@@ -89,8 +89,8 @@ class ComparisonFile:
 
     path: Path
     pairs: tuple[GivenPair, ...]
-    repeated: tuple[Repeated, ...]
-    left_out: tuple[LeftOut, ...] = ()
+    repeated: tuple[RepeatedLine, ...]
+    left_out: tuple[LeftOutLine, ...] = ()
 
     def notes(self) -> list[str]:
         """What a reader should be told before any number: how many lines were left out, which and why."""
@@ -115,7 +115,7 @@ def read_comparisons(path: Path) -> ComparisonFile:
     different conversations) is left out. Raises DataError that names every wrong line (up to 20) with its field.
     """
     pairs: list[GivenPair] = []
-    left_out: list[LeftOut] = []
+    left_out: list[LeftOutLine] = []
     problems: list[tuple[int, DataError]] = []
     try:
         for number, row in json_lines(path):
@@ -124,7 +124,7 @@ def read_comparisons(path: Path) -> ComparisonFile:
                     try:
                         pairs.append(_pair(part, number))
                     except ComparesNothing as problem:
-                        left = LeftOut(number, problem.what)
+                        left = LeftOutLine(number, problem.what)
                         left_out += [left] if left_out[-1:] != [left] else []
             except DataError as problem:
                 problems.append((number, problem))
@@ -245,7 +245,7 @@ def _record(kind: type[Any], row: dict[str, Any]) -> Any:
         ) from None
 
 
-def _without_repeated(pairs: Iterable[GivenPair]) -> tuple[tuple[GivenPair, ...], tuple[Repeated, ...]]:
+def _without_repeated(pairs: Iterable[GivenPair]) -> tuple[tuple[GivenPair, ...], tuple[RepeatedLine, ...]]:
     """The first of equal pairs, in either order, and what was left out."""
     kept: dict[tuple[str, str, str], GivenPair] = {}
     repeated = []
@@ -256,7 +256,7 @@ def _without_repeated(pairs: Iterable[GivenPair]) -> tuple[tuple[GivenPair, ...]
         if first is not pair:
             turned = first.comparison.a.id != comparison.a.id and pair.prob_a is not None
             told = 1 - pair.prob_a if turned and pair.prob_a is not None else pair.prob_a
-            repeated.append(Repeated(pair.line, first.line, told == first.prob_a))
+            repeated.append(RepeatedLine(pair.line, first.line, told == first.prob_a))
     return tuple(kept.values()), tuple(repeated)
 
 

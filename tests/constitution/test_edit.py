@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.constitution.edit import (
-    Change,
+    FieldEdit,
     edit_file,
     parse_change,
     with_changes,
@@ -130,11 +130,11 @@ def test_long_texts_are_folded_and_keep_the_comment_of_their_line() -> None:
 
 
 def test_texts_are_taken_as_they_are_unless_quoted() -> None:
-    assert parse_change("a.statement=yes: no # maybe") == Change("a", ("statement",), "yes: no # maybe")
-    assert parse_change('a.statement="two\\nlines"') == Change("a", ("statement",), "two\nlines")
-    assert parse_change("a.statement=1.50") == Change("a", ("statement",), "1.50")
-    assert parse_change("a.weight=1.50") == Change("a", ("weight",), 1.5)
-    assert parse_change("version=1.10") == Change(None, ("version",), "1.10")
+    assert parse_change("a.statement=yes: no # maybe") == FieldEdit("a", ("statement",), "yes: no # maybe")
+    assert parse_change('a.statement="two\\nlines"') == FieldEdit("a", ("statement",), "two\nlines")
+    assert parse_change("a.statement=1.50") == FieldEdit("a", ("statement",), "1.50")
+    assert parse_change("a.weight=1.50") == FieldEdit("a", ("weight",), 1.5)
+    assert parse_change("version=1.10") == FieldEdit(None, ("version",), "1.10")
     assert parse_change("a.comparison=null").value is None
     assert parse_change("a.comparison='null'").value == "null"
     assert parse_change("a.tests.0.better={{ 7*7 }}").value == "{{ 7*7 }}"
@@ -376,7 +376,7 @@ def only_the_principle_changes(text: str, draw: st.DataObject) -> None:
     value = draw.draw(kinds[name] if name == "statement" else st.none() | kinds[name])
     wanted = data(text)
     id = wanted["principles"][number]["id"]
-    new = with_changes(text, Path("mine.yaml"), [Change(id, (name,), value)])
+    new = with_changes(text, Path("mine.yaml"), [FieldEdit(id, (name,), value)])
     wanted["principles"][number] = {**wanted["principles"][number], name: value}
     if value is None:
         del wanted["principles"][number][name]
@@ -398,8 +398,8 @@ def test_there_and_back_is_the_same_meaning(draw: st.DataObject) -> None:
     name = draw.draw(st.sampled_from(sorted(kinds)))
     old = next(entry for entry in data(MINE)["principles"] if entry["id"] == id).get(name)
     path = Path("mine.yaml")
-    new = with_changes(MINE, path, [Change(id, (name,), draw.draw(kinds[name]))])
-    assert data(with_changes(new, path, [Change(id, (name,), old)])) == data(MINE)
+    new = with_changes(MINE, path, [FieldEdit(id, (name,), draw.draw(kinds[name]))])
+    assert data(with_changes(new, path, [FieldEdit(id, (name,), old)])) == data(MINE)
 
 
 @pytest.mark.parametrize("file", [*LIKE, None])

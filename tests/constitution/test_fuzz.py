@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlaif.constitution.format import ConstitutionFile, ContrastPair, OverrideEntry, PrincipleEntry
+from rlaif.constitution.format import ConstitutionFile, ContrastEntry, OverrideEntry, PrincipleEntry
 from rlaif.constitution.lint import lint
 from rlaif.constitution.load import constitution_text, load_constitution
 from rlaif.core.errors import ConstitutionError
@@ -29,7 +29,7 @@ KEYS = sorted(
         *ConstitutionFile.model_fields,
         *PrincipleEntry.model_fields,
         *OverrideEntry.model_fields,
-        *ContrastPair.model_fields,
+        *ContrastEntry.model_fields,
     }
 )
 words = st.text(max_size=8) | st.sampled_from(["a", "b-1", "1", "example"])

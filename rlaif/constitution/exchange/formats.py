@@ -34,7 +34,7 @@ FORMATS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """What an import wrote, and from what. `renamed`: the source's id -> the one here."""
 
     file: str
@@ -46,7 +46,7 @@ class Imported:
     renamed: tuple[tuple[str, str], ...]
 
 
-def import_file(path: Path, out: Path, *, name: str | None = None, format: str | None = None) -> Imported:
+def import_file(path: Path, out: Path, *, name: str | None = None, format: str | None = None) -> ImportResult:
     """Writes the constitution of a file of another format to `out`, which must not exist yet and end in .yaml."""
     refuse_place(out)
     source = read_source(path)
@@ -66,7 +66,7 @@ def import_file(path: Path, out: Path, *, name: str | None = None, format: str |
         ) from None
     write_atomic(out, text)
     renamed = tuple((old, new) for old, new in draft.renamed if old)
-    return Imported(str(out), str(path), kind, constitution, dict(draft.left_out), tuple(draft.notes), renamed)
+    return ImportResult(str(out), str(path), kind, constitution, dict(draft.left_out), tuple(draft.notes), renamed)
 
 
 def export_file(constitution: Constitution, out: Path, format: str) -> dict[str, int]:

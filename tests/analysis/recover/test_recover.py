@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 
 from rlaif.analysis.recover.answer import answer
+from rlaif.analysis.recover.constitution_file import constitution_file
 from rlaif.analysis.recover.measure import accuracy
 from rlaif.analysis.recover.recover import Asked, Recovery
 from rlaif.analysis.recover.split import prompt_groups, split_labels
-from rlaif.analysis.recover.written import constitution_file
 from rlaif.core.errors import ConfigError, ConstitutionError, DataError, ModelError
 from rlaif.core.records import Comparison, Failure, Message, Principle, Prompt, Response
 from rlaif.inputs.comparisons import read_comparisons

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlaif.constitution.exchange.draft import Draft, topic
-from rlaif.constitution.exchange.formats import FORMATS, Imported, export_file, import_file
+from rlaif.constitution.exchange.formats import FORMATS, ImportResult, export_file, import_file
 from rlaif.constitution.format import MAX_ID, slug
 from rlaif.constitution.lint import lint
 from rlaif.constitution.load import load_constitution
@@ -90,7 +90,7 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
-def imported(folder: Path, file: str, content: Any, **options: Any) -> Imported:
+def imported(folder: Path, file: str, content: Any, **options: Any) -> ImportResult:
     return import_file(write(folder / file, content), folder / "out.yaml", **options)
 
 
@@ -504,7 +504,7 @@ def test_any_json_imports_or_is_an_error(tmp_path: Path, data: Any, format: str 
         assert load_constitution(folder / "out.yaml").principles
 
 
-def statements(found: Imported) -> list[str]:
+def statements(found: ImportResult) -> list[str]:
     return [principle.statement for principle in found.constitution.principles]
 
 
