@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from rlaif.config import AskingConfig, JudgeConfig
@@ -147,7 +148,8 @@ def import_results(folder: Path, results: Sequence[Path]) -> ImportOutcome:
         cache = CachedModel(_silent("import"), run.cache_path / JUDGE_CACHE)
         try:
             for path in results:
-                for part in _parts(read_results(path)):
+                lines = read_results(path)
+                while part := list(islice(lines, ROWS_AT_ONCE)):
                     _take_in(part, judge, cache, waiting, lost, found)
         finally:
             done = cache.holds(list(waiting))
@@ -194,16 +196,6 @@ def _take_in(
                 lost[result.key] = answer.failure
     cache.keep(fresh)
     found.imported += len(fresh)
-
-
-def _parts(results: Iterator[Result]) -> Iterator[list[Result]]:
-    part: list[Result] = []
-    for result in results:
-        part.append(result)
-        if len(part) == ROWS_AT_ONCE:
-            yield part
-            part = []
-    yield part
 
 
 def _endpoint(judge: JudgeConfig, member: str) -> Endpoint:

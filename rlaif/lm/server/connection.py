@@ -91,7 +91,8 @@ class Connection:
         """What `read` makes of the server's answer to a POST of `body`, or to a GET where there is none.
 
         `tries` at most, or as many as the connection has; none after the first while `ending()`. Raises Refused,
-        NoAnswer, and what `read` raises, but for BrokenReply, which is tried again.
+        NoAnswer, ValueError for an answer that makes no sense, and what `read` raises, but for BrokenReply, which is
+        tried again.
         """
         most, done = self._tries if tries is None else tries, 0
         while True:
@@ -138,6 +139,8 @@ class Connection:
                 if type(cause).__name__ == "ConnectError":
                     raise _Fault(shorten(str(cause)), unreachable=True) from None
                 raise _Fault(f"connection lost ({shorten(str(cause))})") from None
+            except openai.OpenAIError as problem:  # whatever else the SDK finds wrong with an answer
+                raise ValueError(str(problem)) from None
             except BrokenReply as problem:
                 raise _Fault(str(problem)) from None
             self._pace.answered()

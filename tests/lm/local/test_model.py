@@ -280,8 +280,16 @@ def test_choices_are_answered_in_order_and_those_too_long_are_failures(model: Lo
             assert answer.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
 
 
-def test_nothing_asked_nothing_answered(model: LocalModel) -> None:
-    assert (model.ask([]), model.ask([]), model.ask([])) == ([], [], [])
+def test_a_batch_may_be_empty_or_hold_requests_of_every_kind(model: LocalModel) -> None:
+    assert model.ask([]) == []
+    score, choice, generate = ScoreRequest(chat("Hi"), "Yes."), ChoiceRequest(chat("Hi"), ("A", "B")), ask("Hi")
+    mixed = model.ask([generate, score, choice, ask("Why?"), score])
+    assert mixed == [
+        *model.ask([generate]),
+        *model.ask([score]),
+        *model.ask([choice]),
+        *model.ask([ask("Why?"), score]),
+    ]
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
