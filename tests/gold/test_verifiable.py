@@ -11,6 +11,7 @@ import pytest
 from rlaif.constitution.load import refuse_missing_contrast
 from rlaif.gold.pairs import GoldPair, read_gold_set
 from rlaif.gold.verifiable import FACTS, KINDS, NUMBERS, SIZE, UNITS, Made, made
+from rlaif.judge.methods.table import METHODS
 
 ALL = made()
 
@@ -84,7 +85,7 @@ def test_as_gold() -> None:
     assert {pair.tags for pair in gold.pairs} == {(kind,) for kind in KINDS}
     assert 95 < sum(pair.a_is_better for pair in gold.pairs) < 145
     assert gold.constitution is not None
-    refuse_missing_contrast(gold.constitution, methods=("contrast",), where="")
+    refuse_missing_contrast(gold.constitution, methods=[METHODS["contrast"]], where="")
     assert {pair.principle for pair in gold.pairs} == set(gold.constitution.principles)
 
     def key(pair: GoldPair) -> tuple[str, str, str]:
