@@ -65,6 +65,8 @@ def friendly(command: Command) -> Command:
                 print(_interrupted(resumable="resume" in kwargs), file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
 
+    # A line's end in a docstring is no line's end in the help.
+    wrapper.__doc__ = "\n\n".join(" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
     return wrapper
 
 
