@@ -32,7 +32,7 @@ from rlaif.lm.local.load import encode_chat, load_model, load_tokenizer, resolve
 from rlaif.stages.ppo import step_prompts
 from rlaif.training.ppo.local_sampler import LocalSampler
 from rlaif.training.ppo.policy_model import PolicyModel
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.sources import Rewards
 
 HERE = Path(__file__).parent

@@ -24,7 +24,7 @@ from rlaif.config import PpoConfig
 from rlaif.core.records import Message, Prompt
 from rlaif.lm.local.load import LoadedModel
 from rlaif.training.ppo.policy_model import PolicyModel
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.sources import Rewards
 
 PHASES = ("generate", "score", "optimise")

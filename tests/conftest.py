@@ -24,3 +24,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random Llama with its tokenizer."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def sft_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a LoRA adapter with an effect on the tiny model."""
+    import torch
+    from peft import get_peft_model
+
+    from rlaif.config import LoraTable, ModelConfig
+    from rlaif.lm.local.load import load_model, lora_config
+
+    folder = tmp_path_factory.mktemp("sft") / "adapter"
+    model = load_model(ModelConfig(source=str(tiny_model), dtype="float32", device="cpu")).model
+    torch.manual_seed(1)
+    peft_model = get_peft_model(model, lora_config(LoraTable()))  # type: ignore[call-arg]
+    for name, parameter in peft_model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.02)
+    peft_model.save_pretrained(str(folder))
+    return folder

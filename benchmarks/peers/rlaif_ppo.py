@@ -20,7 +20,7 @@ from rlaif.core.records import Message, Prompt
 from rlaif.inputs.prompt_sets import split_prompts
 from rlaif.lm.local.load import encode_chat, load_model, load_tokenizer, resolve
 from rlaif.training.ppo.policy_model import PolicyModel
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.model import RewardModel
 from rlaif.training.rewards.sources import Rewards, Source
 

@@ -1,39 +1,35 @@
 """`ppo`: the SFT policy learns to score higher, with a KL penalty that keeps it near the SFT policy.
 
 The loop, in order: sample -> measure (log-probs, reference, values, score) -> advantages -> clipped updates -> log.
-Departures from InstructGPT (arXiv 2203.02155):
-1. Policy, critic, reward model and reference are LoRA adapters on one frozen copy of the SFT weights.
-2. The critic starts from a zero head on the SFT body, or (`value: trunk`) shares the policy's trunk.
-3. No pre-training gradients are mixed in.
-All randomness comes from (run seed, step, place), so a run that is cut and resumed equals the uncut one.
+training/ppo/step.py is its body, and says what departs from the papers. All randomness comes from (run seed, step,
+place), so a run that is cut and resumed equals the uncut one.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlaif.config import PpoConfig, RunConfig
-from rlaif.core.errors import ConfigError
+from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.files import MetricsLog
 from rlaif.core.launch import sharded
 from rlaif.core.records import Prompt, Response, record_seed
 from rlaif.lm.local.load import LoadedModel, encode_chat, load_model
 from rlaif.stages.context import StageContext
-from rlaif.training import checkpoint as checkpoints
+from rlaif.training.ppo import checkpoint as checkpoints
 from rlaif.training.ppo.faults import SpoiltError, hopeless, stopped
 from rlaif.training.ppo.local_sampler import LocalSampler, Sampler
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.processes import Processes, launched_processes
-from rlaif.training.ppo.prompts import answered, fitting
 from rlaif.training.ppo.rollout import NotFiniteError, RolloutBatch, Rollouts, SamplingError
+from rlaif.training.ppo.schedule import fitting, set_aside, step_prompts
 from rlaif.training.ppo.server_sampler import ServerSampler, open_server
-from rlaif.training.ppo.trainer import PpoTrainer
-from rlaif.training.ppo.validation import Validation, load_gold, set_aside
+from rlaif.training.ppo.step import PpoTrainer
+from rlaif.training.ppo.validation import Validation, load_gold
 from rlaif.training.rewards.by_judge import JudgeReward
 from rlaif.training.rewards.sources import Rewards, part_values
 
@@ -58,7 +54,7 @@ def run(context: StageContext) -> dict[str, float]:
     # lies, only the stage's record can be missing.
     adapter, checkpoint = context.folder / "adapter", context.folder / "checkpoint"
     done = processes.from_first(adapter.exists)
-    start = config.steps if done else trainer.restore(checkpoint)
+    start = config.steps if done else trainer.state.restore(checkpoint)
     if processes.first:
         context.metrics.keep_before(start)
         _rollout_log(context).keep_before(start)
@@ -126,7 +122,7 @@ def _train(
             with _kept(context, trainer, step + 1, checkpoint):
                 _validate(context, validation, trainer, step + 1)
             if (step + 1) % config.save_steps == 0 or step + 1 == config.steps or validation.over:
-                trainer.save(checkpoint, step + 1)
+                trainer.state.save(checkpoint, step + 1)
                 validation.forget()
             task.advance(1, f"score {row['score']:+.2f} kl {row['kl']:.1f} tokens {row['length']:.0f}")
 
@@ -164,8 +160,14 @@ def _judge_reward(context: StageContext, processes: Processes) -> JudgeReward:
 
 
 def _answered(prompts: Sequence[Prompt], judge: JudgeReward, context: StageContext) -> list[Prompt]:
-    """The prompts that the judge has something to compare with; the others are said."""
-    found = answered(prompts, judge.references)
+    """The prompts that the judge has something to compare with; the others are said. StageError without any."""
+    found = [prompt for prompt in prompts if prompt.id in judge.references]
+    if not found:
+        raise StageError(
+            f"none of {len(prompts)} prompts has an answer of the SFT policy for the judge to compare with",
+            where="ppo.reward: judge",
+            remedy="the label stage samples them: redo it with --force, or set ppo.reward: model",
+        )
     if len(found) < len(prompts):
         context.progress.say(f"  {len(prompts) - len(found)} prompts have no answers from label and are left out")
     return found
@@ -195,10 +197,10 @@ def _kept(context: StageContext, trainer: PpoTrainer, done: int, checkpoint: Pat
     try:
         yield
     except BaseException as problem:
-        if trainer.finished == done > trainer.saved and not isinstance(problem, SpoiltError):
+        if trainer.state.finished == done > trainer.state.saved and not isinstance(problem, SpoiltError):
             with suppress(Exception):  # the disk may be what is wrong, and what stopped the work is the error to tell
-                trainer.save(checkpoint, done)
-        context.progress.say(f"  ppo: {trainer.saved} of {trainer.config.steps} steps are kept")
+                trainer.state.save(checkpoint, done)
+        context.progress.say(f"  ppo: {trainer.state.saved} of {trainer.config.steps} steps are kept")
         raise
 
 
@@ -231,24 +233,6 @@ def _counts(rows: Sequence[dict[str, Any]], config: PpoConfig, prompts: int, too
     for name in ("score", "kl", "length", "eos_rate", "entropy"):
         counts |= {f"{name}_first": rows[0][name], f"{name}_last": rows[-1][name]}
     return {name: float(value) for name, value in counts.items()}
-
-
-def step_prompts(prompts: Sequence[Prompt], config: PpoConfig, seed: int, step: int) -> list[Prompt]:
-    """The prompts of one step: the next ones of an endless sequence of seeded shuffles, each
-    `samples_per_prompt` times."""
-    count = config.batch_size // config.samples_per_prompt
-    chosen = []
-    for place in range(step * count, (step + 1) * count):
-        epoch, index = divmod(place, len(prompts))
-        chosen += [prompts[_order(len(prompts), seed, epoch)[index]]] * config.samples_per_prompt
-    return chosen
-
-
-@lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int) -> list[int]:
-    order = list(range(count))
-    random.Random(record_seed(seed, "ppo order", epoch)).shuffle(order)
-    return order
 
 
 def _fitting(prompts: Sequence[Prompt], loaded: LoadedModel, config: PpoConfig, context: StageContext) -> list[Prompt]:

@@ -40,7 +40,7 @@ def test_what_a_gpu_says_is_the_same_thing(tmp_path: Path) -> None:
 
 
 FILLED: dict[str, Any] = {
-    "torch": "from rlaif.training import checkpoint; checkpoint.write_tensors(folder / 'x', {'a': torch.ones(9999)})",
+    "torch": "from rlaif.training.ppo import checkpoint as c; c.write_tensors(folder / 'x', {'a': torch.ones(9999)})",
     "safetensors": "from safetensors.torch import save_file; save_file({'a': torch.ones(9999)}, folder / 'x')",
     "python": "(folder / 'x').write_bytes(b'x' * 9999)",
 }

@@ -19,10 +19,9 @@ from rlaif.judge.load import parse
 from rlaif.lm.local.load import load_model
 from rlaif.stages import ppo
 from rlaif.training.rewards.model import CONSTANTS_FILE, HEAD_FILE, RewardModel
-from tests.stages.test_ppo import PROMPTS, one_thread, ppo_context, sft_adapter  # noqa: F401 - fixtures
 from tests.tiny import make_tiny_model, other_model
 from tests.training.contexts import Heard, prompt, response
-from tests.training.ppo.test_policy_model import model_config, policy_model, reward_folder
+from tests.training.tiny_ppo import PROMPTS, model_config, policy_model, ppo_context, reward_folder
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
@@ -109,7 +108,7 @@ def test_a_model_whose_logits_are_capped(tmp_path: Path) -> None:
         policy_model(source)
 
 
-def test_an_sft_adapter_of_nan(tiny_model: Path, sft_adapter: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_an_sft_adapter_of_nan(tiny_model: Path, sft_adapter: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(sft_adapter, tmp_path / "adapter"))
     nan_weights(folder)
     with pytest.raises(ModelError, match=r"NaN or infinite, among them [\s\S]*redo that stage with --force"):
@@ -126,7 +125,7 @@ def test_an_sft_adapter_of_nan(tiny_model: Path, sft_adapter: Path, tmp_path: Pa
 def test_no_prompt_with_room_for_a_response(
     tmp_path: Path,
     tiny_model: Path,
-    sft_adapter: Path,  # noqa: F811
+    sft_adapter: Path,
     table: dict[str, Any],
     limit: str,
 ) -> None:
@@ -138,12 +137,12 @@ def test_no_prompt_with_room_for_a_response(
         ppo.run(context)
 
 
-def test_no_prompts_at_all(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:  # noqa: F811
+def test_no_prompts_at_all(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
     with pytest.raises(StageError, match="there are no prompts to train on"):
         ppo.run(ppo_context(tmp_path, tiny_model, sft_adapter, []))
 
 
-def test_prompts_without_answers_for_the_judge(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:  # noqa: F811
+def test_prompts_without_answers_for_the_judge(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
     context = ppo_context(tmp_path, tiny_model, sft_adapter, PROMPTS, reward="judge", steps=1)
     judge = context.config.judge.model_copy(update={"method": "random"})
     context.config = context.config.model_copy(update={"judge": judge})
@@ -168,7 +167,7 @@ def test_fields_that_cannot_work_together(table: dict[str, Any], message: str) -
         parse({"prompts": {"all": {"source": "own"}}, "ppo": table}, where="test")
 
 
-def test_no_prompt_is_seen_before_the_files_are(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:  # noqa: F811
+def test_no_prompt_is_seen_before_the_files_are(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
     """The error of a missing reward model comes before anything is sampled or written."""
     context = ppo_context(tmp_path, tiny_model, sft_adapter, PROMPTS, reward="model")
     with pytest.raises(ModelError, match=r"reward/adapter/reward\.json"):

@@ -11,8 +11,8 @@ import pytest
 
 from rlaif.stages import ppo
 from rlaif.stages.context import StageContext
-from tests.stages.test_ppo import PROMPTS, one_thread, ppo_context, same_run, sft_adapter  # noqa: F401 - fixtures
 from tests.training.kills import FULL, SHORT, ppo_until
+from tests.training.tiny_ppo import PROMPTS, ppo_context, same_run
 
 Start = Callable[..., int]
 
@@ -52,7 +52,7 @@ def clean(context: StageContext) -> list[str]:
 def test_killed_three_times_at_any_touch_it_ends_as_the_uncut_run(
     tmp_path: Path,
     tiny_model: Path,
-    sft_adapter: Path,  # noqa: F811
+    sft_adapter: Path,
     start: Start,
     name: str,
 ) -> None:
@@ -78,7 +78,7 @@ def test_killed_three_times_at_any_touch_it_ends_as_the_uncut_run(
 def test_a_full_disk_is_said_and_with_room_the_run_goes_on(
     tmp_path: Path,
     tiny_model: Path,
-    sft_adapter: Path,  # noqa: F811
+    sft_adapter: Path,
     start: Start,
     full: str,
 ) -> None:

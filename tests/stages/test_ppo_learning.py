@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.stages.test_ppo import chosen, one_thread, trainer
+from tests.training.tiny_ppo import chosen, trainer
 from tests.training.toy_rewards import share_of_e
-
-__all__ = ["one_thread"]
 
 
 @pytest.mark.parametrize("value", ["adapter", "trunk"])

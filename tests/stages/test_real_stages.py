@@ -18,31 +18,8 @@ from rlaif.judge.load import load
 from rlaif.run import pipeline
 from rlaif.run.init import init_project
 from tests import tiny
+from tests.stages.small_run import SMALL
 
-SMALL = (
-    "card.pairs=4",
-    "card.repeat=2",
-    "card.attack=1",
-    "card.min_accuracy=0",
-    "judge.principles=one",
-    "revise.gate=0",
-    "revise.few_shots=0",
-    "revise.max_new_tokens=6",
-    "revise.critique_tokens=6",
-    "revise.batch_size=1",
-    "label.samples=2",
-    "label.max_new_tokens=6",
-    "label.batch_size=1",
-    "ppo.steps=2",
-    "ppo.batch_size=4",
-    "ppo.micro_batch_size=4",
-    "ppo.max_new_tokens=6",
-    "ppo.save_steps=1",
-    "evaluate.samples=1",
-    "evaluate.max_new_tokens=6",
-    "evaluate.gold=[]",
-    "evaluate.bootstrap=100",
-)
 RECORDS = (
     "revise/traces.jsonl",
     "sft/examples.jsonl",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from safetensors.torch import load_file
 
 from rlaif.config import LoraTable
 from rlaif.core.errors import ModelError, StageError
-from rlaif.core.files import JsonlFile
-from rlaif.core.records import Comparison, Failure, Message, PreferenceLabel, Prompt, Response
+from rlaif.core.records import Message, Prompt
 from rlaif.lm.local.load import LoadedModel, load_model, lora_config
 from rlaif.stages import reward
 from rlaif.stages.context import StageContext
@@ -25,61 +23,7 @@ from rlaif.training.preference_metrics import agreement, held_out_report, label_
 from rlaif.training.rewards import preferences
 from rlaif.training.rewards.model import RewardModel, last_token_state, load_head, preference_loss
 from tests.training.contexts import prompt, response, stage_context
-
-WORDS = [
-    "bread", "dough", "flour", "water", "salt", "yeast", "friend", "note",
-    "noise", "neighbour", "fox", "dog", "answer", "help", "night", "music",
-]  # fmt: skip
-
-
-def label(a: Response, b: Response, of: Prompt, prob_a: float | None) -> PreferenceLabel:
-    failure = Failure("refused", "will not say") if prob_a is None else None
-    return PreferenceLabel(Comparison(of, a, b), prob_a, (), failure=failure)
-
-
-def planted(n: int, prob: float = 1.0) -> list[PreferenceLabel]:
-    """`n` prompts with 4 answers each, two of which hold the word "kind"; those win with P = `prob`."""
-    labels = []
-    for i in range(n):
-        draw = random.Random(i)
-        asked = prompt(f"Question {i} about {draw.choice(WORDS)}?")
-        answers = []
-        for k in range(4):
-            words = draw.choices(WORDS, k=draw.randint(3, 8))
-            if k < 2:
-                words[draw.randrange(len(words))] = "kind"
-            answers.append(response(asked, " ".join(words), seed=k))
-        draw.shuffle(answers)
-        for j in range(4):
-            for m in range(j + 1, 4):
-                a, b = answers[j], answers[m]
-                if ("kind" in a.text) != ("kind" in b.text):
-                    labels.append(label(a, b, asked, prob if "kind" in a.text else 1 - prob))
-    return labels
-
-
-@pytest.fixture(scope="session")
-def sft_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA adapter that changes the tiny model, in place of a trained SFT stage."""
-    model = load_model(stage_context(tiny_model, tiny_model, "sft").config.model).model
-    peft_model = get_peft_model(model, lora_config(LoraTable()))  # type: ignore[call-arg]
-    torch.manual_seed(1)
-    for name, parameter in peft_model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(std=0.02)
-    folder = tmp_path_factory.mktemp("sft") / "adapter"
-    peft_model.save_pretrained(str(folder))
-    return folder
-
-
-def reward_context(
-    root: Path, tiny_model: Path, sft_adapter: Path, labels: list[PreferenceLabel], **table: Any
-) -> StageContext:
-    context = stage_context(root, tiny_model, "reward", reward=table)
-    context.adapter("sft").parent.mkdir(parents=True)
-    context.adapter("sft").symlink_to(sft_adapter)
-    JsonlFile(context.run.file("label", "labels.jsonl"), PreferenceLabel).append(labels)
-    return context
+from tests.training.planted_labels import label, planted, reward_context
 
 
 def base(context: StageContext) -> LoadedModel:

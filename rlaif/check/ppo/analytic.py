@@ -21,7 +21,7 @@ from rlaif.lm.local.load import load_model
 from rlaif.lm.local.packing import Row
 from rlaif.training.ppo.local_sampler import Sampler
 from rlaif.training.ppo.policy_model import Adapter, PolicyModel
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.sources import Rewards
 
 WORDS = ("go", "<end>", "cat", "dog", "hen", "owl")

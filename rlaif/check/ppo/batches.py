@@ -10,13 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.check.ppo.subject import Measure, Subject, apart, real, taken
+from rlaif.check.ppo.subject import Measure, Subject, apart, real
 from rlaif.training.ppo.advantages import token_weights
-from rlaif.training.ppo.rollout import RolloutBatch
-from rlaif.training.ppo.trainer import PpoTrainer, batch_metrics
+from rlaif.training.ppo.rollout import DERIVED, MEASURED, RolloutBatch, batch_metrics
+from rlaif.training.ppo.step import PpoTrainer
 
-MEASURED = ("logprobs", "ref_logprobs", "values", "scores")
-DERIVED = ("rewards", "advantages", "returns")
 TENSORS = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
 
 
@@ -26,7 +24,7 @@ def company(subject: Subject) -> Iterator[Measure]:
     size = len(subject.probe)
     whole, _ = trainer.measure(subject.probe)
     order = [*range(1, size, 2), *range(0, size, 2)]  # the two responses to a prompt stand apart
-    mixed, _ = trainer.measure(taken(subject.probe, order))
+    mixed, _ = trainer.measure(subject.probe.only(order))
     ways = [("in another order", mixed, order)]
     for micro in (1, size):
         other = subject.trainer(moved=True, micro_batch_size=micro)
@@ -34,7 +32,7 @@ def company(subject: Subject) -> Iterator[Measure]:
     for how, batch, rows in ways:
         for name in (*MEASURED, *DERIVED):
             yield from _compared(subject, name, how, batch, rows, whole)
-    alone = [trainer.measure(taken(subject.probe, [row]))[0] for row in range(size)]
+    alone = [trainer.measure(subject.probe.only([row]))[0] for row in range(size)]
     for name in MEASURED:
         for row, single in enumerate(alone):
             off = apart(real(single, name, 0), real(whole, name, row))
@@ -104,7 +102,7 @@ def metrics(subject: Subject) -> Iterator[Measure]:
     # From the rows one by one, which have no padding.
     lengths = [len(response) for response in subject.probe.responses]
     yield Measure("length", abs(wanted["length"] - sum(lengths) / len(lengths)), 1e-5)
-    alone = [trainer.measure(taken(subject.probe, [row])) for row in range(len(lengths))]
+    alone = [trainer.measure(subject.probe.only([row])) for row in range(len(lengths))]
     mean = sum(n * own for n, (_, own) in zip(lengths, alone, strict=True)) / sum(lengths)
     yield Measure("entropy, a mean over tokens", abs(entropy - mean), subject.rounding)
     kls = [float((single.logprobs - single.ref_logprobs).sum()) for single, _ in alone]
@@ -130,8 +128,8 @@ def response_mask(subject: Subject) -> Iterator[Measure]:
         beyond = [getattr(batch, name)[row][~mask[row]] for name in ("rewards", "advantages", "returns")]
         yield Measure(f"rewards under the padding, {subject.row(row)}", float(torch.cat(beyond).abs().sum()))
     # The end token is trained: taken from the policy, its log-prob must have a gradient.
-    rows = [row for row, finish in enumerate(subject.probe.finish) if finish == "stop"]
-    weights = token_weights(batch.response_mask[rows], trainer.config)
+    rows, config = [row for row, finish in enumerate(subject.probe.finish) if finish == "stop"], trainer.config
+    weights = token_weights(batch.response_mask[rows], loss_type=config.loss_type, longest=config.max_new_tokens)
     for place, row in enumerate(rows):
         last = weights[place, len(subject.probe.responses[row]) - 1]
         yield Measure(f"end tokens left out of the loss, {subject.row(row)}", float(last <= 0))

@@ -21,7 +21,7 @@ from rlaif.judge.methods.table import askings
 from rlaif.lm.local.causal_lm import CausalLM, sample
 from rlaif.lm.local.load import LoadedModel, encode_chat, end_ids, load_model
 from rlaif.lm.open import open_judge
-from rlaif.training.ppo.prompts import fitting
+from rlaif.training.ppo.schedule import fitting
 from rlaif.training.rewards.by_judge import JudgeReward
 from rlaif.training.rewards.model import RewardModel
 from rlaif.training.rewards.sources import Rewards

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.check.ppo.subject import Measure, Subject, apart, rows_of, taken
-from rlaif.training.ppo.advantages import normalizes
+from rlaif.check.ppo.subject import Measure, Subject, apart, rows_of
 from rlaif.training.ppo.formulas import KlController
 from rlaif.training.ppo.rollout import RolloutBatch, Rollouts
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.model import RewardModel
 from rlaif.training.rewards.sources import Scored
 
@@ -88,7 +87,7 @@ def whitening(subject: Subject) -> Iterator[Measure]:
     """Advantages are centred and scaled over a mini-batch's real tokens where so configured; returns never are."""
     trainer = subject.trainer(moved=True)
     batch, _ = trainer.measure(subject.probe)
-    if not normalizes(subject.config):
+    if not subject.config.whitens_advantages:
         kept = trainer.advantages(batch, range(len(subject.probe)))
         yield Measure("advantages against those of the batch", apart(kept, batch.advantages))
         return
@@ -120,7 +119,7 @@ def kl_controller(subject: Subject) -> Iterator[Measure]:
     subject.move()
     _, _, row = trainer.step(0, subject.of_step(trainer))
     risen = 0.12 if row["kl"] > 0 else 0.08
-    yield Measure("coefficient after a step", abs(trainer.kl.coefficient - risen), 1e-9)
+    yield Measure("coefficient after a step", abs(trainer.state.kl.coefficient - risen), 1e-9)
 
 
 def reward_source(subject: Subject) -> Iterator[Measure]:
@@ -129,7 +128,7 @@ def reward_source(subject: Subject) -> Iterator[Measure]:
     size = len(subject.probe)
     first, again = (_said(trainer, subject.probe) for _ in range(2))
     order = list(range(size))[::-1]
-    turned = _said(trainer, taken(subject.probe, order))
+    turned = _said(trainer, subject.probe.only(order))
     for name, row in ((name, row) for name in first for row in range(size)):
         off = _apart(again[name][row], first[name][row])
         yield Measure(f"{name} asked twice, {subject.row(row)}", off, subject.rounding)
@@ -161,7 +160,7 @@ def reward_model(subject: Subject) -> Iterator[Measure]:
         for row, (one, other) in enumerate(zip(raw, again.raw_of(sequences), strict=True)):
             yield Measure(f"score after loading {reward.name}, {subject.row(row)}", abs(one - other))
         wanted = (torch.tensor(raw) - again.mean) / again.std
-        found = subject.trainer(moved=True).member_scores(subject.probe)[:, number]
+        found = subject.trainer(moved=True).forward.scores(subject.probe)[:, number]
         for row in range(len(subject.probe)):
             limit = subject.rounding / min(again.std, 1.0)
             yield Measure(

@@ -14,7 +14,7 @@ from rlaif.lm.local.packing import Row
 from rlaif.training.ppo.advantages import token_weights
 from rlaif.training.ppo.formulas import masked_mean
 from rlaif.training.ppo.local_sampler import LocalSampler, seed_of
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 
 
 def sft_model(subject: Subject) -> Iterator[Measure]:
@@ -39,7 +39,9 @@ def first_update(subject: Subject) -> Iterator[Measure]:
     found = trainer.gradients(batch, rows, warmup=False)
     yield Measure("clip fraction of the first mini-batch", found["clip_fraction"])
     yield Measure("KL of the first mini-batch to the rollouts' policy", found["approx_kl"], subject.rounding**2)
-    unclipped = -float((token_weights(batch.response_mask, trainer.config) * trainer.advantages(batch, rows)).sum())
+    config = trainer.config
+    weights = token_weights(batch.response_mask, loss_type=config.loss_type, longest=config.max_new_tokens)
+    unclipped = -float((weights * trainer.advantages(batch, rows)).sum())
     yield Measure("policy loss at ratio 1", abs(found["policy_loss"] - unclipped), subject.rounding)
 
 

@@ -21,7 +21,7 @@ from rlaif.lm.local.load import LoadedModel, encode_chat, encode_text, end_ids
 from rlaif.lm.local.packing import Row
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.rollout import RolloutBatch, Rollouts
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.sources import Rewards
 
 LENGTHS = (7, 2, 4, 1, 6, 3)
@@ -196,18 +196,8 @@ def own_logprobs(model: Any, row: Row, temperature: float) -> Tensor:
 
 
 def rows_of(rollouts: Rollouts) -> list[Row]:
-    """(prompt ids, response ids) of each row."""
+    """(prompt ids, response ids) of each row. Apart from what the trainer uses, which is on trial."""
     return list(zip(rollouts.prompt_ids, rollouts.responses, strict=True))
-
-
-def taken(rollouts: Rollouts, rows: Sequence[int]) -> Rollouts:
-    """Rollouts of these rows, in this order."""
-    return Rollouts(
-        prompts=tuple(rollouts.prompts[i] for i in rows),
-        prompt_ids=tuple(rollouts.prompt_ids[i] for i in rows),
-        responses=tuple(rollouts.responses[i] for i in rows),
-        finish=tuple(rollouts.finish[i] for i in rows),
-    )
 
 
 def real(batch: RolloutBatch, name: str, row: int) -> Tensor:

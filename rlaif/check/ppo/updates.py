@@ -13,7 +13,7 @@ import torch
 
 from rlaif.check.ppo.subject import Measure, Subject, apart
 from rlaif.training.ppo.rollout import NotFiniteError, RolloutBatch
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.sources import Scored
 
 FAST: dict[str, Any] = {"learning_rate": 1e-3}
@@ -56,17 +56,17 @@ def optimiser(subject: Subject) -> Iterator[Measure]:
     trainer = subject.trainer(max_grad_norm=1e-3)
     config = trainer.config
     each = config.num_ppo_epochs * config.num_mini_batches
-    yield Measure("eps of Adam", abs(trainer.optimiser.param_groups[0]["eps"] - 1e-5), 1e-12)
+    yield Measure("eps of Adam", abs(trainer.state.optimiser.param_groups[0]["eps"] - 1e-5), 1e-12)
     for step in range(2):
         trainer.step(step, subject.of_step(trainer))
         wanted = config.learning_rate * (1 - ((step + 1) * each - 1) / (config.steps * each))
-        off = abs(trainer.optimiser.param_groups[0]["lr"] / wanted - 1)
+        off = abs(trainer.state.optimiser.param_groups[0]["lr"] / wanted - 1)
         yield Measure(f"learning rate of the last update of step {step + 1}, as a share", off, 1e-6)
-    steps = {int(state["step"]) for state in trainer.optimiser.state.values()}
+    steps = {int(state["step"]) for state in trainer.state.optimiser.state.values()}
     yield Measure("updates made", max(abs(found - 2 * each) for found in steps))
     batch, _ = trainer.measure(subject.probe)
     trainer.gradients(batch, range(len(subject.probe)), warmup=False)
-    length = math.sqrt(sum(float((p.grad**2).sum()) for p in trainer.parameters if p.grad is not None))
+    length = math.sqrt(sum(float((p.grad**2).sum()) for p in trainer.state.parameters if p.grad is not None))
     yield Measure("length of the gradient beyond the longest allowed", max(0.0, length - 1e-3), 1e-6)
 
 
@@ -74,7 +74,7 @@ def mini_batches(subject: Subject) -> Iterator[Measure]:
     """Every response is in one mini-batch of each pass, with the other samples of its prompt."""
     trainer = subject.trainer()
     size, parts, samples = trainer.config.batch_size, trainer.config.num_mini_batches, subject.samples
-    plan = trainer._plan(size, 0)
+    plan = trainer.plan(size, 0)
     for epoch in range(trainer.config.num_ppo_epochs):
         seen = sorted(row for part in plan[epoch * parts : (epoch + 1) * parts] for row in part)
         yield Measure(f"responses missing or repeated in pass {epoch + 1}", float(seen != list(range(size))))
@@ -93,7 +93,8 @@ def exploding_update(subject: Subject) -> Iterator[Measure]:
     if kept == 0:
         moved = sum(not torch.equal(p.cpu(), subject.start[name]) for name, p in trainer.model.trained.items())
         yield Measure("weights that the undone update has left moved", moved)
-        yield Measure("moments that the undone update has left in Adam", len(trainer.optimiser.state_dict()["state"]))
+        moments = len(trainer.state.optimiser.state_dict()["state"])
+        yield Measure("moments that the undone update has left in Adam", moments)
 
 
 def not_a_number(subject: Subject) -> Iterator[Measure]:
@@ -118,7 +119,7 @@ def not_a_number(subject: Subject) -> Iterator[Measure]:
 
 def _stops(trainer: PpoTrainer, batch: RolloutBatch, plan: list[list[int]]) -> bool:
     """Whether an update on the batch raises NotFiniteError."""
-    trainer._plan = lambda size, step: plan  # type: ignore[method-assign]
+    trainer.plan = lambda size, step: plan  # type: ignore[method-assign]
     try:
         trainer.update(batch, 0)
     except NotFiniteError:
@@ -134,11 +135,11 @@ def resume(subject: Subject) -> Iterator[Measure]:
         checkpoint = Path(folder) / "checkpoint"
         for step in range(2):
             whole.step(step, subject.of_step(whole))
-        whole.save(checkpoint, 2)
+        whole.state.save(checkpoint, 2)
         uncut = whole.step(2, subject.of_step(whole))[2]
-        wanted, coefficient = whole.model.adapter_state(), whole.kl.coefficient
+        wanted, coefficient = whole.model.adapter_state(), whole.state.kl.coefficient
         cut = subject.trainer(**fields)
-        yield Measure("step of the checkpoint", abs(cut.restore(checkpoint) - 2))
+        yield Measure("step of the checkpoint", abs(cut.state.restore(checkpoint) - 2))
         resumed = cut.step(2, subject.of_step(cut))[2]
     for name, value in uncut.items():
         if not name.startswith("seconds_"):
@@ -147,4 +148,4 @@ def resume(subject: Subject) -> Iterator[Measure]:
     found = cut.model.adapter_state()
     off = max(apart(found[name], weight) for name, weight in wanted.items())
     yield Measure("weights after the cut", off)
-    yield Measure("KL coefficient after the cut", abs(cut.kl.coefficient - coefficient))
+    yield Measure("KL coefficient after the cut", abs(cut.state.kl.coefficient - coefficient))

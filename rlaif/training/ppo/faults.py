@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.core.errors import StageError
-from rlaif.training.checkpoint import write_tensors
+from rlaif.training.ppo.checkpoint import write_tensors
 from rlaif.training.ppo.rollout import DERIVED, MEASURED, RolloutBatch
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 
 HOPELESS = 3
 """Steps in a row whose every update was undone, after which the stage stops: the next ones would fare no better."""
@@ -61,7 +61,7 @@ def _contents(
         "rows": list(rows),
         "config": trainer.config.model_dump(mode="json"),
         "seed": trainer.seed,
-        "kl_coef": trainer.kl.coefficient,
+        "kl_coef": trainer.state.kl.coefficient,
         "weights": trainer.model.adapter_state(),
     }
     if batch is None:

@@ -99,6 +99,17 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange))
 
 
+def clipped(logprobs: Tensor, old_logprobs: Tensor, cliprange: float) -> Tensor:
+    """(B, T) bool, True = the ratio has left the clip range."""
+    return (torch.exp(logprobs - old_logprobs) - 1).abs() > cliprange
+
+
+def importance_weights(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, cap: float) -> Tensor:
+    """(B, T) truncated weights min(pi(token) / sampler(token), cap) of tokens that another engine sampled; 1 under
+    padding. Ionides (2008); off_policy.py says what they make up for."""
+    return torch.where(mask, torch.exp(logprobs - sampler_logprobs).clamp(max=cap), 1.0)
+
+
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, cliprange_value: float) -> Tensor:
     """(B, T) half squared error per token, the larger of plain and clipped around the rollout's values."""
     clipped = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)

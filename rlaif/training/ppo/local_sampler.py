@@ -1,21 +1,23 @@
 """Where rollouts come from: the policy's own merged weights, on the machine that trains; each process samples some.
 
-Another machine's: server_sampling.py.
+Another machine's: server_sampler.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rlaif.config import PpoConfig
+from rlaif.core.errors import ModelError
 from rlaif.core.records import Prompt, record_seed
 from rlaif.lm.local.causal_lm import sample
 from rlaif.lm.local.cpu.engine import WORTH_PACKING, decoder_for
 from rlaif.lm.local.load import encode_chat, end_ids
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.processes import ALONE, Processes
-from rlaif.training.ppo.rollout import Rollouts, together
+from rlaif.training.ppo.rollout import Rollouts, SamplingError, together
 
 
 class Sampler(Protocol):
@@ -39,7 +41,8 @@ class LocalSampler:
         self.ends = end_ids(model.loaded.tokenizer, model.loaded.model)
 
     def sample(self, prompts: Sequence[Prompt], step: int) -> Rollouts:
-        """One response per prompt. Prompts of like length stand together."""
+        """One response per prompt. Prompts of like length stand together. Raises SamplingError where the policy's
+        output is not a number."""
         rows = by_length(self.model.loaded.tokenizer, prompts)
         mine = self.processes.share(len(rows), together([p for _, _, p in rows], self.config.samples_per_prompt))
         found = []
@@ -48,15 +51,16 @@ class LocalSampler:
             decoder = decoder_for(lm, rows=self.batch_size) if worth_it else None
             for start in range(0, len(mine), self.batch_size):
                 chosen = [rows[number] for number in mine[start : start + self.batch_size]]
-                found += sample(
-                    lm,
-                    [ids for ids, _, _ in chosen],
-                    max_new_tokens=self.config.max_new_tokens,
-                    temperature=self.config.temperature,
-                    seeds=[seed_of(self.seed, step, i) for _, i, _ in chosen],
-                    ends=self.ends,
-                    decoder=decoder,
-                )
+                with _sampling_errors():
+                    found += sample(
+                        lm,
+                        [ids for ids, _, _ in chosen],
+                        max_new_tokens=self.config.max_new_tokens,
+                        temperature=self.config.temperature,
+                        seeds=[seed_of(self.seed, step, i) for _, i, _ in chosen],
+                        ends=self.ends,
+                        decoder=decoder,
+                    )
         sampled = self.processes.joined(mine, found)
         return Rollouts(
             prompts=tuple(p for _, _, p in rows),
@@ -67,6 +71,17 @@ class LocalSampler:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+@contextmanager
+def _sampling_errors() -> Iterator[None]:
+    """Turns the model's word for an output that is not a number, which has no place, into a SamplingError."""
+    try:
+        yield
+    except ModelError as problem:
+        if problem.where is not None:
+            raise
+        raise SamplingError(problem.what) from None
 
 
 def by_length(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[list[int], int, Prompt]]:

@@ -15,39 +15,38 @@ from torch import Tensor
 
 from rlaif.config import PpoConfig
 from rlaif.core.errors import StageError
-from rlaif.training.ppo.formulas import k3, masked_mean
+from rlaif.training.ppo.formulas import importance_weights, k3, masked_mean
 from rlaif.training.ppo.rollout import RolloutBatch, Rollouts
 
 
-def importance_weights(rollouts: Rollouts, logprobs: Tensor, config: PpoConfig) -> Tensor:
-    """(B, T) truncated weights of the tokens whose `logprobs` (B, T) under the policy are given; 1 under padding, and
-    everywhere for rollouts that the policy sampled itself or with `importance_cap: null`."""
-    if config.rollouts == "local" or config.importance_cap is None or rollouts.sampler_logprobs is None:
+def importance(rollouts: Rollouts, logprobs: Tensor, config: PpoConfig) -> Tensor:
+    """(B, T) what each token weighs for who sampled it; 1 for the policy itself, and with `importance_cap: null`."""
+    sampler, cap = rollouts.padded_sampler_logprobs, config.importance_cap
+    if config.rollouts == "local" or sampler is None or cap is None:
         return torch.ones_like(logprobs)
-    ratio = torch.exp(logprobs - _sampler_logprobs(rollouts)).clamp(max=config.importance_cap)
-    return torch.where(rollouts.mask, ratio, 1.0)
+    return importance_weights(logprobs, sampler, rollouts.mask, cap)
 
 
-def mismatch(batch: RolloutBatch, config: PpoConfig) -> dict[str, float]:
+def mismatch(batch: RolloutBatch, cap: float | None) -> dict[str, float]:
     """Per token: KL(sampler || policy) in nats (k3), mean |log-ratio|, mean weight and the share of weights cut;
     nothing where the sampler gives no log-probs."""
-    if batch.rollouts.sampler_logprobs is None:
+    sampler, mask = batch.rollouts.padded_sampler_logprobs, batch.response_mask
+    if sampler is None:
         return {}
-    sampler, mask = _sampler_logprobs(batch.rollouts), batch.response_mask
-    cap = torch.inf if config.importance_cap is None else config.importance_cap
+    capped = torch.zeros_like(batch.importance) if cap is None else (batch.importance >= cap).float()
     return {
         "sampler_kl": float(masked_mean(k3(batch.logprobs, sampler), mask)),
         "sampler_gap": _gap(sampler, batch.logprobs, mask),
         "importance_mean": float(masked_mean(batch.importance, mask)),
-        "importance_capped": float(masked_mean((batch.importance >= cap).float(), mask)),
+        "importance_capped": float(masked_mean(capped, mask)),
     }
 
 
 def check_sampler(batch: RolloutBatch, config: PpoConfig) -> None:
     """Raises StageError where the log-probs of what sampled are not those of the policy, but for rounding."""
-    if batch.rollouts.sampler_logprobs is None:
+    sampler, mask = batch.rollouts.padded_sampler_logprobs, batch.response_mask
+    if sampler is None:
         return
-    sampler, mask = _sampler_logprobs(batch.rollouts), batch.response_mask
     found = _gap(sampler, batch.logprobs, mask)
     remedy = "restart the server with the command that docs/reference/scaling.md shows, then run again with --resume"
     # Whatever the rounding: twice as near to the reference as to the policy is the reference.
@@ -65,12 +64,6 @@ def check_sampler(batch: RolloutBatch, config: PpoConfig) -> None:
             remedy=f"{remedy} (at a temperature other than 1 it needs --logprobs-mode processed_logprobs); raise the "
             "limit for a quantised server",
         )
-
-
-def _sampler_logprobs(rollouts: Rollouts) -> Tensor:
-    """(B, T) float32, 0 under padding."""
-    assert rollouts.sampler_logprobs is not None
-    return rollouts.padded([torch.tensor(row) for row in rollouts.sampler_logprobs])
 
 
 def _gap(one: Tensor, other: Tensor, mask: Tensor) -> float:

@@ -96,6 +96,17 @@ class Processes:
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
+    def summed_up(self, sums: dict[str, float], parameters: Sequence[Tensor], device: torch.device) -> dict[str, float]:
+        """The sums over all processes; those of the gradients are left in the parameters."""
+        if self.count == 1:
+            return sums
+        trained = [parameter for parameter in parameters if parameter.grad is not None]
+        own = torch.tensor(list(sums.values()), device=device)
+        *gradients, whole = self.summed([*(p.grad for p in trained if p.grad is not None), own])
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            parameter.grad = gradient
+        return dict(zip(sums, whole.tolist(), strict=True))
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.state is not None:

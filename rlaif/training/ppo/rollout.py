@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from rlaif.core.records import FinishReason, Prompt
+from rlaif.lm.local.packing import Row
+from rlaif.training.ppo.formulas import explained_variance
 
 MEASURED = ("logprobs", "ref_logprobs", "values", "scores")
 DERIVED = ("rewards", "advantages", "returns")
@@ -34,6 +36,33 @@ class Rollouts:
         """(B, T) bool, True = real response token. From lengths, never from `ids != pad`."""
         lengths = torch.tensor([len(r) for r in self.responses])
         return torch.arange(int(lengths.max()))[None] < lengths[:, None]
+
+    @property
+    def groups(self) -> Tensor:
+        """(B,) numbers from 0 that are equal for responses to the same prompt."""
+        numbers: dict[str, int] = {}
+        return torch.tensor([numbers.setdefault(prompt.id, len(numbers)) for prompt in self.prompts])
+
+    @property
+    def padded_sampler_logprobs(self) -> Tensor | None:
+        """(B, T) float32, 0 under padding; None where none were given."""
+        given = self.sampler_logprobs
+        return None if given is None else self.padded([torch.tensor(row) for row in given])
+
+    def rows(self, chosen: Sequence[int] | None = None) -> list[Row]:
+        """(prompt ids, response ids) of the chosen responses, or of all."""
+        return [(self.prompt_ids[i], self.responses[i]) for i in (range(len(self)) if chosen is None else chosen)]
+
+    def only(self, chosen: Sequence[int]) -> Rollouts:
+        """The chosen responses, in that order."""
+        given = self.sampler_logprobs
+        return Rollouts(
+            prompts=tuple(self.prompts[i] for i in chosen),
+            prompt_ids=tuple(self.prompt_ids[i] for i in chosen),
+            responses=tuple(self.responses[i] for i in chosen),
+            finish=tuple(self.finish[i] for i in chosen),
+            sampler_logprobs=None if given is None else tuple(given[i] for i in chosen),
+        )
 
     def padded(self, rows: Sequence[Tensor]) -> Tensor:
         """(B, T) float32 of one tensor per response, 0 under padding."""
@@ -79,9 +108,9 @@ class SamplingError(Exception):
     """The policy's output became NaN or infinite while it sampled; says what."""
 
 
-def refuse_not_finite(batch: RolloutBatch) -> None:
-    """Raises NotFiniteError, with the names and the rows, if a number of a real token is NaN or infinite: one that was
-    measured, or where these are sound, one that was made of them (a bad score spreads over the samples of its prompt).
+def refuse_not_finite(batch: RolloutBatch) -> RolloutBatch:
+    """The batch; raises NotFiniteError, with names and rows, if a number of a real token is NaN or infinite: one that
+    was measured, or where these are sound, one that was made of them (a bad score spreads over its prompt's samples).
     """
     for names in (MEASURED, DERIVED):
         found: dict[str, list[int]] = {}
@@ -93,3 +122,20 @@ def refuse_not_finite(batch: RolloutBatch) -> None:
         if found:
             rows = sorted({row for rows in found.values() for row in rows})
             raise NotFiniteError(f"{' and '.join(found)} of {len(rows)} responses", batch, rows)
+    return batch
+
+
+def batch_metrics(batch: RolloutBatch) -> dict[str, float]:
+    """What a batch says about the policy that sampled it; nothing under the padding is counted."""
+    mask = batch.response_mask
+    kl = torch.where(mask, batch.logprobs - batch.ref_logprobs, 0.0)
+    finish = batch.rollouts.finish
+    return {
+        "score": float(batch.scores.mean()),
+        "score_std": float(batch.scores.std(unbiased=False)),
+        "kl": float(kl.sum(1).mean()),
+        "kl_per_token": float(kl.sum() / mask.sum()),
+        "length": float(mask.sum(1).float().mean()),
+        "eos_rate": sum(reason == "stop" for reason in finish) / len(finish),
+        "explained_variance": explained_variance(batch.values, batch.returns, mask),
+    }

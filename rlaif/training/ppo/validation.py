@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,19 @@ from typing import Any
 import torch
 
 from rlaif.config import PpoConfig
-from rlaif.core.errors import ConfigError, StageError
+from rlaif.core.errors import StageError
 from rlaif.core.files import MetricsLog, disk_errors, move_folder, remove_folder, write_folder
 from rlaif.core.plugins import short_name
 from rlaif.core.progress import Progress
-from rlaif.core.records import Prompt, record_seed
+from rlaif.core.records import Prompt
+from rlaif.core.statistics import mean_difference
 from rlaif.gold import scorers as gold
 from rlaif.gold import text as text_metrics
-from rlaif.gold.scorers import GoldScorer
+from rlaif.gold.scorers import Better, GoldScorer
 from rlaif.training.ppo.off_policy import check_sampler
-from rlaif.training.ppo.peak import Gain, Peak, Validated
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.processes import ALONE, Processes
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.sources import DISAGREEMENT, part_values
 
 DRAWS = -1
@@ -39,26 +40,6 @@ SET_PAIRS = 8
 """Word pairs that each answer gives, as far as it has them, to the share of different ones over all answers."""
 
 Row = dict[str, Any]
-
-
-def set_aside(prompts: Sequence[Prompt], config: PpoConfig, seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    """(prompts to train on, prompts to validate on, at most half of all); none of the latter without `eval_steps`.
-
-    They come in the order in which `reward` holds prompts out: as many as that were, or fewer, and the reward model
-    has not seen them either. Raises ConfigError for a single prompt.
-    """
-    if not config.eval_steps:
-        return list(prompts), []
-    if len(prompts) < 2:
-        raise ConfigError(
-            "validation takes prompts from those to train on, and there is only one",
-            where="ppo.eval_steps",
-            remedy="give more prompts, or set eval_steps: 0",
-        )
-    ranked = sorted(prompts, key=lambda prompt: record_seed(seed, "held-out", prompt.id))
-    chosen = ranked[: min(config.validation_prompts, len(prompts) // 2)]
-    ids = {prompt.id for prompt in chosen}
-    return [prompt for prompt in prompts if prompt.id not in ids], chosen
 
 
 def load_gold(config: PpoConfig, progress: Progress) -> list[GoldScorer]:
@@ -79,6 +60,56 @@ def load_gold(config: PpoConfig, progress: Progress) -> list[GoldScorer]:
     for note in notes:
         progress.say(f"  validation: {note}")
     return scorers
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """One validation: after how many steps, and the value of each prompt's answer, by prompt id."""
+
+    step: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """How much better a validation is than the best one before it: the mean over the prompts that both measured, with
+    its 95 % interval, above 0 = better. Without numbers where there is nothing to compare with."""
+
+    best: bool
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Peak:
+    """The best validation so far and how many came after it. `by` is what they are compared by, and `better` its good
+    direction."""
+
+    def __init__(self, by: str, better: Better = "higher") -> None:
+        self.by, self.sign = by, -1 if better == "lower" else 1
+        self.best: Validated | None = None
+        self.since = 0
+
+    def take(self, found: Validated) -> Gain:
+        """Compares the next validation with the best one. It becomes the best if its mean is better at all, be that
+        by chance or not: the interval says which; one without a value becomes it never."""
+        if not found.values:
+            self.since += 1
+            return Gain(False)
+        if self.best is None:
+            self.best, self.since = found, 0
+            return Gain(True)
+        before = self.best.values
+        common = [self.sign * (value - before[key]) for key, value in found.values.items() if key in before]
+        if not common:
+            self.since += 1
+            return Gain(False)
+        mean, low, high = mean_difference(common)
+        if mean > 0:
+            self.best, self.since = found, 0
+        else:
+            self.since += 1
+        return Gain(mean > 0, mean, low, high)
 
 
 class Validation:
@@ -214,7 +245,7 @@ class Validation:
 
 def answers(trainer: PpoTrainer, prompts: Sequence[Prompt], scorers: Sequence[GoldScorer]) -> tuple[list[Row], float]:
     """What the policy answers to each prompt and what that is worth, in the order of the prompts; and the entropy."""
-    rollouts = trainer.sample(prompts, DRAWS)
+    rollouts = trainer.sampler.sample(prompts, DRAWS)
     batch, entropy = trainer.measure(rollouts)
     check_sampler(batch, trainer.config)
     kl = torch.where(batch.response_mask, batch.logprobs - batch.ref_logprobs, 0.0).sum(1).tolist()

@@ -76,6 +76,13 @@ class Rewards:
         """The judge, if it is among the sources."""
         return [source.by for source in self.sources if isinstance(source.by, JudgeReward)]
 
+    def scored(self, rollouts: Rollouts, texts: Sequence[str], members: Tensor | None) -> Scored:
+        """What the responses score; `members` (B, M) are the scores of the reward models, None without any.
+
+        Raises StageError where a source fails, or where all that have a weight say nothing of a response.
+        """
+        return self.combined(rollouts, texts, members, self.of_texts(rollouts, texts))
+
     def of_texts(self, rollouts: Rollouts, texts: Sequence[str]) -> dict[str, Tensor]:
         """Name -> (B,) scores of every source that reads texts, NaN where a function says None; raises StageError where
         one fails."""

@@ -30,7 +30,7 @@ from tests import tiny
 from tests.analysis.impact.runs import write_constitution
 from tests.analysis.impact.test_answer import rlaif
 from tests.report.test_build import Page
-from tests.stages.test_real_stages import SMALL
+from tests.stages.small_run import SMALL
 
 ALL: tuple[Part, ...] = ("revisions", "reward", "policy")
 LIMIT = 3

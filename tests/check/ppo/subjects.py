@@ -11,7 +11,7 @@ from rlaif.config import PpoConfig
 from rlaif.lm.local.load import load_model
 from rlaif.training.rewards.sources import Rewards, Source
 from tests.training.contexts import prompt
-from tests.training.ppo.test_policy_model import model_config
+from tests.training.tiny_ppo import model_config
 from tests.training.toy_rewards import share_of_e
 
 PROMPTS = [prompt(f"Question {i} " + "about bread " * (i % 4)) for i in range(4)]

@@ -32,10 +32,10 @@ from rlaif.training.ppo.formulas import token_logprobs
 from rlaif.training.ppo.local_sampler import LocalSampler
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.rollout import Rollouts
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.sources import Rewards
 from tests.training.contexts import prompt
-from tests.training.ppo.test_policy_model import model_config, ppo_config
+from tests.training.tiny_ppo import model_config, ppo_config
 
 
 @pytest.fixture(scope="module")

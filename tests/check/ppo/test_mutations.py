@@ -21,17 +21,19 @@ from rlaif.training.ppo import formulas as objectives
 from rlaif.training.ppo import local_sampler as sampling
 from rlaif.training.ppo import off_policy
 from rlaif.training.ppo import policy_model as adapters
-from rlaif.training.ppo import trainer as ppo_trainer
+from rlaif.training.ppo import rollout as rollouts
+from rlaif.training.ppo import step as ppo_step
+from rlaif.training.ppo.checkpoint import TrainingState
 from rlaif.training.ppo.formulas import KlController
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.rollout import Rollouts
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards import model as reward_model
 from rlaif.training.rewards.function import FunctionReward
 from rlaif.training.rewards.sources import Rewards, Source
 from tests.check.ppo.subjects import subject
 from tests.tiny import make_tiny_model
-from tests.training.ppo.test_policy_model import reward_folder
+from tests.training.tiny_ppo import reward_folder
 
 Patch = pytest.MonkeyPatch
 Plant = Callable[[Patch], None]
@@ -71,18 +73,18 @@ def logprobs_of_the_token_before(patch: Patch) -> None:
 def responses_encoded_anew_from_their_text(patch: Patch) -> None:
     from tests.tiny import tiny_tokenizer
 
-    def around(f: Any, rollouts: Rollouts, chosen: Any) -> Any:
+    def around(f: Any, self: Rollouts, chosen: Any = None) -> Any:
         tokenizer = tiny_tokenizer()
-        rows = f(rollouts, chosen)
+        rows = f(self, chosen)
         again = [(p, tokenizer.encode(tokenizer.decode(r), add_special_tokens=False)) for p, r in rows]
         return [(p, [*n, *[0] * len(r)][: len(r)]) for (p, n), (_, r) in zip(again, rows, strict=True)]
 
-    wrapped(patch, ppo_trainer, "_rows", around)
+    wrapped(patch, Rollouts, "rows", around)
 
 
 @breaks("sft-model", "metrics")
 def entropy_over_the_padding(patch: Patch) -> None:
-    patch.setattr(ppo_trainer, "masked_mean", lambda values, mask: values.mean())
+    patch.setattr(ppo_step, "masked_mean", lambda values, mask: values.mean())
 
 
 @breaks("first-update")
@@ -213,17 +215,17 @@ def scores_read_off_the_padding(patch: Patch) -> None:
 
 @breaks("accumulation")
 def losses_averaged_within_a_micro_batch(patch: Patch) -> None:
-    wrapped(patch, ppo_trainer, "policy_loss", lambda f, new, *rest: f(new, *rest) / len(new))
+    wrapped(patch, ppo_step, "policy_loss", lambda f, new, *rest: f(new, *rest) / len(new))
 
 
 @breaks("accumulation")
 def whitened_over_the_padding(patch: Patch) -> None:
-    patch.setattr(ppo_trainer, "whiten", lambda values, mask: (values - values.mean()) / values.std())
+    patch.setattr(ppo_step, "whiten", lambda values, mask: (values - values.mean()) / values.std())
 
 
 @breaks("metrics")
 def explained_variance_over_the_padding(patch: Patch) -> None:
-    wrapped(patch, ppo_trainer, "explained_variance", lambda f, v, r, mask: f(v, r, torch.ones_like(mask)))
+    wrapped(patch, rollouts, "explained_variance", lambda f, v, r, mask: f(v, r, torch.ones_like(mask)))
 
 
 @breaks("metrics")
@@ -239,7 +241,7 @@ def kl_over_the_padding(patch: Patch) -> None:
 
 @breaks("reward-place")
 def kl_rewarded(patch: Patch) -> None:
-    wrapped(patch, ppo_trainer, "shaped_rewards", lambda f, s, new, ref, mask, coef: f(s, ref, new, mask, coef))
+    wrapped(patch, ppo_step, "shaped_rewards", lambda f, s, new, ref, mask, coef: f(s, ref, new, mask, coef))
 
 
 @breaks("reward-place")
@@ -250,7 +252,7 @@ def score_on_the_token_before_the_end(patch: Patch) -> None:
         moved[torch.arange(len(scores)), last] += scores
         return moved
 
-    wrapped(patch, ppo_trainer, "shaped_rewards", around)
+    wrapped(patch, ppo_step, "shaped_rewards", around)
 
 
 @breaks("reward-place")
@@ -278,24 +280,20 @@ def lambda_ignored(patch: Patch) -> None:
 
 @breaks("whitening")
 def whitening_that_adds_the_mean_back(patch: Patch) -> None:
-    patch.setattr(ppo_trainer, "whiten", objectives.rescale)
+    patch.setattr(ppo_step, "whiten", objectives.rescale)
 
 
 @breaks("importance-weights")
 def importance_weights_the_wrong_way_round(patch: Patch) -> None:
-    def around(f: Any, rollouts: Rollouts, logprobs: Any, config: Any) -> Any:
-        uncut = config.model_copy(update={"importance_cap": 1e9})
-        return (1 / f(rollouts, logprobs, uncut)).clamp(max=config.importance_cap)
+    def around(f: Any, logprobs: Any, sampler: Any, mask: Any, cap: float) -> Any:
+        return (1 / f(logprobs, sampler, mask, 1e9)).clamp(max=cap)
 
     wrapped(patch, off_policy, "importance_weights", around)
 
 
 @breaks("importance-weights")
 def importance_weights_without_a_cap(patch: Patch) -> None:
-    def around(f: Any, rollouts: Rollouts, logprobs: Any, config: Any) -> Any:
-        return f(rollouts, logprobs, config.model_copy(update={"importance_cap": 1e9}))
-
-    wrapped(patch, off_policy, "importance_weights", around)
+    wrapped(patch, off_policy, "importance_weights", lambda f, new, old, mask, cap: f(new, old, mask, 1e9))
 
 
 @breaks("importance-weights")
@@ -358,7 +356,7 @@ def gradient_never_cut(patch: Patch) -> None:
 def a_step_for_every_micro_batch(patch: Patch) -> None:
     def around(f: Any, self: PpoTrainer, batch: Any, rows: Any, warmup: bool) -> Any:
         found = f(self, batch, rows, warmup=warmup)
-        self.optimiser.step()
+        self.state.optimiser.step()
         return found
 
     wrapped(patch, PpoTrainer, "gradients", around)
@@ -366,7 +364,7 @@ def a_step_for_every_micro_batch(patch: Patch) -> None:
 
 @breaks("mini-batches")
 def the_last_response_dropped(patch: Patch) -> None:
-    wrapped(patch, PpoTrainer, "_plan", lambda f, self, *rest: [part[:-1] for part in f(self, *rest)])
+    wrapped(patch, PpoTrainer, "plan", lambda f, self, *rest: [part[:-1] for part in f(self, *rest)])
 
 
 @breaks("mini-batches")
@@ -374,33 +372,33 @@ def samples_of_a_prompt_parted(patch: Patch) -> None:
     def around(f: Any, self: PpoTrainer, size: int, step: int) -> Any:
         return [list(range(part, size, 2)) for _ in range(2) for part in range(2)]
 
-    wrapped(patch, PpoTrainer, "_plan", around)
+    wrapped(patch, PpoTrainer, "plan", around)
 
 
 @breaks("exploding-update", "resume")
 def weights_not_put_back(patch: Patch) -> None:
-    patch.setattr(PpoTrainer, "_take_up", lambda self, state: None)
+    patch.setattr(TrainingState, "take_up", lambda self, state: None)
 
 
 @breaks("not-a-number")
 def nan_let_through(patch: Patch) -> None:
-    patch.setattr(ppo_trainer.math, "isfinite", lambda value: True)
+    patch.setattr(ppo_step.math, "isfinite", lambda value: True)
 
 
 @breaks("resume")
 def moments_of_adam_forgotten(patch: Patch) -> None:
-    patch.setattr(PpoTrainer, "_take_up", lambda self, state: self.model.load_adapter_state(state["adapters"]))
+    patch.setattr(TrainingState, "take_up", lambda self, state: self.model.load_adapter_state(state["adapters"]))
 
 
 @breaks("resume")
 def kl_coefficient_forgotten(patch: Patch) -> None:
-    def around(f: Any, self: PpoTrainer, folder: Path) -> int:
+    def around(f: Any, self: TrainingState, folder: Path) -> int:
         before = self.kl.coefficient
         step = int(f(self, folder))
         self.kl.coefficient = before
         return step
 
-    wrapped(patch, PpoTrainer, "restore", around)
+    wrapped(patch, TrainingState, "restore", around)
 
 
 def check_called(name: str) -> Check:

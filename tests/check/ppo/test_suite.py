@@ -24,7 +24,7 @@ from rlaif.training.ppo import local_sampler as sampling
 from rlaif.training.rewards.model import RewardModel
 from tests.check.ppo.subjects import subject
 from tests.tiny import make_tiny_model
-from tests.training.ppo.test_policy_model import disturb, model_config, policy_model, reward_folder
+from tests.training.tiny_ppo import disturb, model_config, policy_model, reward_folder
 
 SHAPES: list[tuple[Any, dict[str, Any]]] = [
     ("llama", {"value": "adapter"}),
@@ -99,9 +99,9 @@ def test_the_command_prints_a_line_for_every_check(tmp_path: Path, tiny_model: P
 def test_a_failure_is_told_with_its_place_and_ends_in_an_error(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlaif.training.ppo import trainer as ppo_trainer
+    from rlaif.training.ppo import step as ppo_step
 
-    monkeypatch.setattr(ppo_trainer, "masked_mean", lambda values, mask: values.mean())
+    monkeypatch.setattr(ppo_step, "masked_mean", lambda values, mask: values.mean())
     monkeypatch.setattr(suite, "CHECKS", suite.CHECKS[:2])
     monkeypatch.setattr(suite.run, "__defaults__", (suite.CHECKS[:2],))
     config = str(written(tmp_path, tiny_model))

@@ -13,13 +13,10 @@ from torch import Tensor
 
 from rlaif.core.errors import ConfigError
 from rlaif.judge.load import parse
-from rlaif.training.ppo.advantages import compared, estimated, token_weights
+from rlaif.training.ppo.advantages import advantages_and_returns, relative_scores, token_weights
 from rlaif.training.ppo.formulas import entropies, group_mean, group_std, others_mean
-from tests.stages.test_ppo import PROMPTS, chosen, made, one_thread, trainer
-from tests.training.ppo.test_formulas import JUNK, close, mask
-from tests.training.ppo.test_policy_model import policy_model, ppo_config
-
-__all__ = ["one_thread"]
+from tests.training.ppo.by_hand import JUNK, close, mask
+from tests.training.tiny_ppo import PROMPTS, chosen, made, policy_model, ppo_config, trainer
 
 GROUPS = torch.tensor([0, 1, 0, 1, 0, 2])
 SCORES = torch.tensor([1.0, 10.0, 2.0, 30.0, 6.0, 5.0])
@@ -29,8 +26,15 @@ def config(**fields: Any) -> Any:
     return ppo_config(**{"samples_per_prompt": 2, **fields})
 
 
-def entering(**fields: Any) -> Tensor:
-    return compared(SCORES, torch.zeros(6), GROUPS, config(**fields))
+def entering(penalties: Tensor | None = None, **fields: Any) -> Tensor:
+    of, none = config(**fields), torch.zeros(6)
+    given = none if penalties is None else penalties
+    return relative_scores(SCORES, given, GROUPS, of.score_clip, scale=of.reward_scale, baseline=of.baseline)
+
+
+def averaged(real: Tensor, **fields: Any) -> Tensor:
+    of = config(**fields)
+    return token_weights(real, loss_type=of.loss_type, longest=of.max_new_tokens)
 
 
 def test_figures_of_groups() -> None:
@@ -50,7 +54,7 @@ def test_scores_enter_clipped_then_less_the_penalty_then_scaled_then_less_their_
     close(entering(scale_rewards="batch") * (116**0.5 + 1e-4), SCORES.tolist())
     close(entering(algorithm="grpo"), entering(scale_rewards="group").tolist())
     penalties = torch.tensor([3.0, 0, 0, 0, 0, 0])
-    close(compared(SCORES, penalties, GROUPS, config(score_clip=0.5)), [-2.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+    close(entering(penalties, score_clip=0.5), [-2.5, 0.5, 0.5, 0.5, 0.5, 0.5])
 
 
 REWARDS = torch.tensor([[-1.0, 0.0, 3.0], [1.0, 5.0, JUNK], [4.0, JUNK, JUNK], [0.5, 0.5, 1.0]])
@@ -72,16 +76,19 @@ REAL = mask(3, 2, 1, 3, width=3)
     ],
 )
 def test_advantages_by_hand(fields: dict[str, Any], wanted: list[object]) -> None:
-    advantages, returns = estimated(REWARDS, VALUES, REAL, torch.tensor([0, 0, 1, 1]), config(**fields))
+    of, groups = config(**fields), torch.tensor([0, 0, 1, 1])
+    advantages, returns = advantages_and_returns(
+        REWARDS, VALUES, REAL, groups, algorithm=of.algorithm, gamma=of.gamma, lam=of.lam
+    )
     close(advantages, wanted)
     assert not returns[~REAL].any()
 
 
 def test_tokens_in_the_three_averages() -> None:
     real = mask(4, 1, width=4)
-    close(token_weights(real, config()), [[0.2] * 4, [0.2, 0, 0, 0]])
-    close(token_weights(real, config(loss_type="grpo")), [[0.125] * 4, [0.5, 0, 0, 0]])
-    close(token_weights(real, config(loss_type="dr_grpo", max_new_tokens=10)), [[0.05] * 4, [0.05, 0, 0, 0]])
+    close(averaged(real), [[0.2] * 4, [0.2, 0, 0, 0]])
+    close(averaged(real, loss_type="grpo"), [[0.125] * 4, [0.5, 0, 0, 0]])
+    close(averaged(real, loss_type="dr_grpo", max_new_tokens=10), [[0.05] * 4, [0.05, 0, 0, 0]])
 
 
 def test_entropy_has_its_gradient() -> None:
@@ -117,7 +124,7 @@ def test_with_one_update_a_step_the_gradient_is_that_of_the_lecture(tiny_model: 
     batch, _ = work.measure(rollouts)
     work.gradients(batch, range(8), warmup=False)
     found = {name: p.grad.clone() for name, p in work.model.trained.items() if p.grad is not None}
-    work.optimiser.zero_grad()
+    work.state.optimiser.zero_grad()
     for place in range(8):
         row = [(rollouts.prompt_ids[place], rollouts.responses[place])]
         logprob = work.model.logprobs(work.model.response_states(row), row).sum()

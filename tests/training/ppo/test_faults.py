@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,110 +19,13 @@ from rlaif.lm.open import open_judge
 from rlaif.lm.server import pace
 from rlaif.stages import ppo
 from rlaif.stages.context import StageContext
-from rlaif.training import checkpoint
-from rlaif.training.ppo import faults
+from rlaif.training.ppo import checkpoint, faults
 from rlaif.training.ppo.rollout import RolloutBatch
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 from tests.fault_server import Answer, chat, error, serving
-from tests.stages.test_ppo import (  # noqa: F401 - fixtures
-    PROMPTS,
-    chosen,
-    one_thread,
-    ppo_context,
-    same_run,
-    sft_adapter,
-    trainer,
-)
 from tests.training.contexts import Heard, response, stage_context
 from tests.training.kills import SHORT
-
-# Damage
-
-STATE, FACTS = {"weight": torch.arange(3.0)}, {"step": 4}
-
-
-def damaged(folder: Path, how: str) -> None:
-    state, facts = folder / "state.pt", folder / "facts.json"
-    match how:
-        case "no facts":
-            facts.unlink()
-        case "facts cut":
-            facts.write_text('{"st')
-        case "facts a list":
-            facts.write_text("[4]")
-        case "no state":
-            state.unlink()
-        case "state empty":
-            state.write_bytes(b"")
-        case "state cut":
-            state.write_bytes(state.read_bytes()[:-200])
-        case "state text":
-            state.write_text("not tensors")
-        case "state of code":
-            torch.save({"weight": print}, state)
-
-
-DAMAGE = (
-    "no facts",
-    "facts cut",
-    "facts a list",
-    "no state",
-    "state empty",
-    "state cut",
-    "state text",
-    "state of code",
-)
-
-
-@pytest.mark.parametrize("how", DAMAGE)
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_or_told(tmp_path: Path, how: str) -> None:
-    folder = tmp_path / "checkpoint"
-    checkpoint.save(folder, STATE, FACTS)
-    shutil.copytree(folder, tmp_path / "checkpoint.old")
-    checkpoint.save(tmp_path / "newer", STATE, {"step": 6})
-    shutil.rmtree(folder)
-    (tmp_path / "newer").rename(folder)
-    damaged(folder, how)
-    found = checkpoint.restore(folder)
-    assert found is not None
-    assert found[1] == FACTS
-    assert torch.equal(found[0]["weight"], STATE["weight"])
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "checkpoint.damaged"}
-    damaged(folder, how)
-    with pytest.raises(StageError, match="the checkpoint cannot be read") as caught:
-        checkpoint.restore(folder)
-    assert caught.value.where == str(folder)
-    assert "--force" in str(caught.value.remedy)
-
-
-@pytest.mark.parametrize("problem", [RuntimeError("can't allocate memory"), OSError(5, "Input/output error")])
-def test_a_shortage_while_reading_is_no_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
-) -> None:
-    folder = tmp_path / "checkpoint"
-    checkpoint.save(folder, STATE, FACTS)
-    shutil.copytree(folder, tmp_path / "checkpoint.old")
-
-    def fails(*_: Any, **__: Any) -> Any:
-        raise problem
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "load", fails)
-        with pytest.raises(type(problem)):
-            checkpoint.restore(folder)
-    assert checkpoint.restore(folder) is not None
-    assert (tmp_path / "checkpoint.old").exists()
-
-
-def test_what_a_crash_left_beside_a_checkpoint_is_removed_with_it(tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoint"
-    checkpoint.save(folder, STATE, FACTS)
-    for name in ("checkpoint.tmp", "checkpoint.old", "checkpoint.damaged"):
-        shutil.copytree(folder, tmp_path / name)
-    checkpoint.remove(folder)
-    assert not list(tmp_path.iterdir())
-    assert checkpoint.restore(folder) is None
-
+from tests.training.tiny_ppo import PROMPTS, chosen, ppo_context, same_run, trainer
 
 # Numbers that are none
 
@@ -171,7 +73,7 @@ def test_weights_that_have_become_nan_are_told_with_the_step(tiny_model: Path, t
 def test_a_run_whose_updates_are_all_undone_stops_and_is_not_called_done(
     tmp_path: Path,
     tiny_model: Path,
-    sft_adapter: Path,  # noqa: F811
+    sft_adapter: Path,
 ) -> None:
     context = ppo_context(tmp_path, tiny_model, sft_adapter, PROMPTS, learning_rate=1.0, steps=6)
     with pytest.raises(StageError, match=r"step 2: all updates .*undone.*\n.*ppo.learning_rate \(1\)"):
@@ -192,7 +94,7 @@ def test_three_steps_without_an_update_are_hopeless(kept: list[float | None], st
 def test_interrupted_in_a_step_it_keeps_the_steps_before(
     tmp_path: Path,
     tiny_model: Path,
-    sft_adapter: Path,  # noqa: F811
+    sft_adapter: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counter = tmp_path / "counter"
@@ -214,7 +116,7 @@ def test_interrupted_in_a_step_it_keeps_the_steps_before(
 def test_a_policy_that_was_ruined_does_not_replace_the_checkpoint(
     tmp_path: Path,
     tiny_model: Path,
-    sft_adapter: Path,  # noqa: F811
+    sft_adapter: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     context = ppo_context(tmp_path, tiny_model, sft_adapter, PROMPTS, **{**SHORT, "steps": 4})
@@ -225,7 +127,7 @@ def test_a_policy_that_was_ruined_does_not_replace_the_checkpoint(
         found = update(work, batch, step)
         if step == 2:
             (context.folder / "best-1").mkdir()
-            for parameter in work.parameters:
+            for parameter in work.state.parameters:
                 parameter.data.fill_(float("nan"))
         return found
 
@@ -295,7 +197,7 @@ def later(body: dict[str, Any], before: int) -> Answer:
 def test_a_judge_that_goes_away_pauses_the_run_and_is_asked_nothing_twice(
     tmp_path: Path,
     tiny_model: Path,
-    sft_adapter: Path,  # noqa: F811
+    sft_adapter: Path,
 ) -> None:
     with serving(likes_length) as server:
         whole = judged(tmp_path / "whole", tiny_model, sft_adapter, server.url)
@@ -323,7 +225,7 @@ def test_a_judge_that_goes_away_pauses_the_run_and_is_asked_nothing_twice(
 def test_a_spent_budget_pauses_the_run(
     tmp_path: Path,
     tiny_model: Path,
-    sft_adapter: Path,  # noqa: F811
+    sft_adapter: Path,
 ) -> None:
     with serving(likes_length) as server:
         context = judged(tmp_path, tiny_model, sft_adapter, server.url, max_calls=18)

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from rlaif.training.ppo.formulas import (
     KlController,
@@ -22,16 +21,7 @@ from rlaif.training.ppo.formulas import (
     value_loss,
     whiten,
 )
-
-JUNK = math.nan
-
-
-def close(found: Tensor, wanted: list[object]) -> None:
-    torch.testing.assert_close(found, torch.tensor(wanted), rtol=0, atol=1e-5)
-
-
-def mask(*lengths: int, width: int) -> Tensor:
-    return torch.tensor([[place < length for place in range(width)] for length in lengths])
+from tests.training.ppo.by_hand import JUNK, close, mask
 
 
 def test_mean_over_real_tokens_only() -> None:

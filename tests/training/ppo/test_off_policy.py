@@ -15,11 +15,8 @@ from rlaif.core.errors import ConfigError, StageError
 from rlaif.judge.load import parse
 from rlaif.training.ppo import off_policy
 from rlaif.training.ppo.rollout import RolloutBatch
-from rlaif.training.ppo.trainer import PpoTrainer
-from tests.stages.test_ppo import chosen, gradient, made, one_thread, same_model, trainer
-from tests.training.ppo.test_policy_model import disturb
-
-__all__ = ["one_thread"]
+from rlaif.training.ppo.step import PpoTrainer
+from tests.training.tiny_ppo import chosen, disturb, gradient, made, same_model, trainer
 
 RATIOS = (0.5, 1.0, 1.5, 5.0)
 """Of policy to sampler, over and over, token by token."""
@@ -45,7 +42,7 @@ def test_weights_by_hand(tiny_model: Path) -> None:
     wanted = [(0.5, 1.0, 1.5, 2.0)[i % 4] for i in range(count)]  # 5 is cut to the cap of 2
     assert batch.importance[mask].tolist() == pytest.approx(wanted, rel=1e-4)
     assert (batch.importance[~mask] == 1).all()
-    found = off_policy.mismatch(batch, work.config)
+    found = off_policy.mismatch(batch, work.config.importance_cap)
     logs = [math.log(RATIOS[i % 4]) for i in range(count)]
     assert found["sampler_gap"] == pytest.approx(sum(map(abs, logs)) / count, rel=1e-4)
     assert found["sampler_kl"] == pytest.approx(
@@ -62,7 +59,7 @@ def test_the_cap_is_a_field(tiny_model: Path, table: dict[str, Any], weights: se
     work = trainer(tiny_model, rollouts="server", **table)
     batch = sampled_by_another(work)
     assert {round(w, 3) for w in batch.importance[batch.response_mask].tolist()} == weights
-    capped = off_policy.mismatch(batch, work.config)["importance_capped"]
+    capped = off_policy.mismatch(batch, work.config.importance_cap)["importance_capped"]
     assert capped == 0 if table["importance_cap"] is None else capped == pytest.approx(0.5, abs=0.1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlaif.config import LoraTable, ModelConfig, PpoConfig
 from rlaif.core.errors import ModelError
 from rlaif.lm.local.causal_lm import CausalLM
 from rlaif.lm.local.load import LoadedModel, encode_chat, encode_text, load_model
@@ -19,28 +17,9 @@ from rlaif.training.ppo.policy_model import PolicyModel, Row
 from rlaif.training.rewards.model import RewardModel
 from tests.tiny import make_tiny_model, tiny_tokenizer
 from tests.training.contexts import prompt
+from tests.training.tiny_ppo import disturb, model_config, policy_model, ppo_config, reward_folder
 
 TEXTS = ["kind bread", "No.", "Listen, be kind, and ask what would help."]
-
-
-def model_config(source: Path, **fields: Any) -> ModelConfig:
-    return ModelConfig(**{"source": str(source), "dtype": "float32", "device": "cpu", **fields})
-
-
-def ppo_config(**fields: Any) -> PpoConfig:
-    return PpoConfig(**fields)
-
-
-def policy_model(source: Path, *, rewards: Sequence[Path] = (), dtype: str = "float32", **fields: Any) -> PolicyModel:
-    return PolicyModel(load_model(model_config(source, dtype=dtype)), ppo_config(**fields), rewards=rewards, seed=0)
-
-
-@torch.no_grad()
-def disturb(model: PolicyModel, *, std: float = 0.05) -> None:
-    """Gives all trained weights random values, as if trained."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.trained.values():
-        parameter.add_(torch.randn(parameter.shape, generator=generator) * std)
 
 
 def rows(loaded: LoadedModel) -> list[Row]:
@@ -134,18 +113,6 @@ def test_attention_is_not_written_out_for_what_may_differ(tmp_path: Path) -> Non
     assert not PolicyModel(
         load_model(model_config(make_tiny_model(tmp_path, "gpt2"))), ppo_config(), seed=0, longest=8
     ).writes_out
-
-
-def reward_folder(root: Path, source: Path) -> Path:
-    """A reward model with random weights, saved."""
-    model = RewardModel.new(load_model(model_config(source)), LoraTable(), seed=0)  # type: ignore[call-arg]
-    torch.manual_seed(2)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data.normal_(std=0.1)
-    model.mean, model.std = 0.3, 1.7
-    model.save(root / "reward")
-    return root / "reward"
 
 
 def trained_flags(model: PolicyModel) -> set[str]:

@@ -31,7 +31,7 @@ from rlaif.training.ppo.processes import ALONE, Processes
 from rlaif.training.ppo.rollout import together
 from rlaif.training.ppo.sharding import _layers
 from tests import tiny
-from tests.stages.test_real_stages import SMALL
+from tests.stages.small_run import SMALL
 from tests.tiny import Arch
 
 ROOT = Path(__file__).parents[3]

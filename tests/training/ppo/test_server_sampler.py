@@ -19,12 +19,11 @@ from rlaif.lm.server import pace
 from rlaif.stages import ppo
 from rlaif.stages.context import StageContext
 from rlaif.training.ppo.policy_model import PolicyModel
+from rlaif.training.ppo.schedule import step_prompts
 from rlaif.training.ppo.server_sampler import ServerSampler, open_server
-from tests.stages.test_ppo import PROMPTS, one_thread, ppo_context, sft_adapter
 from tests.training.contexts import Heard
+from tests.training.tiny_ppo import PROMPTS, ppo_context
 from tests.training.vllm_stand_in import StandIn, vllm
-
-__all__ = ["one_thread", "sft_adapter"]
 
 TABLE = {
     "rollouts": "server",
@@ -199,7 +198,7 @@ def test_the_same_step_sampled_again_is_the_same(context: StageContext) -> None:
         config, files = context.config.ppo, context.folder / "server"
         client = open_server(loaded, config, files, context.progress)
         sampler = ServerSampler(PolicyModel(loaded, config, seed=0), client, config, files, seed=context.config.seed)
-        asked = ppo.step_prompts(PROMPTS, config, 0, 0)
+        asked = step_prompts(PROMPTS, config, 0, 0)
         first, again, other = (sampler.sample(asked, step) for step in (0, 0, 1))
         sampler.close()
     assert first == again

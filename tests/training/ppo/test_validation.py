@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +16,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlaif.core.errors import ConfigError, StageError
+from rlaif.core.errors import StageError
 from rlaif.core.files import MetricsLog
 from rlaif.gold import scorers as gold
+from rlaif.gold.scorers import SCORERS, direction
 from rlaif.stages import ppo
 from rlaif.stages.context import StageContext
 from rlaif.training.ppo import validation
-from rlaif.training.ppo.trainer import PpoTrainer
-from rlaif.training.ppo.validation import set_aside, summary
-from rlaif.training.rewards.preferences import PromptGroup, split
-from tests.stages.test_ppo import chosen, one_thread, ppo_context, rows, sft_adapter, trainer
+from rlaif.training.ppo.schedule import set_aside, step_prompts
+from rlaif.training.ppo.step import PpoTrainer
+from rlaif.training.ppo.validation import Gain, Peak, Validated, summary
 from tests.training.contexts import Heard, prompt
 from tests.training.planted_gold import ENTRY, SomeE
-from tests.training.ppo.test_policy_model import disturb, ppo_config
-
-__all__ = ["one_thread", "sft_adapter"]
+from tests.training.tiny_ppo import chosen, disturb, ppo_config, ppo_context, rows, trainer
 
 PROMPTS = [prompt(f"Question {i} " + "about bread " * (i % 4)) for i in range(12)]
 HACKED: dict[str, Any] = {
@@ -79,28 +80,6 @@ def same(one: Path, other: Path) -> bool:
 
 
 # Which prompts
-
-
-def test_prompts_set_aside_are_those_that_the_reward_model_did_not_see_either() -> None:
-    asked = [prompt(f"Number {i}") for i in range(40)]
-    trained, kept = set_aside(asked, ppo_config(eval_steps=1, validation_prompts=7), 5)
-    assert len(kept) == 7
-    assert [p for p in asked if p in trained] == trained
-    assert {p.id for p in trained} | {p.id for p in kept} == {p.id for p in asked}
-    assert not {p.id for p in trained} & {p.id for p in kept}
-    _, unseen = split([PromptGroup(p, (), (), ()) for p in asked], share=0.25, seed=5)
-    assert {p.id for p in kept} < {group.prompt.id for group in unseen}
-    assert {p.id for p in set_aside(asked, ppo_config(eval_steps=1, validation_prompts=7), 6)[1]} != {
-        p.id for p in kept
-    }
-
-
-def test_half_of_the_prompts_at_most_are_set_aside() -> None:
-    asked = [prompt(f"Number {i}") for i in range(9)]
-    trained, kept = set_aside(asked, ppo_config(eval_steps=3), 0)
-    assert (len(trained), len(kept)) == (5, 4)
-    with pytest.raises(ConfigError, match="only one"):
-        set_aside(asked[:1], ppo_config(eval_steps=3), 0)
 
 
 def test_without_eval_steps_nothing_is_set_aside_or_written(
@@ -234,7 +213,7 @@ def test_what_is_validated_is_not_trained_on(hacked: tuple[StageContext, dict[st
     assert len(asked) == 6
     assert all({row["prompt_id"] for row in samples(context) if row["step"] == step} == asked for step in range(9))
     left, _ = set_aside(PROMPTS, context.config.ppo, 0)
-    trained = {p.id for step in range(8) for p in ppo.step_prompts(left, context.config.ppo, 0, step)}
+    trained = {p.id for step in range(8) for p in step_prompts(left, context.config.ppo, 0, step)}
     assert not asked & trained
     assert not asked & {row["prompt_id"] for row in MetricsLog(context.folder / "rollouts.jsonl").read()}
 
@@ -322,7 +301,7 @@ def test_a_score_that_is_not_a_number_stops_the_validation_with_the_batch_saved(
     real = PpoTrainer.measure
 
     def broken(work: Any, rollouts: Any) -> Any:
-        work.kl.coefficient = float("nan")
+        work.state.kl.coefficient = float("nan")
         work.model.value_head.bias.data.fill_(float("nan"))
         return real(work, rollouts)
 
@@ -330,3 +309,194 @@ def test_a_score_that_is_not_a_number_stops_the_validation_with_the_batch_saved(
     with pytest.raises(StageError, match=r"step 0: validation: not finite"):
         ppo.run(context)
     assert (context.folder / "bad_batch.pt").exists()
+
+
+# Resumed
+
+
+class Cut(BaseException):
+    """The process is gone."""
+
+
+def cut_at(number: int, patch: pytest.MonkeyPatch) -> list[str]:
+    """From now on call number `number` of those that move a folder, remove one or finish a validation raises Cut
+    instead; the calls are in the list."""
+    calls: list[str] = []
+
+    def cutting(name: str, real: Callable[..., Any], counts: Callable[..., bool]) -> Callable[..., Any]:
+        def call(first: Any, *args: Any, **named: Any) -> Any:
+            if counts(first, **named):
+                calls.append(f"{name} {first if isinstance(first, Path) else ''}")
+                if len(calls) == number:
+                    raise Cut
+            return real(first, *args, **named)
+
+        return call
+
+    def exists(path: Path, **_: Any) -> bool:
+        return path.exists()
+
+    patch.setattr(Path, "rename", cutting("rename", Path.rename, exists))
+    patch.setattr(validation.shutil, "rmtree", cutting("rmtree", validation.shutil.rmtree, exists))
+    whole = cutting("append", MetricsLog.append, lambda log, **row: "gain" in row)
+    patch.setattr(MetricsLog, "append", whole)
+    return calls
+
+
+SHORT = {**HACKED, "save_steps": 2, "patience": 1}
+
+
+def test_cut_anywhere_and_resumed_it_ends_as_the_uncut_one(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
+    whole = ppo_context(tmp_path / "whole", tiny_model, sft_adapter, PROMPTS, **SHORT)
+    with pytest.MonkeyPatch.context() as patch:
+        calls = cut_at(10**6, patch)
+        counts = ppo.run(whole)
+    assert counts["best_step"] < counts["steps"]
+    assert sum("best-" in call for call in calls) >= 2  # kept, put into its place
+    kinds = {re.sub(r"\d+", "", call.rpartition("/")[2]): number for number, call in enumerate(calls, 1)}
+    for number in (n for kind, n in kinds.items() if "checkpoint." not in kind):
+        cut = ppo_context(tmp_path / str(number), tiny_model, sft_adapter, PROMPTS, **SHORT)
+        with pytest.MonkeyPatch.context() as patch:
+            cut_at(number, patch)
+            with pytest.raises(Cut):
+                ppo.run(cut)
+        assert ppo.run(cut) == counts, calls[number - 1]
+        assert validations(cut) == validations(whole)
+        assert samples(cut) == samples(whole)
+        assert same(cut.adapter("ppo"), whole.adapter("ppo"))
+        assert same(cut.folder / "adapter-last", whole.folder / "adapter-last")
+        assert {path.name for path in cut.folder.iterdir()} == {path.name for path in whole.folder.iterdir()}
+
+
+def test_killed_in_a_validation_it_ends_as_the_uncut_one(
+    hacked: tuple[StageContext, dict[str, float]], tmp_path: Path, tiny_model: Path, sft_adapter: Path
+) -> None:
+    whole, counts = hacked
+    table = {**HACKED, "reward": [{"source": "tests.training.toy_rewards:killed_at_a_call", "name": "share_of_e"}]}
+    cut = ppo_context(tmp_path / "cut", tiny_model, sft_adapter, PROMPTS, **table)
+    code = (
+        "import sys, torch; from pathlib import Path\n"
+        "from rlaif.stages import ppo; from tests.training.contexts import stage_context\n"
+        "from tests.training.planted_gold import plant; plant()\n"
+        "torch.set_num_threads(1)\n"
+        f"ppo.run(stage_context(Path(sys.argv[1]), Path(sys.argv[2]), 'ppo', ppo={cut.config.ppo.model_dump()!r}))"
+    )
+    counter = tmp_path / "counter"
+    counter.touch()
+    environment = {"KILL_COUNTER": str(counter), "KILL_AT": "11"}  # the validation after step 5; the checkpoint is of 3
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "cut"), str(tiny_model)],
+        env={**os.environ, **environment},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+    )
+    assert killed.returncode == -9, killed.stderr.decode()
+    assert (len(rows(cut)), len(validations(cut))) == (5, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        assert ppo.run(cut) == counts
+    assert (rows(cut), validations(cut), samples(cut)) == (rows(whole), validations(whole), samples(whole))
+    assert same(cut.adapter("ppo"), whole.adapter("ppo"))
+
+
+def test_stopped_in_a_validation_it_keeps_the_steps_before(
+    tmp_path: Path, tiny_model: Path, sft_adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = tmp_path / "counter"
+    monkeypatch.setenv("KILL_COUNTER", str(counter))
+    table = {
+        **SHORT,
+        "steps": 3,
+        "save_steps": 10,
+        "reward": "tests.training.toy_rewards:interrupted_at_the_third_call",
+    }
+    whole, cut = (ppo_context(tmp_path / part, tiny_model, sft_adapter, PROMPTS, **table) for part in ("whole", "cut"))
+    counter.write_text("xxx")  # which is past the interruption
+    counts = ppo.run(whole)
+    counter.write_text("")
+    cut.progress = Heard()
+    with pytest.raises(KeyboardInterrupt):  # the calls before: the validation of SFT and the first step
+        ppo.run(cut)
+    assert cut.progress.lines[-1] == "  ppo: 1 of 3 steps are kept"
+    assert len(validations(cut)) == 1
+    assert ppo.run(cut) == counts
+    assert (rows(cut), validations(cut), samples(cut)) == (rows(whole), validations(whole), samples(whole))
+    assert same(cut.adapter("ppo"), whole.adapter("ppo"))
+
+
+@pytest.mark.parametrize("written", [1, 2])
+def test_a_validation_that_was_half_written_is_done_again(
+    written: int, tmp_path: Path, tiny_model: Path, sft_adapter: Path
+) -> None:
+    table = {**SHORT, "steps": 2, "save_steps": 1, "patience": 0}
+    whole, cut = (ppo_context(tmp_path / part, tiny_model, sft_adapter, PROMPTS, **table) for part in ("whole", "cut"))
+    ppo.run(whole)
+    left = [0]
+
+    def full(log: MetricsLog, **row: object) -> None:
+        left[0] += "prompt_id" in row and row["step"] == 1 and "kl" in row
+        if left[0] > written:
+            raise OSError(28, "No space left on device")
+        append(log, **row)
+
+    append = MetricsLog.append
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MetricsLog, "append", full)
+        with pytest.raises(OSError, match="No space"):
+            ppo.run(cut)
+    assert len([row for row in samples(cut) if row["step"] == 1]) == written
+    ppo.run(cut)
+    assert (rows(cut), validations(cut), samples(cut)) == (rows(whole), validations(whole), samples(whole))
+
+
+# The best one
+
+
+def in_turn(peak: Peak, *values: float) -> list[Gain]:
+    """Validations of one prompt pair each, with these means."""
+    return [peak.take(Validated(step, {"a": value - 1, "b": value + 1})) for step, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(("by", "best"), [("score", 2), ("sentiment", 2), ("harm", 4), ("toxicity", 4)])
+def test_the_direction_is_that_of_the_measure(by: str, best: int) -> None:
+    peak = Peak(by, direction(by, list(SCORERS)))
+    in_turn(peak, 0.5, 0.6, 0.9, 0.7, 0.1, 0.3)
+    assert peak.best is not None
+    assert peak.best.step == best
+    assert peak.since == 5 - best
+
+
+def test_an_equal_one_is_no_new_best() -> None:
+    peak = Peak("score")
+    assert [gain.best for gain in in_turn(peak, 1.0, 1.0, 1.5, 1.5)] == [True, False, True, False]
+    assert peak.since == 1
+
+
+def test_the_gain_is_paired_by_prompt_and_against_the_best() -> None:
+    """Differences 1, 2, 3 by hand: mean 2, deviation 1, t(2) = 4.3027: 2 +- 4.3027 / sqrt 3."""
+    peak = Peak("harm", "lower")
+    assert peak.take(Validated(0, {"a": 5.0, "b": 50.0, "c": 500.0})) == Gain(True)
+    assert not peak.take(Validated(1, {"a": 9.0, "b": 90.0, "c": 900.0})).best
+    gain = peak.take(Validated(2, {"c": 497.0, "a": 4.0, "b": 48.0}))
+    assert (gain.best, gain.mean) == (True, 2.0)
+    half = 4.302653 / math.sqrt(3)
+    assert (gain.low, gain.high) == pytest.approx((2 - half, 2 + half), abs=1e-5)
+
+
+def test_prompts_that_only_one_of_them_measured_are_left_out() -> None:
+    peak = Peak("score")
+    peak.take(Validated(0, {"a": 1.0, "b": 100.0}))
+    gain = peak.take(Validated(1, {"a": 2.0}))
+    assert gain == Gain(True, 1.0, None, None)
+    assert not peak.take(Validated(2, {"b": 7.0})).best
+
+
+def test_what_was_not_measured_is_never_the_best() -> None:
+    peak = Peak("harm", "lower")
+    assert peak.take(Validated(0, {})) == Gain(False)
+    assert peak.best is None
+    peak.take(Validated(1, {"a": 0.5}))
+    peak.take(Validated(2, {}))
+    assert peak.best is not None
+    assert (peak.best.step, peak.since) == (1, 1)

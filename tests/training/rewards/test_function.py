@@ -13,21 +13,13 @@ import pytest
 import torch
 
 from rlaif.core.errors import ConfigError, StageError
-from rlaif.core.records import Message, Prompt
 from rlaif.gold.text import length_reward
-from rlaif.training.ppo.rollout import Rollouts
 from rlaif.training.rewards.function import COLUMNS, FunctionReward, load_function
-
-ASKED = (
-    Prompt((Message("system", "Be kind."), Message("user", "A")), slice="first", tags=("x", "y"), source="set"),
-    Prompt((Message("user", "B"),), slice="second"),
-)
-TEXTS = ["Yes", "No"]
-ROLLOUTS = Rollouts(ASKED, ((7, 8), (9,)), ((1, 2, 3), (4,)), ("stop", "length"))
+from tests.training.tiny_ppo import ASKED, TWO_ROLLOUTS, TWO_TEXTS
 
 
-def scored(function: Any, texts: Sequence[str] = TEXTS) -> list[float]:
-    return FunctionReward(function, "mine:f").scores(ROLLOUTS, texts).tolist()
+def scored(function: Any, texts: Sequence[str] = TWO_TEXTS) -> list[float]:
+    return FunctionReward(function, "mine:f").scores(TWO_ROLLOUTS, texts).tolist()
 
 
 # What it is given
@@ -143,7 +135,7 @@ async def waits(completions: list[str]) -> list[float]:
     [[1, 0], (1.0, 0.0), torch.tensor([1, 0]), np.array([1.0, 0.0]), [True, False], [np.float32(1), torch.tensor(0.0)]],
 )
 def test_numbers_of_every_kind_are_taken(returned: Any) -> None:
-    found = FunctionReward(lambda responses: returned, "f").scores(ROLLOUTS, TEXTS)
+    found = FunctionReward(lambda responses: returned, "f").scores(TWO_ROLLOUTS, TWO_TEXTS)
     assert (found.tolist(), found.dtype) == ([1.0, 0.0], torch.float32)
     assert scored(lambda responses: iter(returned)) == [1.0, 0.0]
 
@@ -156,9 +148,9 @@ def test_none_is_nothing_to_say() -> None:
 
 def test_an_async_function_is_run_and_its_loop_kept() -> None:
     reward = FunctionReward(waits, "f")
-    assert reward.scores(ROLLOUTS, TEXTS).tolist() == [3.0, 2.0]
+    assert reward.scores(TWO_ROLLOUTS, TWO_TEXTS).tolist() == [3.0, 2.0]
     loop = reward.loop
-    reward.scores(ROLLOUTS, TEXTS)
+    reward.scores(TWO_ROLLOUTS, TWO_TEXTS)
     assert reward.loop is loop is not None
 
 

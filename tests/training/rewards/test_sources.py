@@ -20,19 +20,27 @@ from rlaif.lm.local.load import load_model
 from rlaif.stages import ppo, reward
 from rlaif.stages.context import StageContext
 from rlaif.training.ppo.policy_model import PolicyModel
-from rlaif.training.ppo.trainer import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.by_judge import JudgeReward
 from rlaif.training.rewards.function import FunctionReward
 from rlaif.training.rewards.model import RewardModel
 from rlaif.training.rewards.sources import Rewards, Source, part_figures, part_values
-from tests.stages.test_ppo import PROMPTS, SMALL, chosen, made, one_thread, ppo_context, rows, same_run, trainer
-from tests.stages.test_ppo import sft_adapter as sft_adapter
-from tests.stages.test_reward import planted, reward_context
-from tests.training.ppo.test_policy_model import ppo_config
-from tests.training.rewards.test_function import ROLLOUTS, TEXTS
+from tests.training.planted_labels import planted, reward_context
+from tests.training.tiny_ppo import (
+    PROMPTS,
+    SMALL,
+    TWO_ROLLOUTS,
+    TWO_TEXTS,
+    chosen,
+    made,
+    ppo_config,
+    ppo_context,
+    rows,
+    same_run,
+    trainer,
+)
 from tests.training.toy_rewards import share_of_e
 
-__all__ = ["one_thread"]
 NAN = math.nan
 
 
@@ -48,7 +56,7 @@ def combined(*sources: Source, members: list[list[float]] | None = None, **field
     """(scores, columns) of two responses."""
     rewards = Rewards(sources, **fields)
     given = None if members is None else torch.tensor(members)
-    found = rewards.combined(ROLLOUTS, TEXTS, given, rewards.of_texts(ROLLOUTS, TEXTS))
+    found = rewards.combined(TWO_ROLLOUTS, TWO_TEXTS, given, rewards.of_texts(TWO_ROLLOUTS, TWO_TEXTS))
     return found.scores.tolist(), {name: values.tolist() for name, values in found.parts.items()}
 
 
@@ -119,14 +127,14 @@ def test_the_config_names_weighs_and_opens_the_sources() -> None:
 
 
 def test_the_functions_of_the_page_run() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "ppo.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "rewards.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     exec(
         next(code for code in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "keeps_format" in code), names
     )
     sources = (Source(name, FunctionReward(names[name], name)) for name in ("brevity", "keeps_format"))
     rewards = Rewards(tuple(sources))
-    asked = replace(ROLLOUTS, prompts=(replace(ROLLOUTS.prompts[0], slice="lists"), ROLLOUTS.prompts[1]))
+    asked = replace(TWO_ROLLOUTS, prompts=(replace(TWO_ROLLOUTS.prompts[0], slice="lists"), TWO_ROLLOUTS.prompts[1]))
     texts = ["- one\n- two", "three words here"]
     found = rewards.combined(asked, texts, None, rewards.of_texts(asked, texts))
     assert found.scores.tolist() == pytest.approx([1.0 - 4 / 20, -3 / 20])
@@ -268,7 +276,7 @@ def test_an_ensemble_on_one_base_scores_as_its_members_alone(members: Trained) -
     context, _ = members
     work = policy_of(members)
     rollouts = made(work, "kind bread", "No.", "dough flour water", "yes")
-    found = work.member_scores(rollouts)
+    found = work.forward.scores(rollouts)
     base = load_model(context.config.model, (context.adapter("sft"),))
     for number, name in enumerate(context.config.reward.adapters):
         alone = RewardModel.load(context.run.file("reward", name), base)

@@ -1,15 +1,70 @@
-"""A checkpoint of the PPO stage: a folder that is whole or not there. The one before stays until the next is whole."""
+"""What PPO must not lose, and its checkpoints: folders that are whole or not there.
+
+The checkpoint before stays until the next one is whole.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rlaif.config import PpoConfig
 from rlaif.core.errors import StageError, memory_is_full
 from rlaif.core.files import disk_errors, move_folder, remove_folder, write_folder
+from rlaif.training.ppo.formulas import KlController
+from rlaif.training.ppo.policy_model import PolicyModel
+from rlaif.training.ppo.processes import Processes
+
+
+class TrainingState:
+    """Everything that a step changes: the trained weights, Adam's state, the KL coefficient, the steps done.
+
+    `finished`: the steps that it stands for, None while a step's updates are under way; `saved`: those on the disk.
+    """
+
+    def __init__(self, model: PolicyModel, config: PpoConfig, processes: Processes) -> None:
+        self.model, self.processes = model, processes
+        self.parameters = list(model.trained.values())
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
+        self.kl = KlController(config.kl_coef, config.kl_target, config.kl_horizon)
+        self.finished: int | None = 0
+        self.saved = 0
+
+    def set_rate(self, rate: float) -> None:
+        """Sets the learning rate of the next update."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    def copy(self) -> dict[str, Any]:
+        """A copy of weights and optimiser, for `take_up`."""
+        return copy.deepcopy({"adapters": self.model.adapter_state(), "optimiser": self.optimiser.state_dict()})
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Puts back what `copy` gave."""
+        self.model.load_adapter_state(state["adapters"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def save(self, folder: Path, step: int) -> None:
+        """Writes a checkpoint after `step` finished steps; the one before it is kept until this one is whole."""
+        if self.processes.first:
+            save(folder, self.copy(), {"step": step, "kl_coef": self.kl.coefficient})
+        self.saved = step
+
+    def restore(self, folder: Path) -> int:
+        """Takes up the last checkpoint; returns the number of finished steps (0 without one)."""
+        found = self.processes.from_first(lambda: restore(folder))
+        if found is None:
+            return 0
+        state, facts = found
+        self.take_up(state)
+        self.kl.coefficient = facts["kl_coef"]
+        self.finished = self.saved = int(facts["step"])
+        return self.saved
+
 
 READ_ERRORS = (FileNotFoundError, ValueError, KeyError, TypeError, RuntimeError, EOFError)
 """What reading a damaged file raises; `UnpicklingError`, a plain Exception, comes as `ValueError` from `_read`. Other
