@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlaif.core import files
 from rlaif.core.errors import StageError
 from rlaif.core.files import MetricsLog
 from rlaif.gold import scorers as gold
@@ -337,7 +338,7 @@ def cut_at(number: int, patch: pytest.MonkeyPatch) -> list[str]:
         return path.exists()
 
     patch.setattr(Path, "rename", cutting("rename", Path.rename, exists))
-    patch.setattr(validation.shutil, "rmtree", cutting("rmtree", validation.shutil.rmtree, exists))
+    patch.setattr(files.shutil, "rmtree", cutting("rmtree", files.shutil.rmtree, exists))
     whole = cutting("append", MetricsLog.append, lambda log, **row: "gain" in row)
     patch.setattr(MetricsLog, "append", whole)
     return calls

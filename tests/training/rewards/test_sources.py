@@ -21,6 +21,7 @@ from rlaif.stages import ppo, reward
 from rlaif.stages.context import StageContext
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.step import PpoTrainer
+from rlaif.training.rewards import preferences
 from rlaif.training.rewards.by_judge import JudgeReward
 from rlaif.training.rewards.function import FunctionReward
 from rlaif.training.rewards.model import RewardModel
@@ -253,15 +254,15 @@ def test_a_stage_cut_between_members_goes_on_with_the_next(
 ) -> None:
     cut = reward_context(tmp_path, tiny_model, sft_adapter, planted(20), **MEMBERS)
     trained: list[int] = []
-    train = reward._train
+    train = preferences.train
 
-    def dies(*given: Any, seed: int) -> Any:
+    def dies(*given: Any, seed: int, **named: Any) -> None:
         trained.append(seed)
         if len(trained) == 2:
             raise KeyboardInterrupt
-        return train(*given, seed=seed)
+        train(*given, seed=seed, **named)
 
-    monkeypatch.setattr(reward, "_train", dies)
+    monkeypatch.setattr(preferences, "train", dies)
     with pytest.raises(KeyboardInterrupt):
         reward.run(cut)
     assert reward.run(cut) == members[1]
