@@ -1,0 +1,39 @@
+"""The example loop learns on a tiny model, and is short enough to be read."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FILE = Path(__file__).parents[2] / "examples" / "ppo_loop.py"
+
+
+@pytest.fixture(scope="module")
+def loop() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ppo_loop", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_score_rises_and_the_kl_is_held(
+    loop: ModuleType, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = loop.Settings(steps=20, batch_size=32, max_new_tokens=6, learning_rate=3e-3)
+    rows = loop.train(str(tiny_model), loop.share_of_e, settings)
+    first, last = (sum(row["score"] for row in part) / 4 for part in (rows[:4], rows[-4:]))
+    assert last > first + 0.3
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-4)  # before the first update the policy is the reference
+    assert 0 < rows[-1]["kl"] < 15
+    assert len(capsys.readouterr().out.splitlines()) == 20
+
+
+def test_it_is_short() -> None:
+    assert len(FILE.read_text(encoding="utf-8").splitlines()) <= 250
