@@ -308,16 +308,6 @@ class PpoConfig(LoraTable):
         0, ge=0, description="keep: best: validations without a new best that end the stage; 0 = all steps"
     )
 
-    @property
-    def reward_scale(self) -> Literal["none", "batch", "group"]:
-        """`scale_rewards`, with the algorithm's own for null."""
-        return self.scale_rewards or ("group" if self.algorithm == "grpo" else "none")
-
-    @property
-    def whitens_advantages(self) -> bool:
-        """`normalize_advantages`, with the algorithm's own for null."""
-        return self.algorithm == "ppo" if self.normalize_advantages is None else self.normalize_advantages
-
     def scored_by(self, source: str) -> bool:
         """Whether "model" or "judge" is among the sources of the reward."""
         return any(part.source == source for part in self.reward)

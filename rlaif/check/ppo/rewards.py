@@ -17,7 +17,7 @@ from torch import Tensor
 from rlaif.check.ppo.subject import Measure, Subject, apart, rows_of
 from rlaif.training.ppo.formulas import KlController
 from rlaif.training.ppo.rollout import RolloutBatch, Rollouts
-from rlaif.training.ppo.step import PpoTrainer
+from rlaif.training.ppo.step import PpoTrainer, whitens
 from rlaif.training.rewards.model import RewardModel
 from rlaif.training.rewards.sources import Scored
 
@@ -87,7 +87,7 @@ def whitening(subject: Subject) -> Iterator[Measure]:
     """Advantages are centred and scaled over a mini-batch's real tokens where so configured; returns never are."""
     trainer = subject.trainer(moved=True)
     batch, _ = trainer.measure(subject.probe)
-    if not subject.config.whitens_advantages:
+    if not whitens(subject.config):
         kept = trainer.advantages(batch, range(len(subject.probe)))
         yield Measure("advantages against those of the batch", apart(kept, batch.advantages))
         return

@@ -32,7 +32,7 @@ from rlaif.config import PpoConfig
 from rlaif.core.records import Prompt
 from rlaif.lm.local.packing import Row
 from rlaif.training.ppo import off_policy
-from rlaif.training.ppo.advantages import advantages_and_returns, relative_scores, token_weights
+from rlaif.training.ppo.advantages import Grouping, advantages_and_returns, relative_scores, token_weights
 from rlaif.training.ppo.checkpoint import TrainingState
 from rlaif.training.ppo.formulas import (
     clipped,
@@ -142,7 +142,7 @@ class PpoTrainer:
         # A response that was cut off is not scored as if it were complete.
         penalties = config.missing_eos_penalty * torch.tensor([reason != "stop" for reason in rollouts.finish])
         entering = relative_scores(
-            scored.scores, penalties, groups, config.score_clip, scale=config.reward_scale, baseline=config.baseline
+            scored.scores, penalties, groups, config.score_clip, scale=reward_scale(config), baseline=config.baseline
         )
         # The score lands on the last real token, the KL penalty on every one.
         rewards = shaped_rewards(entering, logprobs, ref_logprobs, mask, self.state.kl.coefficient)
@@ -171,7 +171,7 @@ class PpoTrainer:
         """3. (len(rows), T) the advantages as the loss takes them; the critic learns returns as they are."""
         found, mask = batch.advantages[rows], batch.response_mask[rows]
         # For PPO whitened over the tokens of the whole mini-batch, so that micro-batches change nothing.
-        found = whiten(found, mask) if self.config.whitens_advantages else torch.where(mask, found, 0.0)
+        found = whiten(found, mask) if whitens(self.config) else torch.where(mask, found, 0.0)
         return batch.importance[rows] * found
 
     def update(self, batch: RolloutBatch, step: int) -> dict[str, float | None]:
@@ -258,6 +258,16 @@ class PpoTrainer:
     def text(self, response: Sequence[int]) -> str:
         """The response as text, without special tokens."""
         return str(self.model.loaded.tokenizer.decode(response, skip_special_tokens=True)).strip()
+
+
+def reward_scale(config: PpoConfig) -> Grouping:
+    """`scale_rewards`, with the algorithm's own for null."""
+    return config.scale_rewards or ("group" if config.algorithm == "grpo" else "none")
+
+
+def whitens(config: PpoConfig) -> bool:
+    """`normalize_advantages`, with the algorithm's own for null."""
+    return config.algorithm == "ppo" if config.normalize_advantages is None else config.normalize_advantages
 
 
 def _backward(loss: Tensor) -> None:

@@ -15,6 +15,7 @@ from rlaif.core.errors import ConfigError
 from rlaif.judge.load import parse
 from rlaif.training.ppo.advantages import advantages_and_returns, relative_scores, token_weights
 from rlaif.training.ppo.formulas import entropies, group_mean, group_std, others_mean
+from rlaif.training.ppo.step import reward_scale
 from tests.training.ppo.by_hand import JUNK, close, mask
 from tests.training.tiny_ppo import PROMPTS, chosen, made, policy_model, ppo_config, trainer
 
@@ -29,7 +30,7 @@ def config(**fields: Any) -> Any:
 def entering(penalties: Tensor | None = None, **fields: Any) -> Tensor:
     of, none = config(**fields), torch.zeros(6)
     given = none if penalties is None else penalties
-    return relative_scores(SCORES, given, GROUPS, of.score_clip, scale=of.reward_scale, baseline=of.baseline)
+    return relative_scores(SCORES, given, GROUPS, of.score_clip, scale=reward_scale(of), baseline=of.baseline)
 
 
 def averaged(real: Tensor, **fields: Any) -> Tensor:
