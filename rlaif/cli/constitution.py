@@ -222,7 +222,8 @@ def run_tests(
     from rlaif.core.progress import choose
     from rlaif.core.shipped import cache_folder
     from rlaif.judge.load import load_or_default
-    from rlaif.judge.tests import run, tally
+    from rlaif.judge.tests import answer, run, tally
+    from rlaif.view.deliver import print_answer
 
     constitution = load_constitution(name)
     settings = load_or_default(config, overrides)
@@ -231,11 +232,7 @@ def run_tests(
     if as_json:
         print(json.dumps(report.as_json()))
     else:
-        from rich.console import Console
-
-        from rlaif.report.principle_tests import as_table
-
-        Console().print(as_table(report))
+        print_answer(answer(report))
     found = tally(report.results)
     if fail_under is not None and found.pass_share < fail_under:
         share = f"{found.passed} of {found.tests} tests passed"

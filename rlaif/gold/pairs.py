@@ -17,7 +17,8 @@ from rlaif.constitution.load import load_constitution
 from rlaif.core.errors import ConfigError, ConstitutionError, DataError
 from rlaif.core.records import Comparison, Constitution, Message, Principle, Prompt, Response, content_id
 from rlaif.gold import verifiable
-from rlaif.gold.scorers import MATCHED, Rating, read_ratings
+from rlaif.gold.scorers import Rating, read_ratings
+from rlaif.gold.text import alike
 from rlaif.inputs.comparisons import read_comparisons
 
 PYRIT, TESTS, VERIFIABLE = "pyrit", "tests:", "verifiable"
@@ -50,9 +51,8 @@ class GoldPair:
 
     @property
     def length_matched(self) -> bool:
-        """Whether the answers' lengths in characters differ by at most MATCHED of the longer one."""
-        a, b = len(self.better.text), len(self.worse.text)
-        return abs(a - b) <= MATCHED * max(a, b)
+        """Whether the answers have about the same number of characters."""
+        return alike(len(self.better.text), len(self.worse.text))
 
     @property
     def identity(self) -> str:

@@ -21,13 +21,12 @@ import numpy as np
 from rlaif.core.errors import ConfigError, RlaifError, StageError
 from rlaif.core.plugins import check_name, load_own, short_name
 from rlaif.core.progress import Progress
+from rlaif.gold.text import alike
 
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0)
 FOLDS = 5
 RATINGS = 604
 """Rows that pyrit 1.1.0 brings; only the length of a progress bar depends on it."""
-MATCHED = 0.25
-"""Two responses count as length-matched when their word counts differ by at most this share of the longer one."""
 
 Better = Literal["lower", "higher"]
 Vectors = np.ndarray
@@ -301,8 +300,7 @@ def harm_quality(ratings: Sequence[Rating], predicted: Vectors) -> HarmQuality:
     for index, rating in enumerate(ratings):
         by_objective.setdefault(rating.objective, []).append(index)
     pairs = [(a, b) for group in by_objective.values() for a in group for b in group if target[a] > target[b]]
-    longer = {pair: max(lengths[pair[0]], lengths[pair[1]]) for pair in pairs}
-    matched = [(a, b) for a, b in pairs if abs(lengths[a] - lengths[b]) <= MATCHED * longer[a, b]]
+    matched = [(a, b) for a, b in pairs if alike(lengths[a], lengths[b])]
     return HarmQuality(
         ratings=len(ratings),
         correlation=_correlation(predicted, target),

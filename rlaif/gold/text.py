@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+MATCHED = 0.25
+"""Share of the longer length by which two that are alike differ at most."""
 MOVED = {"rlaif.evaluation.controls:length_reward": "rlaif.gold.text:length_reward"}
 """A reward of ours by the name that older configs have for it -> by its name now."""
 FULL_LENGTH = 50
@@ -35,6 +37,11 @@ _REFUSAL_OPENING = re.compile(
 def words(text: str) -> list[str]:
     """The words of the text, in lower case and in order."""
     return _WORD.findall(text.lower())
+
+
+def alike(one: float, other: float) -> bool:
+    """Whether two lengths differ by at most MATCHED of the longer one: such a pair is length-matched."""
+    return abs(one - other) <= MATCHED * max(one, other)
 
 
 def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from random import Random
 
 from rlaif.core.records import Constitution, Contrast, ContrastExample, Principle
-from rlaif.gold.scorers import MATCHED
+from rlaif.gold import text
 
 Made = tuple[str, str, str]
 """A prompt, the right answer and the wrong one."""
@@ -132,7 +132,7 @@ def _balanced(make: Callable[[Random], Made], random: Random) -> list[Made]:
     while len(found) < SIZE:
         prompt, right, wrong = make(random)
         tilt = longer + (len(right) > len(wrong)) - (len(right) < len(wrong))
-        alike = right != wrong and abs(len(right) - len(wrong)) <= MATCHED * max(len(right), len(wrong))
+        alike = right != wrong and text.alike(len(right), len(wrong))
         if prompt not in found and alike and abs(tilt) <= min(1, SIZE - 1 - len(found)):
             found[prompt], longer = (prompt, right, wrong), tilt
     return list(found.values())

@@ -31,6 +31,8 @@ from rlaif.core.records import (
 from rlaif.core.statistics import wilson
 from rlaif.judge.judge import Judge, opened_models
 from rlaif.judge.methods.table import in_use
+from rlaif.view.answer import Answer, Line, Section, Table
+from rlaif.view.text import number, percent, percents
 
 ASKED_TOGETHER = 16
 """Tests in one question to the model: enough to fill its batches, few enough to show progress and keep it."""
@@ -219,3 +221,66 @@ def _as_json(result: Result) -> dict[str, Any]:
         "consistency": result.consistency,
         "failure": None if result.failure is None else asdict(result.failure),
     }
+
+
+# ---- the answer -----------------------------------------------------------------------------------------------------
+
+
+def answer(report: Report) -> Answer:
+    """A line per principle, then all, then what got no verdict and why."""
+    overall, constitution = tally(report.results), report.constitution
+    who = "at random" if report.method == "random" else f"by {report.judge} ({report.method})"
+    subject = " ".join(f"{constitution.name} {constitution.version}".split())  # one line, whatever it holds
+    cost = f"The judge was asked {report.calls:,} times; {report.cached:,} answers were known from before."
+    lines = [*_sentences(overall), *_unjudged(report.results), *[cost] * (report.method != "random")]
+    return Answer(
+        verb="rlaif constitution test",
+        title=f"The tests of {subject}",
+        about=f"unit tests of principles, judged {who}.",
+        heading=f"{subject}, judged {who}",
+        verdict=[],
+        sections=[Section("Tests", [_table(report, overall), *map(Line, lines)])],
+    )
+
+
+def _table(report: Report, overall: Tally) -> Table:
+    ordered, unjudged = overall.consistency is not None, overall.judged < overall.tests
+    head = ["passed", "margin", *["orders agree"] * ordered, "shorter wins", "longer wins", *["no verdict"] * unjudged]
+    rows = []
+    for name, results in report.principles.items():
+        cells = _cells(tally(results), ordered, unjudged) if results else ["no tests"]
+        failed = ", ".join(str(result.number) for result in results if result.passed is False)
+        rows.append([name, *cells, *[""] * (len(head) - len(cells)), failed])
+    rows.append(["all", *_cells(overall, ordered, unjudged), str(overall.judged - overall.passed)])
+    return Table(["principle", *head, "failed"], rows, texts=(0, len(head) + 1), strong=(len(rows) - 1,))
+
+
+def _cells(found: Tally, ordered: bool, unjudged: bool) -> list[str]:
+    """The numbers of one line; "-" where no test was judged."""
+    if found.judged == 0:
+        cells = ["-"] * (4 + ordered)
+    else:
+        cells = [f"{found.passed} of {found.judged}", number(found.margin, 3)]
+        cells += [number(found.consistency, 2)] if ordered else []
+        cells += [f"{share:.0%}" for share in (found.shorter_wins, found.longer_wins) if share is not None]
+    return [*cells, str(found.tests - found.judged)] if unjudged else cells
+
+
+def _sentences(found: Tally) -> list[str]:
+    if found.judged == 0:
+        return ["The judge gave no verdict on any test."]
+    return [
+        f"Passed {percent(found.rate)} of the tests with a verdict (95 % interval {percents(found.low, found.high)}).",
+        f"By length alone: shorter wins {percent(found.shorter_wins)}, longer wins {percent(found.longer_wins)}.",
+    ]
+
+
+def _unjudged(results: Sequence[Result]) -> list[str]:
+    """For each kind of failure the tests that it cost a verdict, and the first one's reason (JSON has them all)."""
+    places: dict[str, list[str]] = {}
+    reasons: dict[str, str] = {}
+    for result in results:
+        if result.failure is not None:
+            places.setdefault(result.failure.kind, []).append(f"{result.principle_id} {result.number}")
+            reasons.setdefault(result.failure.kind, result.failure.reason)
+    return [f"No verdict ({kind}): {', '.join(tests)}. The first: {reasons[kind]}" for kind, tests in places.items()]

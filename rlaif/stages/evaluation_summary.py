@@ -12,7 +12,7 @@ from rlaif.core.evaluation import REFERENCE, Cell, Divergence, Measure, Scored, 
 from rlaif.core.records import Failure, PreferenceLabel, Prompt, Response, WinRate, record_seed
 from rlaif.core.statistics import Estimate, Keyed, mean, paired_difference, win_rate
 from rlaif.gold import text as text_metrics
-from rlaif.gold.scorers import MATCHED, GoldScorer
+from rlaif.gold.scorers import GoldScorer
 
 COMPARISONS = (("ppo", "sft"), ("sft", "base"), ("ppo", "base"))
 TEXT_MEASURES = {
@@ -163,7 +163,7 @@ def _probabilities(labels: Sequence[PreferenceLabel], keep: Callable[[Preference
 
 def _length_matched(label: PreferenceLabel) -> bool:
     a, b = (len(text_metrics.words(part.text)) for part in (label.comparison.a, label.comparison.b))
-    return abs(a - b) <= MATCHED * max(a, b)
+    return text_metrics.alike(a, b)
 
 
 def _unscored_notes(rates: Sequence[WinRate]) -> list[str]:

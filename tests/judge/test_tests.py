@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from rlaif.config import JudgeConfig, RunConfig
 from rlaif.core.errors import ConstitutionError
@@ -18,8 +20,9 @@ from rlaif.core.records import Constitution, Contrast, Failure, Message, Princip
 from rlaif.core.statistics import wilson
 from rlaif.judge.judge import Judge
 from rlaif.judge.load import default_config
-from rlaif.judge.tests import ASKED_TOGETHER, Result, Tally, judged, run, tally
+from rlaif.judge.tests import ASKED_TOGETHER, Report, Result, Tally, answer, judged, run, tally
 from rlaif.lm.scripted import ScriptedModel
+from rlaif.view.answer import rendered
 from tests.fakes import scored
 from tests.judge.cases import Recorder
 
@@ -261,3 +264,27 @@ def test_many_tests_are_asked_in_parts_that_show_progress() -> None:
     found = judged(judge(ScriptedModel(), many), bar)
     assert [result.number for result in found] == list(range(1, ASKED_TOGETHER + 4))
     assert (bar.total, bar.steps) == (ASKED_TOGETHER + 3, [ASKED_TOGETHER, 3])
+
+
+# What the terminal says of tests that got no verdict.
+
+HM = PrincipleTest("Hm?", "yes", "no")
+RULES = Constitution("mine", "1\nforged", "", (Principle("kind", "Be kind.", tests=(HM, HM)),))
+
+
+def printed(*results: Result) -> str:
+    out = io.StringIO()
+    for part in rendered(answer(Report(RULES, "pairwise", "a judge", {"kind": results}, 4, 0))):
+        Console(file=out, width=100).print(part)
+    return " ".join(out.getvalue().split())
+
+
+def test_tests_without_a_verdict_are_listed_with_the_first_reason() -> None:
+    lost = [Result("kind", n, HM, None, failure=Failure("backend", f"gone {n}")) for n in (1, 2)]
+    text = printed(*lost)
+    assert "mine 1 forged, judged by a judge (pairwise)" in text
+    assert "gave no verdict on any test" in text
+    assert "No verdict (backend): kind 1, kind 2. The first: gone 1" in text
+    text = printed(Result("kind", 1, HM, 0.9), lost[1])
+    assert "Passed 100.0 % of the tests with a verdict" in text
+    assert "No verdict (backend): kind 2. The first: gone 2" in text

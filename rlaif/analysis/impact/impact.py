@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from rlaif.analysis.impact import downstream
 from rlaif.analysis.impact.downstream import PolicyImpact, RevisionImpact, RewardImpact, Work
-from rlaif.analysis.impact.edits import edits
 from rlaif.analysis.impact.fork import Edit, refuse_changed, retrained, revised
 from rlaif.analysis.impact.measure import (
     Agreement,
@@ -21,6 +20,7 @@ from rlaif.analysis.impact.measure import (
     PrincipleImpact,
     PromptMove,
     agreement,
+    edits,
     groups,
     most_changed,
     principle_impacts,

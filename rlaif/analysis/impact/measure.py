@@ -9,14 +9,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rlaif.analysis.impact.edits import PrincipleEdit
 from rlaif.analysis.impact.relabel import Relabelled, VerdictCount
-from rlaif.core.records import Comparison, Failure, PreferenceLabel, Principle, Prompt
+from rlaif.constitution.diff import Difference
+from rlaif.core.records import Comparison, Constitution, Failure, PreferenceLabel, Principle, Prompt
 from rlaif.core.statistics import Estimate, Keyed, agree, mean, mean_share, paired_difference, preferred
 from rlaif.judge.aggregate import ALONE, votes
 
 MIN_PROMPTS = 10
 """A slice or tag with fewer prompts gets no line: its interval would say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipleEdit:
+    """One principle on both sides; `before` is None for an added one, `after` for a dropped one."""
+
+    id: str
+    kind: str
+    words: str
+    before: Principle | None
+    after: Principle | None
+
+
+def edits(before: Constitution, after: Constitution, difference: Difference) -> list[PrincipleEdit]:
+    """One edit per principle of either side: those of `after` in its order, then the dropped ones."""
+    old, new = ({p.id: p for p in constitution.principles} for constitution in (before, after))
+    changes = {change.id: change for change in difference.changes if change.kind != "dropped"}
+    found = []
+    for name, principle in new.items():
+        change = changes.get(name)
+        if change is None:
+            found.append(PrincipleEdit(name, "unchanged", "unchanged", old[name], principle))
+        else:
+            previous = None if change.kind == "added" else old[change.was or name]
+            found.append(PrincipleEdit(name, change.kind, change.words, previous, principle))
+    dropped = [change for change in difference.changes if change.kind == "dropped"]
+    return found + [PrincipleEdit(change.id, change.kind, change.words, old[change.id], None) for change in dropped]
 
 
 @dataclass(frozen=True, slots=True)

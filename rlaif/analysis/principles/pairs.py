@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlaif.core.records import Constitution, PreferenceLabel, content_id
-from rlaif.gold.scorers import MATCHED
+from rlaif.gold.text import alike
 from rlaif.judge.aggregate import Settling, Vote, settled, speaking, votes
 
 
@@ -45,9 +45,8 @@ class VotedPair:
 
     @property
     def length_matched(self) -> bool:
-        """Whether the answers' lengths differ by at most MATCHED of the longer one."""
-        a, b = self.lengths
-        return abs(a - b) <= MATCHED * max(a, b)
+        """Whether the answers are of about the same length."""
+        return alike(*self.lengths)
 
     def _label(self, given: Sequence[Vote]) -> float | None:
         return settled(given, self.settling).prob_a

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rlaif.config import JudgeConfig
-from rlaif.gold.scorers import MATCHED
+from rlaif.gold.text import MATCHED
 from rlaif.judge.card.records import Accuracy, FittedMap, JudgeCard
 from rlaif.judge.card.verdict import change, points, share
 from rlaif.view.answer import INTERVALS, NONE, Answer, Facts, Figures, Line, Part, Section, Table, below

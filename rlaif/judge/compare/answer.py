@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlaif.gold.scorers import MATCHED
+from rlaif.gold.text import MATCHED
 from rlaif.judge.card.answer import kinds
 from rlaif.judge.card.verdict import points, share
 from rlaif.judge.compare.records import JudgeComparison, PartFigures

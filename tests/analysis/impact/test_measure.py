@@ -7,8 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from rlaif.analysis.impact.edits import PrincipleEdit, edits
-from rlaif.analysis.impact.measure import MIN_PROMPTS, PairGroup, Vote, groups, most_changed, prompt_moves
+from rlaif.analysis.impact.measure import (
+    MIN_PROMPTS,
+    PairGroup,
+    PrincipleEdit,
+    Vote,
+    edits,
+    groups,
+    most_changed,
+    prompt_moves,
+)
 from rlaif.analysis.impact.relabel import Relabelled
 from rlaif.constitution.diff import diff
 from rlaif.core.records import (
