@@ -29,8 +29,6 @@ ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 LARGEST = 4 << 30
 """Bytes of weights that are copied at most."""
-WORTH_PACKING = 16
-"""New tokens from which a decoder is worth its making, which takes as long as some ten of the model's own steps."""
 
 
 class NotTheShape(Exception):

@@ -15,12 +15,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from rlaif.lm.local.causal_lm import CausalLM
-from rlaif.lm.local.cpu.decoder import WORTH_PACKING as WORTH_PACKING
 from rlaif.lm.local.cpu.decoder import Decoder, is_of_llamas_shape
 from rlaif.lm.local.cpu.prefix_walker import Walker
 from rlaif.lm.local.cpu.thin_lora import make_lean
 
 SWITCH = "RLAIF_CPU_ENGINE"
+WORTH_PACKING = 16
+"""New tokens from which a decoder is worth its making, which takes as long as some ten of the model's own steps."""
 
 
 def is_on() -> bool:

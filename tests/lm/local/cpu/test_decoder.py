@@ -13,7 +13,8 @@ from rlaif.config import ModelConfig
 from rlaif.core.records import Message
 from rlaif.lm.local.causal_lm import CausalLM, places_filled, sample
 from rlaif.lm.local.cpu import decoder as engine
-from rlaif.lm.local.cpu.decoder import WORTH_PACKING, Decoder
+from rlaif.lm.local.cpu.decoder import Decoder
+from rlaif.lm.local.cpu.engine import WORTH_PACKING
 from rlaif.lm.local.load import load_model
 from rlaif.lm.local.model import LocalModel
 from rlaif.lm.protocol import GenerateRequest
