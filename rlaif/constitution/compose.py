@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from rlaif.constitution.format import ConstitutionFile, OverrideEntry, PrincipleEntry
 from rlaif.constitution.problems import MOST_HINTED, FileProblems, Problem, field_problems, line_of, principle_at
 from rlaif.core.errors import ConstitutionError, near
+from rlaif.core.files import read_text
 from rlaif.core.shipped import shipped
-from rlaif.core.yaml import MAX_BYTES, Document, Keys, Lines, read_text, survey_yaml
+from rlaif.core.yaml import MAX_BYTES, Document, Keys, Lines, survey_yaml
 
 MAX_DEPTH = 16
 VERSION: tuple[Keys, ...] = (("version",),)
@@ -103,7 +104,7 @@ def _compose(
 ) -> ComposedConstitution:
     """`above`: the files whose includes lead here, outermost first. `done`: what was composed already. `text`: what to
     take in place of what stands in the file."""
-    found = survey_yaml(read_text(path, ConstitutionError) if text is None else text, as_text=VERSION)
+    found = survey_yaml(read_text(path, ConstitutionError, most=MAX_BYTES) if text is None else text, as_text=VERSION)
     file, numbers, problems = _read(path, found)
     lines = found.lines
     problems += _contradictions(found)

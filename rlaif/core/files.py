@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rlaif.core.errors import DataError, DiskError, RunFolderError
+from rlaif.core.errors import DataError, DiskError, RlaifError, RunFolderError
 from rlaif.core.records import StageRecord, from_json, to_json
 
 R = TypeVar("R")
@@ -135,6 +135,25 @@ def refuse_existing_file(path: Path) -> None:
     """Raises RunFolderError if something is there already, be it a link that leads nowhere."""
     if path.exists() or path.is_symlink():
         raise RunFolderError("exists and is not overwritten", where=str(path), remedy="choose another name")
+
+
+def read_text(path: Path, error: type[RlaifError], *, most: int | None = None) -> str:
+    """The text of a UTF-8 file of at most `most` bytes, without a byte order mark, with line ends as in Unix; raises
+    `error` for any other file."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise error("no such file", where=str(path), remedy="check the path") from None
+    except (OSError, ValueError) as problem:
+        what = problem.strerror if isinstance(problem, OSError) else problem
+        raise error(f"cannot be read: {what}", where=str(path), remedy="give a file") from None
+    if most is not None and len(raw) > most:
+        raise error(f"{len(raw):,} bytes is more than {most:,}", where=str(path), remedy="split the file")
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as problem:
+        line = raw.count(b"\n", 0, problem.start) + 1
+        raise error("is not UTF-8 text", where=f"{path}:{line}", remedy="save the file as UTF-8") from None
 
 
 def file_hash(path: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.core.errors import RlaifError
+from rlaif.core.files import read_text
 
 MAX_BYTES = 4_000_000
 Keys = tuple[str | int, ...]
@@ -49,26 +50,7 @@ class Document:
 
 def read_yaml(path: Path, error: type[RlaifError]) -> tuple[Any, Lines]:
     """Plain data of the file and the 1-based line of every key path; any problem raises `error` with file and line."""
-    return parse_yaml(read_text(path, error), str(path), error)
-
-
-def read_text(path: Path, error: type[RlaifError]) -> str:
-    """The text of a file that is UTF-8 and has at most MAX_BYTES, without a byte order mark; else raises `error`."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise error("no such file", where=str(path), remedy="check the path") from None
-    except OSError as problem:
-        raise error(f"cannot be read: {problem.strerror}", where=str(path), remedy="give a file") from None
-    except ValueError as problem:
-        raise error(f"cannot be read: {problem}", where=str(path), remedy="give a file") from None
-    if len(raw) > MAX_BYTES:
-        raise error(f"{len(raw):,} bytes is more than {MAX_BYTES:,}", where=str(path), remedy="split the file")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as problem:
-        line = raw.count(b"\n", 0, problem.start) + 1
-        raise error("is not UTF-8 text", where=f"{path}:{line}", remedy="save the file as UTF-8") from None
+    return parse_yaml(read_text(path, error, most=MAX_BYTES), str(path), error)
 
 
 def parse_yaml(text: str, where: str, error: type[RlaifError], *, as_text: Collection[Keys] = ()) -> tuple[Any, Lines]:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from rlaif.config import PromptSlice
 from rlaif.core.errors import DataError, near
-from rlaif.core.files import read_json_lines
+from rlaif.core.files import read_json_lines, read_text
 from rlaif.core.records import Message, Prompt, Role, content_id
 from rlaif.core.shipped import shipped
 
@@ -143,14 +143,7 @@ Row = tuple[tuple[Message, ...], tuple[str, ...]]
 
 
 def _read_text(path: Path) -> Iterator[Row]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as problem:
-        raise DataError(f"cannot be read: {problem.strerror}", where=str(path)) from None
-    except UnicodeDecodeError as problem:
-        number = problem.object.count(b"\n", 0, problem.start) + 1
-        raise DataError("is not UTF-8 text", where=f"{path}:{number}", remedy="save the file as UTF-8") from None
-    for line in text.split("\n"):
+    for line in read_text(path, DataError).split("\n"):
         if line.strip():
             yield (Message("user", line.strip()),), ()
 

@@ -28,6 +28,7 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rlaif.core.errors import TemplateError, near
+from rlaif.core.files import read_text
 from rlaif.core.records import Contrast, ContrastExample, Message, Principle, Prompt, Role, content_id
 from rlaif.core.shipped import shipped
 
@@ -128,9 +129,9 @@ def load_template(kind: TemplateKind, folder: Path | None = None) -> Template:
     """The template of that kind: `folder`/name.jinja if there is one, else the kind's own file or the shipped one."""
     own = None if folder is None else folder / f"{kind.name}.jinja"
     if own is not None and own.exists():
-        return Template(kind, _read(own), where=str(own))
+        return Template(kind, read_text(own, TemplateError), where=str(own))
     if kind.file is not None:
-        return Template(kind, _read(kind.file), where=str(kind.file))
+        return Template(kind, read_text(kind.file, TemplateError), where=str(kind.file))
     return _shipped_template(kind.name, tuple(kind.variables.items()))
 
 
@@ -153,16 +154,7 @@ def load_templates(kinds: Sequence[TemplateKind], folder: Path | None = None) ->
 @cache
 def _shipped_template(name: str, variables: tuple[tuple[str, type], ...]) -> Template:
     path = shipped("prompts/templates")[name]
-    return Template(TemplateKind(name, dict(variables)), _read(path), where=f"{name}.jinja")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as problem:
-        raise TemplateError(f"cannot be read: {problem.strerror}", where=str(path)) from None
-    except UnicodeDecodeError:
-        raise TemplateError("is not UTF-8 text", where=str(path), remedy="save the file as UTF-8") from None
+    return Template(TemplateKind(name, dict(variables)), read_text(path, TemplateError), where=f"{name}.jinja")
 
 
 class _MessageExtension(Extension):

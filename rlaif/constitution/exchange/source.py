@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.core.errors import ConstitutionError
-from rlaif.core.yaml import read_text
+from rlaif.core.files import read_text
+from rlaif.core.yaml import MAX_BYTES
 
 MOST_TOLD = 10
 
@@ -40,7 +41,7 @@ class Source:
 
 def read_source(path: Path) -> Source:
     """The file, which has to be UTF-8 text of at most MAX_BYTES that is not empty."""
-    text = read_text(path, ConstitutionError).replace("\r\n", "\n").replace("\r", "\n")
+    text = read_text(path, ConstitutionError, most=MAX_BYTES)
     if not text.strip():
         raise ConstitutionError("is empty", where=str(path), remedy="give a file with principles")
     return Source(path, text, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
