@@ -18,14 +18,13 @@ from typing import Any
 from rlaif.core.errors import ConfigError
 from rlaif.core.progress import Progress
 from rlaif.core.records import PreferenceLabel, record_seed
-from rlaif.core.statistics import Draw, Keyed, preferred
+from rlaif.core.statistics import Draw, Estimate, Keyed, preferred
 from rlaif.gold.pairs import GoldPair, GoldSet, hash_of, read_gold_set
 from rlaif.judge.card.card import CardOptions, constitution_of, given_constitution
-from rlaif.judge.card.figures import JudgedPair, accuracy, calibration, difference, order
+from rlaif.judge.card.figures import JudgedPair, accuracy, calibration, difference, order, share_of
 from rlaif.judge.card.questions import asked_again, judge_on, labels_of, rules_of
 from rlaif.judge.compare import verdict as compare_verdict
 from rlaif.judge.compare.agreement import agreements
-from rlaif.judge.compare.best_of import best_of
 from rlaif.judge.compare.records import (
     LEAST_MATCHED,
     MOST_WITHOUT_LABEL,
@@ -268,3 +267,26 @@ def _notes(known: GoldSet, pairs: Sequence[GoldPair]) -> list[str]:
     if known.silent:
         notes.append(f"{known.silent:,} rows of gold prefer no answer and are in no figure")
     return notes
+
+
+def best_of(rows: Sequence[JudgedPair], gold: Sequence[GoldPair], draw: Draw) -> Estimate | None:
+    """Share of prompts on which one of the right answers is preferred to every wrong one, a tie being half: how
+    RewardBench 2 counts (arXiv 2506.01937), with 4 answers there.
+
+    It is over the prompts that have several wrong answers, each compared with every right one, all of them judged. None
+    where there is no such prompt, as in gold with two answers to a prompt, or where only some pairs were drawn.
+    """
+    wanted: dict[str, set[tuple[str, str]]] = {}
+    for pair in gold:
+        wanted.setdefault(pair.prompt_id, set()).add((pair.better.text, pair.worse.text))
+    won: dict[str, dict[tuple[str, str], float]] = {}
+    for row in rows:
+        if (p := row.prob_right) is not None:
+            won.setdefault(row.pair.prompt_id, {})[row.pair.better.text, row.pair.worse.text] = preferred(p)
+    found = []
+    for prompt, wins in won.items():
+        right, wrong = ({pair[side] for pair in wanted[prompt]} for side in (0, 1))
+        grid = {(one, other) for one in right for other in wrong}
+        if len(wrong) > 1 and not right & wrong and wanted[prompt] == grid == wins.keys():
+            found.append((prompt, max(min(wins[one, other] for other in wrong) for one in right)))
+    return share_of(draw, found)

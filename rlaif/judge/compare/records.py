@@ -23,7 +23,7 @@ Criterion = Literal["length-matched accuracy", "accuracy"]
 @dataclass(frozen=True, slots=True)
 class PartFigures:
     """A judge on one part of gold: `labelled` of `pairs` have a label, the others none for the reason in `failures`.
-    `best_of`: see rlaif.judge.compare.best_of."""
+    `best_of`: see rlaif.judge.compare.measure."""
 
     pairs: int
     prompts: int

@@ -13,8 +13,8 @@ from rlaif.core.errors import ConstitutionError
 from rlaif.core.records import Failure, Message, Principle, Prompt, Response, Verdict
 from rlaif.core.statistics import sigmoid
 from rlaif.inputs.templates import Template, TemplateKind
-from rlaif.judge.methods.method import Ask, Asker, JudgingCost, JudgingWork, Method, difference, verdict
-from rlaif.lm.protocol import ScoreRequest
+from rlaif.judge.methods.method import Ask, Asker, JudgingCost, JudgingWork, Method, difference, once_each, verdict
+from rlaif.lm.protocol import ResponseLogprobs, ScoreRequest
 
 TIE = 1e-3
 """Nats per token under which two responses count as equal: those with the same opening, scored together, are no win for
@@ -28,34 +28,30 @@ def ask(asks: Sequence[Ask], asker: Asker) -> list[list[Verdict]]:
     With `opening_tokens` only that many tokens at the beginning of a response are judged.
     """
     settings, model = asker.settings, asker.model
-    requests: list[ScoreRequest] = []
-    place: dict[tuple[str, str], int] = {}
-    for one in asks:
-        for response in one.responses:
-            key = (one.principle.hash, response.id)
-            if key not in place:
-                place[key] = len(requests)
-                prompt = one.comparison.prompt
-                requests += _requests(one.principle, prompt, response, asker.template, settings.opening_tokens)
+    known, requests = once_each(asks), list[ScoreRequest]()
+    for one, response in known.values():
+        prompt = one.comparison.prompt
+        requests += _requests(one.principle, prompt, response, asker.template, settings.opening_tokens)
     answers = model.ask(requests)
-
-    def score(principle: Principle, response: Response) -> float | Failure:
-        followed, violated = answers[place[principle.hash, response.id] :][:2]
-        for answer in (followed, violated):
-            if answer.failure is not None:
-                return answer.failure
-        assert followed.token_logprobs is not None
-        assert violated.token_logprobs is not None
-        return (math.fsum(followed.token_logprobs) - math.fsum(violated.token_logprobs)) / len(followed.token_logprobs)
-
+    scores = dict(zip(known, map(_score, answers[::2], answers[1::2]), strict=True))
     verdicts = []
     for one in asks:
-        margin, failure = difference(*(score(one.principle, response) for response in one.responses))
+        margin, failure = difference(*(scores[one.principle.hash, response.id] for response in one.responses))
         if margin is not None and abs(margin) < TIE:
             margin = 0.0
         probability = None if margin is None else sigmoid(margin / settings.scale)
         verdicts.append([verdict(one, METHOD.name, "none", model.name, probability, margin, failure)])
     return verdicts
+
+
+def _score(followed: ResponseLogprobs, violated: ResponseLogprobs) -> float | Failure:
+    """The mean over a response's tokens of what each gains in log-probability where the principle is followed."""
+    failure = followed.failure or violated.failure
+    if failure is not None:
+        return failure
+    assert followed.token_logprobs is not None
+    assert violated.token_logprobs is not None
+    return (math.fsum(followed.token_logprobs) - math.fsum(violated.token_logprobs)) / len(followed.token_logprobs)
 
 
 def _requests(

@@ -10,15 +10,14 @@ from rlaif.core.records import Failure, Principle, Prompt, Verdict
 from rlaif.core.statistics import sigmoid
 from rlaif.inputs.templates import TemplateKind
 from rlaif.judge.methods.method import (
-    ORDERS,
     Ask,
     Asker,
     JudgingCost,
     JudgingWork,
     Method,
+    both_orders,
     letters,
     log_odds,
-    pair_question,
     verdict,
 )
 from rlaif.lm.protocol import ChoiceLogprobs, GenerateRequest
@@ -33,16 +32,12 @@ def ask(asks: Sequence[Ask], asker: Asker) -> list[list[Verdict]]:
     """
     model, template = asker.model, asker.template
     length, clamp = asker.settings.rationale_tokens, asker.settings.clamp
-    sides = [(one, order) for one in asks for order in ORDERS]
-    first = [pair_question(one, order, template, rationale="") for one, order in sides]
+    sides = both_orders(asks)
+    first = [letters(one, order, template, rationale="") for one, order in sides]
     # The seed decides nothing at temperature 0, and one for all asks lets equal questions share an answer.
     written = model.ask([GenerateRequest(r.messages, length, 0.0, 0, r.prefix) for r in first])
     texts = ["" if answer.text is None else answer.text.strip() for answer in written]
-    second = [
-        letters(pair_question(one, order, template, rationale=text))
-        for (one, order), text in zip(sides, texts, strict=True)
-        if text
-    ]
+    second = [letters(*side, template, rationale=text) for side, text in zip(sides, texts, strict=True) if text]
     chosen = iter(model.ask(second))
     verdicts: list[list[Verdict]] = [[] for _ in asks]
     for place, ((one, order), answer, text) in enumerate(zip(sides, written, texts, strict=True)):
@@ -52,7 +47,7 @@ def ask(asks: Sequence[Ask], asker: Asker) -> list[list[Verdict]]:
         if probability is not None and clamp is not None:
             probability = min(max(probability, clamp[0]), clamp[1])
         raw = f"the rationale was cut at {length} tokens" if text and answer.finish == "length" else ""
-        verdicts[place // len(ORDERS)].append(
+        verdicts[place // 2].append(
             verdict(one, METHOD.name, order, model.name, probability, margin, choice.failure, rationale=text, raw=raw)
         )
     return verdicts

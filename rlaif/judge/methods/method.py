@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rlaif.config import AskingConfig, RunConfig
 from rlaif.constitution.diff import JUDGED
 from rlaif.core.records import Comparison, Failure, Order, Principle, Response, Verdict
-from rlaif.inputs.templates import Rendered, Template, TemplateKind
+from rlaif.inputs.templates import Template, TemplateKind
 from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, LanguageModel
 
 ORDERS: tuple[Order, Order] = ("ab", "ba")
@@ -143,17 +143,22 @@ def verdict(
     )
 
 
-def pair_question(ask: Ask, order: Order, template: Template, **more: str | int) -> Rendered:
-    """The two responses in the order, as the template shows them."""
+def both_orders(asks: Sequence[Ask]) -> list[tuple[Ask, Order]]:
+    """Each ask twice, with either response first."""
+    return [(ask, order) for ask in asks for order in ORDERS]
+
+
+def letters(ask: Ask, order: Order, template: Template, **more: str | int) -> ChoiceRequest:
+    """The question which letter comes next behind the two responses in the order, as the template shows them."""
     shown = ask.comparison if order == "ab" else ask.comparison.swap()
-    return template.render(
-        principle=ask.principle, prompt=shown.prompt, response_a=shown.a.text, response_b=shown.b.text, **more
-    )
-
-
-def letters(rendered: Rendered) -> ChoiceRequest:
-    """The question which letter comes next."""
+    answers = {"response_a": shown.a.text, "response_b": shown.b.text}
+    rendered = template.render(principle=ask.principle, prompt=shown.prompt, **answers, **more)
     return ChoiceRequest(rendered.messages, ("A", "B"), rendered.prefix)
+
+
+def once_each(asks: Sequence[Ask]) -> dict[tuple[str, str], tuple[Ask, Response]]:
+    """(principle's hash, response's id) -> the response with its ask; each once, however many pairs it is in."""
+    return {(ask.principle.hash, response.id): (ask, response) for ask in asks for response in ask.responses}
 
 
 def log_odds(answer: ChoiceLogprobs) -> float | None:

@@ -9,33 +9,28 @@ from rlaif.core.records import Principle, Prompt, Verdict
 from rlaif.core.statistics import sigmoid
 from rlaif.inputs.templates import TemplateKind
 from rlaif.judge.methods.method import (
-    ORDERS,
     Ask,
     Asker,
     JudgingCost,
     JudgingWork,
     Method,
+    both_orders,
     letters,
     log_odds,
-    pair_question,
     verdict,
 )
 
 
 def ask(asks: Sequence[Ask], asker: Asker) -> list[list[Verdict]]:
     """Two verdicts per ask, orders "ab" and "ba": P(first) = softmax of the two letters' log-probs."""
-    model, template, few_shots = asker.model, asker.template, asker.settings.few_shots
-    requests = [letters(pair_question(one, order, template, few_shots=few_shots)) for one in asks for order in ORDERS]
-    answers = iter(model.ask(requests))
-    verdicts = []
-    for one in asks:
-        pair = []
-        for order in ORDERS:
-            answer = next(answers)
-            margin = log_odds(answer)
-            probability = None if margin is None else sigmoid(margin)
-            pair.append(verdict(one, METHOD.name, order, model.name, probability, margin, answer.failure))
-        verdicts.append(pair)
+    sides = both_orders(asks)
+    requests = [letters(one, order, asker.template, few_shots=asker.settings.few_shots) for one, order in sides]
+    verdicts: list[list[Verdict]] = [[] for _ in asks]
+    for place, ((one, order), answer) in enumerate(zip(sides, asker.model.ask(requests), strict=True)):
+        margin = log_odds(answer)
+        probability = None if margin is None else sigmoid(margin)
+        found = verdict(one, METHOD.name, order, asker.model.name, probability, margin, answer.failure)
+        verdicts[place // 2].append(found)
     return verdicts
 
 

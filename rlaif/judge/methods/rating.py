@@ -14,7 +14,7 @@ from rlaif.config import AskingConfig
 from rlaif.core.records import Failure, Principle, Prompt, Verdict
 from rlaif.core.statistics import sigmoid
 from rlaif.inputs.templates import TemplateKind
-from rlaif.judge.methods.method import Ask, Asker, JudgingCost, JudgingWork, Method, difference, verdict
+from rlaif.judge.methods.method import Ask, Asker, JudgingCost, JudgingWork, Method, difference, once_each, verdict
 from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest
 
 RATINGS = ("1", "2", "3", "4", "5", "6", "7", "8", "9")
@@ -28,24 +28,19 @@ def ask(asks: Sequence[Ask], asker: Asker) -> list[list[Verdict]]:
     A response is rated once per principle, however many pairs it is in.
     """
     model, settings = asker.model, asker.settings
-    requests: list[ChoiceRequest] = []
-    place: dict[tuple[str, str], int] = {}
-    for one in asks:
-        for response in one.responses:
-            key = (one.principle.hash, response.id)
-            if key not in place:
-                place[key] = len(requests)
-                shown = asker.template.render(
-                    principle=one.principle,
-                    prompt=one.comparison.prompt,
-                    response=response.text,
-                    few_shots=settings.few_shots,
-                )
-                requests.append(ChoiceRequest(shown.messages, RATINGS, shown.prefix))
-    means = [mean_rating(answer) for answer in model.ask(requests)]
+    known, requests = once_each(asks), []
+    for one, response in known.values():
+        shown = asker.template.render(
+            principle=one.principle,
+            prompt=one.comparison.prompt,
+            response=response.text,
+            few_shots=settings.few_shots,
+        )
+        requests.append(ChoiceRequest(shown.messages, RATINGS, shown.prefix))
+    means = dict(zip(known, map(mean_rating, model.ask(requests)), strict=True))
     verdicts = []
     for one in asks:
-        a, b = (means[place[one.principle.hash, response.id]] for response in one.responses)
+        a, b = (means[one.principle.hash, response.id] for response in one.responses)
         margin, failure = difference(a, b)
         probability = None if margin is None else sigmoid(margin / settings.rating_scale)
         raw = "" if margin is None else f"ratings {a:.2f} and {b:.2f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlaif.core.statistics import Draw
 from rlaif.judge.card.figures import JudgedPair
-from rlaif.judge.compare.best_of import best_of
+from rlaif.judge.compare.measure import best_of
 from tests.judge.card.cases import judged
 
 DRAW = Draw(1, 200)
