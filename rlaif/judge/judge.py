@@ -32,6 +32,12 @@ class Voter:
     def verdicts(self, asks: Sequence[Ask]) -> list[list[Verdict]]:
         """The member's verdicts on each ask."""
         found = self.method.ask(asks, self.asker)
+        if len(found) != len(asks):
+            raise ConfigError(
+                f"the method {self.method.name} gave verdicts on {len(found)} of {len(asks)} asks",
+                where=f"judge.method: {self.asker.settings.method}",
+                remedy="return one list of verdicts for each ask, in order",
+            )
         if not self.name:
             return found
         return [[replace(verdict, member=self.name, id="") for verdict in said] for said in found]

@@ -19,6 +19,7 @@ from typing import Any
 
 from rlaif.config import RunConfig
 from rlaif.core.errors import ConfigError, RlaifError
+from rlaif.core.plugins import short_name
 from rlaif.core.records import content_id
 from rlaif.inputs.templates import CRITIQUE, REVISION, TemplateKind, load_template, load_templates
 from rlaif.judge.compare.records import PANEL
@@ -64,7 +65,11 @@ def read_variants(methods: str | None, given: Sequence[str], config_of: ConfigOf
     Raises ConfigError or TemplateError naming every variant that is wrong, also two with one name and two that ask the
     same thing in the same way.
     """
-    named = [(f"--methods {name}", f"{name}: judge.method={name}") for name in _names(methods)]
+    named = [
+        # a method of the user's own, module:NAME, is called after its NAME
+        (f"--methods {name}", f"{short_name(name)}: judge.method={name}")
+        for name in ("" if methods is None else methods).replace(",", " ").split()
+    ]
     found: list[Variant] = []
     problems: list[tuple[str, RlaifError]] = []
     for shown, text in (*named, *((f"--variant {text!r}", text) for text in given)):
@@ -84,10 +89,6 @@ def read_variants(methods: str | None, given: Sequence[str], config_of: ConfigOf
             remedy=f"name two or more: --methods contrast,pairwise; or {EXAMPLE}",
         )
     return found
-
-
-def _names(methods: str | None) -> list[str]:
-    return [] if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
 
 
 def _split(text: str) -> tuple[str, tuple[str, ...]]:

@@ -177,6 +177,11 @@ def test_a_users_method_is_planned_carded_and_checked(own: str, tmp_path: Path) 
     card = done("judge", "card", "--config", config, "--gold", "tests")
     assert (card["subject"]["method"], card["failures"]["labelled"], card["order"]) == ("yes-or-no", 2, None)
     assert all(attack["structure_kept"] == attack["pairs"] for attack in card["attacks"])
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text("".join(json.dumps({"prompt": f"Q{n}?", "chosen": "a", "rejected": "b"}) + "\n" for n in range(12)))
+    words = ("--config", config, "--gold", gold, "--set", "evaluate.bootstrap=100", "--timed", "0")
+    compared = done("judge", "compare", *words, "--methods", f"pairwise,{own}")
+    assert [one["name"] for one in compared["candidates"]] == ["pairwise", "METHOD", "mean of all"]
     found = {finding.name: finding for finding in check_all(config)}
     assert found["judge"].text == f"{NAME} by the scripted judge"
     assert "yes-or-no" in found["templates"].text
