@@ -20,7 +20,8 @@ from rlaif.run import pipeline
 from rlaif.run.init import init_project
 from tests import tiny
 
-PAGE = Path(__file__).parent.parent / "docs" / "python.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "python.md"
 SMALL = (
     "card.required=false",
     "judge.principles=one",
@@ -78,19 +79,19 @@ def test_every_name_is_documented() -> None:
 def test_importing_it_loads_no_library() -> None:
     heavy = ("torch", "pydantic", "numpy", "rich", "typer", "rlaif.core", "json")
     code = f"import sys, rlaif; print(*[name for name in {heavy!r} if name in sys.modules])"
-    root = PAGE.parent.parent
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("page", [PAGE, PAGE.parent.parent / "README.md"], ids=lambda page: page.name)
-def test_what_a_page_shows_works_from_top_to_bottom(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["docs/python.md", "README.md", "docs/reference/run-folder.md"])
+def test_what_a_page_shows_works_from_top_to_bottom(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
-    codes = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert codes
-    for code in codes:
-        exec(compile(code, str(page), "exec"), names)
+    codes = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    ours = [code for code in codes if "load_dataset" not in code]
+    assert ours
+    for code in ours:
+        exec(compile(code, page, "exec"), names)
 
 
 def test_a_run_is_read_as_it_stands(folder: Path, tmp_path: Path) -> None:

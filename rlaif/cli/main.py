@@ -18,7 +18,7 @@ from rlaif.cli.constitution import constitution_app
 from rlaif.cli.judge import judge_app
 from rlaif.cli.launch import assisted, leading
 from rlaif.cli.options import AcceptOption, JsonOption, SetOption, Verbs, accepting, friendly
-from rlaif.core.errors import ConfigError
+from rlaif.core.errors import ConfigError, near
 
 if TYPE_CHECKING:
     from rlaif.config import RunConfig, StageName
@@ -262,12 +262,11 @@ def _waiting(what: str) -> Iterator[None]:
 def _stage(name: str | None) -> StageName | None:
     from rlaif.config import STAGES
 
-    for stage in STAGES:
-        if stage == name:
-            return stage
-    if name is None:
-        return None
-    raise ConfigError(f"no such stage: {name!r}", where="--until", remedy=f"write one of {', '.join(STAGES)}")
+    found = next((stage for stage in STAGES if stage == name), None)
+    if found is None and name is not None:
+        what = f"no such stage: {name!r}{near(name, STAGES)}"
+        raise ConfigError(what, where="--until", remedy=f"write one of {', '.join(STAGES)}")
+    return found
 
 
 def _run_folder(config_path: Path | None, out: Path | None) -> Path:
