@@ -69,13 +69,15 @@ def measure(way: str, url: str, requests: int, concurrency: int) -> tuple[float,
 
 def _ours(url: str, requests: int, concurrency: int, cached: bool) -> Any:
     """The call that is measured; the requests are made, and one of them asked, before."""
+    from rlaif.config import AskingConfig
     from rlaif.core.records import Message
     from rlaif.lm.cache import CachedModel
     from rlaif.lm.protocol import ChoiceRequest, LanguageModel
     from rlaif.lm.server.client import OpenAIModel
 
     asked = [ChoiceRequest((Message("user", f"{n} {TEXT}"),), ("A", "B"), "(") for n in range(requests)]
-    model: LanguageModel = OpenAIModel("m", base_url=url, concurrency=concurrency)
+    table = {"backend": "openai", "method": "pairwise", "source": "m", "base_url": url, "concurrency": concurrency}
+    model: LanguageModel = OpenAIModel(AskingConfig.model_validate(table))
     if cached:
         model = CachedModel(model, Path(tempfile.mkdtemp()) / "judge.sqlite")
     model.ask([ChoiceRequest((Message("user", "first"),), ("A", "B"), "(")])

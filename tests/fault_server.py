@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlaif.config import AskingConfig
+from rlaif.lm.server.client import OpenAIModel
+
 
 @dataclass
 class Answer:
@@ -150,3 +153,9 @@ def last(body: dict[str, Any]) -> str:
     """The last message of a chat request."""
     text: str = body["messages"][-1]["content"]
     return text
+
+
+def client(url: str | None, **fields: Any) -> OpenAIModel:
+    """The model "m" behind the server; `fields` of the judge's table."""
+    table = {"backend": "openai", "method": "pairwise", "source": "m", "base_url": url}
+    return OpenAIModel(AskingConfig.model_validate(table | fields))

@@ -104,7 +104,7 @@ def _weights(asking: AskingConfig, model: ModelConfig) -> str:
 def _open_server(asking: AskingConfig, _: ModelConfig) -> LanguageModel:
     from rlaif.lm.server.client import OpenAIModel
 
-    return OpenAIModel.from_config(asking)
+    return OpenAIModel(asking)
 
 
 def _open_scripted(asking: AskingConfig, _: ModelConfig) -> LanguageModel:

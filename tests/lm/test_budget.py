@@ -16,9 +16,8 @@ from rlaif.lm.cache import CachedModel
 from rlaif.lm.open import open_judge
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Usage
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.lm.server.client import OpenAIModel
 from rlaif.lm.server.requests import Endpoint
-from tests.fault_server import Answer, FaultServer, chat, error, last, serving
+from tests.fault_server import Answer, FaultServer, chat, client, error, last, serving
 
 CONCURRENCY = 4
 
@@ -44,7 +43,7 @@ def server() -> Iterator[FaultServer]:
 
 
 def opened(server: FaultServer, path: Path, budget: Budget, *, counts_before: bool = True) -> CachedModel:
-    model = OpenAIModel("m", base_url=server.url, concurrency=CONCURRENCY, max_retries=1, timeout=5)
+    model = client(server.url, concurrency=CONCURRENCY, max_retries=1, timeout=5)
     return CachedModel(model, path / "judge.sqlite", budget=budget, counts_before=counts_before)
 
 

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from rlaif.config import AskingConfig
 from rlaif.core.errors import BackendError
@@ -48,57 +48,34 @@ REMEDIES = {
 
 
 class OpenAIModel:
-    """A model behind a server; requests of a call run `concurrency` at a time, results keep their order.
+    """The model behind a server that a judge's table names; requests of a call run `concurrency` at a time.
 
-    `base_url` None is api.openai.com. `timeout` is in seconds, for the whole of a try. `usage.calls` counts requests,
-    not tries. Raises BackendError as said at the top of this file.
+    Without `base_url` it is api.openai.com. `usage.calls` counts requests, not tries. Raises BackendError as said at
+    the top of this file.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        base_url: str | None = None,
-        api_key_env: str = "OPENAI_API_KEY",
-        concurrency: int = 8,
-        timeout: float = 60.0,
-        max_retries: int = 5,
-        api: Literal["chat", "completions"] = "chat",
-    ) -> None:
-        if base_url is None and not os.environ.get(api_key_env, "").strip():
+    def __init__(self, judge: AskingConfig) -> None:
+        if judge.source is None:
+            raise BackendError("judge.source is missing", remedy="write the name of the model on the server")
+        if judge.base_url is None and not os.environ.get(judge.api_key_env, "").strip():
             raise BackendError(
-                f"the environment variable {api_key_env} does not hold a key",
+                f"the environment variable {judge.api_key_env} does not hold a key",
                 where=HOSTED,
-                remedy=f"export {api_key_env}=..., or set judge.base_url to your own server",
+                remedy=f"export {judge.api_key_env}=..., or set judge.base_url to your own server",
             )
-        self.name, self.usage = model, Usage()
-        self.endpoint = Endpoint(model, base_url, api)
+        self.name, self.usage = judge.source, Usage()
+        self.endpoint = Endpoint(judge.source, judge.base_url, judge.api)
         self.fingerprint = self.endpoint.fingerprint
-        self._key_env, self._concurrency = api_key_env, concurrency
+        self._key_env, self._concurrency = judge.api_key_env, judge.concurrency
         self._folds = not self.endpoint.continues
         self.gives_logprobs = False  # not seen yet
         self._connection = Connection(
-            base_url or HOSTED,
+            judge.base_url or HOSTED,
             field="judge.base_url",
-            key_env=api_key_env,
-            timeout=timeout,
-            max_retries=max_retries,
-            most=concurrency,
-        )
-
-    @classmethod
-    def from_config(cls, judge: AskingConfig) -> OpenAIModel:
-        """The model that a config's `judge` table names."""
-        if judge.source is None:
-            raise BackendError("judge.source is missing", remedy="write the name of the model on the server")
-        return cls(
-            judge.source,
-            base_url=judge.base_url,
-            api_key_env=judge.api_key_env,
-            concurrency=judge.concurrency,
+            key_env=judge.api_key_env,
             timeout=judge.timeout,
             max_retries=judge.max_retries,
-            api=judge.api,
+            most=judge.concurrency,
         )
 
     def ask(self, requests: Sequence[RequestFor[A]]) -> list[A]:

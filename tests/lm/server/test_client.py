@@ -26,7 +26,7 @@ from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.lm.server.client import LIKELY_DOWN, OpenAIModel
 from rlaif.lm.server.requests import Endpoint
-from tests.fault_server import Answer, Behaviour, FaultServer, chat, error, last, serving
+from tests.fault_server import Answer, Behaviour, FaultServer, chat, client, error, last, serving
 from tests.judge.cases import KIND, comparison, judge, only
 
 
@@ -45,7 +45,7 @@ def start() -> Iterator[Any]:
 
         def make(behaviour: Behaviour, **arguments: Any) -> tuple[FaultServer, OpenAIModel]:
             server = stack.enter_context(serving(behaviour))
-            model = OpenAIModel("m", base_url=server.url, **({"max_retries": 0, "timeout": 5.0} | arguments))
+            model = client(server.url, **({"max_retries": 0, "timeout": 5.0} | arguments))
             stack.callback(model.close)
             return server, model
 
@@ -111,7 +111,7 @@ def test_from_config_takes_every_setting(start: Any) -> None:
     config = JudgeConfig(
         backend="openai", source="big", method="pairwise", base_url=server.url, concurrency=1, api="completions"
     )
-    model = OpenAIModel.from_config(config)
+    model = OpenAIModel(config)
     assert model.ask([ask("q")])[0].text == " hi"
     assert (server.seen[0].path, server.seen[0].body["model"]) == ("/v1/completions", "big")
     model.close()
@@ -381,7 +381,7 @@ def test_a_server_that_is_not_there_is_named_with_the_remedy() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    model = OpenAIModel("m", base_url=url, max_retries=0)
+    model = client(url, max_retries=0)
     with pytest.raises(BackendError, match="start the server") as caught:
         model.ask([ask("q")])
     assert url in str(caught.value)
@@ -398,9 +398,9 @@ def test_a_batch_without_one_answer_is_the_servers_fault(start: Any) -> None:
 
 def test_wrong_settings_are_refused_before_any_call() -> None:
     with pytest.raises(BackendError, match="SOME_KEY"):
-        OpenAIModel("gpt", api_key_env="SOME_KEY")
+        client(None, api_key_env="SOME_KEY")
     with pytest.raises(BackendError, match="http://"):
-        OpenAIModel("m", base_url="localhost:8000/v1")
+        client("localhost:8000/v1")
 
 
 # -- where it runs
@@ -439,7 +439,7 @@ def test_ctrl_c_does_not_wait_for_the_server(start: Any) -> None:
 
 @pytest.mark.slow
 def test_a_real_server(llama_server: str) -> None:
-    model = OpenAIModel("smollm2", base_url=llama_server, concurrency=2, max_retries=1)
+    model = client(llama_server, source="smollm2", concurrency=2, max_retries=1)
     capital = (Message("user", "What is the capital of France?"),)
     cut, long = model.ask(
         [
@@ -464,7 +464,7 @@ def test_a_real_server(llama_server: str) -> None:
     assert unlikely.kind == "off_menu"
     model.close()
 
-    plain = OpenAIModel("smollm2", base_url=llama_server, api="completions")
+    plain = client(llama_server, source="smollm2", api="completions")
     assert plain.ask([GenerateRequest(capital, 4, 0.0, 1, prefix=" The capital is")])[0].text is not None
     with pytest.raises(BackendError, match="given text"):  # llama.cpp does not echo
         plain.ask([ScoreRequest(capital, "Paris.")])
@@ -474,14 +474,14 @@ def test_a_real_server(llama_server: str) -> None:
 @pytest.mark.slow
 def test_a_real_server_judges_by_ratings_and_rationales(llama_server: str) -> None:
     pair = comparison("Of course, my friend.", "Go away.")
-    model = OpenAIModel("smollm2", base_url=llama_server)
+    model = client(llama_server, source="smollm2")
     rated = judge(model, only(KIND), method="rating").label([pair])[0]
     assert rated.failure is None, "20 tokens are listed, the nine digits among them"
     reasoned = judge(model, only(KIND), method="cot", rationale_tokens=16).label([pair])[0]
     assert reasoned.prob_a is not None
     assert all(verdict.rationale for verdict in reasoned.verdicts)
     model.close()
-    plain = OpenAIModel("smollm2", base_url=llama_server, api="completions")
+    plain = client(llama_server, source="smollm2", api="completions")
     failure = judge(plain, only(KIND), method="rating").label([pair])[0].failure
     assert failure is not None, "5 tokens are listed, and this model spreads over more digits"
     assert failure.kind == "missing_logprobs"
@@ -519,7 +519,7 @@ def test_a_real_server_killed_in_the_middle_and_started_again(llama_server: str,
 
     def opened() -> CachedModel:
         url = f"http://127.0.0.1:{port}/v1"
-        model = OpenAIModel("smollm2", base_url=url, concurrency=4, max_retries=1)
+        model = client(url, source="smollm2", concurrency=4, max_retries=1)
         return CachedModel(model, tmp_path / "judge.sqlite")
 
     pairs = [comparison(f"Of course, my {n} friends.", "Go away.", f"May {n} come?") for n in range(12)]

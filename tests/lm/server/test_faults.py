@@ -23,8 +23,7 @@ from rlaif.core.records import Comparison, PreferenceLabel
 from rlaif.judge.judge import Judge
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.server import pace
-from rlaif.lm.server.client import OpenAIModel
-from tests.fault_server import Answer, FaultServer, chat, error, serving
+from tests.fault_server import Answer, FaultServer, chat, client, error, serving
 from tests.judge.cases import KIND, comparison, judge, logistic, only
 
 
@@ -129,7 +128,7 @@ def faulty(body: dict[str, Any], before: int) -> Answer:
 
 
 def judge_at(server: FaultServer, folder: Path, **fields: Any) -> Judge:
-    model = OpenAIModel("m", base_url=server.url, **({"concurrency": 64, "max_retries": 2, "timeout": 1.0} | fields))
+    model = client(server.url, **({"concurrency": 64, "max_retries": 2, "timeout": 1.0} | fields))
     return judge(CachedModel(model, folder / "judge.sqlite"), only(KIND), method="pairwise")
 
 

@@ -16,7 +16,7 @@ from rlaif.core.records import Message
 from rlaif.lm.protocol import GenerateRequest
 from rlaif.lm.server.client import OpenAIModel
 from rlaif.lm.server.pace import LONGEST_PAUSE, LONGEST_WAIT, Pace, asked_pause, own_pause
-from tests.fault_server import Answer, chat, error, last, serving
+from tests.fault_server import Answer, chat, client, error, last, serving
 
 
 def asks(number: int) -> list[GenerateRequest]:
@@ -24,7 +24,7 @@ def asks(number: int) -> list[GenerateRequest]:
 
 
 def opened(url: str, **fields: Any) -> OpenAIModel:
-    return OpenAIModel("m", base_url=url, **({"max_retries": 5, "timeout": 5.0} | fields))
+    return client(url, **({"max_retries": 5, "timeout": 5.0} | fields))
 
 
 @pytest.fixture(autouse=True)
