@@ -8,6 +8,29 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+CALLS = ("fsync", "rename", "replace")
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """How many flushes and renames `work`, which is done in this process, comes to."""
+    made = 0
+
+    def counting(original: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*given: Any, **named: Any) -> Any:
+            nonlocal made
+            made += 1
+            return original(*given, **named)
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CALLS:
+            patch.setattr(os, name, counting(getattr(os, name)))
+        work()
+    return made
+
 
 def cut_at(call: int, work: Callable[[], object]) -> bool:
     """Whether a process that does `work` came to its `call`-th flush or rename, and was killed just before it."""
@@ -28,7 +51,7 @@ def cut_at(call: int, work: Callable[[], object]) -> bool:
 
         return counted
 
-    for name in ("fsync", "rename", "replace"):
+    for name in CALLS:
         setattr(os, name, until(getattr(os, name)))
     try:
         work()

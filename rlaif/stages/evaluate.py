@@ -37,7 +37,7 @@ from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.stages.context import StageContext
 from rlaif.stages.evaluation_summary import COMPARISONS, LogprobRow, Outcome, summarise, text_scores
-from rlaif.stages.resume import failed, failed_answers, resume
+from rlaif.stages.resume import answer_record, failed_answers, resume
 
 ADAPTERS: dict[str, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
 """Model -> the stages whose adapters are merged into the base, in that order."""
@@ -126,10 +126,8 @@ def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, polic
             GenerateRequest(prompt.messages, config.max_new_tokens, config.temperature, seed) for prompt, seed in chunk
         ]
         return [
-            failed(prompt, model, seed, made)
-            if made.text is None
-            else Response(prompt.id, made.text, model, seed, config.temperature, made.finish, made.n_tokens)
-            for (prompt, seed), made in zip(chunk, policy.ask(requests), strict=True)
+            answer_record(prompt, model, request, made)
+            for (prompt, _), request, made in zip(chunk, requests, policy.ask(requests), strict=True)
         ]
 
     with context.progress.task(f"answers of {model}", len(plan), "answers") as task:

@@ -25,7 +25,7 @@ from rlaif.judge.gate import passed_card
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest
 from rlaif.stages.context import StageContext
-from rlaif.stages.resume import commonest, failed, failed_answers, resume
+from rlaif.stages.resume import answer_record, commonest, failed_answers, resume
 
 
 def run(context: StageContext) -> dict[str, float]:
@@ -90,14 +90,10 @@ def _sample(context: StageContext, prompts: Sequence[Prompt]) -> list[Response |
 
     def answer(chunk: Sequence[Prompt]) -> list[Response | FailedAnswer]:
         asked = [(prompt, record_seed(seed, "label", prompt.id, k)) for prompt in chunk for k in range(table.samples)]
-        answers = policy.ask(
-            [GenerateRequest(p.messages, table.max_new_tokens, table.temperature, s) for p, s in asked]
-        )
+        requests = [GenerateRequest(p.messages, table.max_new_tokens, table.temperature, s) for p, s in asked]
         return [
-            failed(p, "sft", s, g)
-            if g.text is None
-            else Response(p.id, g.text, "sft", s, table.temperature, g.finish, g.n_tokens)
-            for (p, s), g in zip(asked, answers, strict=True)
+            answer_record(prompt, "sft", request, made)
+            for (prompt, _), request, made in zip(asked, requests, policy.ask(requests), strict=True)
         ]
 
     with context.progress.task("sampling answers", len(prompts), "prompts") as task:

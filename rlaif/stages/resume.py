@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from rlaif.core.errors import BudgetError
 from rlaif.core.files import JsonlFile
 from rlaif.core.progress import Task
-from rlaif.core.records import FailedAnswer, Failure, Prompt
-from rlaif.lm.protocol import Generation
+from rlaif.core.records import FailedAnswer, Failure, Prompt, Response
+from rlaif.lm.protocol import GenerateRequest, Generation
 
 Item = TypeVar("Item")
 R = TypeVar("R")
@@ -71,9 +71,12 @@ def failed_answers(folder: Path) -> JsonlFile[FailedAnswer]:
     return JsonlFile(folder / "failures.jsonl", FailedAnswer)
 
 
-def failed(prompt: Prompt, model: str, seed: int, answer: Generation) -> FailedAnswer:
-    """The record of an answer without text."""
-    return FailedAnswer(prompt.id, model, seed, answer.failure or Failure("backend", "no text and no reason"))
+def answer_record(prompt: Prompt, model: str, request: GenerateRequest, answer: Generation) -> Response | FailedAnswer:
+    """The record of what `model` answered to the prompt, or of why it did not."""
+    if answer.text is None:
+        failure = answer.failure or Failure("backend", "no text and no reason")
+        return FailedAnswer(prompt.id, model, request.seed, failure)
+    return Response(prompt.id, answer.text, model, request.seed, request.temperature, answer.finish, answer.n_tokens)
 
 
 def commonest(answers: Sequence[FailedAnswer]) -> str:

@@ -33,9 +33,9 @@ from rlaif.core.records import (
 )
 from rlaif.inputs.templates import CRITIQUE, REVISION, Template, load_template
 from rlaif.lm.open import OnDemand
-from rlaif.lm.protocol import GenerateRequest, Generation
+from rlaif.lm.protocol import GenerateRequest
 from rlaif.stages.context import StageContext
-from rlaif.stages.resume import commonest, failed, failed_answers, resume
+from rlaif.stages.resume import answer_record, commonest, failed_answers, resume
 
 NO_CHANGE = re.compile(r"^\W*no (change|changes|revision|problem)s?\b", re.IGNORECASE)
 
@@ -100,9 +100,9 @@ class _Reviser:
         chains: list[_Chain] = []
         unanswered: list[FailedAnswer] = []
         for prompt, request, answer in zip(prompts, requests, self.policy.ask(requests), strict=True):
-            response = _response(prompt, "base", request, answer)
-            if response is None:
-                unanswered.append(failed(prompt, "base", request.seed, answer))
+            response = answer_record(prompt, "base", request, answer)
+            if isinstance(response, FailedAnswer):
+                unanswered.append(response)
             else:
                 chains.append(_Chain(prompt, response, open=prompt.slice not in self.plain))
         # 2. The rounds.
@@ -172,7 +172,8 @@ class _Reviser:
             revisions = []
             for _ in range(self.table.candidates):
                 request, answer = next(answers)
-                response = _response(chain.prompt, "revision", request, answer)
+                found = answer_record(chain.prompt, "revision", request, answer)
+                response = found if isinstance(found, Response) else None
                 revisions.append(Revision(response, None, accepted=False, failure=answer.failure))
             written.append(revisions)
         return written
@@ -220,13 +221,6 @@ class _Reviser:
         """Closes what was opened."""
         self.policy.close()
         self.judge.close()
-
-
-def _response(prompt: Prompt, model: str, request: GenerateRequest, answer: Generation) -> Response | None:
-    """The record of an answer; None for one that failed."""
-    if answer.text is None:
-        return None
-    return Response(prompt.id, answer.text, model, request.seed, request.temperature, answer.finish, answer.n_tokens)
 
 
 def _counts(traces: Sequence[RevisionTrace], unanswered: Sequence[FailedAnswer]) -> dict[str, float]:
