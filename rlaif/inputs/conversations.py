@@ -67,9 +67,9 @@ def _no_prompt(row: dict[str, Any], key: str) -> DataError:
             remedy=f"rename {name} to prompt: a text, or a list of messages with role and content",
         )
     return DataError(
-        "there is no prompt, and only lists of messages or transcripts can bring it along",
+        "there is no prompt, and answers that are plain texts do not bring one",
         where=key,
-        remedy="add the prompt; of texts that repeat it, keep the answer alone",
+        remedy="add the prompt; where the answers repeat it, keep the answer alone",
     )
 
 

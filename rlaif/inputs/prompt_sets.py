@@ -86,9 +86,9 @@ def _take(
             picked.append(prompt)
     if len(picked) < number:
         raise DataError(
-            f"asks for {table.train} train + {table.held_out} held-out prompts, but of the {len(prompts)} different "
-            f"ones in {table.source} only {len(picked)} are left for {field} when near-identical ones and those of "
-            "other slices are taken out",
+            f"asks for {table.train} train + {table.held_out} held-out prompts; {table.source} has {len(prompts)} "
+            f"different ones, and without near-identical ones and those of other slices only {len(picked)} are left "
+            f"for {field}",
             where=f"prompts.{name}.{field}",
             remedy=f"lower {field} by {number - len(picked)}, or add prompts",
         )
