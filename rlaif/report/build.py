@@ -48,15 +48,6 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
 
     `abouts` are the stages in their order, each with a sentence on what it does.
     """
-    view = _view(run, examples, abouts)
-    page = render("report.html.jinja", view)
-    write_atomic(run.report_path, page)
-    shown = [view["revise"].examples, view["label"].examples, view["samples"], view["rollouts"]]
-    return Written(run.report_path, len(page.encode()), len(SECTIONS), sum(map(len, shown)))
-
-
-def _view(run: RunFolder, examples: int, abouts: Mapping[StageName, str]) -> dict[str, Any]:
-    """Everything that the template shows."""
     rows = overview.stage_rows(run, abouts)
     config, config_text = overview.read_config(run)
     constitution, constitution_problem = overview.read_constitution(run)
@@ -67,7 +58,8 @@ def _view(run: RunFolder, examples: int, abouts: Mapping[StageName, str]) -> dic
     held_out = read_held_out(run)
     golds = validation.gold_measures(overview.lookup(config, "ppo.gold", []), summary)
     evaluate_failures = samples.evaluate_failures(run)
-    return {
+    answers, rollouts = samples.side_by_side(run, summary, examples), curves.read_rollouts(run, examples)
+    view: dict[str, object] = {
         "title": run.root.resolve().name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "sections": [(id, name) for id, name in SECTIONS if id != "card" or any(row.name == id for row in rows)],
@@ -98,10 +90,10 @@ def _view(run: RunFolder, examples: int, abouts: Mapping[StageName, str]) -> dic
             gold=golds,
         ),
         "gold_names": list(golds),
-        "rollouts": curves.read_rollouts(run, examples),
+        "rollouts": rollouts,
         "evaluate_plots": samples.measure_plots(summary) if summary is not None else [],
         "evaluate_failures": evaluate_failures,
-        "samples": samples.side_by_side(run, summary, examples),
+        "samples": answers,
         "config_text": config_text,
         "provenance": overview.provenance(rows),
         "reference": REFERENCE,
@@ -109,6 +101,10 @@ def _view(run: RunFolder, examples: int, abouts: Mapping[StageName, str]) -> dic
         "judged_class": _judged,
         "plain": _plain,
     }
+    page = render("report.html.jinja", view)
+    write_atomic(run.report_path, page)
+    shown = len(revise.examples) + len(label.examples) + len(answers) + len(rollouts)
+    return Written(run.report_path, len(page.encode()), len(SECTIONS), shown)
 
 
 def _failed(revise: feedback.ReviseFacts, label: feedback.LabelFacts, evaluate: int) -> dict[str, int]:

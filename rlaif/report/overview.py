@@ -152,8 +152,17 @@ def facts(config: dict[str, Any], constitution: Constitution | None, rows: list[
     return found
 
 
-def provenance(rows: list[StageRow]) -> dict[str, Any]:
-    """Versions, git, hardware and seed over all stages, with every value that was seen: more than one is a warning."""
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Git, seed and hardware as sentences, the version of each package, and the names of what changed on the way."""
+
+    single_text: list[tuple[str, str]]
+    versions: list[tuple[str, list[str]]]
+    mixed: list[str]
+
+
+def provenance(rows: list[StageRow]) -> Provenance:
+    """Over all stages, with every value that was seen: more than one is a warning."""
     single = _said_by(rows, ("git", "seed", "hardware"))
     versions: dict[str, list[str]] = {}
     for row in _finished(rows):
@@ -161,12 +170,8 @@ def provenance(rows: list[StageRow]) -> dict[str, Any]:
             seen = versions.setdefault(name, [])
             if value not in seen:
                 seen.append(value)
-    mixed = [name for name, values in single if len(values) > 1] + [n for n, v in versions.items() if len(v) > 1]
-    return {
-        "single_text": [(n.capitalize(), "; ".join(v)) for n, v in single if v],
-        "versions": sorted(versions.items()),
-        "mixed": mixed,
-    }
+    mixed = [name for name, values in [*single, *versions.items()] if len(values) > 1]
+    return Provenance([(n.capitalize(), "; ".join(v)) for n, v in single if v], sorted(versions.items()), mixed)
 
 
 def _said_by(rows: list[StageRow], names: tuple[str, ...]) -> list[tuple[str, list[str]]]:

@@ -14,6 +14,7 @@ from rlaif.core.evaluation import Measure, Summary
 from rlaif.core.files import MetricsLog, RunFolder
 from rlaif.core.plugins import short_name
 from rlaif.gold.scorers import SCORERS
+from rlaif.view.answer import Table
 from rlaif.view.plots import DASHES, MARKERS, MUTED, SERIES, Series, as_svg, curve, drawing
 from rlaif.view.text import capital, is_known, number, visible
 
@@ -36,7 +37,7 @@ class Validations:
     kept: int | None
     best: int | None
     plots: list[Markup]
-    table: tuple[list[str], list[list[str]]]
+    table: Table
     samples: list[list[Row]]
 
 
@@ -116,8 +117,8 @@ def _curve(rows: Sequence[Row], name: str, title: str) -> Markup | None:
     return curve(f"validation-{name}", title, lines, from_zero=name in ("kl", "length", "refusals"))
 
 
-def _table(whole: Sequence[Row], kept: int | None, gold: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of texts, a row for each validation; the gain's interval stands in brackets."""
+def _table(whole: Sequence[Row], kept: int | None, gold: Sequence[str]) -> Table:
+    """A row for each validation."""
     sources = [name for name in whole[0] if name.startswith("score_")]
     columns = [
         name
@@ -129,14 +130,11 @@ def _table(whole: Sequence[Row], kept: int | None, gold: Sequence[str]) -> tuple
         marks = [mark for mark, true in (("best so far", row.get("best")), ("kept", row["step"] == kept)) if true]
         gain = number(row["gain"]) if is_known(row.get("gain")) else "–"
         if is_known(row.get("gain_low")):
-            gain += f" ({number(row['gain_low'])} to {number(row['gain_high'])})"
+            gain += f"\n{number(row['gain_low'])} to {number(row['gain_high'])}"
         step = f"{row['step']} ({', '.join(marks)})" if marks else str(row["step"])
         rows.append([step, *(number(row.get(name)) for name in columns), gain])
-    return [
-        "After step",
-        *(name if name in sources else name.replace("_", " ") for name in columns),
-        "better than the best before",
-    ], rows
+    names = [name if name in sources else name.replace("_", " ") for name in columns]
+    return Table(["After step", *names, "better than the best before"], rows)
 
 
 def _samples(answers: Sequence[Row], steps: Sequence[int]) -> list[list[Row]]:

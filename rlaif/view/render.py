@@ -16,7 +16,7 @@ from markupsafe import Markup
 from rlaif.view import text
 
 
-def render(template: str, view: Mapping[str, Any]) -> str:
+def render(template: str, view: Mapping[str, object]) -> str:
     """The page that one of the templates makes of `view`: every value escaped, nothing hidden in it."""
     return _environment().get_template(template).render(view)
 

@@ -113,7 +113,7 @@ def test_the_validations_of_ppo_take_its_direction_from_what_evaluate_wrote(tmp_
     assert (found["Long"].better, found["Loud"].better, found["harm"].better) == ("lower", None, "lower")
     seen = read_validations(context.run, keep="last", finished=True, examples=1, gold=found)
     assert seen is not None
-    assert "Long" in seen.table[0]
+    assert "Long" in seen.table.head
     assert any("Long (lower is better)" in plot for plot in seen.plots)
     assert direction("Long", ["harm", "toy_gold:Long"]) == "lower"
 
