@@ -102,17 +102,19 @@ def principle_at(location: Location, data: dict[Any, Any]) -> str | None:
 
 def _remedy(item: Any, location: Location, data: dict[Any, Any]) -> str | None:
     """What to write where that can be said of one key; None where only an example explains it."""
+    field = _table(location, data).model_fields.get(str(location[-1])) if location else None
+    meaning = None if field is None else field.description
     if item["type"] == "missing":
-        field = _table(location, data).model_fields.get(str(location[-1]))
-        what = field.description if field is not None and field.description else "a text"
-        return f"add {location[-1]}: {what}"
+        return f"add {location[-1]}: {meaning or 'a text'}"
     if item["type"] == "extra_forbidden":
         nearest = _nearest(location, data)
         known = ", ".join(_table(location, data).model_fields)
         return f"write {nearest}:" if nearest else f"leave it out; there may stand: {known}"
     if item["type"] == "string_too_short":
         return "write a text, or leave the key out if it is optional"
-    return None
+    if item["type"] == "string_pattern_mismatch":
+        return f"write {slug(str(item['input'])) or 'no-harm'}"
+    return f"{location[-1]}: {meaning}" if meaning else None
 
 
 def _sentence(item: Any, location: Location, data: dict[Any, Any]) -> str:
@@ -127,7 +129,7 @@ def _sentence(item: Any, location: Location, data: dict[Any, Any]) -> str:
     if kind == "string_type" and not isinstance(given, list | dict | set | bytes):
         return _unquoted(given)
     if kind == "string_pattern_mismatch":
-        return f"{given!r} may only have small letters, digits and single hyphens: {slug(str(given)) or 'no-harm'}"
+        return f"{given!r} may only have small letters, digits and single hyphens"
     if location[-1:] == ("override",):
         return f"is true or false (given: {given!r})"
     short = "" if isinstance(given, dict | list) else f" (given: {given!r})"
