@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from rlaif.constitution.exchange.draft import Draft, Format, topic, wordings
+from rlaif.constitution.exchange.draft import Draft, Format, is_texts, topic, wordings
 from rlaif.constitution.exchange.source import Source, refuse, shown
 from rlaif.core.records import Constitution
 
@@ -31,8 +31,7 @@ def _has_critiques(data: Any) -> bool:
 
 def _has_comparisons(data: Any) -> bool:
     """Sure only where "Options:" ends the texts: other programs write lists of texts too."""
-    texts = data if isinstance(data, list) else []
-    return bool(texts) and all(isinstance(text, str) and text.rstrip().endswith("Options:") for text in texts)
+    return is_texts(data) and all(text.rstrip().endswith("Options:") for text in data)
 
 
 def read(source: Source, draft: Draft) -> None:
@@ -118,4 +117,11 @@ def _write_comparisons(constitution: Constitution, lost: Counter[str]) -> str:
 
 
 CRITIQUES = Format("anthropic", _has_critiques, read, _write_critiques, frozenset({"id", "critique", "revision"}))
-COMPARISONS = Format("anthropic-comparisons", _has_comparisons, read, _write_comparisons, frozenset({"comparison"}))
+COMPARISONS = Format(
+    "anthropic-comparisons",
+    _has_comparisons,
+    read,
+    _write_comparisons,
+    frozenset({"comparison"}),
+    may_be=is_texts,
+)

@@ -47,6 +47,8 @@ class Format:
     read: Callable[[Source, Draft], None]
     write: Callable[[Constitution, Counter[str]], str]
     holds: frozenset[str]
+    may_be: Callable[[Any], bool] | None = None
+    """Tells whether a file that no format knows for sure can be of this one."""
 
 
 @dataclass(slots=True)
@@ -120,6 +122,11 @@ def mended(data: Any) -> Any:
 def broken_characters(text: str) -> int:
     """How many halves of surrogate pairs stand in the text."""
     return len(_SURROGATE.findall(text))
+
+
+def is_texts(data: Any) -> bool:
+    """Whether the JSON data is a list of texts."""
+    return isinstance(data, list) and bool(data) and all(isinstance(text, str) for text in data)
 
 
 def default(field: str) -> Any:

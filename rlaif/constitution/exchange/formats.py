@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlaif.constitution.compose import compose_text
 from rlaif.constitution.exchange import anthropic, handbook, icai, markdown, records
@@ -102,19 +101,13 @@ def detect(source: Source) -> str:
     found = [name for name, kind in FORMATS.items() if kind.knows is not None and kind.knows(data)]
     if len(found) == 1:
         return found[0]
-    likely = _likely(data)
+    likely = [name for name, kind in FORMATS.items() if kind.may_be is not None and kind.may_be(data)]
     shape = f"a {type(data).__name__}" if not isinstance(data, dict) else f"keys {shown(', '.join(map(str, data)))}"
     raise ConstitutionError(
         f"may be of the format {' or '.join(likely)}" if likely else f"has the shape of no known format ({shape})",
         where=str(source.path),
         remedy=f"name it: {' or '.join(f'--from {name}' for name in likely or FORMATS)}",
     )
-
-
-def _likely(data: Any) -> list[str]:
-    """The formats that a list of texts can be of."""
-    texts = isinstance(data, list) and bool(data) and all(isinstance(text, str) for text in data)
-    return ["anthropic-comparisons", "icai"] if texts else []
 
 
 def _named(format: str) -> str:

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rlaif.constitution.exchange.draft import Draft, Format, on_one_line, topic
+from rlaif.constitution.exchange.draft import Draft, Format, is_texts, on_one_line, topic
 from rlaif.constitution.exchange.source import Source, read_source, refuse
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.records import Constitution
@@ -29,7 +29,7 @@ def _is_icai(data: Any) -> bool:
     if isinstance(data, str):
         return re.match(r"1\. ", data) is not None
     if isinstance(data, list):
-        return bool(data) and all(isinstance(text, str) and re.match(r"select the ", text, re.I) for text in data)
+        return is_texts(data) and all(re.match(r"select the ", text, re.I) for text in data)
     if _is_pairs(data):
         return True
     return isinstance(data, dict) and bool(data) and all(_is_numbered(*item) for item in data.items())
@@ -149,4 +149,4 @@ def _write(constitution: Constitution, lost: Counter[str]) -> str:
     return json.dumps("\n".join(f"{n}. {text}" for n, text in enumerate(statements, 1))) + "\n"
 
 
-ICAI = Format("icai", _is_icai, read, _write, frozenset())
+ICAI = Format("icai", _is_icai, read, _write, frozenset(), may_be=is_texts)
