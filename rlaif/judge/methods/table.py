@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from rlaif.config import AskingConfig, JudgeConfig, RunConfig
 from rlaif.config.load import Location
@@ -17,9 +18,11 @@ METHODS = {
     method.name: method
     for method in (pairwise.METHOD, cot.METHOD, rating.METHOD, contrast.METHOD, random.METHOD)
 }  # fmt: skip
+WHERE = "judge.method"
 REMEDY = "name a rlaif.judge.methods.method.Method, or a function that makes one (docs/extending.md)"
 
 
+@cache
 def find(name: str) -> Method:
     """The method that a config names: one of the table, or the object "module:NAME" of a user, a Method or what makes
     one when it is called.
@@ -28,20 +31,16 @@ def find(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    check_name(name, METHODS, what="judging method", where="judge.method")
-    found = load_own(name, what="judging method", where="judge.method", remedy=REMEDY)
+    check_name(name, METHODS, what="judging method", where=WHERE)
+    found = load_own(name, what="judging method", where=WHERE, remedy=REMEDY)
     if not isinstance(found, Method) and callable(found):
         found = found()
     if not isinstance(found, Method):
-        raise ConfigError(
-            f"{name!r} is no judging method but {type(found).__name__}",
-            where="judge.method",
-            remedy=REMEDY,
-        )
+        raise ConfigError(f"{name!r} is no judging method but {type(found).__name__}", where=WHERE, remedy=REMEDY)
     if found.name in METHODS:
         raise ConfigError(
             f"{name!r} calls itself {found.name!r}, as one of ours is called",
-            where="judge.method",
+            where=WHERE,
             remedy="give it a name of its own: verdicts are told apart by it",
         )
     return found
