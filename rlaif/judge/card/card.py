@@ -6,7 +6,6 @@ a hash of that and of the figures; time and cost are not in it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +18,18 @@ from rlaif.core.records import Constitution, Principle, record_seed
 from rlaif.core.statistics import Draw
 from rlaif.gold.pairs import GoldPair, GoldSet, hash_of, read_gold_set
 from rlaif.judge.card import verdict
-from rlaif.judge.card.figures import JudgedPair, accuracy, calibration, ceiling, groups, length, order
+from rlaif.judge.card.figures import (
+    JudgedPair,
+    accuracy,
+    calibration,
+    ceiling,
+    failure_kinds,
+    groups,
+    length,
+    order,
+)
 from rlaif.judge.card.maps import fitted_maps
-from rlaif.judge.card.questions import Again, asked_again, judge_on, labels_of, rules_of
+from rlaif.judge.card.questions import Again, asked_again, gold_notes, judge_on, labels_of, rules_of
 from rlaif.judge.card.records import CardSubject, Failures, JudgeCard, Repeat
 from rlaif.judge.card.resistance import attack_all
 from rlaif.judge.judge import Judge, opened_models
@@ -202,19 +210,15 @@ def _failures(rows: Sequence[JudgedPair]) -> Failures:
         pairs=len(rows),
         prompts=len({row.pair.prompt_id for row in rows}),
         labelled=sum(row.label.prob_a is not None for row in rows),
-        by_kind=dict(Counter(row.label.failure.kind for row in rows if row.label.failure is not None)),
+        by_kind=failure_kinds(row.label for row in rows),
         verdicts=len(verdicts),
-        failed_verdicts=dict(Counter(verdict.failure.kind for verdict in verdicts if verdict.failure is not None)),
+        failed_verdicts=failure_kinds(verdicts),
     )
 
 
 def _notes(config: RunConfig, known: GoldSet, pairs: Sequence[GoldPair], asked: CardOptions) -> list[str]:
     """What a reader would otherwise take the numbers for."""
-    notes = list(known.notes)
-    if len(pairs) < len(known.pairs):
-        notes.append(f"{len(pairs):,} of {len(known.pairs):,} pairs, drawn by hash and spread over the prompts")
-    if known.silent:
-        notes.append(f"{known.silent:,} rows of gold prefer no answer and are in no figure")
+    notes = gold_notes(known, pairs)
     if not find(config.judge.method).asks_model:
         about = f"the judge is {config.judge.method}: these are the numbers of a coin"
         notes.append(f"{about}, which is neither repeated nor attacked")

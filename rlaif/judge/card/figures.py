@@ -7,12 +7,13 @@ Shares are means over prompts of each prompt's share, with intervals from the bo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlaif.core.records import PreferenceLabel
+from rlaif.core.records import PreferenceLabel, Verdict
 from rlaif.core.statistics import Draw, Estimate, Keyed, agree, paired_difference, preferred, slope
 from rlaif.gold.pairs import GoldPair
 from rlaif.judge.card.records import Accuracy, Calibration, Ceiling, ConfidenceBin, Group, Length, OrderBias
@@ -34,6 +35,11 @@ class JudgedPair:
         """P(the answer that gold prefers is better); None without a label."""
         prob_a = self.label.prob_a
         return prob_a if prob_a is None or self.pair.a_is_better else 1 - prob_a
+
+
+def failure_kinds(records: Iterable[PreferenceLabel | Verdict]) -> dict[str, int]:
+    """How many of the labels or verdicts failed, by kind."""
+    return dict(Counter(record.failure.kind for record in records if record.failure is not None))
 
 
 def accuracy(rows: Sequence[JudgedPair], draw: Draw) -> Accuracy:

@@ -54,6 +54,16 @@ def rules_of(judge: Judge, pairs: Sequence[GoldPair]) -> list[tuple[Principle, .
     return [judge.principles(p.comparison) if p.principle is None else (p.principle,) for p in pairs]
 
 
+def gold_notes(known: GoldSet, pairs: Sequence[GoldPair]) -> list[str]:
+    """What a reader has to know of the gold, of which `pairs` were drawn."""
+    notes = list(known.notes)
+    if len(pairs) < len(known.pairs):
+        notes.append(f"{len(pairs):,} of {len(known.pairs):,} pairs, drawn by hash and spread over the prompts")
+    if known.silent:
+        notes.append(f"{known.silent:,} rows of gold prefer no answer and are in no figure")
+    return notes
+
+
 def labels_of(
     judge: Judge,
     pairs: Sequence[GoldPair],

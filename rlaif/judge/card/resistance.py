@@ -9,7 +9,6 @@ server.)
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from rlaif.core.progress import Task
 from rlaif.core.records import Comparison, Failure, Message, PreferenceLabel, Principle
 from rlaif.core.statistics import Draw, Keyed, preferred
 from rlaif.judge.card.attacks import ATTACKS, Attack
-from rlaif.judge.card.figures import JudgedPair, share_of
+from rlaif.judge.card.figures import JudgedPair, failure_kinds, share_of
 from rlaif.judge.card.questions import JudgeOf
 from rlaif.judge.card.records import AttackResult
 from rlaif.judge.judge import Judge
@@ -97,7 +96,7 @@ def _result(
         keeps=attack.keeps,
         pairs=len(rows),
         judged=len(change),
-        failures=dict(Counter(label.failure.kind for label in labels if label.failure is not None)),
+        failures=failure_kinds(labels),
         change=draw.mean(change),
         moved=max((abs(value) for _, value in change if value is not None), default=None),
         lost_before=len(won),

@@ -8,7 +8,6 @@ choosing part is too good by as much as it was lucky there; the figures on the r
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,8 +20,8 @@ from rlaif.core.records import PreferenceLabel, record_seed
 from rlaif.core.statistics import Draw, Estimate, Keyed, preferred
 from rlaif.gold.pairs import GoldPair, GoldSet, hash_of, read_gold_set
 from rlaif.judge.card.card import CardOptions, constitution_of, given_constitution
-from rlaif.judge.card.figures import JudgedPair, accuracy, calibration, difference, order, share_of
-from rlaif.judge.card.questions import asked_again, judge_on, labels_of, rules_of
+from rlaif.judge.card.figures import JudgedPair, accuracy, calibration, difference, failure_kinds, order, share_of
+from rlaif.judge.card.questions import asked_again, gold_notes, judge_on, labels_of, rules_of
 from rlaif.judge.compare import verdict as compare_verdict
 from rlaif.judge.compare.agreement import agreements
 from rlaif.judge.compare.records import (
@@ -102,7 +101,7 @@ def compare(
         candidates=[],
         choice=_choice(judged, choosing, criterion_of(pairs, choosing), draw),
         agreements=agreements(judged, draw),
-        notes=_notes(known, pairs),
+        notes=gold_notes(known, pairs),
     )
     found = replace(found, candidates=_candidates(runs, known, choosing, found.choice, draw))
     return replace(found, verdict=compare_verdict.sentences(found))
@@ -251,22 +250,13 @@ def _part(rows: Sequence[JudgedPair], known: GoldSet, draw: Draw) -> PartFigures
         pairs=len(rows),
         prompts=len({row.pair.prompt_id for row in rows}),
         labelled=sum(row.label.prob_a is not None for row in rows),
-        failures=dict(Counter(row.label.failure.kind for row in rows if row.label.failure is not None)),
+        failures=failure_kinds(row.label for row in rows),
         accuracy=accuracy(rows, draw),
         length_matched=accuracy([row for row in rows if row.pair.length_matched], draw),
         calibration=calibration(rows, draw),
         order=order(rows, draw),
         best_of=best_of(rows, known.pairs, draw),
     )
-
-
-def _notes(known: GoldSet, pairs: Sequence[GoldPair]) -> list[str]:
-    notes = list(known.notes)
-    if len(pairs) < len(known.pairs):
-        notes.append(f"{len(pairs):,} of {len(known.pairs):,} pairs, drawn by hash and spread over the prompts")
-    if known.silent:
-        notes.append(f"{known.silent:,} rows of gold prefer no answer and are in no figure")
-    return notes
 
 
 def best_of(rows: Sequence[JudgedPair], gold: Sequence[GoldPair], draw: Draw) -> Estimate | None:
