@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from rlaif import __version__
 from rlaif.check import config as check
-from rlaif.cli import app
 from rlaif.config import RunConfig
 from rlaif.core.files import JsonlFile
 from rlaif.core.records import (
@@ -35,11 +33,8 @@ from rlaif.run.dry_run import ASSUMED, plan
 from rlaif.stages import table as stages
 from tests import stub_stages
 from tests.fault_server import Answer, Behaviour, chat, error, serving
+from tests.output import rlaif
 from tests.report.fake_run import write_run
-
-
-def rlaif(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 @pytest.fixture

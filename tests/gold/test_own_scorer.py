@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from rlaif.cli import app
 from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.evaluation import read_summary
 from rlaif.core.files import JsonlFile, MetricsLog
@@ -22,6 +20,7 @@ from rlaif.stages import evaluate
 from rlaif.stages.report import write_report
 from tests.analysis.impact.runs import make_run
 from tests.analysis.principles.runs import comparisons
+from tests.output import rlaif
 from tests.stages.evaluation_run import config, context_in
 
 SOURCE = '''
@@ -61,10 +60,6 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     (folder / "toy_gold.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(folder)
-
-
-def rlaif(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def test_it_is_measured_and_reported_with_its_direction(tmp_path: Path) -> None:

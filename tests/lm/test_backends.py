@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from rlaif.cli.main import app
 from rlaif.config import AskingConfig, ModelConfig
 from rlaif.core.errors import ConfigError
 from rlaif.core.files import JsonlFile
@@ -22,6 +19,7 @@ from rlaif.lm.backends import find
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.scripted import ScriptedModel
 from tests import stub_stages
+from tests.output import rlaif
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "extending.md"
 OTHERS = """
@@ -46,10 +44,6 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / example[2]).write_text(example[1])
     (folder / "toy_backends.py").write_text(OTHERS)
     monkeypatch.syspath_prepend(folder)
-
-
-def rlaif(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def config_file(folder: Path, tiny_model: Path, **judge: Any) -> Path:

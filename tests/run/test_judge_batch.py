@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from rlaif.cli.main import app
 from rlaif.core.files import JsonlFile
 from rlaif.core.records import PreferenceLabel, content_id
 from rlaif.lm import open as open_model
@@ -23,6 +20,7 @@ from rlaif.lm.cache import CachedModel
 from rlaif.lm.scripted import ScriptedModel
 from tests import stub_stages
 from tests.fault_server import Answer, FaultServer, chat, serving
+from tests.output import rlaif
 
 
 def answer(body: dict[str, Any]) -> dict[str, Any]:
@@ -42,10 +40,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving(lambda body, _: Answer(answer(body))) as running:
         yield running
-
-
-def rlaif(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def done(*words: str | Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rlaif.core.records import Message, Prompt
 from rlaif.view.answer import Answer, Example, Facts, Figures, Line, Section, Table, below, page, rendered
 from rlaif.view.plots import Point, dots
-from tests.report.test_build import Page
+from tests.output import Page
 
 EVIL = "<script>x</script> [bold red]y[/bold red] \x1b[31m\u202e"
 WIDE = Table(

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner, Result
 
 from rlaif.analysis.impact.answer import answer
-from rlaif.cli import app
 from rlaif.core.files import RunFolder
 from rlaif.core.records import Comparison, Contrast, Message, Prompt
 from rlaif.view.answer import page, rendered
 from tests.analysis.impact.runs import ask, edited, make_run, responses, write_constitution
-from tests.report.test_build import Page
+from tests.output import Page, rlaif
 
 HOSTILE = ("<script>alert(1)</script>", "[bold red]press[/bold red] \x1b[31m{{ 7 * 7 }}", "left \u202eright")
 OTHER = Contrast("You are <b>gentle</b>.", "You are harsh.")
@@ -34,10 +32,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         for a, b in ((first, second), (second, third))
     ]
     return make_run(tmp_path_factory.mktemp("made") / "run", pairs=pairs)
-
-
-def rlaif(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def test_text_stays_text_on_page_and_terminal(run: RunFolder) -> None:

@@ -28,8 +28,7 @@ from rlaif.run.init import init_project
 from rlaif.view.answer import page
 from tests import tiny
 from tests.analysis.impact.runs import write_constitution
-from tests.analysis.impact.test_answer import rlaif
-from tests.report.test_build import Page
+from tests.output import Page, rlaif
 from tests.stages.small_run import SMALL
 
 ALL: tuple[Part, ...] = ("revisions", "reward", "policy")

@@ -21,9 +21,8 @@ from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import LanguageModel
 from rlaif.lm.scripted import ScriptedModel
 from tests.analysis.impact.runs import CONSTITUTION, comparisons, edited, settings, write_constitution
-from tests.analysis.impact.test_answer import rlaif
 from tests.fakes import Listener
-from tests.report.test_build import Page
+from tests.output import Page, rlaif
 
 REWORDED = edited(kind={"contrast": Contrast("You are gentle.", "You are harsh.")})
 PROMPTS = 20

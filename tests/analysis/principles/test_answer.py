@@ -9,24 +9,18 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner, Result
 
 from rlaif.analysis.principles.answer import answer
-from rlaif.cli import app
 from rlaif.core.files import RunFolder
 from rlaif.view.answer import page, rendered
 from rlaif.view.matrix import heat_map
 from tests.analysis.principles.runs import CONSTITUTION, ask, words_run
-from tests.report.test_build import Page
+from tests.output import Page, rlaif
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return words_run(tmp_path_factory.mktemp("made") / "run", principles="all")
-
-
-def rlaif(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def printed(found: object, width: int = 80) -> str:

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console, RenderableType
-from typer.testing import CliRunner, Result
 
-from rlaif.cli import app
 from rlaif.judge.card.answer import answer
 from rlaif.judge.card.records import JudgeCard
 from rlaif.view.answer import page, rendered
 from tests.judge.card.cases import card_of, gullible, perfect, settings, write_gold
-from tests.report.test_build import Page
-
-EVIL = "<script>x</script> [bold red]y[/bold red] \x1b[31m\u202e"
-
-
-def rlaif(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def on_terminal(parts: Iterable[RenderableType], width: int) -> str:
-    out = io.StringIO()
-    console = Console(file=out, width=width, force_terminal=False)
-    for part in parts:
-        console.print(part)
-    return out.getvalue()
+from tests.output import EVIL, Page, on_terminal, rlaif
 
 
 def printed(card: JudgeCard, width: int = 80) -> str:

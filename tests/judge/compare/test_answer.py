@@ -12,9 +12,8 @@ from rlaif.judge.compare.answer import answer
 from rlaif.judge.compare.records import JudgeComparison
 from rlaif.view.answer import page, rendered
 from tests.judge.card.cases import settings, write_gold
-from tests.judge.card.test_answer import EVIL, on_terminal, rlaif
-from tests.judge.compare.test_measure import compared
-from tests.report.test_build import Page
+from tests.judge.compare.contests import compared
+from tests.output import EVIL, Page, on_terminal, rlaif
 
 
 def printed(found: JudgeComparison, width: int = 80) -> str:
