@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,46 +25,8 @@ from rlaif.lm.scripted import ScriptedModel
 from rlaif.stages import label
 from tests import stub_stages
 
-OWN = '''"""A judging method of a user: the log-odds that the model says yes to each answer."""
-
-from pathlib import Path
-
-from rlaif.core.records import Principle, Prompt
-from rlaif.core.statistics import sigmoid
-from rlaif.inputs.templates import TemplateKind
-from rlaif.judge.methods.method import JudgingCost, Method, difference, log_odds, verdict
-from rlaif.lm.protocol import ChoiceRequest
-
-TEMPLATE = TemplateKind(
-    "yes-or-no",
-    {"principle": Principle, "prompt": Prompt, "response": str},
-    Path(__file__).with_name("yes-or-no.jinja"),
-)
-
-
-def ask(asks, asker):
-    requests = []
-    for one in asks:
-        for response in one.responses:
-            shown = asker.template.render(
-                principle=one.principle, prompt=one.comparison.prompt, response=response.text
-            )
-            requests.append(ChoiceRequest(shown.messages, ("yes", "no"), shown.prefix))
-    scores = [answer.failure or log_odds(answer) for answer in asker.model.ask(requests)]
-    verdicts = []
-    for place, one in enumerate(asks):
-        margin, failure = difference(*scores[2 * place : 2 * place + 2])
-        probability = None if margin is None else sigmoid(margin)
-        verdicts.append([verdict(one, "yes-or-no", "none", asker.model.name, probability, margin, failure)])
-    return verdicts
-
-
-def cost(work, settings):
-    return JudgingCost(work.reads, 0, work.reads * (work.prompt_tokens + work.response_tokens))
-
-
-METHOD = Method("yes-or-no", ask, cost, TEMPLATE, shown=("statement",), by_files=1)
-
+DOCS = Path(__file__).parents[3] / "docs" / "extending.md"
+MORE = """
 
 def make():
     return METHOD
@@ -71,14 +34,7 @@ def make():
 
 ANOTHER = Method("pairwise", ask, cost)
 NUMBER = 7
-'''
-TEMPLATE = """{% message "user" %}
-Rule: {{ principle.statement }}
-{{ prompt | dialogue }}
-Answer:
-{{ response | quote }}
-Does the answer keep the rule?
-{% endmessage %}"""
+"""
 RULES = """name: rules
 version: "1"
 principles:
@@ -90,18 +46,28 @@ principles:
   - id: plain
     statement: Be plain.
 """
-NAME = "own_judging:METHOD"
+NAME = "yes_or_no:METHOD"
 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The module of a user, where it can be imported."""
+    """The method that the documents describe, as a module of a user that can be imported."""
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "own_judging.py").write_text(OWN, encoding="utf-8")
-    (folder / "yes-or-no.jinja").write_text(TEMPLATE, encoding="utf-8")
+    for name, text in _documented().items():
+        (folder / name).write_text(text + MORE * name.endswith(".py"), encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "yes_or_no", raising=False)  # of another test
+    find.cache_clear()
     return NAME
+
+
+def _documented() -> dict[str, str]:
+    """The files of the documents' example, by name."""
+    found = re.findall(
+        r"^```\w*\n((?:# |\{# )(yes[\w-]+\.(?:py|jinja)).*?)^```", DOCS.read_text(), re.DOTALL | re.MULTILINE
+    )
+    return {name: text for text, name in found}
 
 
 def done(*words: str | Path) -> dict[str, Any]:
@@ -148,7 +114,7 @@ def test_a_users_method_labels_a_run_and_every_question_about_it_is_answered(run
     verdicts = [v for line in labels.read_text().splitlines() for v in json.loads(line)["verdicts"]]
     assert {(v["method"], v["order"], v["judge"]) for v in verdicts} == {("yes-or-no", "none", "scripted")}
     assert len(verdicts) == 8 * 3 * 2
-    assert (run / "templates" / "yes-or-no.jinja").read_text() == TEMPLATE
+    assert (run / "templates" / "yes-or-no.jinja").read_text() == _documented()["yes-or-no.jinja"]
 
     edited = done("impact", "--run", run, "--to", rules(tmp_path, "Be good and kind."))
     assert (edited["cost"]["judged"], edited["cost"]["reused"]) == (8 * 3, 8 * 3), (
@@ -191,10 +157,10 @@ def test_a_users_method_is_planned_carded_and_checked(own: str, tmp_path: Path) 
     ("name", "said"),
     [
         ("pairwize", "did you mean 'pairwise'"),
-        ("own_judging:NONE", "cannot import the judging method"),
+        ("yes_or_no:NONE", "cannot import the judging method"),
         ("no_such_module:METHOD", "ModuleNotFoundError"),
-        ("own_judging:NUMBER", "is no judging method but int"),
-        ("own_judging:ANOTHER", "calls itself 'pairwise'"),
+        ("yes_or_no:NUMBER", "is no judging method but int"),
+        ("yes_or_no:ANOTHER", "calls itself 'pairwise'"),
     ],
 )
 def test_a_name_that_no_method_goes_by_is_refused_when_the_config_is_read(own: str, name: str, said: str) -> None:
@@ -203,7 +169,7 @@ def test_a_name_that_no_method_goes_by_is_refused_when_the_config_is_read(own: s
 
 
 def test_a_function_that_makes_a_method_will_do(own: str) -> None:
-    made = find("own_judging:make")
+    made = find("yes_or_no:make")
     assert (made, made.name) == (find(own), "yes-or-no")
     panel = JudgeConfig.model_validate({"panel": [{"name": "a", "method": own}, {"name": "b", "method": own}]})
     assert [method.name for method in in_use(panel)] == ["contrast", "yes-or-no"]
