@@ -286,7 +286,7 @@ def test_the_measure_that_chooses_must_be_there(
     ("table", "message"),
     [
         ({"keep": "best"}, "set eval_steps"),
-        ({"eval_steps": 1, "patience": 2}, "set keep: best"),
+        ({"eval_steps": 1, "patience": 2}, "needs keep: best; or set patience: 0"),
         ({"eval_steps": 1, "keep": "best", "best_by": "sentiment"}, "add it to gold"),
     ],
 )
