@@ -1,6 +1,6 @@
 """PPO on a language model in one file: transformers, PEFT and the formulas of rlaif, nothing else.
 
-    python examples/ppo_loop.py                                    # the embedded model, two minutes on a CPU
+    python examples/ppo_loop.py                                    # the embedded model, a few minutes on a CPU
     python examples/ppo_loop.py --model ./my-model --steps 50      # a folder or an id of the hub
     python examples/ppo_loop.py --reward my_module:my_function     # f(prompts, responses) -> one number each
 
@@ -48,11 +48,11 @@ class Settings:
     """As the config's `ppo` table has them."""
 
     steps: int = 12
-    batch_size: int = 8
-    max_new_tokens: int = 12
+    batch_size: int = 16
+    max_new_tokens: int = 10
     num_ppo_epochs: int = 2
-    num_mini_batches: int = 2
-    learning_rate: float = 2e-3
+    num_mini_batches: int = 1
+    learning_rate: float = 3e-4
     kl_coef: float = 0.05
     cliprange: float = 0.2
     cliprange_value: float = 0.2

@@ -37,13 +37,13 @@ def layout() -> ModuleType:
 LAYOUT = layout()
 
 LIBRARIES = {
-    "trl": {"training", "stages"},
+    "trl": {"training"},
     "openai": {"lm"},
     "matplotlib": {"view"},
     "torch": {"lm", "training", "stages", "check", "gold"},
     "transformers": {"lm", "training", "stages", "check", "gold"},
     "peft": {"lm", "training"},
-    "datasets": {"training", "stages"},
+    "datasets": {"training"},
     "accelerate": {"lm", "training"},
     "sklearn": {"gold"},
     "profanity_check": {"gold"},

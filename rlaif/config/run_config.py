@@ -128,6 +128,10 @@ TAKEN = {"score_std"}
 """Columns of ppo/metrics.jsonl that are about the sum."""
 
 
+NAMED = ("model", "judge")
+"""The sources that have a name of their own; rewards/sources.py in training/ makes them. All others are functions."""
+
+
 class RewardSource(Table):
     """One part of the reward."""
 
@@ -149,7 +153,7 @@ class RewardSource(Table):
 
     @model_validator(mode="after")
     def _is_one_of_the_kinds(self) -> RewardSource:
-        if self.source not in ("model", "judge") and not re.fullmatch(r"[^:\s]+:[^:\s.]+", self.source):
+        if self.source not in NAMED and not re.fullmatch(r"[^:\s]+:[^:\s.]+", self.source):
             raise ValueError(f'{self.source!r} is neither "model" nor "judge" nor "module:function"')
         return self
 
@@ -163,7 +167,7 @@ def _listed(value: Any) -> Any:
 def _distinct(sources: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
     if all(part.weight == 0 for part in sources):
         raise ValueError("no source has a weight: at least one must count")
-    for name in ("model", "judge"):
+    for name in NAMED:
         if sum(part.source == name for part in sources) > 1:
             raise ValueError(f"{name} stands there twice: give it once, with the sum of the weights")
     columns = [column for part in sources for column in part.columns] + sorted(TAKEN)

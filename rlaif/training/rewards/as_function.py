@@ -57,7 +57,7 @@ def of_judge(judge: Judge, references: Mapping[str, Sequence[Response]]) -> Rewa
                     where="the judge as the reward",
                     remedy="take prompts that the run's label stage answered, or the reward model",
                 )
-        return list(source.scores(asked, [_text(chat) for chat in completions]).tolist())
+        return list(source.preferred(asked, [_text(chat) for chat in completions]).tolist())
 
     return judge_reward
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from rlaif.core.errors import StageError
 from rlaif.core.records import Comparison, Prompt, Response
 from rlaif.judge.judge import Judge
+from rlaif.training.ppo.rollout import Rollouts
 
 SPREAD = 0.25
 """A mean probability this far from even scores 1: about a standard deviation, as with a normalised reward model."""
@@ -27,7 +28,11 @@ class JudgeReward:
         """`references`: prompt id -> the SFT policy's answers; the judge is None in a process that asks nothing."""
         self.judge, self.references = judge, references
 
-    def scores(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+    def scores(self, rollouts: Rollouts, texts: Sequence[str]) -> Tensor:
+        """See `preferred`."""
+        return self.preferred(rollouts.prompts, texts)
+
+    def preferred(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """(B,) float32: (mean P(response beats a reference) - 0.5) / 0.25. An empty response loses to every one.
 
         Raises StageError where the judge can say nothing about a response, with its reason.

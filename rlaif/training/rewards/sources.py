@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -24,12 +24,27 @@ DISAGREEMENT = "disagreement"
 """The column of the deviation between the members of an ensemble."""
 
 
+class TextReward(Protocol):
+    """Something that scores texts."""
+
+    def scores(self, rollouts: Rollouts, texts: Sequence[str]) -> Tensor:
+        """(B,) float32 scores, NaN where it has nothing to say; raises StageError if it fails."""
+
+
+OpenJudge = Callable[[], JudgeReward]
+SOURCES: Mapping[str, Callable[[OpenJudge], TextReward | None]] = {
+    "model": lambda judge: None,  # on the weights that PPO trains, so PPO itself reads the ids
+    "judge": lambda judge: judge(),
+}
+"""A source that has a name of its own -> what scores the texts. Any other is a function, "module:function"."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One part of the score; `by` is None for the reward model."""
 
     name: str
-    by: FunctionReward | JudgeReward | None
+    by: TextReward | None
     weight: float = 1.0
 
 
@@ -50,14 +65,13 @@ class Rewards:
     uncertainty: float = 0.5
 
     @classmethod
-    def of_config(cls, config: PpoConfig, judge: Callable[[], JudgeReward]) -> Rewards:
+    def of_config(cls, config: PpoConfig, judge: OpenJudge) -> Rewards:
         """Those of `ppo.reward`; `judge` is opened if it is among them. Raises ConfigError for a function that cannot
         be imported or called."""
         found = []
         for part in config.reward:
-            by: FunctionReward | JudgeReward | None = None
-            if part.source != "model":
-                by = judge() if part.source == "judge" else load_function(part.source)
+            make = SOURCES.get(part.source)
+            by = load_function(part.source) if make is None else make(judge)
             found.append(Source(part.called, by, part.weight))
         return cls(tuple(found), config.reward_ensemble, config.reward_uncertainty)
 
@@ -86,13 +100,7 @@ class Rewards:
     def of_texts(self, rollouts: Rollouts, texts: Sequence[str]) -> dict[str, Tensor]:
         """Name -> (B,) scores of every source that reads texts, NaN where a function says None; raises StageError where
         one fails."""
-        found = {}
-        for source in self.sources:
-            if isinstance(source.by, JudgeReward):
-                found[source.name] = source.by.scores(rollouts.prompts, texts)
-            elif source.by is not None:
-                found[source.name] = source.by.scores(rollouts, texts)
-        return found
+        return {source.name: source.by.scores(rollouts, texts) for source in self.sources if source.by is not None}
 
     def of_members(self, members: Tensor) -> Tensor:
         """(B,) score of the ensemble whose members gave (B, M).

@@ -35,7 +35,7 @@ def wins(margin: float) -> float:
 
 
 def test_the_score_is_the_mean_probability_of_beating_the_references() -> None:
-    scores = reward("no", "yes my friend").scores([PROMPT, PROMPT], ["yes my friend", "no"])
+    scores = reward("no", "yes my friend").preferred([PROMPT, PROMPT], ["yes my friend", "no"])
     expected = [(wins(0.35) + 0.5) / 2, (0.5 + wins(-0.35)) / 2]
     assert torch.allclose(scores, torch.tensor([(p - 0.5) / 0.25 for p in expected]))
     assert scores.dtype == torch.float32
@@ -61,11 +61,11 @@ def test_every_method_may_be_the_reward(table: dict[str, Any], model: Recorder, 
     source = reward("no")
     rules = Constitution("one", "1", "", (KIND,))
     source.judge = Judge(JudgeConfig.model_validate(table), rules, models=[model], seed=0)
-    assert source.scores([PROMPT], ["yes my friend"]).tolist() == pytest.approx([(won - 0.5) / 0.25], abs=1e-5)
+    assert source.preferred([PROMPT], ["yes my friend"]).tolist() == pytest.approx([(won - 0.5) / 0.25], abs=1e-5)
 
 
 def test_an_empty_response_loses_to_every_reference() -> None:
-    assert reward("no").scores([PROMPT], [""]).tolist() == [-2.0]
+    assert reward("no").preferred([PROMPT], [""]).tolist() == [-2.0]
 
 
 def test_a_judge_that_cannot_score_stops_the_stage_with_its_reason() -> None:
@@ -73,4 +73,4 @@ def test_a_judge_that_cannot_score_stops_the_stage_with_its_reason() -> None:
     source = reward("no")
     source.judge = Judge(config, Constitution("one", "1", "", (KIND,)), models=[Recorder(TABLE)], seed=0)
     with pytest.raises(StageError, match="abstained"):
-        source.scores([PROMPT], ["yes my friend"])
+        source.preferred([PROMPT], ["yes my friend"])

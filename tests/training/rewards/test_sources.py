@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlaif.config import run_config
 from rlaif.core.errors import StageError
 from rlaif.core.files import MetricsLog
 from rlaif.lm.local.load import load_model
@@ -21,7 +22,7 @@ from rlaif.stages import ppo, reward
 from rlaif.stages.context import StageContext
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.step import PpoTrainer
-from rlaif.training.rewards import preferences
+from rlaif.training.rewards import preferences, sources
 from rlaif.training.rewards.by_judge import JudgeReward
 from rlaif.training.rewards.function import FunctionReward
 from rlaif.training.rewards.model import RewardModel
@@ -347,3 +348,12 @@ def test_a_source_that_fails_in_the_middle_costs_nothing(
     assert len(rows(cut)) == 2
     assert ppo.run(cut) == counts
     same_run(cut, whole)
+
+
+# The table
+
+
+def test_every_source_that_the_config_names_stands_in_the_table() -> None:
+    assert tuple(sources.SOURCES) == run_config.NAMED
+    assert sources.SOURCES["model"](lambda: JudgeReward(None, {})) is None
+    assert isinstance(sources.SOURCES["judge"](lambda: JudgeReward(None, {})), JudgeReward)
