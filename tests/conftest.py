@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests import stub_stages
+from tests.output import rlaif
 from tests.tiny import make_tiny_model
 
 # Read by the libraries when they are first imported, so set before any test imports one. One thread: two that wait
@@ -44,3 +47,13 @@ def sft_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
             parameter.data.normal_(std=0.02)
     peft_model.save_pretrained(str(folder))
     return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What `rlaif init` writes, with the tiny model, and the stub in the place of every stage; its rlaif.yaml."""
+    stub_stages.install(set_module=lambda name, module: monkeypatch.setitem(sys.modules, name, module))
+    assert rlaif("init", tmp_path).exit_code == 0
+    file = tmp_path / "rlaif.yaml"
+    file.write_text(file.read_text().replace("source: embedded", f"source: {tiny_model}"))
+    return file

@@ -22,7 +22,8 @@ from rlaif.core.evaluation import (
     read_summary,
 )
 from rlaif.core.files import RunFolder, write_atomic
-from rlaif.core.records import WinRate
+from rlaif.core.records import WinRate, from_json
+from tests.report.fake_run import summary
 
 SUMMARY = Summary(
     models=("sft", "ppo"),
@@ -90,3 +91,13 @@ def test_a_held_out_result_says_more_of_an_ensemble(tmp_path: Path) -> None:
     for record in (one, several):
         write_atomic(RunFolder(tmp_path).file("reward", "held_out.json"), json.dumps(record.as_json()))
         assert read_held_out(RunFolder(tmp_path)) == record
+
+
+def test_win_rate_against_sft_can_be_read_from_either_side() -> None:
+    base = from_json(Summary, summary()).win_rate("base", "harmful")
+    assert base is not None
+    assert base.rate is not None
+    assert round(base.rate, 6) == 0.41
+    assert base.low is not None
+    assert base.high is not None
+    assert base.low < base.rate < base.high

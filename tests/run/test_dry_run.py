@@ -1,0 +1,64 @@
+"""`rlaif run --dry-run`: the work of each stage, counted by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rlaif.inputs.prompt_sets import split_prompts
+from rlaif.judge.load import load
+from rlaif.run.dry_run import ASSUMED, plan
+from tests.output import rlaif
+
+
+def test_dry_run_counts_by_hand(project: Path) -> None:
+    config = load(project)
+    train, held_out = split_prompts(config.prompts, config.seed)
+    work = {row.stage: row for row in plan(config, train, held_out, principles=7, limit=None, gold=24).stages}
+    # 24 unit tests, 20 of them again, 17 attacks on 12: each of two answers, read twice under one principle.
+    assert work["card"].judge_calls == (24 + 20 + 17 * 12) * 2 * 2
+    # 18 training prompts, 6 of them revised: 18 answers, 6 critiques, 6 revisions; the judge reads 12 texts twice
+    # under each of 7 principles.
+    assert (work["revise"].generations, work["revise"].judge_calls) == (30, 12 * 2 * 7)
+    assert work["revise"].generated_tokens == 24 * 80 + 6 * 48
+    assert (work["label"].generations, work["label"].judge_calls) == (72, 72 * 2 * 7)
+    assert work["ppo"].generations == 10 * 32
+    validating = config.model_copy(update={"ppo": config.ppo.model_copy(update={"eval_steps": 4})})
+    more = {row.stage: row for row in plan(validating, train, held_out, principles=7, limit=None).stages}["ppo"]
+    assert more.generations == 10 * 32 + 9 * 4  # after 0, 4, 8 and 10 steps; half of the prompts are set aside
+    assert more.trained_tokens == work["ppo"].trained_tokens
+    assert work["evaluate"].generations == 6 * 2 * 3
+    assert work["evaluate"].seconds(ASSUMED) > 0
+    limited = plan(config, train, held_out, principles=7, limit=2).stages[1]
+    assert (limited.prompts, limited.generations) == (4, 4 + 2 + 2)
+
+
+def test_dry_run_of_the_judge_as_the_reward(project: Path) -> None:
+    words = ["run", project, "--dry-run", "--json", "--set", "ppo.reward=judge"]
+    contrast = json.loads(rlaif(*words).stdout)["stages"][5]
+    by_model = json.loads(rlaif(*words[:-2]).stdout)["stages"][5]
+    # 10 steps of 32 rollouts, each read twice under each of 8 principles, or put beside 4 references in both orders.
+    assert (by_model["judge_calls"], contrast["judge_calls"]) == (0, 320 * 2 * 8)
+    assert contrast["scored_tokens"] > by_model["scored_tokens"]
+    pairwise = json.loads(rlaif(*words, "--set", "judge.method=pairwise").stdout)["stages"][5]
+    assert pairwise["judge_calls"] == 320 * 4 * 2 * 8
+
+
+def test_dry_run_of_other_judges(project: Path) -> None:
+    words = ["run", project, "--dry-run", "--json", "--set"]
+    pairwise = json.loads(rlaif(*words, "judge.method=pairwise").stdout)
+    assert pairwise["stages"][3]["judge_calls"] == 18 * 6 * 2 * 8
+    cot = json.loads(rlaif(*words, "judge.method=cot", "--set", "judge.rationale_tokens=50").stdout)["stages"][3]
+    sides = 18 * 6 * 2 * 8  # for each a rationale and then a letter
+    assert cot["judge_calls"] == 2 * sides
+    assert cot["generated_tokens"] == pairwise["stages"][3]["generated_tokens"] + sides * 50
+    assert cot["scored_tokens"] == 2 * pairwise["stages"][3]["scored_tokens"] + sides * 50
+    rating = json.loads(rlaif(*words, "judge.method=rating").stdout)["stages"][3]
+    assert rating["judge_calls"] == 18 * 4 * 8
+    assert rating["scored_tokens"] == 18 * 4 * 8 * (120 + 80)
+    assert "assumed" in pairwise["basis"]
+    assert json.loads(rlaif(*words, "judge.method=random").stdout)["stages"][3]["judge_calls"] == 0
+    assert not (Path("runs") / "rlaif").exists()
+    table = rlaif("run", project, "--dry-run").stdout
+    assert "label" in table
+    assert "guess from assumed rates" in table

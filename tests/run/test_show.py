@@ -1,0 +1,110 @@
+"""`rlaif show`: records are found, narrowed, and their text stays text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlaif.core.files import JsonlFile
+from rlaif.core.records import (
+    Comparison,
+    Critique,
+    FailedAnswer,
+    Failure,
+    Message,
+    PreferenceLabel,
+    Prompt,
+    Response,
+    Revision,
+    RevisionRound,
+    RevisionTrace,
+    Verdict,
+)
+from tests.output import rlaif
+
+NASTY = "[red]not red[/red] \x1b[31mnor this\x1b[0m [/]"
+
+
+@pytest.fixture
+def filled_run(project: Path, tmp_path: Path) -> Path:
+    """A run folder with one good and one failed trace and label, of text that tries to be markup."""
+    out = tmp_path / "out"
+    assert rlaif("revise", project, "--out", out).exit_code == 0
+    prompt = Prompt((Message("user", NASTY),), slice="mine")
+
+    def answer(text: str) -> Response:
+        return Response(prompt.id, text, "sft", 1, 1.0, "stop", 5)
+
+    def trace(text: str, failure: Failure | None) -> RevisionTrace:
+        revision = Revision(answer("revised " + text), 0.75, accepted=failure is None)
+        turn = RevisionRound(1, "kind", Critique("harsh", no_change=False, seed=1, failure=failure), (revision,))
+        return RevisionTrace(prompt, answer(text), (turn,), "h")
+
+    def label(text: str, failure: Failure | None) -> PreferenceLabel:
+        pair = Comparison(prompt, answer(text), answer("other"))
+        prob = None if failure is not None else 0.625
+        said = {"rationale": "A is [bold]warm[/bold]\x1b[31m", "raw": "it was cut"}
+        seen = Verdict(pair.id, "kind", "h", "cot", "ab", "judge", prob, failure=failure, **said)
+        return PreferenceLabel(pair, prob, (seen,), failure=failure)
+
+    failure = Failure("parse", "no letter")
+    (out / "revise" / "traces.jsonl").unlink()
+    JsonlFile(out / "revise" / "traces.jsonl", RevisionTrace).append([trace("good", None), trace("bad", failure)])
+    JsonlFile(out / "label" / "labels.jsonl", PreferenceLabel).append([label("good", None), label("bad", failure)])
+    return out
+
+
+def test_show_renders_text_literally(filled_run: Path) -> None:
+    result = rlaif("show", filled_run, "revise")
+    assert result.exit_code == 0, result.output
+    assert "[red]not red[/red]" in result.stdout
+    assert "\x1b[31m" not in result.stdout
+    assert "revised good" in result.stdout
+
+
+def test_show_has_what_the_judge_wrote(filled_run: Path) -> None:
+    shown = rlaif("show", filled_run, "label").stdout
+    assert "kind, ab: A is [bold]warm[/bold]" in shown
+    assert "kind, ab: it was cut" in shown
+    assert "\x1b[31m" not in shown
+
+
+def test_show_can_be_narrowed(filled_run: Path) -> None:
+    assert "revised bad" not in rlaif("show", filled_run, "revise", "-n", "1").stdout
+    failed = rlaif("show", filled_run, "revise", "--failed").stdout
+    assert "failed (parse): no letter" in failed
+    assert "revised good" not in failed
+    labels = rlaif("show", filled_run, "label", "--failed").stdout
+    assert "P(A is better): not measured" in labels
+    assert "0.625" not in labels
+
+
+def test_show_has_the_answers_that_were_never_given(filled_run: Path) -> None:
+    lost = FailedAnswer("prompt-1", "sft", 1, Failure("context_overflow", "the prompt is too long"))
+    JsonlFile(filled_run / "label" / "failures.jsonl", FailedAnswer).append([lost])
+    failed = rlaif("show", filled_run, "label", "--failed").stdout
+    assert "no answer to prompt prompt-1" in failed
+    assert "failed (context_overflow): the prompt is too long" in failed
+    assert "no answer" not in rlaif("show", filled_run, "label").stdout
+
+
+def test_show_finds_records_by_the_beginning_of_an_id(filled_run: Path) -> None:
+    label = JsonlFile(filled_run / "label" / "labels.jsonl", PreferenceLabel).read()[0]
+    shown = rlaif("show", filled_run, label.id[:8]).stdout
+    assert "0.625" in shown
+    assert "trace" not in shown
+    by_prompt = rlaif("show", filled_run, label.comparison.prompt.id).stdout
+    assert by_prompt.count("trace ") == 2
+    missing = rlaif("show", filled_run, "ffffff")
+    assert missing.exit_code == 3
+    assert "no stage and no record" in missing.stderr
+    assert "did you mean 'label'?" in rlaif("show", filled_run, "labels").stderr
+
+
+def test_show_without_a_word_gives_the_overview(filled_run: Path) -> None:
+    shown = rlaif("show", filled_run).stdout
+    assert "finished" in shown
+    assert "written 18" in shown
+    assert "begun" in shown  # label has records and no stage.json
+    assert rlaif("show", filled_run, "sft").exit_code == 6
