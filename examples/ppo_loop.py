@@ -48,7 +48,7 @@ class Settings:
     """As the config's `ppo` table has them."""
 
     steps: int = 12
-    batch_size: int = 16
+    batch_size: int = 8
     max_new_tokens: int = 10
     num_ppo_epochs: int = 2
     num_mini_batches: int = 1
