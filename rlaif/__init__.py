@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Prompt,
         Response,
         RevisionTrace,
+        Rollout,
         StageRecord,
         Verdict,
         WinRate,
@@ -62,6 +63,7 @@ __all__ = [
     "ResponseLogprobs",
     "RevisionTrace",
     "RlaifError",
+    "Rollout",
     "Run",
     "ScoreRequest",
     "StageRecord",
@@ -80,7 +82,7 @@ __all__ = [
 
 _RECORDS = (
     *("Comparison", "Constitution", "Failure", "Message", "PreferenceLabel", "Principle", "Prompt", "Response"),
-    *("RevisionTrace", "StageRecord", "Verdict", "WinRate"),
+    *("RevisionTrace", "Rollout", "StageRecord", "Verdict", "WinRate"),
 )
 _ASKED = (
     *("ChoiceLogprobs", "ChoiceRequest", "GenerateRequest", "Generation", "LanguageModel", "ResponseLogprobs"),

@@ -14,11 +14,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from rlaif.core.errors import DataError, DiskError, RlaifError, RunFolderError
-from rlaif.core.records import StageRecord, from_json, to_json
+from rlaif.core.records import Rollout, StageRecord, from_json, to_json
 
 R = TypeVar("R")
 
@@ -196,10 +197,13 @@ def read_json_lines(path: Path, *, drop_broken_tail: bool = False) -> Iterator[t
 
 
 class JsonlFile(Generic[R]):
-    """An append-only JSONL file of one kind of record. Readable by `datasets.load_dataset("json")`."""
+    """An append-only JSONL file of one kind of record. Readable by `datasets.load_dataset("json")`.
 
-    def __init__(self, path: Path, kind: type[R]) -> None:
+    `read` makes the record of a line, where its lines are not the record field by field."""
+
+    def __init__(self, path: Path, kind: type[R], read: Callable[[dict[str, Any]], R] | None = None) -> None:
         self.path, self.kind = path, kind
+        self._of_line = partial(from_json, kind) if read is None else read
 
     def read(self) -> list[R]:
         """All records in file order; [] where there is no file yet. A half-written last line is dropped."""
@@ -211,7 +215,7 @@ class JsonlFile(Generic[R]):
             return
         for number, data in read_json_lines(self.path, drop_broken_tail=True):
             try:
-                yield from_json(self.kind, data)
+                yield self._of_line(data)
             except ValueError as problem:
                 first = str(problem).splitlines()
                 raise DataError(
@@ -328,6 +332,10 @@ class RunFolder:
 
     def file(self, stage: str, name: str) -> Path:
         return self.root / stage / name
+
+    def rollouts(self) -> JsonlFile[Rollout]:
+        """The responses that `ppo` keeps of its steps, to be read."""
+        return JsonlFile(self.file("ppo", "rollouts.jsonl"), Rollout, Rollout.of_row)
 
     def record(self, stage: str) -> StageRecord | None:
         """The stage's record, or None while it is not finished."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 Role = Literal["system", "user", "assistant"]
@@ -370,6 +370,35 @@ class SftExample(_Record):
     finish: FinishReason = "stop"
     id: str = ""
     _identity: ClassVar[tuple[str, ...]] = ("prompt", "response", "kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A response of a PPO step, one of the few that are kept to be read.
+
+    `parts`: what each source of the reward said of it, by the name of its column (`score_NAME`, `disagreement`); None
+    where it said nothing."""
+
+    step: int
+    prompt_id: str
+    prompt: str
+    response: str
+    finish: FinishReason
+    score: float
+    parts: dict[str, float | None]
+
+    @classmethod
+    def of_row(cls, row: dict[str, Any]) -> Rollout:
+        """The rollout in a flat line of ppo/rollouts.jsonl; raises ValueError naming the field that is wrong."""
+        own = {field.name for field in fields(cls)}
+        parts = {name: value for name, value in row.items() if name not in own}
+        return from_json(cls, {**{name: row[name] for name in own & row.keys()}, "parts": parts})
+
+    def as_row(self) -> dict[str, Any]:
+        """The flat line."""
+        row = to_json(self)
+        parts: dict[str, float | None] = row.pop("parts")
+        return {**row, **parts}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from rlaif.core.evaluation import HeldOut
-from rlaif.core.files import MetricsLog, RunFolder, read_json_lines
+from rlaif.core.files import MetricsLog, RunFolder
+from rlaif.core.records import Rollout
 from rlaif.view.plots import Series, curve, reliability, stacked
 from rlaif.view.text import is_known
 
@@ -89,20 +90,17 @@ def _part_curves(rows: Sequence[Row]) -> list[Markup | None]:
     ]
 
 
-def read_rollouts(run: RunFolder, limit: int) -> list[tuple[Row, Row]]:
+def read_rollouts(run: RunFolder, limit: int) -> list[tuple[Rollout, Rollout]]:
     """(first, last) rollout of the prompts that were seen at both ends of the run, or of the first and last step's
     rows in file order where no prompt came back."""
-    path = run.file("ppo", "rollouts.jsonl")
-    if not path.exists():
-        return []
-    rows = [row for _, row in read_json_lines(path, drop_broken_tail=True)]
-    steps = sorted({row["step"] for row in rows if is_known(row.get("step"))})
+    kept = run.rollouts().read()
+    steps = sorted({rollout.step for rollout in kept})
     if len(steps) < 2:
         return []
-    first = [row for row in rows if row.get("step") == steps[0]]
-    last = [row for row in rows if row.get("step") == steps[-1]]
-    later = {row.get("prompt_id"): row for row in reversed(last)}
-    same = [(row, later[row.get("prompt_id")]) for row in first if row.get("prompt_id") in later]
+    first = [rollout for rollout in kept if rollout.step == steps[0]]
+    last = [rollout for rollout in kept if rollout.step == steps[-1]]
+    later = {rollout.prompt_id: rollout for rollout in reversed(last)}
+    same = [(rollout, later[rollout.prompt_id]) for rollout in first if rollout.prompt_id in later]
     return (same or list(zip(first, last, strict=False)))[:limit]
 
 

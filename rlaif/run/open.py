@@ -21,6 +21,7 @@ from rlaif.core.records import (
     Prompt,
     Response,
     RevisionTrace,
+    Rollout,
     StageRecord,
 )
 from rlaif.core.shipped import cache_folder
@@ -67,9 +68,9 @@ class Run:
         """The sampled answers; `model` says whose they are."""
         return self._read(stage, "responses.jsonl", Response)
 
-    def rollouts(self) -> list[dict[str, Any]]:
-        """Answers of the PPO steps with their scores, as docs/reference/run-folder.md describes them."""
-        return MetricsLog(self._folder.file("ppo", "rollouts.jsonl")).read()
+    def rollouts(self) -> list[Rollout]:
+        """Some answers of each PPO step with their scores."""
+        return self._folder.rollouts().read()
 
     def metrics(self, stage: Literal["sft", "reward", "ppo"] = "ppo") -> list[dict[str, Any]]:
         """One row of numbers for each step of the training."""

@@ -23,6 +23,7 @@ from rlaif.core.records import (
     Prompt,
     Response,
     RevisionTrace,
+    Rollout,
     SftExample,
     Verdict,
 )
@@ -88,7 +89,7 @@ def _stage(run: RunFolder, stage: str, *, failed: bool) -> Iterable[RenderableTy
     if stage in ("label", "evaluate"):
         return _panels(run, f"{stage}/labels.jsonl", PreferenceLabel, _label, _label_failures if failed else None)
     if stage == "ppo" and not failed:
-        return [_rollout(row) for row in reversed(_rows(run, "ppo/rollouts.jsonl"))]
+        return [_rollout(rollout) for rollout in reversed(run.rollouts().read())]
     return []
 
 
@@ -258,10 +259,10 @@ def _said(verdicts: Sequence[Verdict]) -> list[RenderableType]:
     ]
 
 
-def _rollout(row: dict[str, Any]) -> RenderableType:
-    parts = [_line("user", str(row.get("prompt", ""))), _line("policy", str(row.get("response", "")))]
-    parts.append(_line("score", number(row.get("score")), "bold green"))
-    return _panel(f"step {row.get('step')}  prompt {row.get('prompt_id')}", parts)
+def _rollout(rollout: Rollout) -> RenderableType:
+    parts = [_line("user", rollout.prompt), _line("policy", rollout.response)]
+    parts.append(_line("score", number(rollout.score), "bold green"))
+    return _panel(f"step {rollout.step}  prompt {rollout.prompt_id}", parts)
 
 
 def _metrics(rows: Sequence[dict[str, Any]], what: str = "metrics") -> Table:

@@ -17,7 +17,7 @@ from rlaif.config import PpoConfig, RunConfig
 from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.files import MetricsLog
 from rlaif.core.launch import sharded
-from rlaif.core.records import Prompt, Response, record_seed
+from rlaif.core.records import Prompt, Response, Rollout, record_seed
 from rlaif.lm.local.load import LoadedModel, encode_chat, load_model
 from rlaif.stages.context import StageContext
 from rlaif.training.ppo import checkpoint as checkpoints
@@ -253,12 +253,13 @@ def _log_rollouts(
     """Appends a few rollouts of the step, of different prompts where there are enough, to be read beside the curves."""
     order = sorted(range(len(rollouts)), key=lambda i: rollouts.prompts[i].id)
     for i in order[:: max(1, len(order) // count)][:count]:
-        log.append(
+        kept = Rollout(
             step=step,
             prompt_id=rollouts.prompts[i].id,
             prompt=rollouts.prompts[i].text,
             response=trainer.text(rollouts.responses[i]),
             finish=rollouts.finish[i],
             score=float(batch.scores[i]),
-            **part_values(batch.parts, i),
+            parts=part_values(batch.parts, i),
         )
+        log.append(**kept.as_row())

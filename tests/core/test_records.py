@@ -24,6 +24,7 @@ from rlaif.core.records import (
     Revision,
     RevisionRound,
     RevisionTrace,
+    Rollout,
     Verdict,
     content_id,
     from_json,
@@ -182,3 +183,16 @@ def test_a_constitution_changes_with_its_tags_which_slices_choose_by_and_with_pr
 
     assert tagged("a", "b").hash == tagged("b", "a").hash != tagged("a", "b", priority=2).hash
     assert tagged("a").hash != tagged("a", "b").hash
+
+
+def test_a_rollout_is_a_flat_line_with_a_column_for_each_source() -> None:
+    row = {
+        **{"step": 3, "prompt_id": "p", "prompt": "Why?", "response": "So.", "finish": "stop", "score": 0.5},
+        **{"score_model": 0.75, "score_short": None, "disagreement": 0.1},
+    }
+    rollout = Rollout.of_row(row)
+    assert rollout.parts == {"score_model": 0.75, "score_short": None, "disagreement": 0.1}
+    assert rollout.as_row() == row
+    assert list(rollout.as_row()) == list(row), "columns keep their order"
+    with pytest.raises(ValueError, match="finish"):
+        Rollout.of_row({**row, "finish": "tired"})
