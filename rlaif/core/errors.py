@@ -19,6 +19,13 @@ class RlaifError(Exception):
         self.what, self.where, self.remedy = what, where, remedy
         super().__init__(self.__str__())
 
+    @property
+    def advice(self) -> str:
+        """`what` and `remedy` in one line."""
+        if not self.remedy:
+            return self.what
+        return f"{self.what}{' ' if self.what.endswith('?') else '; '}{self.remedy}"
+
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}\n  -> {self.remedy}" if self.remedy else text

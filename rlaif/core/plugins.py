@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from rlaif.core.errors import ConfigError, near
+from rlaif.core.errors import ConfigError, RlaifError, StageError, memory_is_full, near
 
 
 def is_own(name: str) -> bool:
@@ -44,3 +47,30 @@ def load_own(name: str, *, what: str, where: str, remedy: str) -> Any:
         raise ConfigError(
             f"cannot import the {what} {name!r}: {type(problem).__name__}: {problem}", where=where, remedy=remedy
         ) from None
+
+
+@contextmanager
+def own_code(name: str, *, what: str) -> Iterator[None]:
+    """Runs code of the user's own item "module:Class": whatever it raises becomes a StageError that names the item and
+    the line. Errors of rlaif and full memory pass as they are; so does everything under a name of ours."""
+    try:
+        yield
+    except (RlaifError, MemoryError):
+        raise
+    except Exception as problem:  # whatever the user's code does
+        if not is_own(name) or memory_is_full(problem):
+            raise
+        module = sys.modules.get(name.partition(":")[0])
+        raise StageError(
+            f"the {what} {name} raised {type(problem).__name__}: {problem}",
+            where=raised_at(problem, getattr(module, "__file__", None)),
+            remedy="mend it; what is finished is kept, and a run goes on with --resume",
+        ) from problem
+
+
+def raised_at(problem: Exception, file: str | None) -> str:
+    """ "file:line" of what raised: the innermost line in `file`, or the innermost of all where none is in it."""
+    frames = list(traceback.extract_tb(problem.__traceback__))
+    own = [frame for frame in frames if frame.filename == file]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"

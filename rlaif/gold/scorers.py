@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from rlaif.core.errors import ConfigError, RlaifError, StageError
-from rlaif.core.plugins import check_name, load_own, short_name
+from rlaif.core.plugins import check_name, load_own, own_code, short_name
 from rlaif.core.progress import Progress
 from rlaif.gold.text import alike
 
@@ -138,7 +138,7 @@ def entry_of(name: str, where: str = "evaluate.gold") -> Entry:
     if better not in get_args(Better) or not callable(getattr(kind, "score", None)) or not callable(kind):
         raise ConfigError(f"{name!r} is not a gold scorer", where=where, remedy=remedy)
     label = getattr(kind, "label", f"{short_name(name)} ({better} is better)")
-    return Entry(label, better, lambda _: _Own(kind))
+    return Entry(label, better, lambda _: OwnScorer(name, kind))
 
 
 def direction(column: str, names: Sequence[str]) -> Better:
@@ -148,14 +148,20 @@ def direction(column: str, names: Sequence[str]) -> Better:
     return "higher" if name is None else entry_of(name).better
 
 
-class _Own:
+class OwnScorer:
     """A user's scorer, with a sentence and figures where it brings none."""
 
-    def __init__(self, kind: Callable[[], Any]) -> None:
-        made = kind()
-        self.score = made.score
+    def __init__(self, name: str, kind: Callable[[], Any]) -> None:
+        self._name = name
+        with own_code(name, what="gold scorer"):
+            made = kind()
+        self._score: Callable[..., list[float | None]] = made.score
         self.about = str(getattr(made, "about", "") or f"{kind.__module__}:{getattr(kind, '__name__', kind)}")
         self.quality: dict[str, float | None] = dict(getattr(made, "quality", {}))
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
+        with own_code(self._name, what="gold scorer"):
+            return list(self._score(prompts, responses))
 
 
 def load(names: Sequence[str], on_texts: OnTexts = lambda n: None) -> tuple[list[GoldScorer], list[str]]:

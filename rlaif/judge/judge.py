@@ -10,6 +10,7 @@ from pathlib import Path
 from rlaif.config import JudgeConfig, PromptSlice, RunConfig
 from rlaif.constitution.load import by_slice
 from rlaif.core.errors import ConfigError
+from rlaif.core.plugins import own_code
 from rlaif.core.progress import Task
 from rlaif.core.records import Comparison, Constitution, PreferenceLabel, Principle, Verdict, content_id, record_seed
 from rlaif.inputs.templates import load_template
@@ -31,13 +32,18 @@ class Voter:
 
     def verdicts(self, asks: Sequence[Ask]) -> list[list[Verdict]]:
         """The member's verdicts on each ask."""
-        found = self.method.ask(asks, self.asker)
+        name = self.asker.settings.method
+        with own_code(name, what="judging method"):
+            found = [list(verdicts) for verdicts in self.method.ask(asks, self.asker)]
+        remedy = "return one list of verdicts for each ask, in order"
         if len(found) != len(asks):
-            raise ConfigError(
-                f"the method {self.method.name} gave verdicts on {len(found)} of {len(asks)} asks",
-                where=f"judge.method: {self.asker.settings.method}",
-                remedy="return one list of verdicts for each ask, in order",
-            )
+            what = f"the method {self.method.name} gave verdicts on {len(found)} of {len(asks)} asks"
+            raise ConfigError(what, where=f"judge.method: {name}", remedy=remedy)
+        strange = next((one for verdicts in found for one in verdicts if not isinstance(one, Verdict)), None)
+        if strange is not None or not all(found):
+            given = "an empty list" if strange is None else f"{strange!r:.80}"
+            what = f"the method {self.method.name} gave {given} where verdicts belong"
+            raise ConfigError(what, where=f"judge.method: {name}", remedy=remedy)
         if not self.name:
             return found
         return [[replace(verdict, member=self.name, id="") for verdict in said] for said in found]

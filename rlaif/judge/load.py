@@ -25,7 +25,7 @@ def problems(config: RunConfig) -> Iterator[tuple[tables.Location, str]]:
             try:
                 entry_of(scorer, f"{name}.gold")
             except ConfigError as problem:
-                yield (name, "gold"), f"{problem.what}; {problem.remedy}"
+                yield (name, "gold"), problem.advice
 
 
 def _choices(field: str, names: Iterable[str]) -> tuple[str, ...]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from rlaif.config import AskingConfig, JudgeConfig, ModelConfig
-from rlaif.core.errors import ConfigError, RlaifError
+from rlaif.core.errors import ConfigError, RlaifError, StageError
 from rlaif.core.files import file_hash
-from rlaif.core.plugins import check_name, load_own
-from rlaif.lm.protocol import LanguageModel
+from rlaif.core.plugins import check_name, load_own, own_code
+from rlaif.core.records import Failure
+from rlaif.lm.protocol import A, Answer, ArrivingModel, LanguageModel, Request, RequestFor, Usage
 
 WHERE = "judge.backend"
 
@@ -47,13 +48,13 @@ def problems(judge: JudgeConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
         try:
             find(asking.backend)
         except ConfigError as problem:
-            yield (*place, "backend"), f"{problem.what}; {problem.remedy}"
+            yield (*place, "backend"), problem.advice
 
 
 def _own(name: str, make: Callable[[AskingConfig], Any], asking: AskingConfig) -> LanguageModel:
     """What the user's class or function makes of the table, once it has all that a model needs."""
     try:
-        model = make(asking)
+        model: Any = make(asking)
         lacking = [part for part in ("name", "fingerprint", "usage", "ask", "close") if not hasattr(model, part)]
     except RlaifError:
         raise
@@ -69,8 +70,58 @@ def _own(name: str, make: Callable[[AskingConfig], Any], asking: AskingConfig) -
             where=WHERE,
             remedy="a model has name, fingerprint, usage, ask and close (docs/extending.md)",
         )
-    found: LanguageModel = model
-    return found
+    return OwnArrivingModel(name, model) if isinstance(model, ArrivingModel) else OwnModel(name, model)
+
+
+class OwnModel:
+    """A user's model, whose mistakes are errors that name it."""
+
+    def __init__(self, backend: str, model: LanguageModel) -> None:
+        self.backend, self.model = backend, model
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.model.fingerprint
+
+    @property
+    def usage(self) -> Usage:
+        return self.model.usage
+
+    def ask(self, requests: Sequence[RequestFor[A]]) -> list[A]:
+        with own_code(self.backend, what="backend"):
+            found = list(self.model.ask(requests))
+        if len(found) != len(requests):
+            raise self._unusable(f"{len(found)} answers to {len(requests)} requests")
+        for request, answer in zip(requests, found, strict=True):
+            kind = type(request.failed(Failure("backend", "")))
+            if not isinstance(answer, kind):
+                raise self._unusable(f"{answer!r:.80} to a {type(request).__name__}, not a {kind.__name__}")
+        return found
+
+    def close(self) -> None:
+        with own_code(self.backend, what="backend"):
+            self.model.close()
+
+    def _unusable(self, what: str) -> StageError:
+        return StageError(
+            f"the backend {self.backend} gave {what}",
+            where=WHERE,
+            remedy="return one answer for each request, in order, of the request's kind (docs/extending.md)",
+        )
+
+
+class OwnArrivingModel(OwnModel):
+    """One whose answers come one by one."""
+
+    model: ArrivingModel
+
+    def arriving(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Answer]]]:
+        with own_code(self.backend, what="backend"):
+            yield from self.model.arriving(requests)
 
 
 _loaded: WeakValueDictionary[tuple[str, str, str], Any] = WeakValueDictionary()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from rlaif.core.errors import ConfigError
-from rlaif.core.plugins import check_name, is_own, load_own, short_name
+from rlaif.core.errors import ConfigError, DataError, StageError
+from rlaif.core.plugins import check_name, is_own, load_own, own_code, short_name
 
 
 def test_a_name_is_known_or_ones_own_or_answered_with_the_nearest() -> None:
@@ -24,3 +26,25 @@ def test_what_cannot_be_imported_says_why() -> None:
     for name, reason in (("nowhere:A", "No module named 'nowhere'"), ("json:nothing", "no attribute 'nothing'")):
         with pytest.raises(ConfigError, match=reason):
             load_own(name, what="thing", where="here", remedy="write it")
+
+
+def test_what_ones_own_code_raises_names_it_and_the_line() -> None:
+    said = r"the thing json:loads raised JSONDecodeError: Expecting value"
+    with pytest.raises(StageError, match=said) as caught, own_code("json:loads", what="thing"):
+        json.loads("x")
+    assert (caught.value.where or "").startswith(f"{json.__file__}:")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("harm", ValueError("ours")),
+        ("mine:A", DataError("an error of rlaif")),
+        ("mine:A", MemoryError()),
+        ("mine:A", RuntimeError("CUDA out of memory")),
+    ],
+)
+def test_other_errors_pass_as_they_are(name: str, problem: Exception) -> None:
+    with pytest.raises(type(problem)) as caught, own_code(name, what="thing"):
+        raise problem
+    assert caught.value is problem

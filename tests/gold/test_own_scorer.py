@@ -48,6 +48,14 @@ class Broken(Loud):
     def score(self, prompts, responses):
         return [float("nan")] * len(responses)
 
+class Raising(Loud):
+    def score(self, prompts, responses):
+        return responses.nothing
+
+class Unborn(Loud):
+    def __init__(self):
+        self.model = open("/nowhere/model")
+
 class Aimless:
     def score(self, prompts, responses):
         return []
@@ -155,6 +163,15 @@ def test_a_wrong_name_is_an_error_before_anything_runs() -> None:
         config(gold=["toy_gold:words"])
     with pytest.raises(ConfigError, match="one of one, two"):
         check_name("zzz", ["one", "two"], what="thing", where="here")
+
+
+def test_what_it_raises_names_it_and_the_line() -> None:
+    (scorer,), _ = load(["toy_gold:Raising"])
+    with pytest.raises(StageError, match="gold scorer toy_gold:Raising raised AttributeError") as caught:
+        scorer.score(["a"], ["b"])
+    assert (caught.value.where or "").partition("toy_gold.py:")[2].isdigit()
+    with pytest.raises(StageError, match="toy_gold:Unborn raised FileNotFoundError"):
+        load(["toy_gold:Unborn"])
 
 
 def test_a_score_that_is_no_number_is_an_error() -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from rlaif.config import AskingConfig, ModelConfig
-from rlaif.core.errors import ConfigError
+from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.files import JsonlFile
-from rlaif.core.records import PreferenceLabel
+from rlaif.core.records import Message, PreferenceLabel
 from rlaif.lm import open as open_model
 from rlaif.lm.backends import find
 from rlaif.lm.cache import CachedModel
+from rlaif.lm.protocol import ChoiceRequest
 from rlaif.lm.scripted import ScriptedModel
 from tests import stub_stages
 from tests.output import rlaif
@@ -25,6 +26,14 @@ DOCS = Path(__file__).parent.parent.parent / "docs" / "extending.md"
 OTHERS = """
 def bare(judge):
     return object()
+
+class Wrong:
+    name, fingerprint, usage, close = "wrong", "wrong", None, print
+    def __init__(self, judge):
+        pass
+    def ask(self, requests):
+        text = requests[0].messages[0].content
+        return {"raise": lambda: text.nothing, "few": lambda: [], "strange": lambda: ["yes"]}[text]()
 
 def broken(judge):
     return 1 / 0
@@ -126,6 +135,20 @@ def test_what_is_no_model_is_said_when_it_is_opened(backend: str, said: str) -> 
     asking = AskingConfig.model_validate({"backend": backend})
     with pytest.raises(ConfigError, match=said):
         find(backend).open(asking, ModelConfig.model_validate({}))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("raise", r"the backend toy_backends:Wrong raised AttributeError: .*\n"),
+        ("few", "toy_backends:Wrong gave 0 answers to 1 requests"),
+        ("strange", "gave 'yes' to a ChoiceRequest, not a ChoiceLogprobs"),
+    ],
+)
+def test_what_it_does_wrong_names_it(text: str, said: str) -> None:
+    model = find("toy_backends:Wrong").open(AskingConfig.model_validate({}), ModelConfig.model_validate({}))
+    with pytest.raises(StageError, match=said):
+        model.ask([ChoiceRequest((Message("user", text),), ("yes", "no"))])
 
 
 def test_what_answers_is_known_before_it_is_opened(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from functools import cache
 from rlaif.config import AskingConfig, JudgeConfig, RunConfig
 from rlaif.config.load import Location
 from rlaif.core.errors import ConfigError
-from rlaif.core.plugins import check_name, load_own
+from rlaif.core.plugins import check_name, load_own, own_code
 from rlaif.core.records import Constitution
 from rlaif.inputs.templates import TemplateKind
 from rlaif.judge.methods import contrast, cot, pairwise, random, rating
@@ -18,7 +18,7 @@ METHODS = {
     method.name: method
     for method in (pairwise.METHOD, cot.METHOD, rating.METHOD, contrast.METHOD, random.METHOD)
 }  # fmt: skip
-WHERE = "judge.method"
+WHERE, WHAT = "judge.method", "judging method"
 REMEDY = "name a rlaif.judge.methods.method.Method, or a function that makes one (docs/extending.md)"
 
 
@@ -31,10 +31,11 @@ def find(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    check_name(name, METHODS, what="judging method", where=WHERE)
-    found = load_own(name, what="judging method", where=WHERE, remedy=REMEDY)
+    check_name(name, METHODS, what=WHAT, where=WHERE)
+    found = load_own(name, what=WHAT, where=WHERE, remedy=REMEDY)
     if not isinstance(found, Method) and callable(found):
-        found = found()
+        with own_code(name, what=WHAT):
+            found = found()
     if not isinstance(found, Method):
         raise ConfigError(f"{name!r} is no judging method but {type(found).__name__}", where=WHERE, remedy=REMEDY)
     if found.name in METHODS:
@@ -58,8 +59,12 @@ def askings(judge: JudgeConfig) -> tuple[AskingConfig, ...]:
 
 def cost_of(judge: JudgeConfig, work: JudgingWork) -> JudgingCost:
     """What the work takes at most, by the judge and all who vote beside it."""
-    costs = ((find(asking.method).cost, asking) for asking in askings(judge))
-    return sum((cost(work, asking) for cost, asking in costs if cost is not None), JudgingCost())
+    total = JudgingCost()
+    for asking in askings(judge):
+        cost = find(asking.method).cost
+        with own_code(asking.method, what=WHAT):
+            total += JudgingCost() if cost is None else cost(work, asking)
+    return total
 
 
 def template_kinds(judge: JudgeConfig) -> list[TemplateKind]:
@@ -81,11 +86,13 @@ def problems(config: RunConfig) -> Iterator[tuple[Location, str]]:
         try:
             method = find(asking.method)
         except ConfigError as problem:
-            yield (*place, "method"), f"{problem.what}; {problem.remedy}"
+            yield (*place, "method"), problem.advice
             continue
         if not method.asks_model and asking is not judge:
             yield place, f"{method.name} asks no model, and a coin has no vote: choose another method"
         if not method.asks_model and judge.panel and asking is judge:
             yield place, f"judge.method: {method.name} is a control and votes alone: take judge.panel out"
         if method.problems is not None:
-            yield from ((place, sentence) for sentence in method.problems(config, asking))
+            with own_code(asking.method, what=WHAT):
+                sentences = list(method.problems(config, asking))
+            yield from ((place, sentence) for sentence in sentences)

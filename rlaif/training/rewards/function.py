@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from inspect import Parameter
 from numbers import Real
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rlaif.core.errors import ConfigError, StageError
-from rlaif.core.plugins import load_own
+from rlaif.core.plugins import load_own, raised_at
 from rlaif.gold.text import MOVED
 from rlaif.lm.server.loop_thread import LoopThread
 from rlaif.training.ppo.rollout import Rollouts
@@ -73,7 +72,7 @@ class FunctionReward:
         except Exception as problem:
             raise StageError(
                 f"the reward function {self.name} raised {type(problem).__name__}: {problem}",
-                where=self._place(problem),
+                where=raised_at(problem, _defined_in(self.function)),
                 remedy=f"mend the function; {RESUME}",
             ) from problem
         if values is None:
@@ -86,13 +85,6 @@ class FunctionReward:
                 given = f"the response {text[:200]!r} to the prompt {prompt.text[:200]!r}"
                 raise self._unusable(f"{repr(value)[:100]} for {given}")
         return torch.tensor(scores, dtype=torch.float32)
-
-    def _place(self, problem: Exception) -> str:
-        """File and line that raised, in the function's own file if that is among them."""
-        frames = traceback.extract_tb(problem.__traceback__)
-        own = [frame for frame in frames if frame.filename == _defined_in(self.function)]
-        frame = (own or list(frames))[-1]
-        return f"{frame.filename}:{frame.lineno}"
 
     def _unusable(self, what: str) -> StageError:
         return StageError(

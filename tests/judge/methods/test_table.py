@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 from rlaif.check.config import check_all
 from rlaif.cli.main import app
 from rlaif.config import JudgeConfig
-from rlaif.core.errors import ConfigError
+from rlaif.constitution.load import load_constitution
+from rlaif.core.errors import ConfigError, RlaifError, StageError
+from rlaif.core.records import Comparison, Prompt, Response
+from rlaif.judge.judge import Judge
 from rlaif.judge.load import parse
 from rlaif.judge.methods.method import JUDGED, JudgingCost, JudgingWork
 from rlaif.judge.methods.table import METHODS, cost_of, find, in_use, template_kinds
@@ -34,6 +37,22 @@ def make():
 
 ANOTHER = Method("pairwise", ask, cost)
 NUMBER = 7
+
+
+def breaks(asks, asker):
+    return asks[0].responses[2]
+
+
+BREAKS = Method("breaks", breaks, None)
+STRANGE = Method("strange", lambda asks, asker: [["A"] for _ in asks], None)
+SILENT = Method("silent", lambda asks, asker: [[] for _ in asks], None)
+
+
+def problems(config, settings):
+    return [1 / 0]
+
+
+PLAN = Method("plan", breaks, cost, problems=problems)
 """
 RULES = """name: rules
 version: "1"
@@ -166,6 +185,30 @@ def test_a_users_method_is_planned_carded_and_checked(own: str, tmp_path: Path) 
 def test_a_name_that_no_method_goes_by_is_refused_when_the_config_is_read(own: str, name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         parse({"judge": {"method": name}, "prompts": {"p": {"source": "everyday"}}}, where="test")
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("BREAKS", StageError, r"yes_or_no\.py:\d+: the judging method yes_or_no:BREAKS raised IndexError"),
+        ("STRANGE", ConfigError, "the method strange gave 'A' where verdicts belong"),
+        ("SILENT", ConfigError, "the method silent gave an empty list where verdicts belong"),
+    ],
+)
+def test_what_a_users_method_does_wrong_names_it(
+    own: str, tmp_path: Path, name: str, error: type[RlaifError], said: str
+) -> None:
+    judge = JudgeConfig.model_validate({"method": f"yes_or_no:{name}"})
+    pair = Comparison(
+        Prompt.of_text("How?"), *(Response("p", text, "m", 0, 1.0, "stop", 1) for text in ("good", "bad"))
+    )
+    with pytest.raises(error, match=said):
+        Judge(judge, load_constitution(rules(tmp_path)), models=[], seed=0).label([pair])
+
+
+def test_what_it_does_wrong_in_a_plan_names_it_too(own: str) -> None:
+    with pytest.raises(StageError, match="yes_or_no:PLAN raised ZeroDivisionError"):
+        parse({"judge": {"method": "yes_or_no:PLAN"}, "prompts": {"p": {"source": "everyday"}}}, where="test")
 
 
 def test_a_function_that_makes_a_method_will_do(own: str) -> None:
