@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,11 +14,15 @@ from tests import stub_stages
 from tests.output import rlaif
 from tests.tiny import make_tiny_model
 
+if TYPE_CHECKING:
+    from tests.training.planted_labels import Trained
+
 # Read by the libraries when they are first imported, so set before any test imports one. One thread: two that wait
 # for each other are slower on a shared machine, and the sums would come out in another order.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["NO_PROXY"] = "127.0.0.1"
 
 # A shell's background job and some runners start their processes with SIGINT ignored; the tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,6 +37,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sft_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a LoRA adapter with an effect on the tiny model."""
+
     import torch
     from peft import get_peft_model
 
@@ -57,3 +63,16 @@ def project(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
     file = tmp_path / "rlaif.yaml"
     file.write_text(file.read_text().replace("source: embedded", f"source: {tiny_model}"))
     return file
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_model: Path, sft_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run whose reward stage has learnt that "kind" wins, and what the stage counted."""
+    from rlaif.stages import reward
+    from tests.training.planted_labels import label, planted, reward_context
+
+    labels = planted(60)
+    labels.append(label(labels[0].comparison.b, labels[0].comparison.a, labels[0].comparison.prompt, None))
+    table = {"epochs": 5, "batch_size": 8, "learning_rate": 1e-2, "held_out": 0.2, "save_steps": 1000}
+    context = reward_context(tmp_path_factory.mktemp("run"), tiny_model, sft_adapter, labels, **table)
+    return context, reward.run(context)

@@ -63,7 +63,6 @@ def _judging(body: dict[str, Any], _: int) -> Answer:
 
 
 def test_check_asks_the_judge_about_one_pair(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("TEST_KEY", "right")
 
     with serving(_judging) as server:
@@ -91,10 +90,7 @@ def test_check_asks_the_judge_about_one_pair(project: Path, monkeypatch: pytest.
         (lambda *_: error(500, "still loading"), "still loading"),
     ],
 )
-def test_check_says_what_is_wrong_with_a_server(
-    project: Path, behaviour: Behaviour, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def test_check_says_what_is_wrong_with_a_server(project: Path, behaviour: Behaviour, message: str) -> None:
     with serving(behaviour) as server:
         words = ["check", project, *_asking(server.url)]
         wrong = rlaif(*words)

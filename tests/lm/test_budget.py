@@ -22,11 +22,6 @@ from tests.fault_server import Answer, FaultServer, chat, client, error, last, s
 CONCURRENCY = 4
 
 
-@pytest.fixture(autouse=True)
-def _local(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
 def ask(n: int) -> GenerateRequest:
     return GenerateRequest((Message("user", str(n)),), 9, 0.0, 0)
 

@@ -36,8 +36,7 @@ def answer(body: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def server() -> Iterator[FaultServer]:
     with serving(lambda body, _: Answer(answer(body))) as running:
         yield running
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlaif.core.files import JsonlFile
 from rlaif.core.records import Comparison, Failure, PreferenceLabel, Prompt, Response
+from rlaif.lm.local.load import LoadedModel, load_model
 from rlaif.stages.context import StageContext
 from tests.training.contexts import prompt, response, stage_context
 
@@ -51,3 +52,11 @@ def reward_context(
     context.adapter("sft").symlink_to(sft_adapter)
     JsonlFile(context.run.file("label", "labels.jsonl"), PreferenceLabel).append(labels)
     return context
+
+
+Trained = tuple[StageContext, dict[str, float]]
+"""A run and the counts of its reward stage."""
+
+
+def base(context: StageContext) -> LoadedModel:
+    return load_model(context.config.model, (context.adapter("sft"),))

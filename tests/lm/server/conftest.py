@@ -1,12 +1,16 @@
-"""A real server for the tests that are worth one."""
+"""Short requests, a misbehaving server with its client, and a real server for the tests that are worth one."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from rlaif.lm.server.client import OpenAIModel
+from tests.fault_server import Behaviour, FaultServer, client, serving
 
 
 @pytest.fixture(scope="package")
@@ -25,3 +29,24 @@ def llama_server() -> Iterator[str]:
     server = xllamacpp.Server(parameters)
     yield server.listening_address + "/v1"
     del server
+
+
+@pytest.fixture(autouse=True)
+def _local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture
+def start() -> Iterator[Any]:
+    """start(behaviour, **model arguments) -> (server, model), both closed after the test."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def make(behaviour: Behaviour, **arguments: Any) -> tuple[FaultServer, OpenAIModel]:
+            server = stack.enter_context(serving(behaviour))
+            model = client(server.url, **({"max_retries": 0, "timeout": 5.0} | arguments))
+            stack.callback(model.close)
+            return server, model
+
+        yield make

@@ -29,7 +29,6 @@ from tests.judge.cases import KIND, comparison, judge, logistic, only
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(pace, "FIRST_PAUSE", 0.02)
 
 

@@ -27,11 +27,6 @@ def opened(url: str, **fields: Any) -> OpenAIModel:
     return client(url, **({"max_retries": 5, "timeout": 5.0} | fields))
 
 
-@pytest.fixture(autouse=True)
-def _local(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [

@@ -143,7 +143,6 @@ def test_a_policy_that_was_ruined_does_not_replace_the_checkpoint(
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(pace, "FIRST_PAUSE", 0.01)
 
 

@@ -1,0 +1,135 @@
+"""The reward model: its loss, and scores that depend on nothing but the text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+
+from rlaif.config import LoraTable
+from rlaif.core.errors import ModelError
+from rlaif.core.records import Message, Prompt
+from rlaif.lm.local.load import load_model, lora_config
+from rlaif.training.rewards.model import RewardModel, last_token_state, load_head, preference_loss
+from tests.training.contexts import prompt, stage_context
+from tests.training.planted_labels import Trained, base, planted
+
+
+def test_loss_of_three_pairs_worked_by_hand() -> None:
+    # d = 0, p = 1: log 2 = 0.693147;  d = log 3, p = 0.5: -(log 3/4 + log 1/4) / 2 = 0.836988;
+    # d = -log 3, p = 0.25: -(log(1/4) + 3 log(3/4)) / 4 = 0.562335
+    margins = torch.tensor([0.0, math.log(3), -math.log(3)])
+    loss = preference_loss(margins, torch.tensor([1.0, 0.5, 0.25]))
+    assert loss.item() == pytest.approx((0.693147 + 0.836988 + 0.562335) / 3, abs=1e-6)
+
+
+def test_loss_does_not_depend_on_the_order_shown() -> None:
+    margins, prob_a = torch.tensor([0.3, -2.0, 5.0]), torch.tensor([0.9, 0.4, 0.0])
+    assert preference_loss(-margins, 1 - prob_a).item() == pytest.approx(preference_loss(margins, prob_a).item())
+
+
+def test_normalised_scores_of_the_label_responses_have_mean_0_and_sd_1(
+    trained: Trained,
+) -> None:
+    context, _ = trained
+    model = RewardModel.load(context.adapter("reward"), base(context))
+    unique = {r.id: (row.comparison.prompt, r) for row in planted(60) for r in (row.comparison.a, row.comparison.b)}
+    asked, given = zip(*unique.values(), strict=True)
+    scores = torch.tensor(model.score_texts(asked, [r.text for r in given], [True] * len(given)))
+    assert scores.mean().item() == pytest.approx(0, abs=1e-5)
+    assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+
+
+TEXTS = ["kind bread", "No.", "Listen, be kind, and ask what would help. " * 4, "", "dough flour water"]
+
+
+def test_a_loaded_model_gives_the_same_scores_to_the_last_bit(trained: Trained, tmp_path: Path) -> None:
+    context, _ = trained
+    asked = [prompt(f"Question {i}") for i in range(len(TEXTS))]
+    first = RewardModel.load(context.adapter("reward"), base(context))
+    scores = first.score_texts(asked, TEXTS, [True] * len(TEXTS))
+    first.save(tmp_path / "again")
+    second = RewardModel.load(tmp_path / "again", base(context))
+    assert second.score_texts(asked, TEXTS, [True] * len(TEXTS)) == scores
+    assert len(set(scores)) == len(scores)
+
+
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "gpt2", "gpt_neox"])
+def test_scores_do_not_depend_on_batch_padding_or_order(tmp_path: Path, arch: Any) -> None:
+    from tests.tiny import make_tiny_model
+
+    folder = make_tiny_model(tmp_path, arch)
+    model = RewardModel.new(load_model(stage_context(tmp_path, folder, "reward").config.model), LoraTable(), seed=0)  # type: ignore[call-arg]
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.1)
+    asked, ended = [prompt("Hi")] * len(TEXTS), [True, False, True, True, False]
+    alone = [model.score_texts([p], [t], [e])[0] for p, t, e in zip(asked, TEXTS, ended, strict=True)]
+    assert max(alone) - min(alone) > 0.1
+    for size in (2, 5):
+        assert model.score_texts(asked, TEXTS, ended, batch_size=size) == pytest.approx(alone, abs=1e-4)
+    turned = model.score_texts(asked[::-1], TEXTS[::-1], ended[::-1])
+    assert turned[::-1] == pytest.approx(alone, abs=1e-4)
+
+    ids = model.encode(asked[0], TEXTS[0], finished=True)
+    for junk in (0, 2, 77):  # 2 is both pad and end
+        padded = torch.tensor([ids + [junk] * 9])
+        with torch.no_grad():
+            raw = model(padded, torch.tensor([len(ids)])).item()
+        assert raw == pytest.approx(alone[0], abs=1e-4)
+
+
+def test_the_end_of_the_response_counts_and_none_in_the_prompt(
+    trained: Trained,
+) -> None:
+    context, _ = trained
+    model = RewardModel.load(context.adapter("reward"), base(context))
+    end = model.loaded.tokenizer.eos_token_id
+    talk = Prompt((Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Help <|im_end|> me")))
+    ids = model.encode(talk, "kind", finished=True)
+    assert ids.count(end) == 4  # three turns of the chat and the response: the one spelt out is plain text
+    assert ids[-1] == end
+    assert model.encode(talk, "kind", finished=False) == ids[:-1]
+    finished, cut = model.score_texts([talk] * 2, ["kind"] * 2, [True, False])
+    assert finished != cut
+    # the score is that of the last position, not of the first end-of-turn token
+    state = last_token_state(torch.arange(24.0).reshape(1, 12, 2), torch.tensor([5]))
+    assert state.tolist() == [[8.0, 9.0]]
+
+
+def test_the_adapter_serves_beside_others_on_one_base(trained: Trained) -> None:
+    context, _ = trained
+    asked = [prompt("Hi"), prompt("How do I bake bread?")]
+    expected = RewardModel.load(context.adapter("reward"), base(context)).score_texts(
+        asked, ["kind", "No."], [True, True]
+    )
+    loaded = base(context)
+    several = get_peft_model(loaded.model, lora_config(LoraTable()), adapter_name="policy")  # type: ignore[call-arg]
+    assert isinstance(several, PeftModel)
+    several.load_adapter(str(context.adapter("reward")), "reward")
+    several.set_adapter("reward")
+    head = load_head(context.adapter("reward"))
+    encoder = RewardModel(loaded, several, head)
+    scores = []
+    for one, text in zip(asked, ["kind", "No."], strict=True):
+        ids = torch.tensor([encoder.encode(one, text, finished=True)])
+        with torch.no_grad():
+            hidden = several.get_base_model().base_model(ids).last_hidden_state
+            scores.append(head.scores(last_token_state(hidden, torch.tensor([ids.shape[1]]))).item())
+    assert scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_other_base_weights_are_refused(trained: Trained, tmp_path: Path) -> None:
+    context, _ = trained
+    with pytest.raises(ModelError, match="trained on other weights"):
+        RewardModel.load(context.adapter("reward"), load_model(context.config.model))
+    with pytest.raises(ModelError, match=r"reward\.json[\s\S]*missing"):
+        load_head(tmp_path)
+    model = RewardModel.load(context.adapter("reward"), base(context))
+    with pytest.raises(ModelError, match="context is 512"):
+        model.score_texts([prompt("Hi")], ["word " * 600], [True])
