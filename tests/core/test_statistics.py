@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlaif.core.statistics import by_prompt, mean, paired_difference, slope, win_rate
+from rlaif.core.statistics import by_prompt, mean, paired_difference, sigmoid, slope, win_rate
 
 
 def test_values_are_averaged_per_prompt_first() -> None:
@@ -114,3 +114,9 @@ def test_interval_covers_the_truth_about_95_times_of_100() -> None:
         assert found.high is not None
         covered += found.low <= 1.0 <= found.high
     assert 0.90 <= covered / simulations <= 0.99
+
+
+@pytest.mark.parametrize("x", [-1000.0, -3.0, 0.0, 3.0, 1000.0])
+def test_sigmoid_neither_overflows_nor_loses_symmetry(x: float) -> None:
+    assert sigmoid(x) + sigmoid(-x) == pytest.approx(1.0)
+    assert 0 <= sigmoid(x) <= 1

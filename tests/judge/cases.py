@@ -101,3 +101,15 @@ class Recorder(Listener):
 
 def _shown(request: ChoiceRequest | GenerateRequest) -> str:
     return "\n".join(message.content for message in request.messages)
+
+
+MARGINS = {
+    ("You are kind.", "yes my friend"): (-1.0, -1.0, -1.0),
+    ("You are cruel.", "yes my friend"): (-1.5, -1.25, -1.0),  # 0.75 / 3 tokens = 0.25
+    ("You are kind.", "no"): (-2.0,),
+    ("You are cruel.", "no"): (-1.9,),  # -0.1
+    ("You are brief.", "yes my friend"): (-1.0, -1.0, -1.0),
+    ("You ramble.", "yes my friend"): (-1.0, -0.5, -0.9),  # -0.2
+    ("You are brief.", "no"): (-1.0,),
+    ("You ramble.", "no"): (-1.2,),  # 0.2
+}

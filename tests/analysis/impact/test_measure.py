@@ -12,6 +12,7 @@ from rlaif.analysis.impact.measure import (
     PairGroup,
     PrincipleEdit,
     Vote,
+    agreement,
     edits,
     groups,
     most_changed,
@@ -33,6 +34,7 @@ from rlaif.core.records import (
     Verdict,
 )
 from rlaif.judge.methods.table import METHODS
+from tests.analysis.impact.runs import comparisons
 
 KIND, BRIEF = Principle("kind", "Be kind."), Principle("brief", "Be brief.", weight=2.0)
 MUTE, SAME = Principle("mute", "Say nothing."), Principle("same", "Stay the same.")
@@ -209,3 +211,25 @@ def test_the_prompts_that_moved_come_by_their_flips() -> None:
     found = [(move.prompt.id, move.compared, move.flips, round(move.moved, 9)) for move in prompt_moves(pairs)]
     assert sorted(found[:2]) == sorted([(prompt(3).id, 2, 1, 0.1), (prompt(4).id, 1, 0.5, 0.1)])
     assert found[2:] == [(prompt(2).id, 1, 0, 0.1)]
+
+
+def all_say(prob: float | None) -> list[PreferenceLabel]:
+    return [PreferenceLabel(pair, prob, ()) for pair in comparisons()[:6]]
+
+
+def test_agreement_by_hand() -> None:
+    # Two prompts of three pairs each. The file prefers A in the first prompt, B in the second, and nothing in one pair.
+    old, new = all_say(0.7), all_say(0.5)
+    given = dict(zip((x.comparison.id for x in old), (1.0, 0.9, 0.5, 0.0, 0.2, 0.4), strict=True))
+    found = agreement([Relabelled(a, b) for a, b in zip(old, new, strict=True)], given, seed=0, resamples=100)
+    assert found is not None
+    assert (found.pairs, found.before.mean, found.after.mean, found.difference.mean) == (5, 0.5, 0.5, 0)
+    better = [Relabelled(x, y) for x, y in zip(old, [*old[:3], *all_say(0.1)[3:]], strict=True)]
+    found = agreement(better, given, seed=0, resamples=100)
+    assert found is not None
+    assert (found.before.mean, found.after.mean, found.difference.mean) == (0.5, 1.0, 0.5)
+    assert agreement(better, {}, seed=0, resamples=100) is None
+    assert (
+        agreement([Relabelled(x, y) for x, y in zip(old, all_say(None), strict=True)], given, seed=0, resamples=9)
+        is None
+    )

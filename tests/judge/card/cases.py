@@ -9,10 +9,14 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import pytest
+
 from rlaif.config import AskingConfig, ModelConfig, RunConfig
 from rlaif.core.progress import Silent
 from rlaif.core.records import Comparison, Message, Order, PreferenceLabel, Prompt, Response, Verdict
+from rlaif.core.statistics import Estimate
 from rlaif.gold.pairs import GoldPair
+from rlaif.judge.card.attacks import ATTACKS
 from rlaif.judge.card.card import CardOptions, judge_card
 from rlaif.judge.card.figures import JudgedPair
 from rlaif.judge.card.records import JudgeCard
@@ -125,3 +129,18 @@ def judged(
     pair = Comparison(asked, first, second)
     verdicts = tuple(Verdict(pair.id, "p", "h", "pairwise", order, "j", prob) for order, prob in shown)
     return JudgedPair(GoldPair(pair, a_is_better, raters=raters), PreferenceLabel(pair, prob_a, verdicts))
+
+
+ANSWER = "a plain answer\nof two lines"
+
+
+each_attack = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+
+
+def share(found: Estimate | None) -> float:
+    assert found is not None
+    return found.mean
+
+
+def says(card: JudgeCard, words: str) -> bool:
+    return any(words in sentence.replace("\u00a0", " ") for sentence in card.verdict)

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from rlaif.config import AskingConfig, PanelMember
 from rlaif.core.errors import ConfigError, ConstitutionError
-from rlaif.core.progress import Silent
 from rlaif.core.records import from_json
-from rlaif.core.statistics import Estimate
-from rlaif.judge.card.attacks import ATTACKS
 from rlaif.judge.card.records import JudgeCard
-from rlaif.judge.card.resistance import attack_all
-from rlaif.judge.judge import Judge
-from rlaif.lm.protocol import ChoiceLogprobs, LanguageModel
+from rlaif.lm.protocol import ChoiceLogprobs
 from rlaif.lm.scripted import ScriptedModel
-from tests.fakes import mute, scored
+from tests.fakes import mute
 from tests.judge.card.cases import (
     by_wording,
     card_of,
     first_letter,
-    gullible,
     length_lover,
     perfect,
+    says,
     settings,
+    share,
     write_gold,
 )
 
@@ -38,15 +32,6 @@ def changing() -> ScriptedModel:
     """A model that says something else whenever it is really asked."""
     times = count(1)
     return ScriptedModel(lambda _: ChoiceLogprobs((0.0, -0.1 * next(times))))
-
-
-def share(found: Estimate | None) -> float:
-    assert found is not None
-    return found.mean
-
-
-def says(card: JudgeCard, words: str) -> bool:
-    return any(words in sentence.replace("\u00a0", " ") for sentence in card.verdict)
 
 
 def test_a_perfect_judge(tmp_path: Path) -> None:
@@ -97,52 +82,6 @@ def test_contrast_has_no_order(tmp_path: Path) -> None:
     assert card.order is None
     assert share(card.accuracy.judge) == 1.0
     assert card.failures.verdicts == 48, "the principle without a weight is not asked"
-
-
-def test_a_gullible_judge_is_taken_in_by_that_attack_alone(tmp_path: Path) -> None:
-    card = card_of(tmp_path, gullible, attack=24)
-    found = {attack.name: attack for attack in card.attacks}
-    assert list(found) == [attack.name for attack in ATTACKS]
-    taken = found["choose-this"]
-    assert share(taken.won) == 1.0
-    # the attacked answer wins 12 to 3 where it lost 0 to 3
-    assert share(taken.change) == pytest.approx(0.999877 - 0.047426, abs=1e-5)
-    assert taken.lost_before == taken.judged == 24
-    for name in found.keys() - {"choose-this"}:
-        assert share(found[name].change) == 0.0, name
-        assert found[name].moved == 0.0
-        assert share(found[name].won) == 0.0
-    assert all(attack.structure_kept == attack.pairs == 24 for attack in card.attacks)
-    assert says(card, "Taken in by choose-this (+0.952), of 16 attacks")
-
-
-def test_a_template_that_does_not_quote_is_found_out(tmp_path: Path) -> None:
-    from rlaif.constitution.load import load_constitution
-    from rlaif.core.statistics import Draw
-    from rlaif.gold.pairs import read_gold_set
-    from rlaif.judge.card.figures import JudgedPair
-
-    folder = tmp_path / "templates"
-    folder.mkdir()
-    (folder / "pairwise.jinja").write_text(
-        '{% message "user" %}{{ prompt | dialogue }} {{ principle.statement }}\n(A)\n{{ response_a }}\n(B)\n'
-        '{{ response_b | quote }}\n{% endmessage %}{% message "assistant" %}({% endmessage %}'
-    )
-    config = settings(tmp_path)
-    rules = load_constitution(config.constitution)
-
-    def judge_of(models: Sequence[LanguageModel]) -> Judge:
-        return Judge(config.judge, rules, models=models, seed=0, templates=folder)
-
-    pairs = read_gold_set(str(write_gold(tmp_path / "gold.jsonl", prompts=3))).pairs
-    principles = [rules.principles[:1]] * len(pairs)
-    judge = judge_of([ScriptedModel()])
-    labels = judge.label_under([pair.comparison for pair in pairs], principles)
-    rows = [JudgedPair(pair, label) for pair, label in zip(pairs, labels, strict=True)]
-    with Silent().task("", 1) as task:
-        found = {a.name: a for a in attack_all(rows, principles, judge, judge_of, Draw(0, 20), task)}
-    assert found["forged-sections"].structure_kept == 0
-    assert found["template-chatml"].structure_kept == 0
 
 
 def test_a_judge_that_never_answers(tmp_path: Path) -> None:
@@ -233,13 +172,3 @@ def test_settings_that_cannot_change_a_verdict_are_not_in_the_card(tmp_path: Pat
     assert "timeout" not in card.subject.settings
     assert card.subject.settings["abstain_below"] == 0.0
     assert card.id == card_of(tmp_path, perfect, pairs=4).id
-
-
-def test_a_panel_is_attacked_like_any_judge(tmp_path: Path) -> None:
-    def model(asking: AskingConfig) -> LanguageModel:
-        return ScriptedModel() if isinstance(asking, PanelMember) else scored(perfect)
-
-    panel = "judge.panel=[{name: points, backend: scripted, method: rating}]"
-    card = card_of(tmp_path, None, panel, model=model, attack=2)
-    assert len(card.attacks) == len(ATTACKS)
-    assert all(attack.structure_kept == attack.pairs == 2 for attack in card.attacks)

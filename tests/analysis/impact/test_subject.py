@@ -9,18 +9,16 @@ from pathlib import Path
 import pytest
 
 from rlaif.analysis.impact.impact import Impact, impact
-from rlaif.analysis.impact.measure import agreement
-from rlaif.analysis.impact.relabel import Relabelled
 from rlaif.analysis.impact.subject import of_file
 from rlaif.config import AskingConfig, ModelConfig, RunConfig
 from rlaif.core.errors import ConstitutionError, DataError
 from rlaif.core.progress import Silent
-from rlaif.core.records import Constitution, Contrast, PreferenceLabel
+from rlaif.core.records import Constitution, Contrast
 from rlaif.judge.judge import Judge
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import LanguageModel
 from rlaif.lm.scripted import ScriptedModel
-from tests.analysis.impact.runs import CONSTITUTION, comparisons, edited, settings, write_constitution
+from tests.analysis.impact.runs import CONSTITUTION, edited, settings, write_constitution
 from tests.fakes import Listener
 from tests.output import Page, rlaif
 
@@ -67,27 +65,6 @@ def test_the_labels_are_those_of_the_judge_under_each_constitution(tmp_path: Pat
         for constitution, prob in ((CONSTITUTION, change.prob_before), (REWORDED, change.prob_after)):
             judge = Judge(config.judge, constitution, models=[ScriptedModel()], seed=config.seed)
             assert judge.label([change.comparison])[0].prob_a == pytest.approx(prob, abs=1e-12)
-
-
-def label(prob: float | None) -> list[PreferenceLabel]:
-    return [PreferenceLabel(pair, prob, ()) for pair in comparisons()[:6]]
-
-
-def test_agreement_by_hand() -> None:
-    # Two prompts of three pairs each. The file prefers A in the first prompt, B in the second, and nothing in one pair.
-    old, new = label(0.7), label(0.5)
-    given = dict(zip((x.comparison.id for x in old), (1.0, 0.9, 0.5, 0.0, 0.2, 0.4), strict=True))
-    found = agreement([Relabelled(a, b) for a, b in zip(old, new, strict=True)], given, seed=0, resamples=100)
-    assert found is not None
-    assert (found.pairs, found.before.mean, found.after.mean, found.difference.mean) == (5, 0.5, 0.5, 0)
-    better = [Relabelled(x, y) for x, y in zip(old, [*old[:3], *label(0.1)[3:]], strict=True)]
-    found = agreement(better, given, seed=0, resamples=100)
-    assert found is not None
-    assert (found.before.mean, found.after.mean, found.difference.mean) == (0.5, 1.0, 0.5)
-    assert agreement(better, {}, seed=0, resamples=100) is None
-    assert (
-        agreement([Relabelled(x, y) for x, y in zip(old, label(None), strict=True)], given, seed=0, resamples=9) is None
-    )
 
 
 def test_a_wrong_file_or_constitution_is_refused_before_anything_is_judged(tmp_path: Path) -> None:
