@@ -22,7 +22,7 @@ from rlaif.core.files import RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import StageRecord
 from rlaif.judge.load import parse
-from rlaif.run import ledger, pipeline
+from rlaif.run import pipeline
 from rlaif.stages import table as stages
 from tests import stub_stages
 from tests.power_cut import calls_of, cut_at
@@ -423,18 +423,6 @@ def test_files_of_unknown_origin_are_not_mixed_in(config: RunConfig, tmp_path: P
     with pytest.raises(RunFolderError, match="no record of what they were made from"):
         go(config, out, mode="resume")
     go(config, out, mode="force")
-
-
-def test_time_of_killed_sessions_is_counted(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    first = ledger.begin(run, "sft", {"seed": 0}, {})
-    trace = run.stage("sft") / "metrics.jsonl"
-    trace.write_text("{}\n")
-    os.utime(trace, (first.session_start + 100, first.session_start + 100))  # the last thing the session wrote
-    second = ledger.begin(run, "sft", {"seed": 0}, {})
-    assert second.sessions == 2
-    assert second.started == first.started
-    assert second.seconds_before == pytest.approx(100, abs=1)
 
 
 def test_killed_at_any_moment_and_resumed_ends_with_the_same_files(

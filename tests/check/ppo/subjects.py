@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlaif.check.ppo import suite
 from rlaif.check.ppo.subject import Subject, open_subject
 from rlaif.config import PpoConfig
 from rlaif.lm.local.load import load_model
@@ -28,3 +29,14 @@ def subject(
     rewards = Rewards.of_function(share_of_e) if reward is None else Rewards((Source("model", None),))
     members = [] if reward is None else [reward, *more]
     return open_subject(load(), config, PROMPTS, load=load, rewards=rewards, members=members)
+
+
+def failures(outcomes: list[suite.Outcome]) -> list[str]:
+    return [str(outcome) for outcome in outcomes if not outcome.ok]
+
+
+def written(folder: Path, source: Path) -> Path:
+    path = folder / "run.yaml"
+    tables = f"model: {{source: {source}}}\nprompts: {{everyday: {{source: everyday, train: 12}}}}\n"
+    path.write_text(f"{tables}ppo: {{reward: tests.training.toy_rewards:share_of_e, value: trunk}}\n", encoding="utf-8")
+    return path
