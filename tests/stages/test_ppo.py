@@ -160,16 +160,16 @@ REWARD_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "weights of NaN": (nan_weights, "1 weights of the adapter are NaN"),
     "weights missing": (fewer_weights, "2 LoRA weights have no counterpart"),
-    "no head": (lambda folder: (folder / HEAD_FILE).unlink(), "missing, cannot be read"),
-    "head text": (lambda folder: (folder / HEAD_FILE).write_text("hello"), "missing, cannot be read"),
+    "no head": (lambda folder: (folder / HEAD_FILE).unlink(), "missing or damaged"),
+    "head text": (lambda folder: (folder / HEAD_FILE).write_text("hello"), "missing or damaged"),
     "head of another width": (
         lambda folder: save_file({"weight": torch.zeros(1, 64)}, folder / HEAD_FILE),
-        "missing, cannot be read",
+        "missing or damaged",
     ),
-    "constants text": (lambda folder: (folder / CONSTANTS_FILE).write_text("hello"), "missing, cannot be read"),
-    "constants a list": (lambda folder: (folder / CONSTANTS_FILE).write_text("[1]"), "missing, cannot be read"),
-    "deviation 0": (constants(std=0), "missing, cannot be read"),
-    "deviation text": (constants(std="x"), "missing, cannot be read"),
+    "constants text": (lambda folder: (folder / CONSTANTS_FILE).write_text("hello"), "missing or damaged"),
+    "constants a list": (lambda folder: (folder / CONSTANTS_FILE).write_text("[1]"), "missing or damaged"),
+    "deviation 0": (constants(std=0), "missing or damaged"),
+    "deviation text": (constants(std="x"), "missing or damaged"),
     "another base": (constants(base_fingerprint="abc"), "trained on other weights"),
 }
 
