@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +21,12 @@ from rlaif.core.records import (
     to_json,
 )
 from rlaif.inputs.comparisons import ComparisonFile, GivenPair, read_comparisons
+from tests.inputs.lines import BOT, COLD, HELLO, HUMAN, KIND, WARM, better, only, written
 
-HELLO = [{"role": "user", "content": "Hello"}]
-WARM, COLD = ([{"role": "assistant", "content": text}] for text in ("Welcome!", "What?"))
 PAIR = {"prompt": "Hello", "response_a": "x", "response_b": "y"}
-HUMAN, BOT = "\n\nHuman:", "\n\nAssistant:"
 text = st.text(min_size=1, max_size=20).filter(
     lambda t: bool(t.strip()) and not any("\ud800" <= c <= "\udfff" for c in t)
 )
-
-
-def written(path: Path, *rows: object) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def only(tmp_path: Path, row: object) -> GivenPair:
-    (pair,) = read_comparisons(written(tmp_path / "p.jsonl", row)).pairs
-    return pair
-
-
-def better(pair: GivenPair) -> str:
-    """The text that the label prefers."""
-    assert pair.prob_a in (0.0, 1.0)
-    return (pair.comparison.a if pair.prob_a == 1.0 else pair.comparison.b).text
 
 
 def our_label(prob_a: float | None = 0.8) -> PreferenceLabel:
@@ -133,44 +114,6 @@ def test_judgebench_says_which_is_right_in_its_own_way(tmp_path: Path) -> None:
         assert (pair.comparison.prompt.text, pair.comparison.prompt.tags) == ("Hi?", ("livebench-math",))
 
 
-def test_a_conversation_keeps_its_turns(tmp_path: Path) -> None:
-    talk = [{"role": "system", "content": "Be kind."}, *HELLO, *WARM, {"role": "user", "content": "Who are you?"}]
-    pair = only(tmp_path, {"chosen": talk + WARM, "rejected": talk + COLD, "slice": "chat", "tags": ["x"]})
-    assert [m.role for m in pair.comparison.prompt.messages] == ["system", "user", "assistant", "user"]
-    assert (pair.comparison.prompt.slice, pair.comparison.prompt.tags) == ("chat", ("x",))
-    assert better(pair) == "Welcome!"
-
-
-def test_a_transcript_becomes_its_turns(tmp_path: Path) -> None:
-    before = f"{HUMAN} Hello{BOT} Welcome!{HUMAN} Who{HUMAN} are you?\n\nBe brief.{BOT}"
-    pair = only(tmp_path, {"chosen": f"{before} A model.", "rejected": f"{before} Human: guess."})
-    assert [(m.role, m.content) for m in pair.comparison.prompt.messages] == [
-        ("user", "Hello"), ("assistant", "Welcome!"), ("user", "Who\n\nare you?\n\nBe brief."),
-    ]  # fmt: skip
-    assert {pair.comparison.a.text, pair.comparison.b.text} == {"A model.", "Human: guess."}
-    assert better(pair) == "A model."
-
-
-KIND = [{"role": "system", "content": "Be kind."}]
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": "Hello", "chosen": KIND + HELLO + WARM, "rejected": KIND + HELLO + COLD},
-        {"prompt": "Hello", "chosen": KIND + HELLO + WARM, "rejected": "What?"},
-        {"prompt": KIND + HELLO, "chosen": HELLO + WARM, "rejected": KIND + COLD},
-        {"prompt": "Hello", "system": "Be kind.", "chosen": "Welcome!", "rejected": "What?"},
-        {"prompt": KIND + HELLO, "system": "Be kind. ", "chosen": "Welcome!", "rejected": "What?"},
-        {"system": "Be kind.", "chosen": HELLO + WARM, "rejected": HELLO + COLD},
-    ],
-)
-def test_a_system_message_is_part_of_the_prompt_wherever_it_stands(tmp_path: Path, row: dict[str, Any]) -> None:
-    pair = only(tmp_path, row)
-    assert pair.comparison.prompt.messages == (Message("system", "Be kind."), Message("user", "Hello"))
-    assert better(pair) == "Welcome!"
-
-
 def test_equal_scores_prefer_neither(tmp_path: Path) -> None:
     row = {"prompt": "Hello", "chosen": "Welcome!", "rejected": "What?", "score_chosen": 7}
     assert only(tmp_path, {**row, "score_rejected": 7.0}).prob_a == 0.5
@@ -208,19 +151,6 @@ def test_lines_that_compare_nothing_are_left_out_and_counted(tmp_path: Path) -> 
     assert many.notes()[0].endswith("20 (response_b is blank), and 1,180 more")
     with pytest.raises(DataError, match=r"holds no comparison: line 1: both answers are the same text\n"):
         read_comparisons(written(tmp_path / "p.jsonl", rows[3][0]))
-
-
-def test_a_prompt_that_both_answers_repeat_is_taken_off(tmp_path: Path) -> None:
-    row = {
-        "prompt": "How far is the moon? ",
-        "chosen": "How far is the moon? Far.",
-        "rejected": "How far is the moon?\nNo",
-    }
-    pair = only(tmp_path, row)
-    assert (better(pair), {pair.comparison.a.text, pair.comparison.b.text}) == ("Far.", {"Far.", "No"})
-    for kept in ({**row, "rejected": "No"}, {"prompt": "Hello", "chosen": "Hello you", "rejected": "Hello there"}):
-        pair = only(tmp_path, kept)
-        assert {pair.comparison.a.text, pair.comparison.b.text} == {kept["chosen"], kept["rejected"]}
 
 
 @pytest.mark.parametrize(
