@@ -20,6 +20,9 @@ PACKAGE = ROOT / "rlaif"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 600
 MOST_AT_THE_TOP = 17
+TESTS = ROOT / "tests"
+SMALL = 100
+"""Lines up to which a module may be tested through its users."""
 DRAWERS = {"utils.py", "util.py", "common.py", "base.py", "helpers.py", "misc.py"}
 
 
@@ -55,6 +58,51 @@ LIBRARIES = {
     "gguf": {"lm"},
 }
 """Library -> the rooms that may import it."""
+
+OF_THE_WHOLE = {
+    "check/ppo/test_mutations.py": "every check of the suite against planted defects",
+    "constitution/test_fuzz.py": "any text through load, lint, edit and diff",
+    "gold/test_own_scorer.py": "a user's scorer from the config to the report",
+    "lm/server/test_faults.py": "a judge behind a server of which a fifth goes wrong, and kills",
+    "stages/test_ppo_kills.py": "kills at any moment",
+    "stages/test_real_stages.py": "all stages with real models",
+    "test_architecture.py": "the layout",
+    "test_docs.py": "what the documentation shows",
+    "test_embedded.py": "the embedded model",
+    "test_packaging.py": "the wheel",
+    "test_public_surface.py": "the names that users import",
+}
+"""Test file that mirrors no module -> what whole it tests."""
+
+TESTED_IN = {
+    "analysis.impact.relabel": "analysis/impact/test_impact.py",
+    "check.ppo.batches": "check/ppo/test_mutations.py",
+    "check.ppo.rewards": "check/ppo/test_of_config.py",
+    "check.ppo.start": "check/ppo/test_of_config.py",
+    "check.ppo.subject": "check/ppo/test_suite.py",
+    "check.ppo.updates": "check/ppo/test_mutations.py",
+    "cli.analysis": "analysis/impact/test_answer.py",
+    "cli.judge": "judge/card/test_answer.py",
+    "cli.options": "cli/test_main.py",
+    "constitution.problems": "constitution/test_compose.py",
+    "constitution.render": "constitution/test_diff.py",
+    "constitution.starter": "constitution/exchange/test_formats.py",
+    "core.errors": "cli/test_main.py",
+    "core.progress": "stages/test_sft.py",
+    "judge.card.records": "judge/card/test_card.py",
+    "judge.card.verdict": "judge/card/test_card.py",
+    "judge.compare.records": "judge/compare/test_measure.py",
+    "judge.methods.method": "judge/methods/test_table.py",
+    "lm.protocol": "lm/test_scripted.py",
+    "lm.server.batch_files": "run/test_judge_batch.py",
+    "run.open": "test_public_surface.py",
+    "stages.evaluation_summary": "stages/test_evaluate.py",
+    "stages.table": "run/test_pipeline.py",
+    "training.ppo.rollout": "training/ppo/test_step.py",
+    "view.matrix": "analysis/principles/test_answer.py",
+    "view.plots": "view/test_answer.py",
+}
+"""Module of more than SMALL lines -> the file that tests it, where that is not its own."""
 
 LIGHT_ROOMS = ("core", "config", "view", "constitution", "inputs", "judge", "report", "run", "analysis", "cli")
 LIGHT_MODULES = ("rlaif", "rlaif.stages.table", "rlaif.stages.context", "rlaif.stages.label", "rlaif.stages.revise")
@@ -125,6 +173,36 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
             yield module, node.lineno
             if module == "rlaif":
                 yield from ((f"rlaif.{alias.name}", node.lineno) for alias in node.names)
+
+
+def test_what_tests_share_stands_in_no_test_file() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in TESTS.rglob("*.py")
+        for module, line in imports(path)
+        if module.startswith("tests.") and any(part.startswith("test_") for part in module.split("."))
+    ]
+    assert wrong == []
+
+
+def test_every_test_file_mirrors_a_module_or_tests_a_whole() -> None:
+    alone = set()
+    for path in TESTS.rglob("test_*.py"):
+        module = path.relative_to(TESTS).with_name(path.name.removeprefix("test_"))
+        if not any((home / module).exists() for home in (PACKAGE, ROOT)):  # in rlaif/, or an example
+            alone.add(path.relative_to(TESTS).as_posix())
+    assert sorted(alone) == sorted(OF_THE_WHOLE)
+
+
+def test_every_module_of_some_size_has_its_test_file() -> None:
+    without = set()
+    for path in FILES:
+        module = path.relative_to(PACKAGE)
+        large = len(path.read_text(encoding="utf-8").splitlines()) > SMALL and path.name[0] != "_"
+        if large and not (TESTS / module.with_name(f"test_{path.name}")).exists():
+            without.add(".".join(module.with_suffix("").parts))
+    assert sorted(without) == sorted(TESTED_IN)
+    assert [file for file in TESTED_IN.values() if not (TESTS / file).exists()] == []
 
 
 def test_libraries_stay_in_their_rooms() -> None:
