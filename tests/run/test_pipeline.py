@@ -368,22 +368,6 @@ def test_a_reward_function_needs_no_reward_model(config: RunConfig, tmp_path: Pa
     assert "reward/adapter" not in record(out, "ppo").inputs
 
 
-def test_a_reward_of_several_sources_needs_what_each_of_them_does(config: RunConfig, tmp_path: Path) -> None:
-    def of(*sources: str, members: int = 1) -> RunConfig:
-        return changed(changed(config, "ppo", reward=list(sources)), "reward", members=members)
-
-    assert stages.stands_on(of("mine:f", "judge"), "ppo") == ("sft", "label")
-    assert stages.stands_on(of("model", "mine:f"), "ppo") == ("sft", "reward")
-    assert stages.stands_on(of("model", "judge"), "ppo") == ("sft", "reward", "label")
-    assert "judge" in stages.shared(of("model", "judge"), "ppo")
-    assert "judge" not in stages.shared(of("model", "mine:f"), "ppo")
-    run = RunFolder(tmp_path)
-    assert {"reward/adapter", "reward/adapter-2"} <= stages.own_inputs(of("model", members=2), "ppo", run).keys()
-    assert "reward/adapter-2" not in stages.own_inputs(of("model"), "ppo", run)
-    assert "reward/adapter-2" not in stages.own_inputs(of("mine:f", members=2), "ppo", run)
-    assert stages.settings(of("model"), "ppo", None)["ppo.reward"] == "model"  # as in runs before there were lists
-
-
 def test_two_processes_cannot_work_in_one_run(config: RunConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
     go(config, out, "revise")

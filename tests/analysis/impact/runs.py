@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -143,3 +144,16 @@ def ask(run: RunFolder, to: Constitution, *, examples: int = 3) -> tuple[Impact,
 
     with closing(of_run(run, open_judge)) as subject:
         return impact(subject, str(path), examples=examples, progress=Silent()), model
+
+
+REWORDED = edited(kind={"contrast": Contrast("You are gentle.", "You are harsh.")})
+
+
+PROMPTS = 20
+
+
+def write_pairs(path: Path, n: int = PROMPTS) -> Path:
+    """One pair a prompt, the answer "good N" chosen."""
+    rows = [{"prompt": f"question {k}", "chosen": f"good {k}", "rejected": f"bad bad {k}"} for k in range(n)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from pathlib import Path
 
@@ -13,24 +12,20 @@ from rlaif.analysis.impact.subject import of_file
 from rlaif.config import AskingConfig, ModelConfig, RunConfig
 from rlaif.core.errors import ConstitutionError, DataError
 from rlaif.core.progress import Silent
-from rlaif.core.records import Constitution, Contrast
+from rlaif.core.records import Constitution
 from rlaif.judge.judge import Judge
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import LanguageModel
 from rlaif.lm.scripted import ScriptedModel
-from tests.analysis.impact.runs import CONSTITUTION, edited, settings, write_constitution
+from tests.analysis.impact.runs import (
+    CONSTITUTION,
+    PROMPTS,
+    REWORDED,
+    settings,
+    write_constitution,
+    write_pairs,
+)
 from tests.fakes import Listener
-from tests.output import Page, rlaif
-
-REWORDED = edited(kind={"contrast": Contrast("You are gentle.", "You are harsh.")})
-PROMPTS = 20
-
-
-def write_pairs(path: Path, n: int = PROMPTS) -> Path:
-    """One pair a prompt, the answer "good N" chosen."""
-    rows = [{"prompt": f"question {k}", "chosen": f"good {k}", "rejected": f"bad bad {k}"} for k in range(n)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def ask(folder: Path, to: Constitution, config: RunConfig | None = None) -> tuple[Impact, Listener]:
@@ -84,46 +79,3 @@ def test_a_wrong_file_or_constitution_is_refused_before_anything_is_judged(tmp_p
     ):
         with pytest.raises(error):
             of_file(pairs, str(constitution), settings(tmp_path), cache=tmp_path, progress=Silent(), open_judge=refuse)
-
-
-def test_the_verb_takes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RLAIF_CACHE", str(tmp_path / "cache"))
-    pairs = write_pairs(tmp_path / "pairs.jsonl")
-    new = write_constitution(tmp_path / "new.yaml", REWORDED)
-    old = write_constitution(tmp_path / "old.yaml", CONSTITUTION)
-    words = ("impact", "--comparisons", pairs, "--from", old, "--to", new, "--set", "judge.backend=scripted")
-    result = rlaif(*words, "--json", "--html", tmp_path / "impact.html")
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert (found["source"], found["agreement"]["pairs"]) == (str(pairs), PROMPTS)
-    page = " ".join(Page((tmp_path / "impact.html").read_text()).words.split())
-    shown = " ".join(rlaif(*words).output.split())
-    assert "agreement with the file's own labels on 20 pairs" in page
-    assert "agreement with the file's own labels on 20 pairs" in shown
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        ((), "give either --run RUN, or --comparisons FILE"),
-        (("--run", "r", "--comparisons", "c"), "give either --run RUN, or --comparisons FILE"),
-        (("--comparisons", "c"), "--comparisons needs --from OLD"),
-        (("--run", "r", "--from", "x"), "--from goes with --comparisons"),
-        (("--run", "r", "--set", "seed=1"), "--set goes with --comparisons"),
-        (("--run", "nowhere"), "is not a run of rlaif"),
-    ],
-)
-def test_options_that_do_not_go_together_are_told(words: tuple[str, ...], told: str) -> None:
-    result = rlaif("impact", "--to", "harmless-and-kind", *words)
-    assert result.exit_code != 0
-    assert told in result.output
-
-
-def test_what_the_answer_is_made_from_is_not_overwritten(tmp_path: Path) -> None:
-    pairs = write_pairs(tmp_path / "pairs.json")
-    before = pairs.read_bytes()
-    words = ("impact", "--comparisons", pairs, "--from", "harmless-and-kind", "--to", "harmless-and-kind")
-    result = rlaif(*words, "--out", pairs)
-    assert result.exit_code == 2, result.output
-    assert "is what the answer is made from" in result.output
-    assert pairs.read_bytes() == before

@@ -13,7 +13,6 @@ from rich.console import Console
 from rlaif.analysis.principles.answer import answer
 from rlaif.core.files import RunFolder
 from rlaif.view.answer import page, rendered
-from rlaif.view.matrix import heat_map
 from tests.analysis.principles.runs import CONSTITUTION, ask, words_run
 from tests.output import Page, rlaif
 
@@ -67,24 +66,6 @@ def test_text_stays_text(run: RunFolder) -> None:
         assert "\x1b" not in words
         assert "\u202e" not in words
         assert "[bold red]" in words
-
-
-def test_the_picture_has_numbers_while_there_is_room_and_stays_small() -> None:
-    ids = [f"principle-{n}" for n in range(76)]
-    cells = [[None if (i + j) % 9 == 0 else ((i * 7 + j * 3) % 11) / 10 for j in range(76)] for i in range(76)]
-    large = heat_map("agreement", "Agreement", ids, cells, middle=True)
-    assert large is not None
-    assert len(large) < 800_000
-    assert all(f">{name}<" in large for name in ids)
-    small = heat_map("agreement", "Agreement", ["a<b", "c"], [[1.0, 0.37], [0.37, None]], middle=True)
-    assert small is not None
-    assert small.count(">37<") == 2
-    assert "a&lt;b" in small
-    assert ">100<" not in small, "the diagonal says nothing"
-    gaps = heat_map("agreement", "Agreement", ["a", "b"], [[None, None], [None, None]], middle=True)
-    assert gaps is not None
-    assert gaps.count(">\u2013<") == 2
-    assert heat_map("agreement", "Agreement", ["a"], [[1.0]], middle=True) is None
 
 
 def test_the_verb_prints_writes_and_leaves_the_run_alone(run: RunFolder, tmp_path: Path) -> None:

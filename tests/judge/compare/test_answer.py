@@ -1,19 +1,16 @@
-"""`rlaif judge compare` as a user meets it: terminal, JSON object and page, and what text cannot do to them."""
+"""The answer of `rlaif judge compare`: terminal and page say the same, and text stays text."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from rlaif.judge.compare.answer import answer
 from rlaif.judge.compare.records import JudgeComparison
 from rlaif.view.answer import page, rendered
-from tests.judge.card.cases import settings, write_gold
 from tests.judge.compare.contests import compared
-from tests.output import EVIL, Page, on_terminal, rlaif
+from tests.output import EVIL, Page, on_terminal
 
 
 def printed(found: JudgeComparison, width: int = 80) -> str:
@@ -61,44 +58,3 @@ def test_text_stays_text(found: JudgeComparison) -> None:
         assert "\x1b" not in words
         assert "\u202e" not in words
         assert "[bold red]" in words
-
-
-def test_the_verb_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RLAIF_CACHE", str(tmp_path / "cache"))
-    gold, rules = write_gold(tmp_path / "gold.jsonl"), settings(tmp_path).constitution
-    out, html = tmp_path / "c.json", tmp_path / "c.html"
-    words = ["judge", "compare", "--gold", gold, "--set", "judge.backend=scripted", "--constitution", rules]
-    words += ["--methods", "pairwise,random", "--variant", "first: judge.method=contrast judge.opening_tokens=1"]
-    words += ["--only", "good", "--pairs", "20", "--timed", "2"]
-    result = rlaif(*words, "--json", "--out", out, "--html", html)
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert json.loads(out.read_text()) == found
-    assert [one["name"] for one in found["candidates"]] == ["pairwise", "random", "first", "mean of all"]
-    assert found["candidates"][2]["settings"]["opening_tokens"] == 1
-    assert (found["format"], found["principles"], found["candidates"][1]["cost"]) == (1, ["good"], None)
-    assert "<!DOCTYPE html>" in html.read_text()
-    shown = rlaif(*words, "--timed", "0")
-    assert shown.exit_code == 0, shown.output
-    assert found["id"] in shown.stdout
-    assert "a pair costs" not in shown.stdout
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["--gold", "GOLD"], 2, "there is no judge to compare"),
-        (["--gold", "none.jsonl", "--methods", "pairwise,cot"], 2, "there is no such gold"),
-        (["--gold", "GOLD", "--methods", "pairwise,pairwise"], 2, "already is a judge called pairwise"),
-        (["--gold", "GOLD", "--methods", "pairwise", "--variant", "x"], 2, "does not begin with a name and a colon"),
-        (["--gold", "GOLD", "--methods", "pairwise,cot", "--html", "a.yaml"], 2, "does not end in .html"),
-        (["--gold", "GOLD", "--methods", "pairwise,cot", "--choose", "1"], 2, "--choose"),
-        (["--gold", "verifiable", "--methods", "pairwise,cot", "--only", "harm"], 2, "brings its own principle"),
-    ],
-)
-def test_wrong_words_are_answered(tmp_path: Path, words: list[str], code: int, message: str) -> None:
-    gold = write_gold(tmp_path / "gold.jsonl")
-    result = rlaif("judge", "compare", *(gold if word == "GOLD" else word for word in words))
-    assert result.exit_code == code, result.output
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
