@@ -22,7 +22,7 @@ from machine import machine
 
 from rlaif.config import ModelConfig
 from rlaif.lm.local.causal_lm import CausalLM, sample
-from rlaif.lm.local.cpu.decoder import Decoder
+from rlaif.lm.local.cpu.decoder import LlamaDecoder
 from rlaif.lm.local.load import load_model
 
 NEVER = [0]
@@ -45,7 +45,7 @@ def _measure(model: Any, batch: int, title: str, given: argparse.Namespace) -> N
     lm, draw = CausalLM(model), torch.Generator().manual_seed(0)
     ids = torch.randint(100, model.config.vocab_size, (batch, given.prompt), generator=draw)
 
-    def ours(decoder: Decoder | None, new: int, temperature: float) -> list[list[int]]:
+    def ours(decoder: LlamaDecoder | None, new: int, temperature: float) -> list[list[int]]:
         options: dict[str, Any] = {"max_new_tokens": new, "temperature": temperature}
         return [row.ids for row in sample(lm, ids.tolist(), seeds=range(batch), ends=NEVER, decoder=decoder, **options)]
 
@@ -61,7 +61,7 @@ def _measure(model: Any, batch: int, title: str, given: argparse.Namespace) -> N
     ways: dict[str, Callable[[int, float], list[list[int]]]] = {
         "transformers generate": generate,
         "rlaif, without a decoder": lambda new, temperature: ours(None, new, temperature),
-        "rlaif": lambda new, temperature: ours(Decoder.of(lm, batch), new, temperature),
+        "rlaif": lambda new, temperature: ours(LlamaDecoder.of(lm, batch), new, temperature),
     }
     greedy = {name: way(given.greedy, 0.0) for name, way in ways.items()}
     rates: dict[str, list[float]] = {name: [] for name in ways}

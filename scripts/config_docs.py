@@ -9,7 +9,7 @@ from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from rlaif.config import PromptSlice, RunConfig, Table
+from rlaif.config import ConfigTable, PromptSlice, RunConfig
 from rlaif.judge.load import CHOICES
 
 PATH = Path(__file__).parent.parent / "docs" / "reference" / "configuration.md"
@@ -34,11 +34,11 @@ is an error that names the line and the nearest known key.
 
 def document() -> str:
     """The whole page, as Markdown."""
-    tables: list[tuple[str, type[Table]]] = []
+    tables: list[tuple[str, type[ConfigTable]]] = []
     top: list[str] = []
     for name, info in RunConfig.model_fields.items():
         kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, Table):
+        if isinstance(kind, type) and issubclass(kind, ConfigTable):
             tables.append((name, kind))
             top.append(f"| `{name}` | table | {_about(kind)} |")
         else:
@@ -54,13 +54,13 @@ def document() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _fields(kind: type[Table]) -> list[tuple[str, FieldInfo]]:
+def _fields(kind: type[ConfigTable]) -> list[tuple[str, FieldInfo]]:
     """The table's fields, those of its own before those that it shares with others."""
     own = kind.__annotations__.keys()
     return sorted(kind.model_fields.items(), key=lambda item: item[0] not in own)
 
 
-def _about(kind: type[Table]) -> str:
+def _about(kind: type[ConfigTable]) -> str:
     return " ".join((kind.__doc__ or "").split())
 
 

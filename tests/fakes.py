@@ -11,7 +11,7 @@ from rlaif.core.statistics import Estimate
 from rlaif.judge.calibration import CalibrationMap
 from rlaif.judge.card.records import Accuracy, CardSubject, Failures, FittedMap, JudgeCard
 from rlaif.lm.protocol import A, ChoiceRequest, GenerateRequest, Request, RequestFor, ScoreRequest
-from rlaif.lm.scripted import Handler, Reply, ScriptedModel
+from rlaif.lm.scripted import Handler, ScriptedModel, ScriptedReply
 
 Score = Callable[[tuple[Message, ...], str], float]
 Q = TypeVar("Q", GenerateRequest, ChoiceRequest, ScoreRequest)
@@ -20,7 +20,7 @@ Q = TypeVar("Q", GenerateRequest, ChoiceRequest, ScoreRequest)
 def by_score(score: Score) -> Handler:
     """Choices and responses are as likely as `score(messages, text)` says; generations are made up."""
 
-    def reply(request: Request) -> Reply:
+    def reply(request: Request) -> ScriptedReply:
         if isinstance(request, ChoiceRequest):
             return [score(request.messages, choice) for choice in request.choices]
         return score(request.messages, request.response) if isinstance(request, ScoreRequest) else None

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from rlaif.config import RunConfig, Table
+from rlaif.config import ConfigTable, RunConfig
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rlaif"
@@ -235,11 +235,11 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.split() == []
 
 
-def fields(table: type[Table]) -> Iterator[str]:
+def fields(table: type[ConfigTable]) -> Iterator[str]:
     """Every field name of the config, those of its tables too."""
     for name, info in table.model_fields.items():
         yield name
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Table):
+        if isinstance(info.annotation, type) and issubclass(info.annotation, ConfigTable):
             yield from fields(info.annotation)
 
 
@@ -261,3 +261,12 @@ def test_files_stay_small_and_have_a_subject(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
     assert path.name not in DRAWERS
     assert ast.get_docstring(tree(path)) or path.name == "__init__.py"
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert not {name: found for name, found in places.items() if len(found) > 1}

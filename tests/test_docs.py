@@ -18,7 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from rlaif.cli import app
-from rlaif.config import RunConfig, Table
+from rlaif.config import ConfigTable, RunConfig
 from rlaif.constitution.load import load_constitution
 from rlaif.core import records
 from rlaif.core.errors import ConfigError
@@ -158,7 +158,7 @@ def known_field(name: str) -> bool:
     if table not in RunConfig.model_fields:
         return False
     kind: Any = RunConfig.model_fields[table].annotation
-    return field in kind.model_fields if isinstance(kind, type) and issubclass(kind, Table) else True
+    return field in kind.model_fields if isinstance(kind, type) and issubclass(kind, ConfigTable) else True
 
 
 @each_document

@@ -22,7 +22,7 @@ from rlaif.lm.local.load import encode_chat, load_model, load_tokenizer, resolve
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.model import RewardModel
-from rlaif.training.rewards.sources import Rewards, Source
+from rlaif.training.rewards.sources import Rewards, WeightedReward
 
 LONGEST_PROMPT = 64
 
@@ -52,7 +52,7 @@ def serve(workload: Path, value: str) -> None:
     config = _config(work, value=value)
     longest = LONGEST_PROMPT + work["max_new_tokens"]
     model = PolicyModel(loaded, config, rewards=[workload.parent / "reward"], seed=0, longest=longest)
-    trainer = PpoTrainer(model, config, seed=0, rewards=Rewards((Source("model", None),)))
+    trainer = PpoTrainer(model, config, seed=0, rewards=Rewards((WeightedReward("model", None),)))
     trainer.sampler.ends = [work["pad"]]
     trainer.measure = turns.marking(lambda: "score", trainer.measure)  # type: ignore[method-assign]
     trainer.update = turns.marking(lambda: "optimise", trainer.update)  # type: ignore[method-assign]

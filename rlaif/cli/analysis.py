@@ -13,8 +13,8 @@ from rlaif.cli.options import HtmlOption, JsonOption, JudgeConfigOption, ObjectO
 from rlaif.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlaif.analysis.impact.impact import Part
-    from rlaif.analysis.impact.subject import Subject
+    from rlaif.analysis.impact.impact import DownstreamPart
+    from rlaif.analysis.impact.subject import ImpactSubject
     from rlaif.core.progress import Progress
 
 
@@ -60,7 +60,7 @@ def impact(
     from rlaif.view.deliver import deliver, refuse_places
 
     refuse_places(html, out, run, "impact", inputs=(comparisons, to, before, config))
-    asked: dict[Part, bool] = {"revisions": revisions, "reward": reward, "policy": policy}
+    asked: dict[DownstreamPart, bool] = {"revisions": revisions, "reward": reward, "policy": policy}
     beyond = [part for part, wanted in asked.items() if wanted]
     if beyond and run is None:
         raise ConfigError(f"--{beyond[0]} goes with --run", remedy="a file of comparisons has no stages")
@@ -77,7 +77,7 @@ def _subject(
     config: Path | None,
     overrides: list[str] | None,
     progress: Progress,
-) -> Subject:
+) -> ImpactSubject:
     from rlaif.analysis.impact.subject import of_file, of_run
     from rlaif.core.files import RunFolder
     from rlaif.core.shipped import cache_folder
@@ -170,7 +170,7 @@ def recover(
 ) -> None:
     """Find the principles that explain given labels, and test them on prompts that were held out."""
     from rlaif.analysis.recover.constitution_file import write
-    from rlaif.analysis.recover.recover import Asked
+    from rlaif.analysis.recover.recover import RecoveryOptions
     from rlaif.analysis.recover.recover import recover as recovered
     from rlaif.constitution.starter import refuse_place
     from rlaif.core.progress import choose
@@ -180,7 +180,7 @@ def recover(
     if out is not None:
         refuse_place(out)
     settings = load_or_default(config, overrides)
-    asked = Asked(tuple(candidates or ()), propose, keep, pairs, part, against)
+    asked = RecoveryOptions(tuple(candidates or ()), propose, keep, pairs, part, against)
     found = recovered(labels, asked, settings, cache=cache_folder(), progress=choose(quiet=as_json))
     if out is not None and found.kept:
         write(out, found)

@@ -1,6 +1,6 @@
 """One YAML file per run: strict keys, one table per stage. `rlaif.judge.load` reads it."""
 
-from rlaif.config.fields import Table
+from rlaif.config.fields import ConfigTable
 from rlaif.config.judge import AskingConfig, CardConfig, JudgeConfig, PanelMember
 from rlaif.config.run_config import (
     STAGES,
@@ -23,6 +23,7 @@ __all__ = [
     "STAGES",
     "AskingConfig",
     "CardConfig",
+    "ConfigTable",
     "EvaluateConfig",
     "JudgeConfig",
     "LabelConfig",
@@ -38,5 +39,4 @@ __all__ = [
     "RunConfig",
     "SftConfig",
     "StageName",
-    "Table",
 ]

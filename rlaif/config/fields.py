@@ -16,7 +16,7 @@ def speed_field(default: Any, **about: Any) -> Any:
     return Field(default, json_schema_extra=SPEED, **about)
 
 
-class Table(BaseModel):
+class ConfigTable(BaseModel):
     """A config table: unknown keys are errors, values are checked when assigned."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

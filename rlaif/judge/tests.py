@@ -39,7 +39,7 @@ ASKED_TOGETHER = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class PrincipleTestResult:
     """What the judge said of one test. `number` counts from 1 within the principle.
 
     `prob_better` is P(better wins), or None with a `failure`; `consistency` is None for methods without an order.
@@ -99,12 +99,12 @@ class Report:
     constitution: Constitution
     method: str
     judge: str
-    principles: dict[str, tuple[Result, ...]]
+    principles: dict[str, tuple[PrincipleTestResult, ...]]
     calls: int
     cached: int
 
     @property
-    def results(self) -> list[Result]:
+    def results(self) -> list[PrincipleTestResult]:
         return [result for results in self.principles.values() for result in results]
 
     def as_json(self) -> dict[str, Any]:
@@ -159,19 +159,19 @@ def run(
     return Report(constitution, config.judge.method, judge.name, results, usage.calls, usage.cached)
 
 
-def judged(judge: Judge, progress: Progress) -> list[Result]:
+def judged(judge: Judge, progress: Progress) -> list[PrincipleTestResult]:
     """One result per test of the judge's constitution, in order, asked ASKED_TOGETHER at a time."""
     cases = [(p, n, test) for p in judge.constitution.principles for n, test in enumerate(p.tests, start=1)]
     comparisons = [_comparison(test) for _, _, test in cases]
     with progress.task("judging tests", len(cases), "tests") as task:
         labels = judge.label_in_parts(comparisons, [(p,) for p, _, _ in cases], size=ASKED_TOGETHER, task=task)
     return [
-        Result(p.id, n, test, label.prob_a, label.consistency, label.failure)
+        PrincipleTestResult(p.id, n, test, label.prob_a, label.consistency, label.failure)
         for (p, n, test), label in zip(cases, labels, strict=True)
     ]
 
 
-def tally(results: Sequence[Result]) -> Tally:
+def tally(results: Sequence[PrincipleTestResult]) -> Tally:
     """The results counted; see `Tally`."""
     known = [r for r in results if r.prob_better is not None]
     passed = sum(r.passed is True for r in known)
@@ -213,7 +213,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _as_json(result: Result) -> dict[str, Any]:
+def _as_json(result: PrincipleTestResult) -> dict[str, Any]:
     return {
         **asdict(result.test),
         "prob_better": result.prob_better,
@@ -275,7 +275,7 @@ def _sentences(found: Tally) -> list[str]:
     ]
 
 
-def _unjudged(results: Sequence[Result]) -> list[str]:
+def _unjudged(results: Sequence[PrincipleTestResult]) -> list[str]:
     """For each kind of failure the tests that it cost a verdict, and the first one's reason (JSON has them all)."""
     places: dict[str, list[str]] = {}
     reasons: dict[str, str] = {}

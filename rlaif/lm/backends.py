@@ -13,7 +13,7 @@ from rlaif.core.errors import ConfigError, RlaifError, StageError
 from rlaif.core.files import file_hash
 from rlaif.core.plugins import check_name, load_own, own_code
 from rlaif.core.records import Failure
-from rlaif.lm.protocol import A, Answer, ArrivingModel, LanguageModel, Request, RequestFor, Usage
+from rlaif.lm.protocol import A, ArrivingModel, LanguageModel, ModelAnswer, Request, RequestFor, Usage
 
 WHERE = "judge.backend"
 
@@ -119,7 +119,7 @@ class OwnArrivingModel(OwnModel):
 
     model: ArrivingModel
 
-    def arriving(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Answer]]]:
+    def arriving(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, ModelAnswer]]]:
         with own_code(self.backend, what="backend"):
             yield from self.model.arriving(requests)
 

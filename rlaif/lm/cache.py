@@ -17,13 +17,13 @@ from rlaif.core.records import content_id, from_json, to_json
 from rlaif.lm.budget import Budget
 from rlaif.lm.protocol import (
     A,
-    Answer,
     ArrivingModel,
     ChoiceLogprobs,
     ChoiceRequest,
     GenerateRequest,
     Generation,
     LanguageModel,
+    ModelAnswer,
     Request,
     RequestFor,
     ResponseLogprobs,
@@ -54,7 +54,7 @@ class _Kind(NamedTuple):
     """What a kind of request is called in the keys of the file, and the class of its answers."""
 
     call: str
-    answer: type[Answer]
+    answer: type[ModelAnswer]
 
 
 _KINDS: dict[type[Request], _Kind] = {
@@ -183,7 +183,7 @@ class CachedModel:
             generated_tokens=others.generated_tokens + now.generated_tokens,
         )
 
-    def _read(self, requests: Mapping[str, Request]) -> dict[str, Answer]:
+    def _read(self, requests: Mapping[str, Request]) -> dict[str, ModelAnswer]:
         """The answers that the file has to the requests, by key."""
         try:
             return {
@@ -257,12 +257,12 @@ class CachedModel:
         )
 
 
-def _groups(inner: LanguageModel, requests: Iterator[Request]) -> Iterator[Sequence[tuple[int, Answer]]]:
+def _groups(inner: LanguageModel, requests: Iterator[Request]) -> Iterator[Sequence[tuple[int, ModelAnswer]]]:
     """(place of the request, its answer) of everything that `requests` yields, as it comes from the model."""
     if isinstance(inner, ArrivingModel):
         yield from inner.arriving(requests)
         return
     start = 0
     while part := list(islice(requests, REQUESTS_PER_CALL)):
-        yield list(enumerate(inner.ask(cast("list[RequestFor[Answer]]", part)), start))
+        yield list(enumerate(inner.ask(cast("list[RequestFor[ModelAnswer]]", part)), start))
         start += len(part)

@@ -101,7 +101,7 @@ class ScoreRequest(RequestFor[ResponseLogprobs]):
 
 
 Request = GenerateRequest | ChoiceRequest | ScoreRequest
-Answer = Generation | ChoiceLogprobs | ResponseLogprobs
+ModelAnswer = Generation | ChoiceLogprobs | ResponseLogprobs
 
 
 @dataclass(slots=True)
@@ -145,7 +145,7 @@ class LanguageModel(Protocol):
 class ArrivingModel(LanguageModel, Protocol):
     """A model whose answers come one by one and cost money, so that each can be kept before the next ones are there."""
 
-    def arriving(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Answer]]]:
+    def arriving(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, ModelAnswer]]]:
         """The answers in groups, as they come: (place of the request, answer of its kind).
 
         A request is taken from `requests` when it is about to be sent, so where they end nothing more is paid for. An

@@ -16,11 +16,11 @@ from rlaif.core.files import disk_errors, read_json_lines
 from rlaif.core.records import Failure, FinishReason, content_id
 from rlaif.lm.protocol import (
     A,
-    Answer,
     ChoiceLogprobs,
     ChoiceRequest,
     GenerateRequest,
     Generation,
+    ModelAnswer,
     Request,
     RequestFor,
     ResponseLogprobs,
@@ -28,9 +28,9 @@ from rlaif.lm.protocol import (
     Usage,
 )
 
-Reply = Answer | Failure | str | float | Sequence[float] | None
+ScriptedReply = ModelAnswer | Failure | str | float | Sequence[float] | None
 """What a handler says to a request; `ScriptedModel` tells what becomes of it."""
-Handler = Callable[[Request], Reply]
+Handler = Callable[[Request], ScriptedReply]
 
 _SUBJECTS = ("The answer", "A good reply", "This question", "The best advice", "One option", "A careful person")
 _VERBS = ("depends on", "starts with", "is about", "asks for", "needs", "begins and ends with")
@@ -60,7 +60,7 @@ class ScriptedModel:
         """The model that generates the reply of the first (regex, reply) whose regex is found in the last message."""
         compiled = [(re.compile(pattern), reply) for pattern, reply in rules]
 
-        def reply(request: Request) -> Reply:
+        def reply(request: Request) -> ScriptedReply:
             if not isinstance(request, GenerateRequest):
                 return None
             return next((text for regex, text in compiled if regex.search(request.messages[-1].content)), None)
@@ -100,7 +100,7 @@ class ScriptedModel:
     def close(self) -> None:
         pass
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> ModelAnswer:
         self.usage.calls += 1
         self.usage.prompt_tokens += sum(len(message.content.split()) for message in request.messages)
         reply = None if self._handler is None else self._handler(request)

@@ -16,7 +16,7 @@ from rlaif.view.text import is_known
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SampleAnswer:
     """One model's answer and what was measured on it."""
 
     model: str
@@ -27,7 +27,7 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class SideBySide:
     prompt: Prompt
-    answers: list[Answer]
+    answers: list[SampleAnswer]
 
 
 def side_by_side(run: RunFolder, summary: Summary | None, limit: int) -> list[SideBySide]:
@@ -47,7 +47,7 @@ def side_by_side(run: RunFolder, summary: Summary | None, limit: int) -> list[Si
         SideBySide(
             prompt,
             [
-                Answer(model, answers[prompt.id][model], scores.get(answers[prompt.id][model].id, {}))
+                SampleAnswer(model, answers[prompt.id][model], scores.get(answers[prompt.id][model].id, {}))
                 for model in sorted(answers[prompt.id], key=lambda m: order.index(m) if m in order else len(order))
             ],
         )

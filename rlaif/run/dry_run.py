@@ -63,7 +63,7 @@ class StageWork:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WorkPlan:
     """The work of all stages; `basis` says where the times come from."""
 
     stages: tuple[StageWork, ...]
@@ -86,7 +86,7 @@ def plan(
     limit: int | None,
     gold: int = 0,
     until: StageName | None = None,
-) -> Plan:
+) -> WorkPlan:
     """The work of a run, or `until` one of its stages, on these prompts, cut to `limit` per slice, under that many
     principles; `gold` pairs are there for the judge's card."""
     train, held_out = limited(train, limit), limited(held_out, limit)
@@ -101,10 +101,10 @@ def plan(
         StageWork("report", 0),
     )
     wanted = of_run(config, until)
-    return Plan(tuple(work for work in works if work.stage in wanted), ASSUMED)
+    return WorkPlan(tuple(work for work in works if work.stage in wanted), ASSUMED)
 
 
-def as_table(work: Plan) -> Table:
+def as_table(work: WorkPlan) -> Table:
     """The plan for the terminal."""
     from rich.table import Table
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from rlaif.config import RunConfig, Table
+from rlaif.config import ConfigTable, RunConfig
 from rlaif.constitution.load import constitution_text
 from rlaif.core.errors import RunFolderError
 from rlaif.core.files import write_atomic
@@ -68,8 +68,8 @@ def commented_config() -> str:
         kind = info.annotation
         if name == "prompts":
             lines += ["", _comment(info), *_prompts()]
-        elif isinstance(kind, type) and issubclass(kind, Table):
-            about = (kind.__doc__ or "").strip() if kind.__doc__ != Table.__doc__ else ""
+        elif isinstance(kind, type) and issubclass(kind, ConfigTable):
+            about = (kind.__doc__ or "").strip() if kind.__doc__ != ConfigTable.__doc__ else ""
             lines += ["", f"{name}:" + (f"  # {about}" if about else "")]
             lines += [
                 _field(field, item, indent=2, named=CHOICES.get(f"{name}.{field}", ()))

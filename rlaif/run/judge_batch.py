@@ -26,9 +26,9 @@ from rlaif.lm.open import JUDGE_CACHE
 from rlaif.lm.protocol import LanguageModel, Request, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.lm.server.batch_files import (
+    BatchResult,
     Exported,
     RequestFiles,
-    Result,
     batch_line,
     read_results,
 )
@@ -172,7 +172,7 @@ def import_results(folder: Path, results: Sequence[Path]) -> ImportOutcome:
 
 
 def _take_in(
-    part: Sequence[Result],
+    part: Sequence[BatchResult],
     judge: JudgeConfig,
     cache: CachedModel,
     waiting: dict[str, Exported],

@@ -344,13 +344,13 @@ def _short(value: float) -> str:
 
 
 OpenPolicy = Callable[[tuple[Path, ...]], LanguageModel]
-OpenJudge = Callable[[AskingConfig], LanguageModel]
+OpenMember = Callable[[AskingConfig], LanguageModel]
 
 
 @contextmanager
 def _models(
     config: RunConfig, run: RunFolder
-) -> Iterator[tuple[OpenPolicy, OpenJudge, Callable[[], dict[str, float]]]]:
+) -> Iterator[tuple[OpenPolicy, OpenMember, Callable[[], dict[str, float]]]]:
     """Two ways to open a model and the usage of all that were opened; what a stage leaves open is closed here."""
     opened: list[tuple[str, LanguageModel]] = []
 

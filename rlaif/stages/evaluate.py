@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from rlaif.config import RunConfig
 from rlaif.core.errors import StageError
-from rlaif.core.evaluation import Scored
+from rlaif.core.evaluation import ScoreRow
 from rlaif.core.files import JsonlFile, write_atomic
 from rlaif.core.records import (
     Comparison,
@@ -36,7 +36,7 @@ from rlaif.gold import scorers as gold
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.stages.context import StageContext
-from rlaif.stages.evaluation_summary import COMPARISONS, LogprobRow, Outcome, summarise, text_scores
+from rlaif.stages.evaluation_summary import COMPARISONS, LogprobRow, Measurements, summarise, text_scores
 from rlaif.stages.resume import answer_record, failed_answers, resume
 
 ADAPTERS: dict[str, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
@@ -46,7 +46,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-Answer = Response | FailedAnswer
+AnswerRecord = Response | FailedAnswer
 
 
 def run(context: StageContext) -> dict[str, float]:
@@ -62,7 +62,7 @@ def run(context: StageContext) -> dict[str, float]:
     adapters, notes = _available(context)
 
     # 2. Answers of every model. PPO goes before SFT, which then scores PPO's answers in the same visit (for KL).
-    answers: dict[str, list[Answer]] = {}
+    answers: dict[str, list[AnswerRecord]] = {}
     logprobs: list[LogprobRow] = []
     for model in [name for name in ("base", "ppo", "sft") if name in adapters]:
         with closing(OnDemand(partial(context.open_policy, adapters[model]))) as policy:
@@ -81,7 +81,7 @@ def run(context: StageContext) -> dict[str, float]:
 
     # 5. What it comes to.
     samples = context.config.evaluate.samples
-    outcome = Outcome(prompts, samples, list(answers), responses, scores, labels, logprobs, scorers, notes)
+    outcome = Measurements(prompts, samples, list(answers), responses, scores, labels, logprobs, scorers, notes)
     summary, headline = summarise(outcome, context.config.seed, context.config.evaluate.bootstrap)
     summary.write(context.folder / "summary.json")
     return {**_counts(prompts, answers, labels, logprobs), **headline}
@@ -112,7 +112,7 @@ def _available(context: StageContext) -> tuple[dict[str, tuple[Path, ...]], list
     return found, notes
 
 
-def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, policy: LanguageModel) -> list[Answer]:
+def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, policy: LanguageModel) -> list[AnswerRecord]:
     """The model's answers, `samples` per prompt, prompt by prompt; from disk where they are there."""
     config = context.config.evaluate
     plan = [
@@ -121,7 +121,7 @@ def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, polic
         for k in range(config.samples)
     ]
 
-    def work(chunk: Sequence[tuple[Prompt, int]]) -> list[Answer]:
+    def work(chunk: Sequence[tuple[Prompt, int]]) -> list[AnswerRecord]:
         requests = [
             GenerateRequest(prompt.messages, config.max_new_tokens, config.temperature, seed) for prompt, seed in chunk
         ]
@@ -145,7 +145,7 @@ def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, polic
 def _logprobs(
     context: StageContext,
     prompts: Sequence[Prompt],
-    answers: Sequence[Answer],
+    answers: Sequence[AnswerRecord],
     model: str,
     policy: LanguageModel,
 ) -> list[LogprobRow]:
@@ -179,7 +179,7 @@ def _logprobs(
 
 def _scores(
     context: StageContext, prompts: Sequence[Prompt], responses: Sequence[Response]
-) -> tuple[list[Scored], list[gold.GoldScorer], list[str]]:
+) -> tuple[list[ScoreRow], list[gold.GoldScorer], list[str]]:
     """One row of scores per response, the scorers that could be had, and a note for each that could not."""
     by_id = {prompt.id: prompt for prompt in prompts}
     names = context.config.evaluate.gold
@@ -189,14 +189,14 @@ def _scores(
     rows = []
     for index, part in enumerate(responses):
         values = {name: column[index] for name, column in columns.items()} | text_scores(part)
-        rows.append(Scored(part.id, part.prompt_id, by_id[part.prompt_id].slice, part.model, values))
+        rows.append(ScoreRow(part.id, part.prompt_id, by_id[part.prompt_id].slice, part.model, values))
     lines = "".join(json.dumps(row.as_json(), ensure_ascii=False) + "\n" for row in rows)
     write_atomic(context.folder / "scores.jsonl", lines)
     return rows, scorers, notes
 
 
 def _labels(
-    context: StageContext, prompts: Sequence[Prompt], answers: dict[str, list[Answer]]
+    context: StageContext, prompts: Sequence[Prompt], answers: dict[str, list[AnswerRecord]]
 ) -> list[PreferenceLabel]:
     """The judge's labels of every pair of models, in the order of COMPARISONS; from disk where they are there."""
     plan = [
@@ -220,8 +220,8 @@ def _labels(
 def _pairs(
     prompts: Sequence[Prompt],
     samples: int,
-    first: Sequence[Answer],
-    second: Sequence[Answer],
+    first: Sequence[AnswerRecord],
+    second: Sequence[AnswerRecord],
 ) -> Iterator[Comparison]:
     """The k-th answer of the one against the k-th of the other, where both were given."""
     for index, prompt in enumerate(prompts):
@@ -233,7 +233,7 @@ def _pairs(
 
 def _counts(
     prompts: Sequence[Prompt],
-    answers: dict[str, list[Answer]],
+    answers: dict[str, list[AnswerRecord]],
     labels: Sequence[PreferenceLabel],
     logprobs: Sequence[LogprobRow],
 ) -> dict[str, float]:

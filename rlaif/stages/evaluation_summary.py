@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rlaif.core.evaluation import REFERENCE, Cell, Divergence, Measure, Scored, SetDistinct, Summary
+from rlaif.core.evaluation import REFERENCE, Cell, Divergence, Measure, ScoreRow, SetDistinct, Summary
 from rlaif.core.records import Failure, PreferenceLabel, Prompt, Response, WinRate, record_seed
 from rlaif.core.statistics import Estimate, Keyed, mean, paired_difference, win_rate
 from rlaif.gold import text as text_metrics
@@ -48,14 +48,14 @@ class LogprobRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Measurements:
     """Everything that was measured, per response and pair. `models` and `prompts` are in their fixed order."""
 
     prompts: Sequence[Prompt]
     samples: int
     models: Sequence[str]
     responses: Sequence[Response]
-    scores: Sequence[Scored]
+    scores: Sequence[ScoreRow]
     labels: Sequence[PreferenceLabel]
     logprobs: Sequence[LogprobRow]
     scorers: Sequence[GoldScorer]
@@ -77,7 +77,7 @@ def text_scores(response: Response) -> dict[str, float | None]:
     }
 
 
-def summarise(outcome: Outcome, seed: int, resamples: int) -> tuple[Summary, dict[str, float]]:
+def summarise(outcome: Measurements, seed: int, resamples: int) -> tuple[Summary, dict[str, float]]:
     """(the summary, headline numbers by flat name); intervals by `resamples` bootstrap draws from `seed`."""
     draw = record_seed(seed, "evaluate", "bootstrap")
     gold = {
@@ -102,7 +102,7 @@ def summarise(outcome: Outcome, seed: int, resamples: int) -> tuple[Summary, dic
     return summary, _headline(summary, [*gold, "words"])
 
 
-def _cells(outcome: Outcome, measures: Sequence[str], draw: int, resamples: int) -> Iterator[Cell]:
+def _cells(outcome: Measurements, measures: Sequence[str], draw: int, resamples: int) -> Iterator[Cell]:
     """Mean with interval per model, slice and measure, and the paired difference against SFT."""
     for part in outcome.slices:
         for measure in measures:
@@ -129,7 +129,7 @@ def _ends(estimate: Estimate | None) -> tuple[float, float | None, float | None]
     return (None, None, None) if estimate is None else (estimate.mean, estimate.low, estimate.high)
 
 
-def _win_rates(outcome: Outcome, draw: int, resamples: int) -> tuple[list[WinRate], list[WinRate]]:
+def _win_rates(outcome: Measurements, draw: int, resamples: int) -> tuple[list[WinRate], list[WinRate]]:
     """Win rates of all pairs of models per slice, and the same on length-matched pairs alone.
 
     A pair that was not judged because an answer is missing counts as unscored in the first list; the second list
@@ -175,7 +175,7 @@ def _unscored_notes(rates: Sequence[WinRate]) -> list[str]:
     ]
 
 
-def _kl(outcome: Outcome, draw: int, resamples: int) -> list[Divergence]:
+def _kl(outcome: Measurements, draw: int, resamples: int) -> list[Divergence]:
     """KL(ppo || sft) per slice: nats per response with interval, and nats per token with interval."""
     slice_of = {prompt.id: prompt.slice for prompt in outcome.prompts}
     by_response: dict[str, dict[str, LogprobRow]] = {}
@@ -209,7 +209,7 @@ def _ratios(totals: Sequence[Keyed], counts: Sequence[Keyed]) -> list[Keyed]:
     return [(prompt_id, total / count if count > 0 else None) for prompt_id, (total, count) in sums.items()]
 
 
-def _set_distinct(outcome: Outcome) -> list[SetDistinct]:
+def _set_distinct(outcome: Measurements) -> list[SetDistinct]:
     """distinct-2 over all answers of a slice together, at the same number of word pairs for every model.
 
     It shows the collapse to one answer for every prompt, which no per-response measure sees.

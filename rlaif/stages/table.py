@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import STAGES, RunConfig, StageName, Table
+from rlaif.config import STAGES, ConfigTable, RunConfig, StageName
 from rlaif.core.files import RunFolder, file_hash
 from rlaif.core.records import content_id
 from rlaif.judge.card.records import card_of_run
@@ -127,7 +127,7 @@ def settings(config: RunConfig, stage: StageName, limit: int | None) -> dict[str
     used = shared(config, stage)
     values: dict[str, Any] = {"seed": config.seed}
     for name in (stage, *(part for part in ("model", "judge") if part in used)):
-        table: Table = getattr(config, name)
+        table: ConfigTable = getattr(config, name)
         values.update({f"{name}.{field}": value for field, value in table.settings().items()})
     if stage == "card":  # which is of the judge before any calibration
         del values["judge.calibration"]
@@ -182,5 +182,5 @@ def _default(name: str) -> Any:
     equals nothing."""
     table, _, field = name.partition(".")
     kind = RunConfig.model_fields[table].annotation if table in RunConfig.model_fields else None
-    known = kind.model_fields if isinstance(kind, type) and issubclass(kind, Table) else {}
+    known = kind.model_fields if isinstance(kind, type) and issubclass(kind, ConfigTable) else {}
     return known[field].get_default(call_default_factory=True) if field in known else object()

@@ -78,7 +78,7 @@ def training_order(lengths: Sequence[int], schedule: Schedule, seed: int) -> lis
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """One training: the rows in their order, and keyword arguments for TrainingArguments and its subclasses."""
 
     schedule: Schedule
@@ -94,7 +94,7 @@ def plan(
     checkpoints: Path,
     decisive: Sequence[object],
     device: torch.device,
-) -> Plan:
+) -> TrainingPlan:
     """The plan for rows of `lengths` tokens: AdamW, linear decay, no output of its own.
 
     Checkpoints lie in a folder in `checkpoints` that is named after `decisive`: those of any other work are removed.
@@ -123,7 +123,7 @@ def plan(
         "seed": seed,
         "use_cpu": device.type == "cpu",
     }
-    return Plan(schedule, training_order(lengths, schedule, seed), arguments)
+    return TrainingPlan(schedule, training_order(lengths, schedule, seed), arguments)
 
 
 def _only_folder(root: Path, name: str) -> Path:

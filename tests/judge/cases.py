@@ -28,7 +28,7 @@ from rlaif.lm.protocol import (
     ResponseLogprobs,
     ScoreRequest,
 )
-from rlaif.lm.scripted import Reply
+from rlaif.lm.scripted import ScriptedReply
 from tests.fakes import Listener
 
 KIND = Principle("kind", "Be kind.", contrast=Contrast("You are kind.", "You are cruel."))
@@ -74,7 +74,7 @@ class Recorder(Listener):
         super().__init__(self.reply, "recorder", fingerprint="recorder")
         self.table, self.letters, self.texts = table or {}, letters, texts
 
-    def reply(self, request: Request) -> Reply:
+    def reply(self, request: Request) -> ScriptedReply:
         if isinstance(request, GenerateRequest):
             nothing = Failure("refused", "no such entry")
             return next((value for words, value in self.texts if words in _shown(request)), nothing)

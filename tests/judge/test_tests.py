@@ -20,7 +20,7 @@ from rlaif.core.records import Constitution, Contrast, Failure, Message, Princip
 from rlaif.core.statistics import wilson
 from rlaif.judge.judge import Judge
 from rlaif.judge.load import default_config
-from rlaif.judge.tests import ASKED_TOGETHER, Report, Result, Tally, answer, judged, run, tally
+from rlaif.judge.tests import ASKED_TOGETHER, PrincipleTestResult, Report, Tally, answer, judged, run, tally
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.view.answer import rendered
 from tests.fakes import scored
@@ -47,8 +47,8 @@ CONSTITUTION = Constitution("test", "1", "", (KIND, CALM, BARE))
 BROKEN = Failure("backend", "the server hung up")
 
 
-def result(prob: float | None, better: str = "aa", worse: str = "b", **fields: Any) -> Result:
-    return Result("p", 1, PrincipleTest("Hm?", better, worse), prob, **fields)
+def result(prob: float | None, better: str = "aa", worse: str = "b", **fields: Any) -> PrincipleTestResult:
+    return PrincipleTestResult("p", 1, PrincipleTest("Hm?", better, worse), prob, **fields)
 
 
 def settings(*overrides: str) -> RunConfig:
@@ -91,7 +91,7 @@ def test_a_failure_is_neither_passed_nor_failed_but_no_pass_for_a_gate() -> None
 
 
 @pytest.mark.parametrize("results", [[], [result(None, failure=BROKEN)]])
-def test_where_nothing_was_judged_nothing_is_known(results: Sequence[Result]) -> None:
+def test_where_nothing_was_judged_nothing_is_known(results: Sequence[PrincipleTestResult]) -> None:
     found = tally(results)
     assert found == Tally(0, 0, found.failures, None, None, None, None, None, None, None)
     assert found.pass_share == 0.0
@@ -272,7 +272,7 @@ HM = PrincipleTest("Hm?", "yes", "no")
 RULES = Constitution("mine", "1\nforged", "", (Principle("kind", "Be kind.", tests=(HM, HM)),))
 
 
-def printed(*results: Result) -> str:
+def printed(*results: PrincipleTestResult) -> str:
     out = io.StringIO()
     for part in rendered(answer(Report(RULES, "pairwise", "a judge", {"kind": results}, 4, 0))):
         Console(file=out, width=100).print(part)
@@ -280,11 +280,11 @@ def printed(*results: Result) -> str:
 
 
 def test_tests_without_a_verdict_are_listed_with_the_first_reason() -> None:
-    lost = [Result("kind", n, HM, None, failure=Failure("backend", f"gone {n}")) for n in (1, 2)]
+    lost = [PrincipleTestResult("kind", n, HM, None, failure=Failure("backend", f"gone {n}")) for n in (1, 2)]
     text = printed(*lost)
     assert "mine 1 forged, judged by a judge (pairwise)" in text
     assert "gave no verdict on any test" in text
     assert "No verdict (backend): kind 1, kind 2. The first: gone 1" in text
-    text = printed(Result("kind", 1, HM, 0.9), lost[1])
+    text = printed(PrincipleTestResult("kind", 1, HM, 0.9), lost[1])
     assert "Passed 100.0 % of the tests with a verdict" in text
     assert "No verdict (backend): kind 2. The first: gone 2" in text

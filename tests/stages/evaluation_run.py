@@ -12,7 +12,7 @@ from rlaif.core.progress import Silent
 from rlaif.core.records import Constitution, Contrast, Failure, Message, Principle, Prompt
 from rlaif.judge.load import parse
 from rlaif.lm.protocol import GenerateRequest, Generation, LanguageModel, Request, ResponseLogprobs, ScoreRequest
-from rlaif.lm.scripted import Reply
+from rlaif.lm.scripted import ScriptedReply
 from rlaif.stages.context import StageContext
 from tests.fakes import Listener
 
@@ -36,7 +36,7 @@ class Words(Listener):
     def note(self, requests: Sequence[Request]) -> None:
         self.log.append((self.name, "generate" if isinstance(requests[0], GenerateRequest) else "score", len(requests)))
 
-    def reply(self, request: Request) -> Reply:
+    def reply(self, request: Request) -> ScriptedReply:
         if isinstance(request, ScoreRequest):
             return ResponseLogprobs((LOGPROB[self.name],) * len(request.response.split()))
         assert isinstance(request, GenerateRequest), "neither evaluate nor the contrast judge asks for choices"

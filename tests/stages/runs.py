@@ -23,7 +23,7 @@ from rlaif.lm.protocol import (
     ResponseLogprobs,
     ScoreRequest,
 )
-from rlaif.lm.scripted import Reply
+from rlaif.lm.scripted import ScriptedReply
 from rlaif.stages.context import StageContext
 from tests.fakes import Listener
 
@@ -90,7 +90,7 @@ def speaker(world: World, name: str) -> Listener:
     no critique, "stuck" no revision, and that of "parrot" repeats the answer. A text's quality is the number in it; the
     judge prefers the higher one, and cannot score a text with "odd" in it."""
 
-    def reply(request: Request) -> Reply:
+    def reply(request: Request) -> ScriptedReply:
         assert not isinstance(request, ChoiceRequest), "the contrast judge asks for no choices"
         return _say(request) if isinstance(request, GenerateRequest) else _weigh(request)
 

@@ -21,12 +21,12 @@ from rlaif.training.ppo.rollout import RolloutBatch, Rollouts
 from rlaif.training.ppo.schedule import step_prompts
 from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.model import RewardModel
-from rlaif.training.rewards.sources import Rewards, Source
+from rlaif.training.rewards.sources import Rewards, WeightedReward
 from tests.training.contexts import prompt, stage_context
 from tests.training.toy_rewards import share_of_e
 
 PROMPTS = [prompt(f"Question {i} " + "about bread " * (i % 4)) for i in range(6)]
-BY_MODEL = Rewards((Source("model", None),))
+BY_MODEL = Rewards((WeightedReward("model", None),))
 SMALL: dict[str, Any] = {"batch_size": 8, "micro_batch_size": 3, "max_new_tokens": 6}
 ADAPTIVE = {"kl_target": 1.0, "kl_horizon": 20, "learning_rate": 1e-3, "samples_per_prompt": 2}
 ASKED = (

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from rlaif.analysis.impact.downstream import PolicyImpact, RevisionImpact, RewardImpact, Wins, Work
 from rlaif.analysis.impact.impact import Cost, Impact
-from rlaif.analysis.impact.measure import MIN_PROMPTS, Agreement, PairChange, PairGroup, PromptMove, Vote, VoteChange
+from rlaif.analysis.impact.measure import (
+    MIN_PROMPTS,
+    Agreement,
+    PairChange,
+    PairGroup,
+    PairVote,
+    PromptMove,
+    VoteChange,
+)
 from rlaif.core.statistics import Estimate
 from rlaif.view.answer import INTERVALS, Answer, Example, Facts, Line, Part, Section, Table, below
 from rlaif.view.text import (
@@ -174,7 +182,7 @@ def _weights(vote: VoteChange) -> str:
     return " to ".join(dict.fromkeys(weights))
 
 
-def _vote(vote: Vote | None) -> str:
+def _vote(vote: PairVote | None) -> str:
     if vote is None:
         return "-"
     return number(vote.prob_a, 3) if vote.failure is None else f"failed: {vote.failure}"

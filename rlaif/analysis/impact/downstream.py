@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from rlaif.config import RunConfig
-from rlaif.core.evaluation import Scored, read_held_out, read_scores
+from rlaif.core.evaluation import ScoreRow, read_held_out, read_scores
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.records import (
     Comparison,
@@ -287,7 +287,7 @@ def _answers(run: RunFolder) -> dict[str, dict[int, Response]]:
     return found
 
 
-def _measures(old: Sequence[Scored], new: Sequence[Scored], part: str, draw: Draw) -> list[MeasureChange]:
+def _measures(old: Sequence[ScoreRow], new: Sequence[ScoreRow], part: str, draw: Draw) -> list[MeasureChange]:
     """Every column of numbers or truth values that both have."""
     found = []
     for name in new[0].values if new else ():

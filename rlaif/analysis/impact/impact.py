@@ -27,7 +27,7 @@ from rlaif.analysis.impact.measure import (
     prompt_moves,
 )
 from rlaif.analysis.impact.relabel import Relabelled, VerdictCount, relabel
-from rlaif.analysis.impact.subject import Subject
+from rlaif.analysis.impact.subject import ImpactSubject
 from rlaif.config import STAGES, RunConfig, StageName
 from rlaif.constitution.diff import Difference, diff
 from rlaif.constitution.load import constitution_text, load_constitution, refuse_missing_contrast
@@ -40,7 +40,7 @@ from rlaif.judge.judge import Judge
 from rlaif.judge.methods.table import METHODS, find, in_use
 from rlaif.lm.protocol import Usage
 
-Part = Literal["revisions", "reward", "policy"]
+DownstreamPart = Literal["revisions", "reward", "policy"]
 """What can be done again beyond the labels."""
 
 
@@ -92,7 +92,9 @@ class Impact:
         return to_json(self)
 
 
-def impact(subject: Subject, to: str, *, examples: int, progress: Progress, beyond: Collection[Part] = ()) -> Impact:
+def impact(
+    subject: ImpactSubject, to: str, *, examples: int, progress: Progress, beyond: Collection[DownstreamPart] = ()
+) -> Impact:
     """What the constitution `to` (a file or a shipped name) changes in the labels, and `beyond` them; `examples` pairs
     to read of each kind.
 
@@ -139,7 +141,7 @@ def impact(subject: Subject, to: str, *, examples: int, progress: Progress, beyo
     )
 
 
-NEEDED: dict[Part, tuple[StageName, ...]] = {
+NEEDED: dict[DownstreamPart, tuple[StageName, ...]] = {
     "revisions": ("revise",),
     "reward": ("sft", "reward"),
     "policy": ("sft", "ppo", "evaluate"),
@@ -147,7 +149,7 @@ NEEDED: dict[Part, tuple[StageName, ...]] = {
 """The stages of the run that each part is compared with."""
 
 
-def _refuse_incomparable(edit: Edit | None, beyond: Collection[Part]) -> None:
+def _refuse_incomparable(edit: Edit | None, beyond: Collection[DownstreamPart]) -> None:
     """Raises before anything is judged where `beyond` has nothing to compare with, or nothing to find out."""
     if beyond and edit is None:
         raise ConfigError("a file of comparisons has no revisions and no training", remedy="give a run with --run")
@@ -170,7 +172,7 @@ def _refuse_incomparable(edit: Edit | None, beyond: Collection[Part]) -> None:
 class _Beyond:
     """The stages of the run done again under the new constitution, and what came of them."""
 
-    subject: Subject
+    subject: ImpactSubject
     edit: Edit
     labels: list[PreferenceLabel]
     examples: int

@@ -108,7 +108,7 @@ class PrincipleImpact:
 
 
 @dataclass(frozen=True, slots=True)
-class Vote:
+class PairVote:
     """What one principle says of a pair: P(A is better), the mean over the orders, or the kind of the failure that
     silences it, as one failed order does in the label."""
 
@@ -123,8 +123,8 @@ class VoteChange:
 
     principle: str
     edit: str
-    before: Vote | None
-    after: Vote | None
+    before: PairVote | None
+    after: PairVote | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +257,9 @@ def _votes(pair: Relabelled, edits: Sequence[PrincipleEdit], panel: Mapping[str,
             yield VoteChange(edit.id, edit.words, before, after)
 
 
-def _vote(label: PreferenceLabel, principle: Principle | None, panel: Mapping[str, float]) -> Vote | None:
+def _vote(label: PreferenceLabel, principle: Principle | None, panel: Mapping[str, float]) -> PairVote | None:
     verdicts = [] if principle is None else [v for v in label.verdicts if v.principle_id == principle.id]
     if principle is None or not verdicts:
         return None
     (found,) = votes(verdicts, [principle], panel)
-    return Vote(principle.weight, found.prob_a, None if found.failure is None else found.failure.kind)
+    return PairVote(principle.weight, found.prob_a, None if found.failure is None else found.failure.kind)

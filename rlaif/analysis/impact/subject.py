@@ -25,7 +25,7 @@ from rlaif.lm.protocol import Usage
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ImpactSubject:
     """Labels and what they were made with. `source` names the run or the file; `given`: comparison id -> the `prob_a`
     that the file itself has, for example of people."""
 
@@ -64,14 +64,14 @@ class Subject:
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
-def of_run(run: RunFolder, open_judge: OpenJudge = open_judge) -> Subject:
+def of_run(run: RunFolder, open_judge: OpenJudge = open_judge) -> ImpactSubject:
     """The labels of a run, read from its label stage.
 
     Raises StageError where that is not finished, RunFolderError or DataError where its labels were made in another way
     than the run's config says.
     """
     judged = read_judged_run(run, "impact")
-    return Subject(
+    return ImpactSubject(
         source=str(run.root),
         config=judged.config,
         before=judged.constitution,
@@ -92,7 +92,7 @@ def of_file(
     cache: Path,
     progress: Progress,
     open_judge: OpenJudge = open_judge,
-) -> Subject:
+) -> ImpactSubject:
     """The pairs of a file of comparisons, judged under the constitution `before` by the judge of the config.
 
     Verdicts are kept in the folder `cache`, so that asking again costs nothing. Verdicts that stand in the file are not
@@ -102,7 +102,7 @@ def of_file(
     found = read_comparisons(path)
     constitution = load_constitution(before)
     refuse_missing_contrast(constitution, methods=in_use(config.judge), where=before)
-    subject = Subject(
+    subject = ImpactSubject(
         source=str(path),
         config=config,
         before=constitution,

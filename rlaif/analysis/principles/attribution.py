@@ -49,7 +49,7 @@ CONFLICTS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class VerdictCost:
     """Of the pairs' verdicts `stored` ones were read and `judged` ones made now. The model took `calls`, for the
     negation test too, and `cached` answers were paid for before."""
 
@@ -79,7 +79,7 @@ class Attribution:
     opposed: list[Twosome]
     gold: GoldFacts | None
     negations: list[Negation] | None
-    asked: Asked
+    asked: VerdictCost
     notes: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def attribution(
         usage = usage_of(models)
         for model in models:
             model.close()
-    asked = Asked(stored, made, usage.calls, usage.cached, round(time.monotonic() - start, 3))
+    asked = VerdictCost(stored, made, usage.calls, usage.cached, round(time.monotonic() - start, 3))
 
     # 3. What that comes to.
     settings = config.judge

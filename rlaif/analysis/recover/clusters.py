@@ -21,7 +21,7 @@ _EDGE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class AlikeCandidates:
     """One candidate was kept of several that are alike in wording or behaviour."""
 
     kept: str
@@ -29,7 +29,7 @@ class Cluster:
     alike: Literal["wording", "behaviour"]
 
 
-def by_wording(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Cluster]]:
+def by_wording(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[AlikeCandidates]]:
     """The candidates without those whose statement is nearly that of another one, and what was dropped."""
     pairs = [
         (later, earlier) for later, earlier, _ in near_duplicates([bare(c.principle.statement) for c in candidates])
@@ -37,7 +37,7 @@ def by_wording(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[C
     return _grouped(candidates, pairs, "wording")
 
 
-def by_behaviour(candidates: Sequence[Candidate], probs: np.ndarray) -> tuple[list[Candidate], list[Cluster]]:
+def by_behaviour(candidates: Sequence[Candidate], probs: np.ndarray) -> tuple[list[Candidate], list[AlikeCandidates]]:
     """The same by `probs` (candidates, pairs), P(A is better), NaN = no verdict.
 
     A candidate joins the first one that is like it, never one that joined another: likeness is not passed on.
@@ -68,7 +68,7 @@ def _at_one_scale(probs: np.ndarray) -> np.ndarray:
 
 def _grouped(
     candidates: Sequence[Candidate], pairs: Sequence[tuple[int, int]], alike: Literal["wording", "behaviour"]
-) -> tuple[list[Candidate], list[Cluster]]:
+) -> tuple[list[Candidate], list[AlikeCandidates]]:
     """One candidate for each group linked by `pairs`: the first whose contrast pair somebody wrote, else the first."""
     head = list(range(len(candidates)))
     for later, earlier in pairs:
@@ -82,5 +82,5 @@ def _grouped(
         kept.append(best)
         if len(members) > 1:
             dropped = tuple(candidates[place].principle.id for place in members if place != best)
-            clusters.append(Cluster(candidates[best].principle.id, dropped, alike))
+            clusters.append(AlikeCandidates(candidates[best].principle.id, dropped, alike))
     return [candidates[place] for place in sorted(kept)], clusters

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from rlaif.analysis.recover.candidates import Candidate, of_constitutions, of_statements, ready
-from rlaif.analysis.recover.clusters import Cluster, by_behaviour, by_wording
+from rlaif.analysis.recover.clusters import AlikeCandidates, by_behaviour, by_wording
 from rlaif.analysis.recover.evidence import Bench, Evidence
 from rlaif.analysis.recover.measure import Match, Row, accuracy, by_length, matches, predictions, share
 from rlaif.analysis.recover.propose import Proposals, propose
-from rlaif.analysis.recover.select import Selection, Step, forward
+from rlaif.analysis.recover.select import Selection, SelectionStep, forward
 from rlaif.analysis.recover.split import Split, split_labels
 from rlaif.config import JudgeConfig, RunConfig
 from rlaif.core.errors import ConfigError, DataError, ModelError
@@ -41,7 +41,7 @@ MANY_MISSING = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RecoveryOptions:
     """What the user wants: constitutions whose principles are candidates, how many statements to have written, how
     many principles to keep, how many pairs to judge of each half, the one slice to look at (None: all pairs), and a
     constitution to compare with."""
@@ -70,7 +70,7 @@ class Kept:
     """One recovered principle, in the order of the choice: alone on both halves, and what taking it in gained."""
 
     candidate: Candidate
-    step: Step
+    step: SelectionStep
     alone: Row
 
 
@@ -92,11 +92,11 @@ class Recovery:
     method: str
     pairs: dict[str, int]
     kept: tuple[Kept, ...]
-    refused: Step | None
+    refused: SelectionStep | None
     rows: tuple[Row, ...]
     tried: tuple[Tried, ...]
     inverted: dict[str, float]
-    clusters: tuple[Cluster, ...]
+    clusters: tuple[AlikeCandidates, ...]
     proposals: Proposals | None
     against: Against | None
     notes: tuple[str, ...]
@@ -110,7 +110,7 @@ class Recovery:
 
 def recover(
     labels: Path,
-    asked: Asked,
+    asked: RecoveryOptions,
     config: RunConfig,
     *,
     cache: Path,
@@ -173,7 +173,7 @@ def recover(
     )
 
 
-def _refuse_nothing(pool: Sequence[Candidate], asked: Asked, config: RunConfig) -> None:
+def _refuse_nothing(pool: Sequence[Candidate], asked: RecoveryOptions, config: RunConfig) -> None:
     if asked.propose and not find(config.judge.method).asks_model:
         raise ConfigError(
             f"the {config.judge.method} judge has no model that could propose principles", where="judge.method"
@@ -224,7 +224,12 @@ def _cost(candidates: int, others: int, split: Split, keep: int, judge: JudgeCon
 
 
 def _proposals(
-    split: Split, asked: Asked, config: RunConfig, models: Sequence[LanguageModel], labels: Path, progress: Progress
+    split: Split,
+    asked: RecoveryOptions,
+    config: RunConfig,
+    models: Sequence[LanguageModel],
+    labels: Path,
+    progress: Progress,
 ) -> Proposals | None:
     """What the judge's model proposes, None if it was not asked; DataError if that leaves no candidate at all."""
     if not asked.propose or not models:
@@ -320,7 +325,7 @@ def _against(name: str | None, ours: Evidence, theirs: Evidence) -> Against | No
 
 
 def _notes(
-    labels: Path, file: ComparisonFile, split: Split, asked: Asked, config: RunConfig, judge: str
+    labels: Path, file: ComparisonFile, split: Split, asked: RecoveryOptions, config: RunConfig, judge: str
 ) -> tuple[str, ...]:
     """What a reader would otherwise take the numbers for, and what to try next."""
     notes = file.notes()
@@ -349,7 +354,7 @@ def _notes(
     return tuple(notes)
 
 
-def _hints(labels: Path, asked: Asked, config: RunConfig) -> list[str]:
+def _hints(labels: Path, asked: RecoveryOptions, config: RunConfig) -> list[str]:
     """Which options bring in what a run folder knows of its labels, if the file is in one."""
     run = labels.parent.parent
     if labels.parent.name != "label" or not (run / "config.yaml").is_file():

@@ -24,7 +24,7 @@ _EDGE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SelectionStep:
     """One principle taken in: the log-loss with it, what that gains, and the gain that was needed. Nats a pair."""
 
     id: str
@@ -39,8 +39,8 @@ class Selection:
     the candidates ended the search. `alone`: id -> the gain of that principle alone; `inverted` has those that gain as
     much as the first one has to when their verdicts are turned round, with that gain."""
 
-    steps: tuple[Step, ...]
-    refused: Step | None
+    steps: tuple[SelectionStep, ...]
+    refused: SelectionStep | None
     alone: dict[str, float]
     inverted: dict[str, float]
 
@@ -58,8 +58,8 @@ def forward(
     loss = float(log_loss(np.full((1, len(labels)), 0.5), labels)[0])
     least = MIN_SHARE * (loss - _entropy(labels))
     left = list(range(len(ids)))
-    steps: list[Step] = []
-    refused: Step | None = None
+    steps: list[SelectionStep] = []
+    refused: SelectionStep | None = None
     alone: dict[str, float] = {}
     inverted: dict[str, float] = {}
     while left and len(steps) < keep:
@@ -72,7 +72,7 @@ def forward(
             against = loss - log_loss(turned, labels)
             inverted = {ids[place]: float(gain) for place, gain in enumerate(against) if gain > needed}
         best = int(losses.argmin())
-        step = Step(ids[left[best]], float(losses[best]), loss - float(losses[best]), needed)
+        step = SelectionStep(ids[left[best]], float(losses[best]), loss - float(losses[best]), needed)
         if step.gain <= needed:
             refused = step
             break

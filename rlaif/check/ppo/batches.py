@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.check.ppo.subject import Measure, Subject, apart, real
+from rlaif.check.ppo.subject import Deviation, Subject, apart, real
 from rlaif.training.ppo.advantages import token_weights
 from rlaif.training.ppo.rollout import DERIVED, MEASURED, RolloutBatch, batch_metrics
 from rlaif.training.ppo.step import PpoTrainer
@@ -18,7 +18,7 @@ from rlaif.training.ppo.step import PpoTrainer
 TENSORS = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
 
 
-def company(subject: Subject) -> Iterator[Measure]:
+def company(subject: Subject) -> Iterator[Deviation]:
     """Log-probs, values and scores do not depend on padding, batch, micro-batch or order; nor do the advantages."""
     trainer = subject.trainer(moved=True)
     size = len(subject.probe)
@@ -36,15 +36,15 @@ def company(subject: Subject) -> Iterator[Measure]:
     for name in MEASURED:
         for row, single in enumerate(alone):
             off = apart(real(single, name, 0), real(whole, name, row))
-            yield Measure(f"{name}, alone against padded, {subject.row(row)}", off, _limit(subject, name))
+            yield Deviation(f"{name}, alone against padded, {subject.row(row)}", off, _limit(subject, name))
 
 
 def _compared(
     subject: Subject, name: str, how: str, batch: RolloutBatch, rows: list[int], whole: RolloutBatch
-) -> Iterator[Measure]:
+) -> Iterator[Deviation]:
     for place, row in enumerate(rows):
         off = apart(real(batch, name, place), real(whole, name, row))
-        yield Measure(f"{name}, {how}, {subject.row(row)}", off, _limit(subject, name))
+        yield Deviation(f"{name}, {how}, {subject.row(row)}", off, _limit(subject, name))
 
 
 def _limit(subject: Subject, name: str) -> float:
@@ -52,14 +52,14 @@ def _limit(subject: Subject, name: str) -> float:
     return subject.rounding * (10 if name in DERIVED else 1)
 
 
-def accumulation(subject: Subject) -> Iterator[Measure]:
+def accumulation(subject: Subject) -> Iterator[Deviation]:
     """Loss and gradient of a mini-batch do not depend on micro-batches, order or what stands under the padding."""
     trainer = subject.trainer(moved=True)
     batch, _ = trainer.measure(subject.probe)
     subject.move(0.002)  # so that ratios are not 1
     rows = list(range(len(subject.probe)))
     found, wanted = _gradient(trainer, batch, rows)
-    yield Measure("steps of the policy without an effect", float(found["approx_kl"] == 0))
+    yield Deviation("steps of the policy without an effect", float(found["approx_kl"] == 0))
     junk: dict[str, Any] = {name: torch.where(batch.response_mask, getattr(batch, name), math.nan) for name in TENSORS}
     moved = {name: p.detach().clone() for name, p in trainer.model.trained.items()}
     ways = [("junk under the padding", trainer, replace(batch, **junk), rows), ("order", trainer, batch, rows[::-1])]
@@ -71,9 +71,11 @@ def accumulation(subject: Subject) -> Iterator[Measure]:
     for how, work, given, order in ways:
         metrics, gradient = _gradient(work, given, order)
         for name in ("policy_loss", "value_loss", "clip_fraction", "approx_kl"):
-            yield Measure(f"{name}, {how}", abs(metrics[name] - found[name]), subject.rounding * max(1.0, found[name]))
+            yield Deviation(
+                f"{name}, {how}", abs(metrics[name] - found[name]), subject.rounding * max(1.0, found[name])
+            )
         length = float(wanted.norm())
-        yield Measure(f"gradient, {how}, as a share of its length", apart_norm(gradient, wanted) / length, tolerance)
+        yield Deviation(f"gradient, {how}, as a share of its length", apart_norm(gradient, wanted) / length, tolerance)
 
 
 def _gradient(work: PpoTrainer, batch: RolloutBatch, rows: list[int]) -> tuple[dict[str, float], Tensor]:
@@ -89,7 +91,7 @@ def apart_norm(found: Tensor, wanted: Tensor) -> float:
     return distance if math.isfinite(distance) else math.inf
 
 
-def metrics(subject: Subject) -> Iterator[Measure]:
+def metrics(subject: Subject) -> Iterator[Deviation]:
     """Entropy, KL, length and explained variance count real tokens alone, however far the batch is padded."""
     trainer = subject.trainer(moved=True)
     batch, entropy = trainer.measure(subject.probe)
@@ -98,17 +100,17 @@ def metrics(subject: Subject) -> Iterator[Measure]:
     found, wanted = batch_metrics(padded), batch_metrics(batch)
     for name, value in wanted.items():
         limit = 1e-5 * max(1.0, abs(value))
-        yield Measure(f"{name} of a batch padded by three tokens", abs(found[name] - value), limit)
+        yield Deviation(f"{name} of a batch padded by three tokens", abs(found[name] - value), limit)
     # From the rows one by one, which have no padding.
     lengths = [len(response) for response in subject.probe.responses]
-    yield Measure("length", abs(wanted["length"] - sum(lengths) / len(lengths)), 1e-5)
+    yield Deviation("length", abs(wanted["length"] - sum(lengths) / len(lengths)), 1e-5)
     alone = [trainer.measure(subject.probe.only([row])) for row in range(len(lengths))]
     mean = sum(n * own for n, (_, own) in zip(lengths, alone, strict=True)) / sum(lengths)
-    yield Measure("entropy, a mean over tokens", abs(entropy - mean), subject.rounding)
+    yield Deviation("entropy, a mean over tokens", abs(entropy - mean), subject.rounding)
     kls = [float((single.logprobs - single.ref_logprobs).sum()) for single, _ in alone]
-    yield Measure("kl, a mean over responses", abs(wanted["kl"] - sum(kls) / len(kls)), subject.rounding * 10)
-    yield Measure("kl per token", abs(wanted["kl_per_token"] - sum(kls) / sum(lengths)), subject.rounding)
-    yield Measure("eos rate", abs(wanted["eos_rate"] - subject.probe.finish.count("stop") / len(lengths)))
+    yield Deviation("kl, a mean over responses", abs(wanted["kl"] - sum(kls) / len(kls)), subject.rounding * 10)
+    yield Deviation("kl per token", abs(wanted["kl_per_token"] - sum(kls) / sum(lengths)), subject.rounding)
+    yield Deviation("eos rate", abs(wanted["eos_rate"] - subject.probe.finish.count("stop") / len(lengths)))
 
 
 def _widened(values: Tensor, filler: float = math.nan) -> Tensor:
@@ -116,20 +118,20 @@ def _widened(values: Tensor, filler: float = math.nan) -> Tensor:
     return torch.cat([values, torch.full((len(values), 3), filler).to(values.dtype)], 1)
 
 
-def response_mask(subject: Subject) -> Iterator[Measure]:
+def response_mask(subject: Subject) -> Iterator[Deviation]:
     """The mask covers the response with its end token and nothing else, although pad may be the end token."""
     mask = subject.probe.mask
     for row, response in enumerate(subject.probe.responses):
         wanted = torch.arange(mask.shape[1]) < len(response)
-        yield Measure(f"wrong places in the mask, {subject.row(row)}", float((mask[row] != wanted).sum()))
+        yield Deviation(f"wrong places in the mask, {subject.row(row)}", float((mask[row] != wanted).sum()))
     trainer = subject.trainer(moved=True)
     batch, _ = trainer.measure(subject.probe)
     for row in range(len(mask)):
         beyond = [getattr(batch, name)[row][~mask[row]] for name in ("rewards", "advantages", "returns")]
-        yield Measure(f"rewards under the padding, {subject.row(row)}", float(torch.cat(beyond).abs().sum()))
+        yield Deviation(f"rewards under the padding, {subject.row(row)}", float(torch.cat(beyond).abs().sum()))
     # The end token is trained: taken from the policy, its log-prob must have a gradient.
     rows, config = [row for row, finish in enumerate(subject.probe.finish) if finish == "stop"], trainer.config
     weights = token_weights(batch.response_mask[rows], loss_type=config.loss_type, longest=config.max_new_tokens)
     for place, row in enumerate(rows):
         last = weights[place, len(subject.probe.responses[row]) - 1]
-        yield Measure(f"end tokens left out of the loss, {subject.row(row)}", float(last <= 0))
+        yield Deviation(f"end tokens left out of the loss, {subject.row(row)}", float(last <= 0))

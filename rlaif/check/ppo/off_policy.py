@@ -8,18 +8,20 @@ from dataclasses import replace
 
 import torch
 
-from rlaif.check.ppo.subject import Measure, Subject, apart, real
+from rlaif.check.ppo.subject import Deviation, Subject, apart, real
 
 RATIOS = (0.5, 1.5, 5.0)
 """Of the policy's probability of a token to the sampler's, over and over; with a cap of 2 the last one weighs 2."""
 WEIGHTS = (0.5, 1.5, 2.0)
 
 
-def importance_weights(subject: Subject) -> Iterator[Measure]:
+def importance_weights(subject: Subject) -> Iterator[Deviation]:
     """A token weighs policy over sampler in the policy's loss, at most the cap; 1 where the policy itself sampled."""
     own = subject.trainer(moved=True, rollouts="local")
     plain, _ = own.measure(subject.probe)
-    yield Measure("weights of the policy's own samples, off 1", apart(plain.importance, torch.ones_like(plain.values)))
+    yield Deviation(
+        "weights of the policy's own samples, off 1", apart(plain.importance, torch.ones_like(plain.values))
+    )
     trainer = subject.trainer(moved=True, rollouts="server", importance_cap=2.0)
     size = len(subject.probe)
     for how, ratios, weights in (("the policy's", (1.0,), (1.0,)), ("another's", RATIOS, WEIGHTS)):
@@ -33,7 +35,7 @@ def importance_weights(subject: Subject) -> Iterator[Measure]:
         for row, length in enumerate(lengths):
             right = torch.tensor([weights[i % len(weights)] for i in range(length)])
             off = apart(real(batch, "importance", row), right)
-            yield Measure(f"weights of {how} samples, {subject.row(row)}", off, subject.rounding)
+            yield Deviation(f"weights of {how} samples, {subject.row(row)}", off, subject.rounding)
             off = apart(taken[row, :length], wanted[row, :length] * right)
             limit = subject.rounding * 10 * max(1.0, float(wanted.abs().max()))
-            yield Measure(f"weighted advantages of {how} samples, {subject.row(row)}", off, limit)
+            yield Deviation(f"weighted advantages of {how} samples, {subject.row(row)}", off, limit)

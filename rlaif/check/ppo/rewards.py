@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.check.ppo.subject import Measure, Subject, apart, rows_of
+from rlaif.check.ppo.subject import Deviation, Subject, apart, rows_of
 from rlaif.training.ppo.formulas import KlController
 from rlaif.training.ppo.rollout import RolloutBatch, Rollouts
 from rlaif.training.ppo.step import PpoTrainer, whitens
 from rlaif.training.rewards.model import RewardModel
-from rlaif.training.rewards.sources import Scored
+from rlaif.training.rewards.sources import RewardScores
 
 LOGPROBS = torch.tensor([[-1.0, -2.0, -0.5], [-1.0, -3.0, math.nan], [-0.2, math.nan, math.nan]])
 REF_LOGPROBS = torch.tensor([[-1.5, -1.5, -0.5], [-1.0, -2.0, math.nan], [-0.2, math.nan, math.nan]])
@@ -57,53 +57,53 @@ def _hand_worked(subject: Subject, *, lengths: tuple[int, ...] = (3, 2, 1), **fi
     )
     values = VALUES if trainer.model.critic is not None else torch.zeros_like(VALUES)
     logprobs, ref_logprobs, values = (t.nan_to_num(nan=-77.0) for t in (LOGPROBS, REF_LOGPROBS, values))
-    return trainer.shaped(rollouts, logprobs, ref_logprobs, values, Scored(SCORES))
+    return trainer.shaped(rollouts, logprobs, ref_logprobs, values, RewardScores(SCORES))
 
 
-def reward_place(subject: Subject) -> Iterator[Measure]:
+def reward_place(subject: Subject) -> Iterator[Deviation]:
     """The score lands on the last real token, end token included, less a penalty if none came; KL on every one."""
     batch = _hand_worked(subject, kl_coef=0.1, missing_eos_penalty=0.5)
     # -0.1 * (log-prob - reference): -0.05, 0.05, 0 | 0, 0.1 | 0; plus 2 | -1 - 0.5 | 4 on the last ones.
     wanted = torch.tensor([[-0.05, 0.05, 2.0], [0.0, -1.4, 0.0], [4.0, 0.0, 0.0]])
     for row, place in ((row, place) for row in range(3) for place in range(3)):
         off = apart(batch.rewards[row, place], wanted[row, place])
-        yield Measure(f"reward of token {place + 1} of hand-worked response {row + 1}", off, 1e-6)
-    yield Measure("scores as logged", apart(batch.scores, torch.tensor([2.0, -1.5, 4.0])), 1e-6)
+        yield Deviation(f"reward of token {place + 1} of hand-worked response {row + 1}", off, 1e-6)
+    yield Deviation("scores as logged", apart(batch.scores, torch.tensor([2.0, -1.5, 4.0])), 1e-6)
 
 
-def advantages(subject: Subject) -> Iterator[Measure]:
+def advantages(subject: Subject) -> Iterator[Deviation]:
     """Advantages and returns are those worked by hand; nothing is taken from beyond the last token."""
     batch = _hand_worked(subject, kl_coef=0.1, missing_eos_penalty=0.5, lam=0.5, scale_rewards=None)
     wanted = torch.tensor(BY_HAND[subject.config.algorithm])
     for row in range(3):
         off = apart(batch.advantages[row], wanted[row])
-        yield Measure(f"advantages of hand-worked response {row + 1}", off, 1e-4)
+        yield Deviation(f"advantages of hand-worked response {row + 1}", off, 1e-4)
     if subject.config.algorithm == "ppo":
         returns = torch.tensor([[0.725, 1.15, 2.0], [-0.55, -1.4, 0.0], [4.0, 0.0, 0.0]])
-        yield Measure("returns of the hand-worked responses", apart(batch.returns, returns), 1e-5)
+        yield Deviation("returns of the hand-worked responses", apart(batch.returns, returns), 1e-5)
 
 
-def whitening(subject: Subject) -> Iterator[Measure]:
+def whitening(subject: Subject) -> Iterator[Deviation]:
     """Advantages are centred and scaled over a mini-batch's real tokens where so configured; returns never are."""
     trainer = subject.trainer(moved=True)
     batch, _ = trainer.measure(subject.probe)
     if not whitens(subject.config):
         kept = trainer.advantages(batch, range(len(subject.probe)))
-        yield Measure("advantages against those of the batch", apart(kept, batch.advantages))
+        yield Deviation("advantages against those of the batch", apart(kept, batch.advantages))
         return
     for rows in ([0, 2, 3], list(range(len(subject.probe)))):
         mask = batch.response_mask[rows]
         found = trainer.advantages(batch, rows)[mask]
-        yield Measure(f"mean advantage of {len(rows)} responses", abs(float(found.mean())), 1e-4)
-        yield Measure(
+        yield Deviation(f"mean advantage of {len(rows)} responses", abs(float(found.mean())), 1e-4)
+        yield Deviation(
             f"spread of the advantages of {len(rows)} responses", abs(float(found.std(unbiased=False)) - 1), 1e-3
         )
     if subject.config.algorithm == "ppo":
         off = apart(batch.returns, torch.where(batch.response_mask, batch.advantages + batch.values, 0.0))
-        yield Measure("returns against plain advantages + values", off, 1e-4)
+        yield Deviation("returns against plain advantages + values", off, 1e-4)
 
 
-def kl_controller(subject: Subject) -> Iterator[Measure]:
+def kl_controller(subject: Subject) -> Iterator[Deviation]:
     """An adaptive KL coefficient rises above its target and falls below it, by a fifth at most; a fixed one stays."""
     for target, kl, responses, wanted in (
         (6.0, 60.0, 100, 0.12),  # far above: clipped to a fifth
@@ -114,15 +114,15 @@ def kl_controller(subject: Subject) -> Iterator[Measure]:
         controller = KlController(0.1, target=target, horizon=100)
         controller.update(kl, responses)
         name = f"coefficient after a KL of {kl:g} nats with target {target}"
-        yield Measure(name, abs(controller.coefficient - wanted), 1e-9)
+        yield Deviation(name, abs(controller.coefficient - wanted), 1e-9)
     trainer = subject.trainer(kl_target=1e-6, kl_horizon=1, kl_coef=0.1, max_approx_kl=1e9)
     subject.move()
     _, _, row = trainer.step(0, subject.of_step(trainer))
     risen = 0.12 if row["kl"] > 0 else 0.08
-    yield Measure("coefficient after a step", abs(trainer.state.kl.coefficient - risen), 1e-9)
+    yield Deviation("coefficient after a step", abs(trainer.state.kl.coefficient - risen), 1e-9)
 
 
-def reward_source(subject: Subject) -> Iterator[Measure]:
+def reward_source(subject: Subject) -> Iterator[Deviation]:
     """Each source gives a response one finite number, or none, the same again and in other company."""
     trainer = subject.trainer()
     size = len(subject.probe)
@@ -131,9 +131,9 @@ def reward_source(subject: Subject) -> Iterator[Measure]:
     turned = _said(trainer, subject.probe.only(order))
     for name, row in ((name, row) for name in first for row in range(size)):
         off = _apart(again[name][row], first[name][row])
-        yield Measure(f"{name} asked twice, {subject.row(row)}", off, subject.rounding)
+        yield Deviation(f"{name} asked twice, {subject.row(row)}", off, subject.rounding)
         off = _apart(turned[name][order.index(row)], first[name][row])
-        yield Measure(f"{name} in another order, {subject.row(row)}", off, subject.rounding)
+        yield Deviation(f"{name} in another order, {subject.row(row)}", off, subject.rounding)
 
 
 def _said(trainer: PpoTrainer, rollouts: Rollouts) -> dict[str, Tensor]:
@@ -147,7 +147,7 @@ def _apart(one: Tensor, other: Tensor) -> float:
     return 0.0 if torch.isnan(one) and torch.isnan(other) else apart(one, other)
 
 
-def reward_model(subject: Subject) -> Iterator[Measure]:
+def reward_model(subject: Subject) -> Iterator[Deviation]:
     """Each reward model, saved and loaded, gives the same scores to the last bit, and PPO's copy agrees with it."""
     sequences = [[*prompt, *response] for prompt, response in rows_of(subject.probe)]
     for number, reward in enumerate(subject.members):
@@ -158,13 +158,13 @@ def reward_model(subject: Subject) -> Iterator[Measure]:
             del first
             again = RewardModel.load(Path(folder), subject.load())
         for row, (one, other) in enumerate(zip(raw, again.raw_of(sequences), strict=True)):
-            yield Measure(f"score after loading {reward.name}, {subject.row(row)}", abs(one - other))
+            yield Deviation(f"score after loading {reward.name}, {subject.row(row)}", abs(one - other))
         wanted = (torch.tensor(raw) - again.mean) / again.std
         found = subject.trainer(moved=True).forward.scores(subject.probe)[:, number]
         for row in range(len(subject.probe)):
             limit = subject.rounding / min(again.std, 1.0)
-            yield Measure(
+            yield Deviation(
                 f"score of PPO's copy of {reward.name}, {subject.row(row)}", apart(found[row], wanted[row]), limit
             )
         spread: Tensor = wanted - wanted.mean()
-        yield Measure("reward models that score all alike", float(spread.abs().max() == 0))
+        yield Deviation("reward models that score all alike", float(spread.abs().max() == 0))

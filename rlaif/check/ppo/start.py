@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from rlaif.check.ppo.subject import Measure, Subject, apart, own_logprobs, real, rows_of
+from rlaif.check.ppo.subject import Deviation, Subject, apart, own_logprobs, real, rows_of
 from rlaif.core.records import Prompt
 from rlaif.lm.local.causal_lm import uniforms
 from rlaif.lm.local.packing import Row
@@ -17,60 +17,60 @@ from rlaif.training.ppo.local_sampler import LocalSampler, seed_of
 from rlaif.training.ppo.step import PpoTrainer
 
 
-def sft_model(subject: Subject) -> Iterator[Measure]:
+def sft_model(subject: Subject) -> Iterator[Deviation]:
     """With the adapters off, and with fresh ones on, log-probs are the SFT model's own, of the very ids sampled."""
     batch, entropy = subject.trainer().measure(subject.probe)
     for name, which in (("ref_logprobs", "adapters off"), ("logprobs", "fresh adapters")):
         for row, truth in enumerate(subject.truth):
             off = apart(real(batch, name, row), truth.logprobs)
-            yield Measure(f"log-probs, {which}, {subject.row(row)}", off, subject.rounding)
+            yield Deviation(f"log-probs, {which}, {subject.row(row)}", off, subject.rounding)
     mean = float(torch.cat([truth.entropies for truth in subject.truth]).mean())
-    yield Measure("entropy per token", abs(entropy - mean), subject.rounding)
+    yield Deviation("entropy per token", abs(entropy - mean), subject.rounding)
 
 
-def first_update(subject: Subject) -> Iterator[Measure]:
+def first_update(subject: Subject) -> Iterator[Deviation]:
     """Before the first update the KL to the reference is 0, the ratio is 1 and nothing is clipped."""
     trainer = subject.trainer()
     batch, _ = trainer.measure(subject.probe)
     for row in range(len(subject.probe)):
         off = apart(real(batch, "logprobs", row), real(batch, "ref_logprobs", row))
-        yield Measure(f"KL to the reference, {subject.row(row)}", off)
+        yield Deviation(f"KL to the reference, {subject.row(row)}", off)
     rows = range(len(subject.probe))
     found = trainer.gradients(batch, rows, warmup=False)
-    yield Measure("clip fraction of the first mini-batch", found["clip_fraction"])
-    yield Measure("KL of the first mini-batch to the rollouts' policy", found["approx_kl"], subject.rounding**2)
+    yield Deviation("clip fraction of the first mini-batch", found["clip_fraction"])
+    yield Deviation("KL of the first mini-batch to the rollouts' policy", found["approx_kl"], subject.rounding**2)
     config = trainer.config
     weights = token_weights(batch.response_mask, loss_type=config.loss_type, longest=config.max_new_tokens)
     unclipped = -float((weights * trainer.advantages(batch, rows)).sum())
-    yield Measure("policy loss at ratio 1", abs(found["policy_loss"] - unclipped), subject.rounding)
+    yield Deviation("policy loss at ratio 1", abs(found["policy_loss"] - unclipped), subject.rounding)
 
 
-def dropout(subject: Subject) -> Iterator[Measure]:
+def dropout(subject: Subject) -> Iterator[Deviation]:
     """No dropout is on, LoRA's included: the same pass with gradients gives the same bits again."""
     trainer = subject.trainer(moved=True)
     active = [m for m in trainer.model.peft.modules() if isinstance(m, nn.Dropout) and m.p > 0 and m.training]
-    yield Measure("dropout layers that are on", len(active))
+    yield Deviation("dropout layers that are on", len(active))
     batch, _ = trainer.measure(subject.probe)
     rows = range(len(subject.probe))
     first, again = (trainer.gradients(batch, rows, warmup=False) for _ in range(2))
     for name in ("policy_loss", "approx_kl"):
-        yield Measure(f"{name.replace('_', ' ')} of the same mini-batch", abs(first[name] - again[name]))
+        yield Deviation(f"{name.replace('_', ' ')} of the same mini-batch", abs(first[name] - again[name]))
 
 
-def merged_weights(subject: Subject) -> Iterator[Measure]:
+def merged_weights(subject: Subject) -> Iterator[Deviation]:
     """The merged weights that sample are the policy, and the frozen ones come back to the last bit."""
     trainer = subject.trainer(moved=True)
     model, rows = trainer.model, rows_of(subject.probe)
     wanted, reference = _logprobs(trainer, rows, "policy"), _logprobs(trainer, rows, None)
-    yield Measure("adapters without an effect", float(torch.equal(wanted, reference)))
+    yield Deviation("adapters without an effect", float(torch.equal(wanted, reference)))
     with torch.no_grad(), model.merged() as lm:
         merged = torch.cat([own_logprobs(lm.model, row, model.temperature) for row in rows])
-    yield Measure("log-probs, merged weights against adapters", apart(merged, wanted), subject.rounding)
+    yield Deviation("log-probs, merged weights against adapters", apart(merged, wanted), subject.rounding)
     after = _logprobs(trainer, rows, None)
-    yield Measure("reference log-probs after sampling", apart(after, reference))
+    yield Deviation("reference log-probs after sampling", apart(after, reference))
 
 
-def sampler(subject: Subject) -> Iterator[Measure]:
+def sampler(subject: Subject) -> Iterator[Deviation]:
     """Every sampled token is the one that its draw falls on in the policy's full distribution at the temperature."""
     trainer = subject.trainer(moved=True)
     asked = list(subject.prompts[:4])
@@ -81,7 +81,7 @@ def sampler(subject: Subject) -> Iterator[Measure]:
 
 def _draws(
     subject: Subject, trainer: PpoTrainer, work: LocalSampler, asked: list[Prompt], how: str
-) -> Iterator[Measure]:
+) -> Iterator[Deviation]:
     """How far each token's draw lies from its interval of the cumulative distribution, computed apart from sampling:
     by the adapters, without padding or cache. Top-k, top-p, penalties, another temperature or a shifted position
     would all move the intervals."""
@@ -97,10 +97,10 @@ def _draws(
         draw = torch.from_numpy(draws[row][: len(response)]).double()[:, None]
         off = torch.maximum(low - draw, draw - high).clamp(min=0).flatten()
         limit = subject.rounding / 2
-        yield Measure(f"draw of token {int(off.argmax()) + 1}, prompt {row + 1}, {how}", float(off.max()), limit)
+        yield Deviation(f"draw of token {int(off.argmax()) + 1}, prompt {row + 1}, {how}", float(off.max()), limit)
 
 
-def end_token(subject: Subject) -> Iterator[Measure]:
+def end_token(subject: Subject) -> Iterator[Deviation]:
     """An end token ends a response, is kept as its last token, and does nothing in a prompt."""
     trainer = subject.trainer()
     asked = list(subject.prompts[:4])
@@ -115,24 +115,24 @@ def end_token(subject: Subject) -> Iterator[Measure]:
             place = next((i for i, token in enumerate(whole) if token in work.ends), None)
             wanted = whole if place is None else whole[: place + 1]
             off = abs(len(response) - len(wanted)) + (response[: len(wanted)] != wanted[: len(response)])
-            yield Measure(f"tokens of the response to prompt {row + 1}", off)
+            yield Deviation(f"tokens of the response to prompt {row + 1}", off)
             off = found.finish[row] != ("length" if place is None else "stop")
-            yield Measure(f"wrong finish of the response to prompt {row + 1}", off)
+            yield Deviation(f"wrong finish of the response to prompt {row + 1}", off)
 
 
-def precision(subject: Subject) -> Iterator[Measure]:
+def precision(subject: Subject) -> Iterator[Deviation]:
     """Log-probs, values, advantages and trained weights are float32, whatever the dtype of the frozen weights."""
     trainer = subject.trainer(moved=True)
     batch, _ = trainer.measure(subject.probe)
     for name in ("logprobs", "ref_logprobs", "values", "scores", "rewards", "advantages", "returns"):
-        yield Measure(f"{name} in another dtype", float(getattr(batch, name).dtype != torch.float32))
+        yield Deviation(f"{name} in another dtype", float(getattr(batch, name).dtype != torch.float32))
     wrong = [name for name, p in trainer.model.trained.items() if p.dtype != torch.float32]
-    yield Measure("trained weights in another dtype", len(wrong))
+    yield Deviation("trained weights in another dtype", len(wrong))
     flat = trainer.model.response_states(rows_of(subject.probe))
     logprobs = trainer.model.logprobs(flat, rows_of(subject.probe))
-    yield Measure("log-probs with gradient in another dtype", float(logprobs.dtype != torch.float32))
+    yield Deviation("log-probs with gradient in another dtype", float(logprobs.dtype != torch.float32))
     total = float(masked_mean(batch.logprobs, batch.response_mask))
-    yield Measure("mean log-probs that are no number", float(total != total))
+    yield Deviation("mean log-probs that are no number", float(total != total))
 
 
 @torch.no_grad()

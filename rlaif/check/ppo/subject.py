@@ -29,7 +29,7 @@ LENGTHS = (7, 2, 4, 1, 6, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class Deviation:
     """How far `what` is off what it must be, and how far rounding may carry it. Not a number is too far."""
 
     what: str
@@ -41,7 +41,7 @@ class Measure:
         return self.off <= self.limit
 
 
-Check = Callable[["Subject"], Iterator[Measure]]
+Check = Callable[["Subject"], Iterator[Deviation]]
 """A check's name is its function's, its claim the first line of the docstring."""
 
 

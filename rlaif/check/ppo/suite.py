@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlaif.check.ppo import batches, off_policy, rewards, start, updates
-from rlaif.check.ppo.subject import Check, Measure, Subject
+from rlaif.check.ppo.subject import Check, Deviation, Subject
 from rlaif.core.errors import RlaifError
 from rlaif.training.ppo.rollout import NotFiniteError
 
@@ -46,7 +46,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CheckOutcome:
     """What became of one check: the measure furthest beyond (or nearest to) its limit, and how many there were."""
 
     name: str
@@ -87,27 +87,27 @@ def claim_of(check: Check) -> str:
     return (check.__doc__ or "").strip().splitlines()[0]
 
 
-def outcome(check: Check, subject: Subject) -> Outcome:
+def outcome(check: Check, subject: Subject) -> CheckOutcome:
     """The check's outcome; an error of the user's own parts (reward, template, judge) is a failure with its words."""
     name, claim = name_of(check), claim_of(check)
-    measures: list[Measure] = []
+    measures: list[Deviation] = []
     try:
         measures += check(subject)
     except (RlaifError, NotFiniteError) as problem:
-        return Outcome(name, claim, False, str(problem), float("nan"), 0.0, len(measures) + 1)
+        return CheckOutcome(name, claim, False, str(problem), float("nan"), 0.0, len(measures) + 1)
     if not measures:
-        return Outcome(name, claim, True, "does not apply here", 0.0, 0.0, 0)
+        return CheckOutcome(name, claim, True, "does not apply here", 0.0, 0.0, 0)
     worst = max(measures, key=_beyond)
-    return Outcome(name, claim, all(m.ok for m in measures), worst.what, worst.off, worst.limit, len(measures))
+    return CheckOutcome(name, claim, all(m.ok for m in measures), worst.what, worst.off, worst.limit, len(measures))
 
 
-def _beyond(measure: Measure) -> tuple[bool, float]:
+def _beyond(measure: Deviation) -> tuple[bool, float]:
     """Failed ones first, then by how much of the limit is used up."""
     share = measure.off / max(measure.limit, 1e-12)
     return not measure.ok, math.inf if math.isnan(share) else share
 
 
-def run(subject: Subject, checks: Sequence[Check] = CHECKS) -> Iterator[Outcome]:
+def run(subject: Subject, checks: Sequence[Check] = CHECKS) -> Iterator[CheckOutcome]:
     """The outcomes, in order, each as soon as it is known."""
     for check in checks:
         yield outcome(check, subject)

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from rlaif.check.ppo.subject import Measure, Subject, apart
+from rlaif.check.ppo.subject import Deviation, Subject, apart
 from rlaif.training.ppo.rollout import NotFiniteError, RolloutBatch
 from rlaif.training.ppo.step import PpoTrainer
-from rlaif.training.rewards.sources import Scored
+from rlaif.training.rewards.sources import RewardScores
 
 FAST: dict[str, Any] = {"learning_rate": 1e-3}
 
 
-def reference_stays(subject: Subject) -> Iterator[Measure]:
+def reference_stays(subject: Subject) -> Iterator[Deviation]:
     """Training moves the policy and never the reference, to the last bit; the frozen weights get no gradient."""
     trainer = subject.trainer(**FAST)
     before, _ = trainer.measure(subject.probe)
@@ -28,14 +28,14 @@ def reference_stays(subject: Subject) -> Iterator[Measure]:
     after, _ = trainer.measure(subject.probe)
     for row in range(len(subject.probe)):
         off = apart(after.ref_logprobs[row], before.ref_logprobs[row])
-        yield Measure(f"reference log-probs after two steps, {subject.row(row)}", off)
-    yield Measure("policies that did not move", float(apart(after.logprobs, before.logprobs) < 1e-5))
+        yield Deviation(f"reference log-probs after two steps, {subject.row(row)}", off)
+    yield Deviation("policies that did not move", float(apart(after.logprobs, before.logprobs) < 1e-5))
     trained = {id(parameter) for parameter in trainer.model.trained.values()}
     others = [p for p in trainer.model.peft.parameters() if id(p) not in trained]
-    yield Measure("frozen weights with a gradient", sum(p.grad is not None or p.requires_grad for p in others))
+    yield Deviation("frozen weights with a gradient", sum(p.grad is not None or p.requires_grad for p in others))
 
 
-def trained_weights(subject: Subject) -> Iterator[Measure]:
+def trained_weights(subject: Subject) -> Iterator[Deviation]:
     """Policy and critic both get a gradient; in a warm-up the critic alone does."""
     trainer = subject.trainer(moved=True)
     batch, _ = trainer.measure(subject.probe)
@@ -48,73 +48,73 @@ def trained_weights(subject: Subject) -> Iterator[Measure]:
         wanted = [0 if warmup else len(policy), len(critic)]
         how = "in a warm-up" if warmup else "in training"
         for name, found, right in zip(("policy", "critic"), moved, wanted, strict=True):
-            yield Measure(f"weights of the {name} with a gradient {how}, off {right}", abs(found - right))
+            yield Deviation(f"weights of the {name} with a gradient {how}, off {right}", abs(found - right))
 
 
-def optimiser(subject: Subject) -> Iterator[Measure]:
+def optimiser(subject: Subject) -> Iterator[Deviation]:
     """One Adam step (eps 1e-5) a mini-batch, its rate falling linearly to 0, the gradient cut to its longest length."""
     trainer = subject.trainer(max_grad_norm=1e-3)
     config = trainer.config
     each = config.num_ppo_epochs * config.num_mini_batches
-    yield Measure("eps of Adam", abs(trainer.state.optimiser.param_groups[0]["eps"] - 1e-5), 1e-12)
+    yield Deviation("eps of Adam", abs(trainer.state.optimiser.param_groups[0]["eps"] - 1e-5), 1e-12)
     for step in range(2):
         trainer.step(step, subject.of_step(trainer))
         wanted = config.learning_rate * (1 - ((step + 1) * each - 1) / (config.steps * each))
         off = abs(trainer.state.optimiser.param_groups[0]["lr"] / wanted - 1)
-        yield Measure(f"learning rate of the last update of step {step + 1}, as a share", off, 1e-6)
+        yield Deviation(f"learning rate of the last update of step {step + 1}, as a share", off, 1e-6)
     steps = {int(state["step"]) for state in trainer.state.optimiser.state.values()}
-    yield Measure("updates made", max(abs(found - 2 * each) for found in steps))
+    yield Deviation("updates made", max(abs(found - 2 * each) for found in steps))
     batch, _ = trainer.measure(subject.probe)
     trainer.gradients(batch, range(len(subject.probe)), warmup=False)
     length = math.sqrt(sum(float((p.grad**2).sum()) for p in trainer.state.parameters if p.grad is not None))
-    yield Measure("length of the gradient beyond the longest allowed", max(0.0, length - 1e-3), 1e-6)
+    yield Deviation("length of the gradient beyond the longest allowed", max(0.0, length - 1e-3), 1e-6)
 
 
-def mini_batches(subject: Subject) -> Iterator[Measure]:
+def mini_batches(subject: Subject) -> Iterator[Deviation]:
     """Every response is in one mini-batch of each pass, with the other samples of its prompt."""
     trainer = subject.trainer()
     size, parts, samples = trainer.config.batch_size, trainer.config.num_mini_batches, subject.samples
     plan = trainer.plan(size, 0)
     for epoch in range(trainer.config.num_ppo_epochs):
         seen = sorted(row for part in plan[epoch * parts : (epoch + 1) * parts] for row in part)
-        yield Measure(f"responses missing or repeated in pass {epoch + 1}", float(seen != list(range(size))))
+        yield Deviation(f"responses missing or repeated in pass {epoch + 1}", float(seen != list(range(size))))
     split = sum(len({row - row % samples for row in part}) * samples != len(part) for part in plan)
-    yield Measure("mini-batches that part the samples of a prompt", split)
+    yield Deviation("mini-batches that part the samples of a prompt", split)
 
 
-def exploding_update(subject: Subject) -> Iterator[Measure]:
+def exploding_update(subject: Subject) -> Iterator[Deviation]:
     """An update that carries the policy too far is undone to the last bit, the rest skipped and counted."""
     trainer = subject.trainer(learning_rate=0.5, max_approx_kl=1e-6)
     trainer.model.load_adapter_state(subject.start)
     _, _, row = trainer.step(0, subject.of_step(trainer))
     planned = trainer.config.num_ppo_epochs * trainer.config.num_mini_batches
-    yield Measure("explosions that skipped no update", float(not 0 < row["skipped_updates"] <= planned))
+    yield Deviation("explosions that skipped no update", float(not 0 < row["skipped_updates"] <= planned))
     kept = planned - row["skipped_updates"]
     if kept == 0:
         moved = sum(not torch.equal(p.cpu(), subject.start[name]) for name, p in trainer.model.trained.items())
-        yield Measure("weights that the undone update has left moved", moved)
+        yield Deviation("weights that the undone update has left moved", moved)
         moments = len(trainer.state.optimiser.state_dict()["state"])
-        yield Measure("moments that the undone update has left in Adam", moments)
+        yield Deviation("moments that the undone update has left in Adam", moments)
 
 
-def not_a_number(subject: Subject) -> Iterator[Measure]:
+def not_a_number(subject: Subject) -> Iterator[Deviation]:
     """A loss or score that is not a number stops before the update, with no weight touched."""
     trainer = subject.trainer(moved=True)
     batch, _ = trainer.measure(subject.probe)
     before = {name: p.detach().clone() for name, p in trainer.model.trained.items()}
     broken = replace(batch, advantages=torch.where(batch.response_mask, math.nan, 0.0))
     plan = [list(range(len(subject.probe)))]
-    yield Measure("gradients of NaN that stop nothing", float(not _stops(trainer, broken, plan)))
+    yield Deviation("gradients of NaN that stop nothing", float(not _stops(trainer, broken, plan)))
     moved = sum(not torch.equal(p, before[name]) for name, p in trainer.model.trained.items())
-    yield Measure("weights that a NaN has moved", moved)
+    yield Deviation("weights that a NaN has moved", moved)
     scores = batch.scores.clone()
     scores[1] = math.nan
     try:
-        trainer.shaped(subject.probe, batch.logprobs, batch.ref_logprobs, batch.values, Scored(scores))
+        trainer.shaped(subject.probe, batch.logprobs, batch.ref_logprobs, batch.values, RewardScores(scores))
         stopped = False
     except NotFiniteError as problem:
         stopped = list(problem.rows) == [1]
-    yield Measure("scores of NaN not found in their row", float(not stopped))
+    yield Deviation("scores of NaN not found in their row", float(not stopped))
 
 
 def _stops(trainer: PpoTrainer, batch: RolloutBatch, plan: list[list[int]]) -> bool:
@@ -127,7 +127,7 @@ def _stops(trainer: PpoTrainer, batch: RolloutBatch, plan: list[list[int]]) -> b
     return False
 
 
-def resume(subject: Subject) -> Iterator[Measure]:
+def resume(subject: Subject) -> Iterator[Deviation]:
     """A run cut after any step and taken up from its checkpoint equals the uncut one: weights, rates, KL, rows."""
     fields = {**FAST, "kl_target": 1.0, "kl_horizon": 20}
     whole = subject.trainer(**fields)
@@ -139,13 +139,13 @@ def resume(subject: Subject) -> Iterator[Measure]:
         uncut = whole.step(2, subject.of_step(whole))[2]
         wanted, coefficient = whole.model.adapter_state(), whole.state.kl.coefficient
         cut = subject.trainer(**fields)
-        yield Measure("step of the checkpoint", abs(cut.state.restore(checkpoint) - 2))
+        yield Deviation("step of the checkpoint", abs(cut.state.restore(checkpoint) - 2))
         resumed = cut.step(2, subject.of_step(cut))[2]
     for name, value in uncut.items():
         if not name.startswith("seconds_"):
             off = 0.0 if value == resumed[name] else abs((value or 0.0) - (resumed[name] or 0.0))
-            yield Measure(f"{name} of the step after the cut", off)
+            yield Deviation(f"{name} of the step after the cut", off)
     found = cut.model.adapter_state()
     off = max(apart(found[name], weight) for name, weight in wanted.items())
-    yield Measure("weights after the cut", off)
-    yield Measure("KL coefficient after the cut", abs(cut.state.kl.coefficient - coefficient))
+    yield Deviation("weights after the cut", off)
+    yield Deviation("KL coefficient after the cut", abs(cut.state.kl.coefficient - coefficient))

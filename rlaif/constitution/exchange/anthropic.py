@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any
 
 from rlaif.constitution.exchange.draft import Draft, Format, is_texts, topic, wordings
-from rlaif.constitution.exchange.source import Source, refuse, shown
+from rlaif.constitution.exchange.source import SourceFile, refuse, shown
 from rlaif.core.records import Constitution
 
 _CRITIQUES = '{"id": {"prompt": ["... a request for critique"], "edit_request": "... for revision"}, ...}'
@@ -34,7 +34,7 @@ def _has_comparisons(data: Any) -> bool:
     return is_texts(data) and all(text.rstrip().endswith("Options:") for text in data)
 
 
-def read(source: Source, draft: Draft) -> None:
+def read(source: SourceFile, draft: Draft) -> None:
     """Either of the two kinds of file, told apart by its shape."""
     data = source.json()
     if isinstance(data, list):
@@ -43,7 +43,7 @@ def read(source: Source, draft: Draft) -> None:
         _read_critiques(source, data, draft)
 
 
-def _read_critiques(source: Source, data: Any, draft: Draft) -> None:
+def _read_critiques(source: SourceFile, data: Any, draft: Draft) -> None:
     problems = [] if isinstance(data, dict) and data else ["is no object with entries"]
     more = 0
     for key, entry in data.items() if isinstance(data, dict) else ():
@@ -65,7 +65,7 @@ def _read_critiques(source: Source, data: Any, draft: Draft) -> None:
     draft.notes.append("the file has no rules: each statement is a copy of the request for revision")
 
 
-def _read_comparisons(source: Source, data: list[Any], draft: Draft) -> None:
+def _read_comparisons(source: SourceFile, data: list[Any], draft: Draft) -> None:
     problems = [] if data else ["the list is empty"]
     for number, text in enumerate(data):
         comparison = _bare("comparison", text)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlaif.constitution.exchange.source import Source, shown
+from rlaif.constitution.exchange.source import SourceFile, shown
 from rlaif.constitution.format import MAX_ID, PrincipleEntry, slug, words_of
 from rlaif.core.records import Constitution
 from rlaif.core.yaml import dump_styled
@@ -44,7 +44,7 @@ class Format:
 
     name: str
     knows: Callable[[Any], bool] | None
-    read: Callable[[Source, Draft], None]
+    read: Callable[[SourceFile, Draft], None]
     write: Callable[[Constitution, Counter[str]], str]
     holds: frozenset[str]
     may_be: Callable[[Any], bool] | None = None
@@ -91,7 +91,7 @@ class Draft:
         if more:
             self.notes.append(f"{more} of the statements stand more than once; all are kept, with ids of their own")
 
-    def text(self, source: Source) -> str:
+    def text(self, source: SourceFile) -> str:
         """The YAML of the constitution: where it is from and what was left out, as comments, then its principles."""
         lines = [f"Imported by rlaif from {shown(source.path.name)}: format {self.format}, SHA-256 {source.hash}."]
         lines += [f"Left out: {count} x {what}." for what, count in self.left_out.items()]

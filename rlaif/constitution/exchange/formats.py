@@ -10,7 +10,7 @@ from pathlib import Path
 from rlaif.constitution.compose import compose_text
 from rlaif.constitution.exchange import anthropic, handbook, icai, markdown, records
 from rlaif.constitution.exchange.draft import OPTIONAL, Draft, broken_characters, default
-from rlaif.constitution.exchange.source import Source, read_source, shown
+from rlaif.constitution.exchange.source import SourceFile, read_source, shown
 from rlaif.constitution.format import slug
 from rlaif.constitution.load import as_record
 from rlaif.constitution.starter import refuse_place
@@ -87,7 +87,7 @@ def export_file(constitution: Constitution, out: Path, format: str) -> dict[str,
     return dict(lost)
 
 
-def detect(source: Source) -> str:
+def detect(source: SourceFile) -> str:
     """The format of a file by its ending and its shape. Raises ConstitutionError with the candidates if unsure."""
     suffix = source.path.suffix.lower()
     if suffix in (".yaml", ".yml"):

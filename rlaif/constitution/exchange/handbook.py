@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any
 
 from rlaif.constitution.exchange.draft import Draft, Format, topic, wordings
-from rlaif.constitution.exchange.source import Source, refuse, shown
+from rlaif.constitution.exchange.source import SourceFile, refuse, shown
 from rlaif.core.records import Constitution
 
 EXPECTED = '{"constitutions": [{"critic": "...", "revision": "..."}], "system_chat": []}'
@@ -23,7 +23,7 @@ def _is_handbook(data: Any) -> bool:
     return isinstance(entries, list) and all(isinstance(entry, dict) and "critic" in entry for entry in entries)
 
 
-def read(source: Source, draft: Draft) -> None:
+def read(source: SourceFile, draft: Draft) -> None:
     """Every pair of critic and revision, and the chats as tests as far as they belong to one."""
     data = source.json()
     entries = data.get("constitutions") if isinstance(data, dict) else None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.constitution.exchange.draft import Draft, Format, is_texts, on_one_line, topic
-from rlaif.constitution.exchange.source import Source, read_source, refuse
+from rlaif.constitution.exchange.source import SourceFile, read_source, refuse
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.records import Constitution
 
@@ -35,7 +35,7 @@ def _is_icai(data: Any) -> bool:
     return isinstance(data, dict) and bool(data) and all(_is_numbered(*item) for item in data.items())
 
 
-def read(source: Source, draft: Draft) -> None:
+def read(source: SourceFile, draft: Draft) -> None:
     """The principles of the file, with their votes where it or its neighbours have some."""
     data = source.json()
     votes: Votes = {}

@@ -20,7 +20,7 @@ from markdown_it.tree import SyntaxTreeNode
 
 from rlaif.constitution.compose import VERSION
 from rlaif.constitution.exchange.draft import Draft, Format, on_one_line, topic
-from rlaif.constitution.exchange.source import Source, refuse, shown
+from rlaif.constitution.exchange.source import SourceFile, refuse, shown
 from rlaif.constitution.format import slug
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.records import Constitution
@@ -69,7 +69,7 @@ class _Section:
         return slug(match[1] if match else _NUMBERED.sub("", self.heading, count=1) or self.heading)
 
 
-def read(source: Source, draft: Draft) -> None:
+def read(source: SourceFile, draft: Draft) -> None:
     """The principles of the document in its order."""
     tokens = MarkdownIt("commonmark").enable("table").parse(_without_front(source, draft))
     reader = _Reader(draft)
@@ -180,7 +180,7 @@ def _bold(item: SyntaxTreeNode) -> str:
     return "".join(part.content for part in node.walk() if part.type == "text") if node.type == "strong" else ""
 
 
-def _without_front(source: Source, draft: Draft) -> str:
+def _without_front(source: SourceFile, draft: Draft) -> str:
     match = _FRONT.match(source.text)
     if match is None:
         return source.text

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from rlaif.constitution.exchange.draft import OPTIONAL, Draft, Format, default
-from rlaif.constitution.exchange.source import Source, refuse, shown
+from rlaif.constitution.exchange.source import SourceFile, refuse, shown
 from rlaif.core.records import Constitution, to_json
 
 
@@ -15,7 +15,7 @@ def _is_ours(data: Any) -> bool:
     return isinstance(data, dict) and "name" in data and isinstance(data.get("principles"), list)
 
 
-def read(source: Source, draft: Draft) -> None:
+def read(source: SourceFile, draft: Draft) -> None:
     """Every field of the principles; what the records have besides is left out."""
     data = source.json()
     expected = '{"name": "...", "version": "...", "principles": [{"id": "...", "statement": "..."}]}'

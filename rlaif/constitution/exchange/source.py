@@ -16,7 +16,7 @@ MOST_TOLD = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """A file as it was read; `hash` is the start of the SHA-256 of its bytes."""
 
     path: Path
@@ -39,15 +39,15 @@ class Source:
             raise ConstitutionError(f"is not JSON: {problem}", where=str(self.path), remedy="mend the file") from None
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> SourceFile:
     """The file, which has to be UTF-8 text of at most MAX_BYTES that is not empty."""
     text = read_text(path, ConstitutionError, most=MAX_BYTES)
     if not text.strip():
         raise ConstitutionError("is empty", where=str(path), remedy="give a file with principles")
-    return Source(path, text, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+    return SourceFile(path, text, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
 
 
-def refuse(source: Source, problems: list[str], expected: str) -> None:
+def refuse(source: SourceFile, problems: list[str], expected: str) -> None:
     """Raises ConstitutionError with what is wrong in the file, if anything is; `expected` shows the right shape."""
     if not problems:
         return

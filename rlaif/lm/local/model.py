@@ -13,11 +13,11 @@ from rlaif.lm.local.load import LoadedModel, context_length, encode_chat, encode
 from rlaif.lm.local.packing import Row
 from rlaif.lm.protocol import (
     A,
-    Answer,
     ChoiceLogprobs,
     ChoiceRequest,
     GenerateRequest,
     Generation,
+    ModelAnswer,
     RequestFor,
     ResponseLogprobs,
     ScoreRequest,
@@ -52,7 +52,7 @@ class LocalModel:
     def ask(self, requests: Sequence[RequestFor[A]]) -> list[A]:
         """One answer per request, in order. Requests of one kind are asked together."""
         asked: Sequence[Any] = requests
-        found: dict[int, Answer] = {}
+        found: dict[int, ModelAnswer] = {}
         for kind, answers in (
             (GenerateRequest, self._generations),
             (ChoiceRequest, self._choices),

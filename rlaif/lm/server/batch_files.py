@@ -111,14 +111,14 @@ class RequestFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class BatchResult:
     """One line of a results file: the reply to the request `key`, or why there is none."""
 
     key: str
     reply: Reply | Failure
 
 
-def read_results(path: Path) -> Iterator[Result]:
+def read_results(path: Path) -> Iterator[BatchResult]:
     """The results in the order of the file; DataError with file and line for a line that is none. A last line that was
     cut off is left out: the rest of the file has not come."""
     with disk_errors(path), path.open("rb") as file:
@@ -135,7 +135,7 @@ def read_results(path: Path) -> Iterator[Result]:
                 raise _bad_line(path, number, "is not a result: it has no custom_id")
             if "body" in row and "response" not in row:
                 raise _bad_line(path, number, "is a request, not a result")
-            yield Result(row["custom_id"], _reply(row))
+            yield BatchResult(row["custom_id"], _reply(row))
 
 
 def _bad_line(path: Path, number: int, what: str) -> DataError:

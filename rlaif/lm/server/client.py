@@ -24,8 +24,8 @@ from rlaif.core.errors import BackendError
 from rlaif.core.records import Failure
 from rlaif.lm.protocol import (
     A,
-    Answer,
     Generation,
+    ModelAnswer,
     Request,
     RequestFor,
     ResponseLogprobs,
@@ -83,7 +83,7 @@ class OpenAIModel:
         answers = dict(pair for group in self.arriving(cast("Sequence[Request]", requests)) for pair in group)
         return cast("list[A]", [answers[place] for place in range(len(requests))])
 
-    def arriving(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Answer]]]:
+    def arriving(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, ModelAnswer]]]:
         """The answers in groups, as they come; errors are raised after the answers to all that was in flight."""
         flight = _Flight(self, self._concurrency, requests)
         work = self._connection.loop.start(flight.run())
@@ -100,7 +100,7 @@ class OpenAIModel:
 
     # -- the network: everything below runs in the thread of the event loop
 
-    async def answer(self, request: Request, flight: _Flight) -> Answer:
+    async def answer(self, request: Request, flight: _Flight) -> ModelAnswer:
         """The answer, after as many tries as it takes and is allowed."""
         self.endpoint.refuse(request)
         self.usage.calls += 1
@@ -168,7 +168,7 @@ class _Flight:
         self._model, self._concurrency = model, concurrency
         self._source = iter(enumerate(requests))
         self._places = asyncio.Semaphore(concurrency)
-        self._arrived: SimpleQueue[tuple[int, Answer] | None] = SimpleQueue()
+        self._arrived: SimpleQueue[tuple[int, ModelAnswer] | None] = SimpleQueue()
         self._problem: BackendError | None = None
         self._answered = False
         self._last_answer = 0.0
@@ -215,7 +215,7 @@ class _Flight:
             self._arrived.put((place, answer))
             self._watch(answer, sent)
 
-    def _watch(self, answer: Answer, sent: float) -> None:
+    def _watch(self, answer: ModelAnswer, sent: float) -> None:
         """Ends the call where a long row of requests, each sent after the last answer, found the server broken, or none
         of the first ones got log-probs."""
         failure = answer.failure
@@ -250,7 +250,7 @@ class _Flight:
         for _ in range(number):
             self._places.release()
 
-    def groups(self) -> Iterator[list[tuple[int, Answer]]]:
+    def groups(self) -> Iterator[list[tuple[int, ModelAnswer]]]:
         """What has arrived since the last group, until all is there; called from the thread that waits."""
         ended = False
         while not ended:

@@ -19,11 +19,11 @@ from typing import Any, Literal
 from rlaif.core.errors import BackendError
 from rlaif.core.records import Failure, Message, content_id
 from rlaif.lm.protocol import (
-    Answer,
     ChoiceLogprobs,
     ChoiceRequest,
     GenerateRequest,
     Generation,
+    ModelAnswer,
     Request,
     ResponseLogprobs,
     ScoreRequest,
@@ -104,7 +104,7 @@ class Endpoint:
             body[limit] += len(prefix)  # the answer repeats the prefix, and no token is shorter than a character
         return body
 
-    def answer(self, request: Request, reply: Reply | Failure, *, folded: bool) -> Answer:
+    def answer(self, request: Request, reply: Reply | Failure, *, folded: bool) -> ModelAnswer:
         """What the reply says about the request; without the log-probs asked for, the failure `missing_logprobs`.
 
         `n_tokens` of a generation is what the server counted, 0 if it does not count. Choices: `read_choices` from the

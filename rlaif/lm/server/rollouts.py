@@ -42,19 +42,19 @@ class Drawn:
     finish: FinishReason
 
 
-class _Logprobs(BaseModel):
+class _RolloutLogprobs(BaseModel):
     token_logprobs: list[FiniteFloat] | None = None
 
 
-class _Choice(BaseModel):
+class _RolloutChoice(BaseModel):
     finish_reason: str | None = None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
-    logprobs: _Logprobs | None = None
+    logprobs: _RolloutLogprobs | None = None
 
 
-class _Completion(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
+class _RolloutCompletion(BaseModel):
+    choices: list[_RolloutChoice] = Field(min_length=1)
 
 
 class _Model(BaseModel):
@@ -172,7 +172,7 @@ class RolloutServer:
 def _drawn(text: str, prompt: Sequence[int], max_new_tokens: int, ends: Sequence[int]) -> Drawn:
     """The response in the body of a completion; `ValueError` says what is not as it was asked for."""
     try:
-        choice = _Completion.model_validate_json(text).choices[0]
+        choice = _RolloutCompletion.model_validate_json(text).choices[0]
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(map(str, first["loc"])) or "answer"

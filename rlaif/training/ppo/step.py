@@ -50,7 +50,7 @@ from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.processes import ALONE, Processes
 from rlaif.training.ppo.rollout import NotFiniteError, RolloutBatch, Rollouts, batch_metrics, refuse_not_finite
 from rlaif.training.ppo.schedule import mini_batches
-from rlaif.training.rewards.sources import Rewards, Scored, part_figures
+from rlaif.training.rewards.sources import Rewards, RewardScores, part_figures
 
 NO_CRITIC = {"explained_variance": None, "value_loss": None}
 """What a step says of a critic where there is none."""
@@ -135,7 +135,7 @@ class PpoTrainer:
         return batch, float(masked_mean(entropies, batch.response_mask))
 
     def shaped(
-        self, rollouts: Rollouts, logprobs: Tensor, ref_logprobs: Tensor, values: Tensor, scored: Scored
+        self, rollouts: Rollouts, logprobs: Tensor, ref_logprobs: Tensor, values: Tensor, scored: RewardScores
     ) -> RolloutBatch:
         """3. The measured (B, T) tensors and what is made of them; raises NotFiniteError where one is not a number."""
         config, mask, groups = self.config, rollouts.mask, rollouts.groups

@@ -31,8 +31,8 @@ class TextReward(Protocol):
         """(B,) float32 scores, NaN where it has nothing to say; raises StageError if it fails."""
 
 
-OpenJudge = Callable[[], JudgeReward]
-SOURCES: Mapping[str, Callable[[OpenJudge], TextReward | None]] = {
+OpenJudgeReward = Callable[[], JudgeReward]
+SOURCES: Mapping[str, Callable[[OpenJudgeReward], TextReward | None]] = {
     "model": lambda judge: None,  # on the weights that PPO trains, so PPO itself reads the ids
     "judge": lambda judge: judge(),
 }
@@ -40,7 +40,7 @@ SOURCES: Mapping[str, Callable[[OpenJudge], TextReward | None]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class WeightedReward:
     """One part of the score; `by` is None for the reward model."""
 
     name: str
@@ -49,7 +49,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class RewardScores:
     """What a batch was scored: the sum, and (B,) of each source by itself, NaN where it had nothing to say."""
 
     scores: Tensor  # (B,) weighted sum
@@ -60,25 +60,25 @@ class Scored:
 class Rewards:
     """The sources of the score, and how members of an ensemble of reward models become one of them."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[WeightedReward, ...]
     ensemble: Literal["mean", "worst", "uncertainty"] = "mean"
     uncertainty: float = 0.5
 
     @classmethod
-    def of_config(cls, config: PpoConfig, judge: OpenJudge) -> Rewards:
+    def of_config(cls, config: PpoConfig, judge: OpenJudgeReward) -> Rewards:
         """Those of `ppo.reward`; `judge` is opened if it is among them. Raises ConfigError for a function that cannot
         be imported or called."""
         found = []
         for part in config.reward:
             make = SOURCES.get(part.source)
             by = load_function(part.source) if make is None else make(judge)
-            found.append(Source(part.called, by, part.weight))
+            found.append(WeightedReward(part.called, by, part.weight))
         return cls(tuple(found), config.reward_ensemble, config.reward_uncertainty)
 
     @classmethod
     def of_function(cls, function: RewardFunction, name: str = "function") -> Rewards:
         """One function alone."""
-        return cls((Source(name, FunctionReward(function, name)),))
+        return cls((WeightedReward(name, FunctionReward(function, name)),))
 
     @property
     def by_model(self) -> bool:
@@ -90,7 +90,7 @@ class Rewards:
         """The judge, if it is among the sources."""
         return [source.by for source in self.sources if isinstance(source.by, JudgeReward)]
 
-    def scored(self, rollouts: Rollouts, texts: Sequence[str], members: Tensor | None) -> Scored:
+    def scored(self, rollouts: Rollouts, texts: Sequence[str], members: Tensor | None) -> RewardScores:
         """What the responses score; `members` (B, M) are the scores of the reward models, None without any.
 
         Raises StageError where a source fails, or where all that have a weight say nothing of a response.
@@ -118,7 +118,7 @@ class Rewards:
 
     def combined(
         self, rollouts: Rollouts, texts: Sequence[str], members: Tensor | None, of_texts: Mapping[str, Tensor]
-    ) -> Scored:
+    ) -> RewardScores:
         """The sum over what `of_texts` and (B, M) the members of the reward model said.
 
         A source that says nothing of a response is left out of its sum. Raises StageError where all that have a weight
@@ -139,7 +139,7 @@ class Rewards:
         columns = {f"score_{source.name}": parts[source.name] for source in self.sources}
         if members is not None and members.shape[1] > 1:
             columns[DISAGREEMENT] = members.std(1, correction=0)
-        return Scored(torch.where(says, found * weights, 0.0).sum(1), columns)
+        return RewardScores(torch.where(says, found * weights, 0.0).sum(1), columns)
 
     def _silent(self, prompt: Prompt, text: str) -> StageError:
         names = ", ".join(source.name for source in self.sources if source.weight != 0)

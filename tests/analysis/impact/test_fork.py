@@ -13,7 +13,7 @@ import pytest
 
 from rlaif.analysis.impact.answer import answer
 from rlaif.analysis.impact.fork import Edit, retrained
-from rlaif.analysis.impact.impact import Impact, Part, impact
+from rlaif.analysis.impact.impact import DownstreamPart, Impact, impact
 from rlaif.analysis.impact.subject import of_run
 from rlaif.config import STAGES
 from rlaif.constitution.load import load_constitution
@@ -31,7 +31,7 @@ from tests.analysis.impact.runs import write_constitution
 from tests.output import Page, rlaif
 from tests.stages.small_run import SMALL
 
-ALL: tuple[Part, ...] = ("revisions", "reward", "policy")
+ALL: tuple[DownstreamPart, ...] = ("revisions", "reward", "policy")
 LIMIT = 3
 
 
@@ -76,7 +76,7 @@ def doubled() -> Constitution:
     return replace(constitution(), name="doubled", principles=(*rules, *(replace(p, id=f"{p.id}-too") for p in rules)))
 
 
-def ask(run: RunFolder, to: Constitution, folder: Path, *beyond: Part) -> Impact:
+def ask(run: RunFolder, to: Constitution, folder: Path, *beyond: DownstreamPart) -> Impact:
     path = write_constitution(folder / "to.yaml", to)
     with closing(of_run(run)) as subject:
         return impact(subject, str(path), examples=2, progress=Silent(), beyond=beyond)
@@ -211,7 +211,7 @@ def test_other_labels_make_another_fork(run: RunFolder) -> None:
     ],
 )
 def test_a_config_that_changed_since_is_no_effect_of_a_constitution(
-    run: RunFolder, tmp_path: Path, setting: str, part: Part, told: str
+    run: RunFolder, tmp_path: Path, setting: str, part: DownstreamPart, told: str
 ) -> None:
     copy = RunFolder(
         shutil.copytree(run.root, tmp_path / "run", ignore=shutil.ignore_patterns("impact"), symlinks=True)

@@ -10,8 +10,8 @@ import pytest
 from rlaif.analysis.impact.measure import (
     MIN_PROMPTS,
     PairGroup,
+    PairVote,
     PrincipleEdit,
-    Vote,
     agreement,
     edits,
     groups,
@@ -168,9 +168,9 @@ def test_the_pairs_that_moved_the_most_come_first_with_what_changed_their_mind()
     found = most_changed(pairs, changed, 5)
     assert [(c.prob_before, c.prob_after, c.flipped) for c in found] == [(0.7, 0.4, True), (0.5, 0.6, True)]
     assert [(v.principle, v.edit, v.before, v.after) for v in found[0].votes] == [
-        ("kind", "dropped", Vote(1.0, 0.8, None), None),  # (0.9 + (1 - 0.3)) / 2
-        ("brief", "heavier", Vote(2.0, 0.4, None), Vote(3.0, 0.4, None)),
-        ("new", "added", None, Vote(1.0, None, "refused")),
+        ("kind", "dropped", PairVote(1.0, 0.8, None), None),  # (0.9 + (1 - 0.3)) / 2
+        ("brief", "heavier", PairVote(2.0, 0.4, None), PairVote(3.0, 0.4, None)),
+        ("new", "added", None, PairVote(1.0, None, "refused")),
     ]
     assert len(most_changed(pairs, changed, 1)) == 1
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlaif.analysis.recover.recover import Asked, Recovery, recover
+from rlaif.analysis.recover.recover import Recovery, RecoveryOptions, recover
 from rlaif.config import RunConfig
 from rlaif.core.progress import Progress, Silent
 from rlaif.core.records import Comparison, Contrast, Message, Principle, Prompt, Response, content_id, to_json
@@ -95,7 +95,11 @@ class Said(Silent):
 
 
 def recovered(
-    path: Path, asked: Asked, *overrides: str, model: LanguageModel | None = None, progress: Progress | None = None
+    path: Path,
+    asked: RecoveryOptions,
+    *overrides: str,
+    model: LanguageModel | None = None,
+    progress: Progress | None = None,
 ) -> Recovery:
     """What the command finds, with the judge of known verdicts."""
     judge, shown = model or scored(score), progress or Silent()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rlaif.analysis.recover.candidates import of_statements
 from rlaif.analysis.recover.clusters import by_wording
 from rlaif.analysis.recover.propose import MAX_QUOTED, MAX_WORDS, propose, statements_of
-from rlaif.analysis.recover.recover import Asked
+from rlaif.analysis.recover.recover import RecoveryOptions
 from rlaif.core.errors import DataError
 from rlaif.inputs.comparisons import GivenPair, read_comparisons
 from rlaif.inputs.templates import PROPOSE, load_template
@@ -179,7 +179,7 @@ def test_a_proposed_principle_is_tried_like_any_other(tmp_path: Path) -> None:
     """The reply names a trait, and the judge of known verdicts understands the pair that is made of it."""
     file = labels(tmp_path / "labels.jsonl", lambda pair: 0.8, comparisons())
     model = proposing("shows some warmth.\n2. Ok\n")
-    found = recovered(file, Asked(propose=4), model=model)
+    found = recovered(file, RecoveryOptions(propose=4), model=model)
     (tried,) = found.tried
     assert (tried.candidate.origin, tried.candidate.principle.id) == ("proposed", "shows-some-warmth")
     assert tried.candidate.principle.statement == "A good answer shows some warmth."
@@ -190,4 +190,4 @@ def test_a_proposed_principle_is_tried_like_any_other(tmp_path: Path) -> None:
 def test_no_usable_proposal_and_no_other_candidate_is_an_error(tmp_path: Path) -> None:
     file = labels(tmp_path / "labels.jsonl", lambda pair: 0.8, comparisons(4, 1))
     with pytest.raises(DataError, match=r"proposed no principle that can be used.*no rule of 4 to 40 words"):
-        recovered(file, Asked(propose=3), model=proposing("is:"))
+        recovered(file, RecoveryOptions(propose=3), model=proposing("is:"))

@@ -10,7 +10,7 @@ from rlaif.check.ppo import suite
 from rlaif.check.ppo.subject import Subject, open_subject
 from rlaif.config import PpoConfig
 from rlaif.lm.local.load import load_model
-from rlaif.training.rewards.sources import Rewards, Source
+from rlaif.training.rewards.sources import Rewards, WeightedReward
 from tests.training.contexts import prompt
 from tests.training.tiny_ppo import model_config
 from tests.training.toy_rewards import share_of_e
@@ -26,12 +26,12 @@ def subject(
     def load() -> Any:
         return load_model(model_config(source, dtype=dtype))
 
-    rewards = Rewards.of_function(share_of_e) if reward is None else Rewards((Source("model", None),))
+    rewards = Rewards.of_function(share_of_e) if reward is None else Rewards((WeightedReward("model", None),))
     members = [] if reward is None else [reward, *more]
     return open_subject(load(), config, PROMPTS, load=load, rewards=rewards, members=members)
 
 
-def failures(outcomes: list[suite.Outcome]) -> list[str]:
+def failures(outcomes: list[suite.CheckOutcome]) -> list[str]:
     return [str(outcome) for outcome in outcomes if not outcome.ok]
 
 

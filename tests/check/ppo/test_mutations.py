@@ -30,7 +30,7 @@ from rlaif.training.ppo.rollout import Rollouts
 from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards import model as reward_model
 from rlaif.training.rewards.function import FunctionReward
-from rlaif.training.rewards.sources import Rewards, Source
+from rlaif.training.rewards.sources import Rewards, WeightedReward
 from tests.check.ppo.subjects import subject
 from tests.tiny import make_tiny_model
 from tests.training.tiny_ppo import reward_folder
@@ -447,7 +447,7 @@ def test_an_order_dependent_source_behind_another_is_found_by_its_name(sources: 
     """Its weight is too small to be seen in the sum."""
     tried = subject(sources[0])
     places = FunctionReward(lambda responses: range(len(responses)), "places")
-    tried.rewards = Rewards((*tried.rewards.sources, Source("places", places, 1e-9)))
+    tried.rewards = Rewards((*tried.rewards.sources, WeightedReward("places", places, 1e-9)))
     found = suite.outcome(check_called("reward-source"), tried)
     assert not found.ok
     assert "score_places in another order" in found.place

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from rlaif.check.ppo import suite
-from rlaif.check.ppo.subject import Measure
+from rlaif.check.ppo.subject import Deviation
 from rlaif.cli import app
 from rlaif.training.ppo import local_sampler as sampling
 from tests.check.ppo.subjects import failures, subject, written
@@ -59,13 +59,13 @@ def test_bfloat16_passes_within_its_rounding(tmp_path: Path) -> None:
 def test_the_worst_measure_is_the_one_that_is_told() -> None:
     def made(_: Any) -> Any:
         """Something must be true."""
-        yield from (Measure("a", 0.5, 1.0), Measure("b", 0.1, 0.05), Measure("c", 0.0), Measure("d", 3.0, 4.0))
+        yield from (Deviation("a", 0.5, 1.0), Deviation("b", 0.1, 0.05), Deviation("c", 0.0), Deviation("d", 3.0, 4.0))
 
     found = suite.outcome(made, None)  # type: ignore[arg-type]
     assert (found.ok, found.place, found.off, found.limit, found.measures) == (False, "b", 0.1, 0.05, 4)
     assert "failed  made" in str(found)
     assert "must be true: Something must be true." in str(found)
-    assert not Measure("not a number", float("nan"), 1.0).ok
+    assert not Deviation("not a number", float("nan"), 1.0).ok
 
 
 def test_the_command_prints_a_line_for_every_check(tmp_path: Path, tiny_model: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from rlaif.training.ppo.rollout import NotFiniteError
 from rlaif.training.ppo.schedule import step_prompts
 from rlaif.training.ppo.step import MEASURED, PpoTrainer
-from rlaif.training.rewards.sources import Rewards, Scored
+from rlaif.training.rewards.sources import Rewards, RewardScores
 from tests.tiny import make_tiny_model
 from tests.training.contexts import prompt
 from tests.training.tiny_ppo import (
@@ -225,7 +225,7 @@ def test_the_mean_of_a_prompts_samples_is_their_baseline(tiny_model: Path) -> No
     rollouts = made(work, "a", "b", "c", "d")
     rollouts = replace(rollouts, prompts=tuple(PROMPTS[i] for i in (0, 1, 0, 1)))
     zeros = torch.zeros(rollouts.mask.shape)
-    batch = work.shaped(rollouts, zeros, zeros, zeros, Scored(torch.tensor([1.0, 10.0, 2.0, 30.0])))
+    batch = work.shaped(rollouts, zeros, zeros, zeros, RewardScores(torch.tensor([1.0, 10.0, 2.0, 30.0])))
     for row, advantage in enumerate((-0.5, -10.0, 0.5, 10.0)):
         assert batch.advantages[row][batch.response_mask[row]].unique().tolist() == [advantage]
     assert batch.scores.tolist() == [1.0, 10.0, 2.0, 30.0]  # what is logged stays what it was

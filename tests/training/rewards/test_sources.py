@@ -26,7 +26,7 @@ from rlaif.training.rewards import preferences, sources
 from rlaif.training.rewards.by_judge import JudgeReward
 from rlaif.training.rewards.function import FunctionReward
 from rlaif.training.rewards.model import RewardModel
-from rlaif.training.rewards.sources import Rewards, Source, part_figures, part_values
+from rlaif.training.rewards.sources import Rewards, WeightedReward, part_figures, part_values
 from tests.training.planted_labels import planted, reward_context
 from tests.training.tiny_ppo import (
     PROMPTS,
@@ -50,11 +50,13 @@ def no_judge() -> JudgeReward:
     raise AssertionError("nobody asked for the judge")
 
 
-def source(name: str, *values: float | None, weight: float = 1.0) -> Source:
-    return Source(name, FunctionReward(lambda responses: list(values), name), weight)
+def source(name: str, *values: float | None, weight: float = 1.0) -> WeightedReward:
+    return WeightedReward(name, FunctionReward(lambda responses: list(values), name), weight)
 
 
-def combined(*sources: Source, members: list[list[float]] | None = None, **fields: Any) -> tuple[list[float], Any]:
+def combined(
+    *sources: WeightedReward, members: list[list[float]] | None = None, **fields: Any
+) -> tuple[list[float], Any]:
     """(scores, columns) of two responses."""
     rewards = Rewards(sources, **fields)
     given = None if members is None else torch.tensor(members)
@@ -85,7 +87,7 @@ def test_a_response_that_nothing_scores_is_an_error() -> None:
 
 
 def test_a_model_that_gives_no_number_is_not_taken_for_none() -> None:
-    scores, _ = combined(Source("model", None), source("a", 1, None), members=[[NAN], [3.0]])
+    scores, _ = combined(WeightedReward("model", None), source("a", 1, None), members=[[NAN], [3.0]])
     assert math.isnan(scores[0])
     assert scores[1] == 3.0
 
@@ -102,7 +104,7 @@ def test_a_model_that_gives_no_number_is_not_taken_for_none() -> None:
 )
 def test_members_of_an_ensemble_by_hand(fields: dict[str, Any], wanted: list[float]) -> None:
     members = [[0.0, 2.0, 4.0], [-1.0, -1.0, -1.0]]
-    scores, parts = combined(Source("model", None, weight=2.0), members=members, **fields)
+    scores, parts = combined(WeightedReward("model", None, weight=2.0), members=members, **fields)
     assert scores == pytest.approx([2 * value for value in wanted])
     assert parts["score_model"] == pytest.approx(wanted)
     assert parts["disagreement"] == pytest.approx([math.sqrt(8 / 3), 0.0])
@@ -134,7 +136,7 @@ def test_the_functions_of_the_page_run() -> None:
     exec(
         next(code for code in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "keeps_format" in code), names
     )
-    sources = (Source(name, FunctionReward(names[name], name)) for name in ("brevity", "keeps_format"))
+    sources = (WeightedReward(name, FunctionReward(names[name], name)) for name in ("brevity", "keeps_format"))
     rewards = Rewards(tuple(sources))
     asked = replace(TWO_ROLLOUTS, prompts=(replace(TWO_ROLLOUTS.prompts[0], slice="lists"), TWO_ROLLOUTS.prompts[1]))
     texts = ["- one\n- two", "three words here"]
@@ -178,7 +180,7 @@ def test_a_sum_moves_each_part_that_has_a_weight(tiny_model: Path, weight: float
         kl_coef=0.02,
     )
     e, a = FunctionReward(share_of_e, "e"), FunctionReward(share_of_a, "a")
-    work.rewards = Rewards((Source("e", e), Source("a", a, weight)))
+    work.rewards = Rewards((WeightedReward("e", e), WeightedReward("a", a, weight)))
     found = [work.step(step, chosen(work, step))[2] for step in range(steps)]
     rise = {name: sum(row[name] for row in found[-4:]) / 4 - found[0][name] for name in ("score_e", "score_a")}
     assert rise["score_e"] > 0.8

@@ -145,7 +145,7 @@ def _turned(heads: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     return heads * cosine + torch.cat([-second, first], -1) * sine
 
 
-class Decoder:
+class LlamaDecoder:
     """The model's layers for decoding `rows` sequences (any other number goes, more slowly); a copy of its weights."""
 
     def __init__(self, lm: CausalLM, rows: int) -> None:
@@ -156,7 +156,7 @@ class Decoder:
         self.head = Fused([lm.head], rows)
 
     @classmethod
-    def of(cls, lm: CausalLM, rows: int) -> Decoder | None:
+    def of(cls, lm: CausalLM, rows: int) -> LlamaDecoder | None:
         """The decoder of the model as its weights are now; None for a model of another shape, for one of more than
         `LARGEST` bytes, and where the model is not on a CPU."""
         if not (lm.split and lm.shares and lm.model.device.type == "cpu" and is_of_llamas_shape(lm.trunk)):
@@ -189,25 +189,25 @@ class Decoder:
         allowed = 1e-4 if lm.model.dtype == torch.float32 else 0.05
         return bool((found - own).abs().max() <= allowed * own.abs().max())
 
-    def begin(self, cache: Any, mask: Tensor, *, room: int) -> Sequences:
+    def begin(self, cache: Any, mask: Tensor, *, room: int) -> LlamaSequences:
         """Sequences that go on after those in a DynamicCache, by up to `room` tokens each.
 
         `mask` (B, T) bool, True = real token; padding stands on the left or between.
         """
-        return Sequences(self, cache, mask, room)
+        return LlamaSequences(self, cache, mask, room)
 
     def logits(self, states: Tensor) -> Tensor:
         """(B, V) float32 logits of states."""
         return self.head(states).float()
 
 
-class Sequences:
+class LlamaSequences:
     """A batch that is being decoded: keys and values of all layers, in memory that has room for what will come.
 
     Room for tokens that are not made is asked of the system, but never touched, and so takes no memory.
     """
 
-    def __init__(self, decoder: Decoder, cache: Any, mask: Tensor, room: int) -> None:
+    def __init__(self, decoder: LlamaDecoder, cache: Any, mask: Tensor, room: int) -> None:
         self.decoder, self.at = decoder, mask.shape[1]
         self.positions = mask.sum(1)
         shown = F.pad(mask, (0, room), value=True)[:, None, None]

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rlaif.lm.local.causal_lm import CausalLM
-from rlaif.lm.local.cpu.decoder import Decoder, is_of_llamas_shape
+from rlaif.lm.local.cpu.decoder import LlamaDecoder, is_of_llamas_shape
 from rlaif.lm.local.cpu.prefix_walker import Walker
 from rlaif.lm.local.cpu.thin_lora import make_lean
 
@@ -29,10 +29,10 @@ def is_on() -> bool:
     return os.environ.get(SWITCH, "1") != "0"
 
 
-def decoder_for(lm: CausalLM, *, rows: int) -> Decoder | None:
+def decoder_for(lm: CausalLM, *, rows: int) -> LlamaDecoder | None:
     """A decoder of the model's present weights for batches of `rows`; None where the model does not fit, and where the
     engine is off. It is worth its making for WORTH_PACKING new tokens or more."""
-    return Decoder.of(lm, rows) if is_on() else None
+    return LlamaDecoder.of(lm, rows) if is_on() else None
 
 
 def walker_for(lm: CausalLM, *, tokens: int) -> Walker | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from rlaif.lm.local.causal_lm import CausalLM, not_numbers
-from rlaif.lm.local.cpu.walk_plan import Ids, Step, passes, plan
+from rlaif.lm.local.cpu.walk_plan import Ids, WalkStep, passes, plan
 from rlaif.lm.local.packing import Row
 
 NAME = "rlaif_walk"
@@ -55,7 +55,7 @@ class Pass:
 
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    steps: list[tuple[int, Step, list[Tile]]] = field(default_factory=list)
+    steps: list[tuple[int, WalkStep, list[Tile]]] = field(default_factory=list)
 
 
 class Walker:
@@ -136,7 +136,7 @@ class Walker:
             raise not_numbers()
         return found
 
-    def _forward(self, steps: Sequence[Step]) -> Tensor:
+    def _forward(self, steps: Sequence[WalkStep]) -> Tensor:
         """(tokens of the steps, H) states; leaves their keys and values in the buffer."""
         part = self._pass(steps)
         return self.lm.states(
@@ -148,7 +148,7 @@ class Walker:
             steps=part.steps,
         )[0]
 
-    def _pass(self, steps: Sequence[Step]) -> Pass:
+    def _pass(self, steps: Sequence[WalkStep]) -> Pass:
         part = Pass()
         end = 0
         for step in steps:
@@ -173,7 +173,7 @@ class Walker:
     def attend(
         self,
         layer: int,
-        steps: Sequence[tuple[int, Step, list[Tile]]],
+        steps: Sequence[tuple[int, WalkStep, list[Tile]]],
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -247,7 +247,7 @@ def _attention(
     attention_mask: Tensor | None,
     *,
     walker: Walker,
-    steps: list[tuple[int, Step, list[Tile]]],
+    steps: list[tuple[int, WalkStep, list[Tile]]],
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:

@@ -19,7 +19,7 @@ SHARED = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class WalkStep:
     """Tokens of one row to be computed, from position `start` on.
 
     Before that, `load` = (ids of a kept beginning, number of them to put into the buffer); after it, `keep` the
@@ -41,7 +41,7 @@ class Walk:
     """Steps in order. `places[i]`: for each target token of row i the number, among all tokens of the steps, of the
     one that predicts it. `held`: the ids in the buffer afterwards."""
 
-    steps: list[Step]
+    steps: list[WalkStep]
     places: list[list[int]]
     held: Ids
 
@@ -52,7 +52,7 @@ def plan(rows: Sequence[Row], held: Ids = (), kept: Collection[Ids] = ()) -> Wal
     The last token of a target predicts nothing that is asked for and is left out. No context may be empty.
     """
     sequences = [(*context, *target[:-1]) if target else () for context, target in rows]
-    steps: list[Step] = []
+    steps: list[WalkStep] = []
     places: list[list[int]] = [[] for _ in rows]
     numbers = [-1] * len(held)  # of the tokens in the buffer; -1: their states are not of this walk
     total = 0
@@ -68,7 +68,7 @@ def plan(rows: Sequence[Row], held: Ids = (), kept: Collection[Ids] = ()) -> Wal
             start = next((place for place in range(first, start) if numbers[place] < 0), start)
             if start < len(ids):
                 keep = prefix if index == group[0] and len(group) > 1 and common(known, prefix) < len(prefix) else None
-                steps.append(Step(ids[start:], start, load, keep or None))
+                steps.append(WalkStep(ids[start:], start, load, keep or None))
                 numbers = numbers[:start] + list(range(total, total + len(ids) - start))
                 total += len(ids) - start
                 held = ids
@@ -95,9 +95,9 @@ def groups(sequences: Sequence[Ids]) -> Iterator[tuple[Ids, list[int]]]:
         yield prefix, group
 
 
-def passes(steps: Sequence[Step], tokens: int) -> Iterator[list[Step]]:
+def passes(steps: Sequence[WalkStep], tokens: int) -> Iterator[list[WalkStep]]:
     """The steps in parts of `tokens` tokens; one that does not fit is cut."""
-    part: list[Step] = []
+    part: list[WalkStep] = []
     room = tokens
     for step in steps:
         while len(step.ids) > room:

@@ -13,7 +13,7 @@ from rlaif.config import ModelConfig
 from rlaif.core.records import Message
 from rlaif.lm.local.causal_lm import CausalLM, places_filled, sample
 from rlaif.lm.local.cpu import decoder as engine
-from rlaif.lm.local.cpu.decoder import Decoder
+from rlaif.lm.local.cpu.decoder import LlamaDecoder
 from rlaif.lm.local.cpu.engine import WORTH_PACKING
 from rlaif.lm.local.load import load_model
 from rlaif.lm.local.model import LocalModel
@@ -52,7 +52,7 @@ def test_greedy_is_that_of_transformers_token_for_token(lm: CausalLM, shared: li
     # A token that some rows say and others do not: rows leave the batch at different times.
     end = next(t for row in alone for t in row if 0 < sum(t in other for other in alone) < 6)
     expected = [by_transformers(lm.model, prompt, 20, [end]) for prompt in prompts]
-    decoder = Decoder.of(lm, rows=6)
+    decoder = LlamaDecoder.of(lm, rows=6)
     assert decoder is not None
 
     found = sample(lm, prompts, max_new_tokens=20, temperature=0, seeds=[0] * 6, ends=[end], decoder=decoder)
@@ -62,7 +62,7 @@ def test_greedy_is_that_of_transformers_token_for_token(lm: CausalLM, shared: li
 
 
 def test_rows_that_leave_a_batch_leave_the_others_as_they_are(lm: CausalLM) -> None:
-    decoder, prompts, ends = Decoder.of(lm, rows=24), random_ids([5, 30, 2, 11] * 6), list(range(3, 60))
+    decoder, prompts, ends = LlamaDecoder.of(lm, rows=24), random_ids([5, 30, 2, 11] * 6), list(range(3, 60))
     options: dict[str, Any] = {"max_new_tokens": 24, "temperature": 1.0, "ends": ends, "decoder": decoder}
     together = sample(lm, prompts, seeds=range(24), **options)
     alone = [sample(lm, [prompt], seeds=[seed], **options)[0] for seed, prompt in enumerate(prompts)]
@@ -80,7 +80,7 @@ def test_what_is_sampled_follows_the_models_probabilities(lm: CausalLM) -> None:
     prompt, count = random_ids([11])[0], 4000
     first = int(lm.model(torch.tensor([prompt])).logits[0, -1].argmax())
     expected = lm.model(torch.tensor([[*prompt, first]])).logits[0, -1].div(0.5).softmax(-1)
-    decoder = Decoder.of(lm, rows=count)
+    decoder = LlamaDecoder.of(lm, rows=count)
     assert decoder is not None
 
     rows = sample(
@@ -99,21 +99,21 @@ def test_what_is_sampled_follows_the_models_probabilities(lm: CausalLM) -> None:
 def test_bfloat16_weights_are_packed_and_the_states_stay(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "llama")
     lm = CausalLM(load_model(ModelConfig(source=str(folder), dtype="bfloat16", device="cpu")).model)
-    decoder = Decoder.of(lm, rows=2)
+    decoder = LlamaDecoder.of(lm, rows=2)
     assert decoder is not None
     assert decoder.head.packed
 
 
 def test_the_decoder_holds_the_weights_of_its_making(tmp_path: Path) -> None:
     lm = CausalLM(load(make_tiny_model(tmp_path / "llama")))
-    old = Decoder.of(lm, rows=1)
+    old = LlamaDecoder.of(lm, rows=1)
     prompt = [[5, 6, 7]]
     named: dict[str, Any] = {"max_new_tokens": 8, "temperature": 0, "seeds": [0], "ends": [NEVER]}
     before = sample(lm, prompt, decoder=old, **named)
     for layer in lm.trunk.layers:
         layer.mlp.down_proj.weight.data.neg_()
 
-    new = Decoder.of(lm, rows=1)
+    new = LlamaDecoder.of(lm, rows=1)
 
     assert sample(lm, prompt, decoder=new, **named) == sample(lm, prompt, **named) != before
     assert old is not None
@@ -123,9 +123,9 @@ def test_the_decoder_holds_the_weights_of_its_making(tmp_path: Path) -> None:
 def test_without_onednn_the_weights_are_taken_as_they_are(lm: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     named: dict[str, Any] = {"max_new_tokens": 8, "temperature": 0, "seeds": [0, 0], "ends": [0]}
     prompts = random_ids([4, 12])
-    expected = sample(lm, prompts, decoder=Decoder.of(lm, rows=2), **named)
+    expected = sample(lm, prompts, decoder=LlamaDecoder.of(lm, rows=2), **named)
     monkeypatch.setattr(engine, "_packs", lambda weight: False)
-    decoder = Decoder.of(lm, rows=2)
+    decoder = LlamaDecoder.of(lm, rows=2)
     assert decoder is not None
     assert not decoder.head.packed
     assert sample(lm, prompts, decoder=decoder, **named) == expected
@@ -135,7 +135,7 @@ def test_without_onednn_the_weights_are_taken_as_they_are(lm: CausalLM, monkeypa
 def test_positions_are_turned_as_the_model_turns_them(rope: str) -> None:
     lm = CausalLM(random_model("llama", rope_parameters=ROPES[rope] | {"rope_type": rope, "rope_theta": 100.0}))
     prompts = random_ids([60, 9, 33])
-    decoder = Decoder.of(lm, rows=3)
+    decoder = LlamaDecoder.of(lm, rows=3)
     assert decoder is not None
     found = sample(lm, prompts, max_new_tokens=20, temperature=0, seeds=[0] * 3, ends=[0], decoder=decoder)
     without = sample(lm, prompts, max_new_tokens=20, temperature=0, seeds=[0] * 3, ends=[0])
@@ -161,16 +161,16 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_model_that_only_resembles_llama_has_no_decoder(kind: str) -> None:
-    assert Decoder.of(CausalLM(random_model(kind, **OTHERS[kind])), rows=2) is None
+    assert LlamaDecoder.of(CausalLM(random_model(kind, **OTHERS[kind])), rows=2) is None
 
 
 def test_a_mistral_without_a_window_has_one() -> None:
-    assert Decoder.of(CausalLM(random_model("mistral", sliding_window=None)), rows=2) is not None
+    assert LlamaDecoder.of(CausalLM(random_model("mistral", sliding_window=None)), rows=2) is not None
 
 
 def test_a_model_too_large_for_a_second_copy_has_none(lm: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "LARGEST", sum(p.nbytes for p in lm.model.parameters()) - 1)
-    assert Decoder.of(lm, rows=2) is None
+    assert LlamaDecoder.of(lm, rows=2) is None
 
 
 def test_local_answers_are_the_same_and_short_ones_pack_nothing(
@@ -188,19 +188,19 @@ def test_local_answers_are_the_same_and_short_ones_pack_nothing(
     model.close()
     assert "decoder" not in vars(model)
 
-    monkeypatch.setattr(Decoder, "of", lambda lm, rows: None)
+    monkeypatch.setattr(LlamaDecoder, "of", lambda lm, rows: None)
     assert LocalModel(loaded, batch_size=2).ask(asked) == answers
 
 
 @pytest.mark.parametrize("other", ["gpt2", "gpt_neox", "gemma2"])
 def test_a_model_of_another_shape_has_no_decoder(other: Any, tmp_path: Path) -> None:
     model = random_model("gemma2", head_dim=8) if other == "gemma2" else load(make_tiny_model(tmp_path / other, other))
-    assert Decoder.of(CausalLM(model), rows=2) is None
+    assert LlamaDecoder.of(CausalLM(model), rows=2) is None
 
 
 def test_what_only_looks_like_llama_is_found_out_by_trying(tmp_path: Path) -> None:
     lm = CausalLM(load(make_tiny_model(tmp_path / "llama")))
-    assert Decoder.of(lm, rows=2) is not None
+    assert LlamaDecoder.of(lm, rows=2) is not None
     attention = lm.trunk.layers[1].self_attn
     attention.register_forward_hook(lambda module, given, made: (made[0] * 0.5, *made[1:]))
-    assert Decoder.of(lm, rows=2) is None
+    assert LlamaDecoder.of(lm, rows=2) is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlaif.lm.local.cpu import walk_plan as walk
-from rlaif.lm.local.cpu.walk_plan import Ids, Step, common, groups, passes, plan
+from rlaif.lm.local.cpu.walk_plan import Ids, WalkStep, common, groups, passes, plan
 from rlaif.lm.local.packing import Row
 
 
@@ -18,7 +18,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_row_is_computed_from_where_it_leaves_the_one_before() -> None:
     rows: list[Row] = [((1, 2, 5), (6, 7)), ((1, 2), (3, 4)), ((1, 2, 5), (6, 8, 9)), ((4,), (1,))]
     found = plan(rows)
-    assert found.steps == [Step((1, 2, 3), 0), Step((5, 6), 2), Step((8,), 4), Step((4,), 0)]
+    assert found.steps == [WalkStep((1, 2, 3), 0), WalkStep((5, 6), 2), WalkStep((8,), 4), WalkStep((4,), 0)]
     # The tokens of the steps are numbered 0 to 6: 1 2 3 | 5 6 | 8 | 4; a target is predicted by the token before it.
     assert found.places == [[3, 4], [1, 2], [3, 4, 5], [6]]
     assert found.held == (4,)
@@ -26,15 +26,15 @@ def test_each_row_is_computed_from_where_it_leaves_the_one_before() -> None:
 
 def test_choices_after_one_context_need_one_state() -> None:
     found = plan([((1, 2, 3), (8,)), ((1, 2, 3), (9,)), ((1, 2, 3), ())])
-    assert found.steps == [Step((1, 2, 3), 0)]
+    assert found.steps == [WalkStep((1, 2, 3), 0)]
     assert found.places == [[2], [2], []]
 
 
 def test_what_the_buffer_holds_is_not_computed_but_for_the_states_that_are_asked_for() -> None:
     found = plan([((1, 2, 3, 4), (5, 6))], held=(1, 2, 3, 4, 5, 9))
-    assert found.steps == [Step((4, 5), 3)]  # their keys are there, their states are not
+    assert found.steps == [WalkStep((4, 5), 3)]  # their keys are there, their states are not
     assert found.places == [[0, 1]]
-    assert plan([((1, 2, 7), (8,))], held=(1, 2, 3, 4)).steps == [Step((7,), 2)]
+    assert plan([((1, 2, 7), (8,))], held=(1, 2, 3, 4)).steps == [WalkStep((7,), 2)]
 
 
 @pytest.mark.usefixtures("small")
@@ -42,9 +42,12 @@ def test_a_kept_beginning_is_loaded_where_it_reaches_further_than_the_buffer() -
     rows: list[Row] = [((1, 2, 3, 4, 5, 6), (7,)), ((1, 2, 3, 4, 5, 8), (7,))]
     kept: list[Ids] = [(9, 9, 9), (1, 2, 3, 4, 9)]
     loaded = plan(rows, (1, 2), kept)
-    assert loaded.steps == [Step((5, 6), 4, load=((1, 2, 3, 4, 9), 4), keep=(1, 2, 3, 4, 5)), Step((8,), 5)]
-    assert plan(rows, (1, 2, 3, 4, 5), kept).steps[0] == Step((6,), 5, keep=(1, 2, 3, 4, 5))
-    assert plan(rows, (), [(1, 2, 3, 4, 5, 9)]).steps == [Step((6,), 5, load=((1, 2, 3, 4, 5, 9), 5)), Step((8,), 5)]
+    assert loaded.steps == [WalkStep((5, 6), 4, load=((1, 2, 3, 4, 9), 4), keep=(1, 2, 3, 4, 5)), WalkStep((8,), 5)]
+    assert plan(rows, (1, 2, 3, 4, 5), kept).steps[0] == WalkStep((6,), 5, keep=(1, 2, 3, 4, 5))
+    assert plan(rows, (), [(1, 2, 3, 4, 5, 9)]).steps == [
+        WalkStep((6,), 5, load=((1, 2, 3, 4, 5, 9), 5)),
+        WalkStep((8,), 5),
+    ]
 
 
 @pytest.mark.usefixtures("small")
@@ -59,12 +62,12 @@ def test_groups_end_where_rows_share_little_or_less_than_half() -> None:
 
 
 def test_passes_are_full_and_a_step_that_does_not_fit_is_cut() -> None:
-    steps = [Step((1, 2, 3, 4, 5, 6, 7), 0, load=((1,), 1), keep=(1, 2)), Step((8,), 3), Step((9, 9), 1)]
+    steps = [WalkStep((1, 2, 3, 4, 5, 6, 7), 0, load=((1,), 1), keep=(1, 2)), WalkStep((8,), 3), WalkStep((9, 9), 1)]
     assert list(passes(steps, 3)) == [
-        [Step((1, 2, 3), 0, load=((1,), 1))],
-        [Step((4, 5, 6), 3)],
-        [Step((7,), 6, keep=(1, 2)), Step((8,), 3), Step((9,), 1)],
-        [Step((9,), 2)],
+        [WalkStep((1, 2, 3), 0, load=((1,), 1))],
+        [WalkStep((4, 5, 6), 3)],
+        [WalkStep((7,), 6, keep=(1, 2)), WalkStep((8,), 3), WalkStep((9,), 1)],
+        [WalkStep((9,), 2)],
     ]
     assert list(passes(steps[1:], 3)) == [steps[1:]]
     assert list(passes([], 3)) == []
