@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rlaif.config import RunConfig
 from rlaif.core.files import JsonlFile, RunFolder
@@ -95,3 +97,8 @@ def context_in(
         open_policy=open_policy,
         open_judge=lambda asking: Words("judge", log),
     )
+
+
+def summary_in(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((root / "evaluate/summary.json").read_text(encoding="utf-8"))
+    return found

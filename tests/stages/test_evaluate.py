@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlaif.core.errors import StageError
-from rlaif.core.evaluation import read_summary
 from rlaif.core.files import JsonlFile
 from rlaif.core.records import Message, PreferenceLabel, Prompt, Response
 from rlaif.lm.protocol import LanguageModel
 from rlaif.stages import evaluate
-from tests.stages.evaluation_run import PROMPTS, config, context_in
+from tests.stages.evaluation_run import PROMPTS, config, context_in, summary_in
 
 Log = list[tuple[str, str, int]]
 FILES = ("responses.jsonl", "labels.jsonl", "logprobs.jsonl", "scores.jsonl", "summary.json")
-
-
-def summary_in(root: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((root / "evaluate/summary.json").read_text(encoding="utf-8"))
-    return found
 
 
 def test_the_whole_stage(tmp_path: Path) -> None:
@@ -49,53 +42,6 @@ def test_the_whole_stage(tmp_path: Path) -> None:
     # one policy at a time, PPO before SFT, and each closed before the next
     visits = [(name, what) for name, what, _ in log if what in ("open", "close")]
     assert visits == [(name, what) for name in ("base", "ppo", "sft") for what in ("open", "close")]
-
-
-def test_summary_has_the_numbers_of_the_files(tmp_path: Path) -> None:
-    evaluate.run(context_in(tmp_path, []))
-    summary = summary_in(tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "evaluate/scores.jsonl").read_text().splitlines()]
-    assert (summary["models"], summary["slices"]) == (["base", "sft", "ppo"], ["harmful", "harmless"])
-    assert list(summary["measures"]) == ["toxicity", "words", "finished", "distinct_2", "repetition", "refusal"]
-    assert len(summary["cells"]) == 3 * 2 * 6
-
-    def mean_words(model: str, part: str) -> float:
-        words = [row["words"] for row in rows if (row["model"], row["slice"]) == (model, part)]
-        return float(sum(words) / len(words))
-
-    cell = next(c for c in summary["cells"] if (c["model"], c["slice"], c["measure"]) == ("ppo", "harmful", "words"))
-    assert cell["n"] == 10
-    assert cell["mean"] == pytest.approx(mean_words("ppo", "harmful"))
-    assert cell["difference"] == pytest.approx(mean_words("ppo", "harmful") - mean_words("sft", "harmful"))
-    assert cell["low"] <= cell["mean"] <= cell["high"]
-    assert all((c["difference"] is None) == (c["model"] == "sft") for c in summary["cells"])
-
-    # KL: 0.25 nats a token on PPO's own answers (see scripted.LOGPROB)
-    kl = {row["slice"]: row for row in summary["kl"]}
-    assert kl["harmful"]["mean"] == pytest.approx(0.25 * mean_words("ppo", "harmful"))
-    assert kl["harmful"]["per_token"] == pytest.approx(0.25)
-    assert {(row["model"], row["against"]) for row in summary["kl"]} == {("ppo", "sft")}
-    assert [(w["model"], w["against"], w["slice"]) for w in summary["win_rates"]][:2] == [
-        ("ppo", "sft", "harmful"),
-        ("ppo", "sft", "harmless"),
-    ]
-    matched = {(w["model"], w["against"], w["slice"]): w for w in summary["win_rates_length_matched"]}
-    for whole in summary["win_rates"]:
-        assert whole["scored"] + whole["unscored"] == (10 if whole["slice"] == "harmful" else 6)
-        assert matched[whole["model"], whole["against"], whole["slice"]]["scored"] <= whole["scored"]
-
-
-def test_the_report_reads_the_summary(tmp_path: Path) -> None:
-    context = context_in(tmp_path, [])
-    evaluate.run(context)
-    found = read_summary(context.run)
-    assert found is not None
-    assert len(found.cells) == len(summary_in(tmp_path)["cells"])
-    rate, distance = found.win_rate("ppo", "harmless"), found.divergence("ppo", "harmless")
-    assert rate is not None
-    assert rate.scored == 6
-    assert distance is not None
-    assert distance.low is not None
 
 
 class Killed(BaseException):
@@ -181,31 +127,12 @@ def test_a_stage_that_was_not_run_is_left_out_with_a_note(tmp_path: Path) -> Non
     assert not any("ppo" in name for name in counts)
 
 
-def test_a_judge_that_was_the_reward_or_reads_openings_is_said(tmp_path: Path) -> None:
-    plain = config("contrast")
-    judge = plain.judge.model_copy(update={"opening_tokens": 3})
-    rewarded = plain.model_copy(update={"judge": judge, "ppo": type(plain.ppo).model_validate({"reward": "judge"})})
-    for settings, said in ((plain, []), (rewarded, ["first 3 tokens", "was its reward"])):
-        evaluate.run(context_in(tmp_path / str(len(said)), [], settings=settings))
-        notes = [note for note in summary_in(tmp_path / str(len(said)))["notes"] if note.startswith("win rates")]
-        assert len(notes) == len(said)
-        assert all(words in note for words, note in zip(said, notes, strict=True))
-
-
 def test_an_abstention_is_no_failure(tmp_path: Path) -> None:
     settings = config("random")
     judge = settings.judge.model_copy(update={"abstain_below": 0.25})
     counts = evaluate.run(context_in(tmp_path, [], settings=settings.model_copy(update={"judge": judge})))
     assert 0 < counts["abstained"] == counts["labels_unscored"] < counts["labels"]
     assert counts["failed"] == 0
-
-
-def test_without_sft_there_is_nothing_to_differ_from(tmp_path: Path) -> None:
-    evaluate.run(context_in(tmp_path, [], adapters=()))
-    summary = summary_in(tmp_path)
-    assert summary["models"] == ["base"]
-    assert summary["win_rates"] == []
-    assert all(cell["difference"] is None for cell in summary["cells"])
 
 
 def test_answers_that_failed_are_counted_and_not_asked_for_again(tmp_path: Path) -> None:
