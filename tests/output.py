@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, RenderableType
 from typer.testing import CliRunner, Result
@@ -59,6 +61,13 @@ class Page(HTMLParser):
 def rlaif(*words: str | Path) -> Result:
     """What `rlaif WORDS` did."""
     return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def done(*words: str | Path) -> Any:
+    """The JSON of a command that must succeed."""
+    result = rlaif(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
 
 
 def on_terminal(parts: Iterable[RenderableType], width: int = 80) -> str:

@@ -15,7 +15,6 @@ from typing import Any, get_args
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from rlaif.cli import app
 from rlaif.config import ConfigTable, RunConfig
@@ -26,6 +25,7 @@ from rlaif.core.yaml import read_yaml
 from rlaif.judge.load import parse
 from rlaif.stages.evaluation_summary import TEXT_MEASURES, LogprobRow
 from rlaif.training.preference_metrics import held_out_report
+from tests.output import rlaif
 
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -88,7 +88,7 @@ def test_what_a_verb_prints_in_the_page_is_what_it_prints(
     shown = [text for text in printed_in if text.startswith(f"$ rlaif constitution {verb} ")]
     assert len(shown) == 1
     command, _, printed = shown[0].replace("\\\n", " ").partition("\n")
-    assert CliRunner().invoke(app, shlex.split(command)[2:]).stdout == printed
+    assert rlaif(*shlex.split(command)[2:]).stdout == printed
     if verb == "set":
         assert (tmp_path / "ours.yaml").read_text(encoding="utf-8") == after
 

@@ -20,7 +20,7 @@ from rlaif.lm.cache import CachedModel
 from rlaif.lm.scripted import ScriptedModel
 from tests import stub_stages
 from tests.fault_server import Answer, FaultServer, chat, serving
-from tests.output import rlaif
+from tests.output import done, rlaif
 
 
 def answer(body: dict[str, Any]) -> dict[str, Any]:
@@ -39,12 +39,6 @@ def answer(body: dict[str, Any]) -> dict[str, Any]:
 def server() -> Iterator[FaultServer]:
     with serving(lambda body, _: Answer(answer(body))) as running:
         yield running
-
-
-def done(*words: str | Path) -> dict[str, Any]:
-    result = rlaif(*words, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)  # type: ignore[no-any-return]
 
 
 @pytest.fixture

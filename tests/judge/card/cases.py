@@ -20,6 +20,7 @@ from rlaif.judge.card.attacks import ATTACKS
 from rlaif.judge.card.card import CardOptions, judge_card
 from rlaif.judge.card.figures import JudgedPair
 from rlaif.judge.card.records import JudgeCard
+from rlaif.judge.compare.records import JudgeComparison
 from rlaif.judge.load import default_config
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import LanguageModel
@@ -142,5 +143,5 @@ def share(found: Estimate | None) -> float:
     return found.mean
 
 
-def says(card: JudgeCard, words: str) -> bool:
-    return any(words in sentence.replace("\u00a0", " ") for sentence in card.verdict)
+def says(found: JudgeCard | JudgeComparison, words: str) -> bool:
+    return any(words in sentence.replace("\u00a0", " ") for sentence in found.verdict)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from rlaif.core.errors import ConfigError
-from rlaif.core.statistics import Draw, Estimate
+from rlaif.core.statistics import Draw
 from rlaif.gold.pairs import read_gold_set
 from rlaif.judge.card.figures import JudgedPair
 from rlaif.judge.compare.measure import best_of, criterion_of, in_choosing_part, mean_of
 from rlaif.judge.compare.records import PANEL, Contender, JudgeComparison
-from tests.judge.card.cases import judged, write_gold
+from tests.judge.card.cases import judged, says, share, write_gold
 from tests.judge.compare.contests import SCORES, compared
 
 
@@ -24,24 +24,15 @@ def of(found: JudgeComparison, name: str) -> Contender:
     return candidate
 
 
-def mean(found: Estimate | None) -> float:
-    assert found is not None
-    return found.mean
-
-
-def says(found: JudgeComparison, words: str) -> bool:
-    return any(words in sentence.replace("\u00a0", " ") for sentence in found.verdict)
-
-
 def test_the_best_is_chosen_and_shown_to_be_better(tmp_path: Path) -> None:
     found = compared(tmp_path, "length", "wavering", "perfect")
     choice = found.choice
     assert (choice.criterion, choice.winner, choice.runner_up) == ("length-matched accuracy", "perfect", "wavering")
-    assert mean(choice.lead) > 0.1
-    assert mean(choice.lead_after) > 0.1
-    assert mean(of(found, "perfect").reporting.accuracy.judge) == 1.0
+    assert share(choice.lead) > 0.1
+    assert share(choice.lead_after) > 0.1
+    assert share(of(found, "perfect").reporting.accuracy.judge) == 1.0
     assert of(found, "perfect").behind is None
-    assert mean(of(found, "wavering").behind) == pytest.approx(mean(choice.lead_after))
+    assert share(of(found, "wavering").behind) == pytest.approx(share(choice.lead_after))
     assert says(found, "Better than wavering there")
     assert says(found, "Better than wavering on the reporting part")
     assert says(found, "to 100), better than a coin, better than")
@@ -50,9 +41,9 @@ def test_the_best_is_chosen_and_shown_to_be_better(tmp_path: Path) -> None:
 def test_luck_on_the_choosing_part_shows_on_the_other(tmp_path: Path) -> None:
     found = compared(tmp_path, "wavering", "lucky")
     assert (found.choice.winner, found.choice.runner_up) == ("lucky", "wavering")
-    assert mean(of(found, "lucky").choosing.accuracy.judge) == 1.0
-    assert mean(of(found, "lucky").reporting.accuracy.judge) == 0.0
-    assert mean(found.choice.lead_after) < -0.5
+    assert share(of(found, "lucky").choosing.accuracy.judge) == 1.0
+    assert share(of(found, "lucky").reporting.accuracy.judge) == 0.0
+    assert share(found.choice.lead_after) < -0.5
     assert says(found, "Better than wavering there")
     assert says(found, "Worse than wavering on the reporting part")
 
@@ -117,7 +108,7 @@ def test_the_mean_of_a_judge_and_a_coin_toss_of_places_is_the_judge(tmp_path: Pa
     assert found.candidates[-1].name == PANEL
     alone = of(found, "wavering")
     assert found.candidates[-1].reporting.accuracy.judge == alone.reporting.accuracy.judge
-    assert mean(found.candidates[-1].behind) == 0.0
+    assert share(found.candidates[-1].behind) == 0.0
 
 
 def test_the_id_holds_for_figures_and_not_for_cost(tmp_path: Path) -> None:
@@ -144,15 +135,15 @@ def test_right_answers_among_several_are_counted_where_there_are_several(tmp_pat
     path = tmp_path / "several.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     found = compared(tmp_path, "perfect", "length", gold=path)
-    assert mean(of(found, "perfect").reporting.best_of) == 1.0
-    assert mean(of(found, "length").reporting.best_of) == 0.0, "the longest answer is wrong"
+    assert share(of(found, "perfect").reporting.best_of) == 1.0
+    assert share(of(found, "length").reporting.best_of) == 0.0, "the longest answer is wrong"
     assert compared(tmp_path, "perfect", "length", gold=path, pairs=24).candidates[0].reporting.best_of is None
 
 
 DRAW = Draw(1, 200)
 
 
-def share(rows: list[JudgedPair], gold: list[JudgedPair] | None = None) -> float | None:
+def found_in(rows: list[JudgedPair], gold: list[JudgedPair] | None = None) -> float | None:
     found = best_of(rows, [row.pair for row in gold or rows], DRAW)
     return None if found is None else found.mean
 
@@ -162,20 +153,20 @@ def four(prompt: str, *probabilities: float | None, right: str = "right") -> lis
 
 
 def test_all_wrong_ones_must_be_beaten() -> None:
-    assert share(four("p", 0.9, 0.8, 0.7)) == 1.0
-    assert share(four("p", 0.9, 0.8, 0.4)) == 0.0
-    assert share(four("p", 0.9, 0.8, 0.5)) == 0.5
-    assert share([*four("p", 0.9, 0.8, 0.7), *four("q", 0.9, 0.1, 0.7)]) == 0.5
+    assert found_in(four("p", 0.9, 0.8, 0.7)) == 1.0
+    assert found_in(four("p", 0.9, 0.8, 0.4)) == 0.0
+    assert found_in(four("p", 0.9, 0.8, 0.5)) == 0.5
+    assert found_in([*four("p", 0.9, 0.8, 0.7), *four("q", 0.9, 0.1, 0.7)]) == 0.5
 
 
 def test_one_of_several_right_ones_is_enough() -> None:
-    assert share([*four("p", 0.9, 0.2), *four("p", 0.6, 0.7, right="also")]) == 1.0
-    assert share([*four("p", 0.9, 0.2), *four("p", 0.2, 0.7, right="also")]) == 0.0, "each is beaten by another"
+    assert found_in([*four("p", 0.9, 0.2), *four("p", 0.6, 0.7, right="also")]) == 1.0
+    assert found_in([*four("p", 0.9, 0.2), *four("p", 0.2, 0.7, right="also")]) == 0.0, "each is beaten by another"
 
 
 def test_only_prompts_with_several_wrong_answers_that_are_all_judged() -> None:
-    assert share(four("p", 0.9)) is None, "a pair is no choice among several"
-    assert share(four("p", 0.9, None)) is None
-    assert share(four("p", 0.9, 0.9)[:1], gold=four("p", 0.9, 0.9)) is None, "the other pair was not drawn"
+    assert found_in(four("p", 0.9)) is None, "a pair is no choice among several"
+    assert found_in(four("p", 0.9, None)) is None
+    assert found_in(four("p", 0.9, 0.9)[:1], gold=four("p", 0.9, 0.9)) is None, "the other pair was not drawn"
     chain = [judged("p", 0.9, a="x", b="y"), judged("p", 0.9, a="y", b="z"), judged("p", 0.9, a="x", b="z")]
-    assert share(chain) is None, "an answer that is right here and wrong there is a rank, not right or wrong"
+    assert found_in(chain) is None, "an answer that is right here and wrong there is a rank, not right or wrong"

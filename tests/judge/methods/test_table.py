@@ -7,13 +7,10 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from rlaif.check.config import check_all
-from rlaif.cli.main import app
 from rlaif.config import JudgeConfig
 from rlaif.constitution.load import load_constitution
 from rlaif.core.errors import ConfigError, RlaifError, StageError
@@ -27,6 +24,7 @@ from rlaif.lm.cache import CachedModel
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.stages import label
 from tests import stub_stages
+from tests.output import done
 
 DOCS = Path(__file__).parents[3] / "docs" / "extending.md"
 MORE = """
@@ -87,13 +85,6 @@ def _documented() -> dict[str, str]:
         r"^```\w*\n((?:# |\{# )(yes[\w-]+\.(?:py|jinja)).*?)^```", DOCS.read_text(), re.DOTALL | re.MULTILINE
     )
     return {name: text for text, name in found}
-
-
-def done(*words: str | Path) -> dict[str, Any]:
-    """The JSON of a command that must succeed."""
-    result = CliRunner().invoke(app, [*map(str, words), "--json"])
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)  # type: ignore[no-any-return]
 
 
 def rules(folder: Path, statement: str = "Be good.") -> Path:
