@@ -86,7 +86,6 @@ TESTED_IN = {
     "constitution.render": "constitution/test_diff.py",
     "constitution.starter": "constitution/exchange/test_formats.py",
     "core.errors": "cli/test_main.py",
-    "core.progress": "stages/test_sft.py",
     "judge.card.verdict": "judge/card/test_card.py",
     "judge.compare.records": "judge/compare/test_measure.py",
     "judge.methods.method": "judge/methods/test_table.py",

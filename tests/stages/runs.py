@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +154,19 @@ def context_in(
 def content(folder: Path) -> dict[str, bytes]:
     """Name -> content of every file of the folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def killed_and_resumed(root: Path, work: Callable[[Path, World], object]) -> Iterator[tuple[Path, World]]:
+    """The folder and the world of a stage that was killed after its first call and resumed, then after its second,
+    and so on; ends where the stage does not live to be killed."""
+    for calls in range(100):
+        world, folder = World(), root / f"killed after {calls}"
+        world.dies_after = calls
+        try:
+            work(folder, world)
+        except Killed:
+            world.dies_after = None
+            work(folder, world)
+            yield folder, world
+        else:
+            return

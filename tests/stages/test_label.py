@@ -17,7 +17,17 @@ from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import GenerateRequest, LanguageModel
 from rlaif.stages import label
-from tests.stages.runs import CONSTITUTION, PROMPTS, Killed, World, content, context_in, prompt, quality, settings
+from tests.stages.runs import (
+    CONSTITUTION,
+    PROMPTS,
+    World,
+    content,
+    context_in,
+    killed_and_resumed,
+    prompt,
+    quality,
+    settings,
+)
 
 
 def config(judge: dict[str, Any] | None = None, **fields: Any) -> RunConfig:
@@ -150,17 +160,8 @@ def test_killed_at_any_call_and_resumed_the_files_are_the_same_and_nothing_is_as
     expected = content(tmp_path / "whole" / "label")
     assert sorted(expected) == ["failures.jsonl", "labels.jsonl", "responses.jsonl"]
     kills = 0
-    for calls in range(100):
-        world, root = World(), tmp_path / f"killed after {calls}"
-        world.dies_after = calls
-        try:
-            work(root, setup, MIXED, world)
-        except Killed:
-            kills += 1
-        else:
-            break
-        world.dies_after = None
-        work(root, setup, MIXED, world)
+    for root, world in killed_and_resumed(tmp_path, lambda root, world: work(root, setup, MIXED, world)):
+        kills += 1
         assert content(root / "label") == expected
         assert max(world.asked.values()) == 1
         assert world.asked.keys() == whole.asked.keys()

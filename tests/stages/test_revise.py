@@ -14,7 +14,17 @@ from rlaif.core.files import JsonlFile
 from rlaif.core.records import FailedAnswer, Prompt, RevisionTrace, record_seed
 from rlaif.lm.protocol import GenerateRequest
 from rlaif.stages import revise
-from tests.stages.runs import CONSTITUTION, PROMPTS, Killed, World, content, context_in, prompt, quality, settings
+from tests.stages.runs import (
+    CONSTITUTION,
+    PROMPTS,
+    World,
+    content,
+    context_in,
+    killed_and_resumed,
+    prompt,
+    quality,
+    settings,
+)
 
 
 def config(**fields: Any) -> RunConfig:
@@ -220,17 +230,8 @@ def test_killed_at_any_call_and_resumed_the_files_are_the_same_and_nothing_is_as
     expected = content(tmp_path / "whole" / "revise")
     assert sorted(expected) == ["failures.jsonl", "traces.jsonl"]
     kills = 0
-    for calls in range(100):
-        world, root = World(), tmp_path / f"killed after {calls}"
-        world.dies_after = calls
-        try:
-            work(root, setup, MIXED, world)
-        except Killed:
-            kills += 1
-        else:
-            break
-        world.dies_after = None
-        work(root, setup, MIXED, world)
+    for root, world in killed_and_resumed(tmp_path, lambda root, world: work(root, setup, MIXED, world)):
+        kills += 1
         assert content(root / "revise") == expected
         twice = [request for request, times in world.asked.items() if times > 1]
         assert all(isinstance(r, GenerateRequest) and r.messages[-1].content == "fail" for r in twice)
