@@ -143,7 +143,7 @@ def _read(path: Path, found: Document) -> tuple[ConstitutionFile, list[int], lis
         raise ConstitutionError(
             "a constitution is a mapping with name, version and principles",
             where=str(path),
-            remedy=f"copy {shipped('constitutions')['example']} and edit it",
+            remedy="begin with one that is commented: rlaif constitution new mine.yaml",
         )
     try:
         file = ConstitutionFile.model_validate(data)

@@ -146,6 +146,8 @@ def _groups(impact: Impact) -> Iterator[Part]:
         yield Line(
             f"Too few prompts for a line of their own (fewer than {MIN_PROMPTS}): {', '.join(named)}{more}", "muted"
         )
+        if rest:
+            yield Line(f"And too few: {', '.join(rest)}.", "caption")
 
 
 def _prompts(moves: Sequence[PromptMove]) -> Table:

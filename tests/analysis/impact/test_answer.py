@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,14 @@ def test_wrong_words_are_answered(run: RunFolder, words: list[str], code: int, m
     assert result.exit_code == code, result.output
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_page_names_every_tag_with_too_few_prompts(run: RunFolder) -> None:
+    found, _ = ask(run, REWORDED)
+    many = replace(found, left_out=tuple(f"tag number-{n} (1)" for n in range(40)))
+    assert "tag number-39 (1)" in Page(page(answer(many))).words
+    out = io.StringIO()
+    for part in rendered(answer(many)):
+        Console(file=out, width=200).print(part)
+    assert "tag number-39 (1)" not in out.getvalue()
+    assert " more" in out.getvalue()
