@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -15,6 +16,7 @@ from rlaif.config import STAGES
 from rlaif.core.errors import ConfigError, DataError
 from rlaif.core.progress import Silent
 from rlaif.core.records import Comparison, Message
+from rlaif.core.yaml import dump_yaml
 from rlaif.judge.load import load
 from rlaif.run import pipeline
 from rlaif.run.init import init_project
@@ -110,6 +112,34 @@ def test_a_run_is_read_as_it_stands(folder: Path, tmp_path: Path) -> None:
         begun.summary()
     with pytest.raises(DataError, match="rlaif sft --run"):
         begun.policy()
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "said"),
+    [
+        ("stage", "labels", "there is no 'labels' here, did you mean 'label'?"),
+        ("prompts", "test", "give one of train, held_out"),
+        ("labels", "reward", "give one of label, evaluate"),
+        ("responses", "evalute", "did you mean 'evaluate'?"),
+        ("metrics", "label", "give one of sft, reward, ppo"),
+        ("policy", "rl", "give one of base, sft, ppo"),
+    ],
+)
+def test_a_wrong_name_is_no_empty_answer(folder: Path, method: str, name: str, said: str) -> None:
+    with pytest.raises(rlaif.RlaifError) as caught:
+        getattr(rlaif.open_run(folder / "runs" / "my"), method)(name)
+    assert said in str(caught.value)
+
+
+def test_a_run_is_read_without_its_plug_in(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    copytree(folder / "runs" / "my", run)
+    config = load(run / "config.yaml").model_dump(mode="json", exclude_defaults=True)
+    config["judge"] = {"method": "gone:METHOD"}
+    (run / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    assert rlaif.open_run(run).labels()
+    with pytest.raises(ConfigError, match="cannot import the judging method 'gone:METHOD'"):
+        rlaif.load_judge(run)
 
 
 def test_a_judge_of_a_run_gives_its_labels_again(folder: Path) -> None:

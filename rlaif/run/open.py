@@ -5,14 +5,15 @@ A command and a door take the same words: `load_reward("judge", run)` is what `p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from rlaif.config import RunConfig
+from rlaif.config import STAGES, RunConfig
+from rlaif.config.load import load as read_config
 from rlaif.constitution.load import load_constitution, refuse_missing_contrast
-from rlaif.core.errors import ConfigError, DataError
+from rlaif.core.errors import ConfigError, DataError, near
 from rlaif.core.evaluation import Summary, read_summary
 from rlaif.core.files import JsonlFile, MetricsLog, R, RunFolder, refuse_no_run
 from rlaif.core.records import (
@@ -33,11 +34,14 @@ from rlaif.lm import open as lm
 from rlaif.lm.backends import open_local
 from rlaif.lm.protocol import LanguageModel
 
+N = TypeVar("N", bound=str)
 Policy = Literal["base", "sft", "ppo"]
 Reward = Callable[..., list[float | None]]
 """`reward(prompts, responses)`: a score for each response, None where there is nothing to say."""
 
 ADAPTERS: Mapping[Policy, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
+
+JUDGED, TRAINED = ("label", "evaluate"), ("sft", "reward", "ppo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,11 @@ class Run:
 
     def stage(self, name: str) -> StageRecord | None:
         """What the stage cost and counted; None while it is not finished."""
-        return self._folder.record(name)
+        return self._folder.record(_one_of(STAGES, name))
 
     def prompts(self, part: Literal["train", "held_out"] = "train") -> list[Prompt]:
         """The prompts that the run trains on, or those held out for the evaluation."""
-        return self._read("prompts", f"{part}.jsonl", Prompt)
+        return self._read("prompts", f"{_one_of(('train', 'held_out'), part)}.jsonl", Prompt)
 
     def traces(self) -> list[RevisionTrace]:
         """Every answer of `revise` with its critiques and rewrites."""
@@ -62,11 +66,11 @@ class Run:
 
     def labels(self, stage: Literal["label", "evaluate"] = "label") -> list[PreferenceLabel]:
         """The judged pairs: those that the reward model is trained on, or those of the evaluation's win rates."""
-        return self._read(stage, "labels.jsonl", PreferenceLabel)
+        return self._read(_one_of(JUDGED, stage), "labels.jsonl", PreferenceLabel)
 
     def responses(self, stage: Literal["label", "evaluate"] = "evaluate") -> list[Response]:
         """The sampled answers; `model` says whose they are."""
-        return self._read(stage, "responses.jsonl", Response)
+        return self._read(_one_of(JUDGED, stage), "responses.jsonl", Response)
 
     def rollouts(self) -> list[Rollout]:
         """Some answers of each PPO step with their scores."""
@@ -74,7 +78,7 @@ class Run:
 
     def metrics(self, stage: Literal["sft", "reward", "ppo"] = "ppo") -> list[dict[str, Any]]:
         """One row of numbers for each step of the training."""
-        return MetricsLog(self._folder.file(stage, "metrics.jsonl")).read()
+        return MetricsLog(self._folder.file(_one_of(TRAINED, stage), "metrics.jsonl")).read()
 
     def summary(self) -> Summary:
         """What the evaluation comes to; raises DataError while it is not finished."""
@@ -86,7 +90,7 @@ class Run:
 
     def policy(self, which: Policy = "ppo") -> LanguageModel:
         """The model before training, after SFT or after PPO."""
-        adapters = tuple(self._adapter(stage) for stage in ADAPTERS[which])
+        adapters = tuple(self._adapter(stage) for stage in ADAPTERS[_one_of(ADAPTERS, which)])
         return open_local(self.config.model, adapters)
 
     @property
@@ -103,11 +107,19 @@ class Run:
         return folder
 
 
+def _one_of(known: Collection[N], name: N) -> N:
+    """The name; raises ConfigError for one that is not among the known."""
+    if name not in known:
+        raise ConfigError(f"there is no {name!r} here{near(name, known)}", remedy=f"give one of {', '.join(known)}")
+    return name
+
+
 def open_run(path: str | Path) -> Run:
-    """The run in the folder. Raises RunFolderError where there is none."""
+    """The run in the folder. Raises RunFolderError where there is none. A plug-in that its config names is not looked
+    for before something asks it: the records can be read without."""
     folder = RunFolder(Path(path))
     refuse_no_run(folder.root)
-    return Run(folder.root, load(folder.config_path), load_constitution(folder.constitution_path))
+    return Run(folder.root, read_config(folder.config_path), load_constitution(folder.constitution_path))
 
 
 def load_judge(
