@@ -4,8 +4,9 @@
     python examples/ppo_loop.py --model ./my-model --steps 50      # a folder or an id of the hub
     python examples/ppo_loop.py --reward my_module:my_function     # f(prompts, responses) -> one number each
 
-The model learns to write what the reward likes, here the letter e; a KL penalty holds it near where it began. Each
-step prints the mean score, which should rise, and the KL to the start in nats per response, which should stay small.
+The model learns to write what the reward likes, here answers that begin with "The"; a KL penalty holds it near where it
+began. Each step prints the mean score, which should rise (on the embedded model from about 0.25 to about 1), and the KL
+to the start in nats per response, which should stay below about 5.
 
 This is for reading and for trying things out. What `rlaif ppo` does beside it, and this leaves out:
 - checkpoints and an exact resume, validation on prompts that are not trained on, stops for what is not a number;
@@ -47,19 +48,19 @@ Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
 class Settings:
     """As the config's `ppo` table has them."""
 
-    steps: int = 12
-    batch_size: int = 8
-    max_new_tokens: int = 10
+    steps: int = 8
+    batch_size: int = 16
+    max_new_tokens: int = 6
     num_ppo_epochs: int = 2
-    num_mini_batches: int = 1
-    learning_rate: float = 3e-4
-    kl_coef: float = 0.05
+    num_mini_batches: int = 2
+    learning_rate: float = 5e-4
+    kl_coef: float = 0.02
     cliprange: float = 0.2
     cliprange_value: float = 0.2
     vf_coef: float = 0.1
     gamma: float = 1.0
     lam: float = 0.95
-    missing_eos_penalty: float = 0.1
+    missing_eos_penalty: float = 0.0  # so few tokens that hardly an answer ends
     max_grad_norm: float = 1.0
     seed: int = 0
 
@@ -219,19 +220,19 @@ def train(source: str, reward: Reward, settings: Settings) -> list[dict[str, flo
     return rows
 
 
-def share_of_e(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-    """Ten times the share of the letter e: something that a model can learn in a minute."""
-    return [10 * text.count("e") / max(1, len(text)) for text in responses]
+def begins_with_the(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """1 for an answer that begins with "The", else 0: something that a model can learn in a few steps."""
+    return [float(text.lstrip().startswith("The")) for text in responses]
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     asked.add_argument("--model", default="embedded", help="embedded, a folder or an id of the hub")
-    asked.add_argument("--reward", help='"module:function"; default: the share of the letter e')
+    asked.add_argument("--reward", help='"module:function"; default: 1 for answers that begin with The')
     asked.add_argument("--steps", type=int, default=Settings.steps)
     asked.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
     given = asked.parse_args()
-    reward: Reward = share_of_e if given.reward is None else rlaif.load_reward(given.reward)
+    reward: Reward = begins_with_the if given.reward is None else rlaif.load_reward(given.reward)
     train(given.model, reward, Settings(steps=given.steps, learning_rate=given.learning_rate))
 
 

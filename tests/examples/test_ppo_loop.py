@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.training.toy_rewards import share_of_e
+
 FILE = Path(__file__).parents[2] / "examples" / "ppo_loop.py"
 
 
@@ -26,8 +28,10 @@ def loop() -> ModuleType:
 def test_the_score_rises_and_the_kl_is_held(
     loop: ModuleType, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = loop.Settings(steps=20, batch_size=32, max_new_tokens=6, learning_rate=3e-3)
-    rows = loop.train(str(tiny_model), loop.share_of_e, settings)
+    settings = loop.Settings(
+        steps=20, batch_size=32, max_new_tokens=6, learning_rate=3e-3, num_mini_batches=1, kl_coef=0.05
+    )
+    rows = loop.train(str(tiny_model), share_of_e, settings)
     first, last = (sum(row["score"] for row in part) / 4 for part in (rows[:4], rows[-4:]))
     assert last > first + 0.3
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-4)  # before the first update the policy is the reference
