@@ -29,7 +29,7 @@ def test_the_score_rises_and_the_kl_is_held(
     loop: ModuleType, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = loop.Settings(
-        steps=20, batch_size=32, max_new_tokens=6, learning_rate=3e-3, num_mini_batches=1, kl_coef=0.05
+        steps=20, batch_size=32, learning_rate=3e-3, num_mini_batches=1, kl_coef=0.05, missing_eos_penalty=0.1
     )
     rows = loop.train(str(tiny_model), share_of_e, settings)
     first, last = (sum(row["score"] for row in part) / 4 for part in (rows[:4], rows[-4:]))
