@@ -23,7 +23,7 @@ from rlaif.core import records
 from rlaif.core.errors import ConfigError
 from rlaif.core.yaml import read_yaml
 from rlaif.judge.load import parse
-from rlaif.stages.evaluation_summary import TEXT_MEASURES, LogprobRow
+from rlaif.stages.summary import TEXT_MEASURES, LogprobRow
 from rlaif.training.preference_metrics import held_out_report
 from tests.output import rlaif
 

@@ -26,16 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.core.errors import DataError
-from rlaif.core.records import (
-    Comparison,
-    Failure,
-    Message,
-    PreferenceLabel,
-    Prompt,
-    Verdict,
-    content_id,
-    from_json,
-)
+from rlaif.core.records import Comparison, Failure, Message, PreferenceLabel, Prompt, Verdict, content_id, from_json
 from rlaif.inputs.conversations import ComparesNothing, conversation_of
 from rlaif.inputs.prompt_sets import json_lines, read_tags
 

@@ -18,16 +18,7 @@ from rlaif.config import RunConfig
 from rlaif.constitution.load import refuse_missing_contrast
 from rlaif.core.errors import ConstitutionError, near
 from rlaif.core.progress import Progress
-from rlaif.core.records import (
-    Comparison,
-    Constitution,
-    Failure,
-    Message,
-    Principle,
-    PrincipleTest,
-    Prompt,
-    Response,
-)
+from rlaif.core.records import Comparison, Constitution, Failure, Message, Principle, PrincipleTest, Prompt, Response
 from rlaif.core.statistics import wilson
 from rlaif.judge.judge import Judge, opened_models
 from rlaif.judge.methods.table import in_use

@@ -9,15 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from rlaif.core.files import JsonlFile, RunFolder
-from rlaif.core.records import (
-    Constitution,
-    FailedAnswer,
-    Failure,
-    PreferenceLabel,
-    Principle,
-    RevisionTrace,
-    Verdict,
-)
+from rlaif.core.records import Constitution, FailedAnswer, Failure, PreferenceLabel, Principle, RevisionTrace, Verdict
 from rlaif.judge.aggregate import ALONE, votes
 from rlaif.view.text import is_known
 

@@ -25,13 +25,7 @@ from rlaif.lm.cache import CachedModel, request_key
 from rlaif.lm.open import JUDGE_CACHE
 from rlaif.lm.protocol import LanguageModel, Request, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.lm.server.batch_files import (
-    BatchResult,
-    Exported,
-    RequestFiles,
-    batch_line,
-    read_results,
-)
+from rlaif.lm.server.batch_files import BatchResult, Exported, RequestFiles, batch_line, read_results
 from rlaif.lm.server.requests import Endpoint
 from rlaif.run import pipeline
 from rlaif.stages import label

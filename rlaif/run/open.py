@@ -16,15 +16,7 @@ from rlaif.constitution.load import load_constitution, refuse_missing_contrast
 from rlaif.core.errors import ConfigError, DataError, near
 from rlaif.core.evaluation import Summary, read_summary
 from rlaif.core.files import JsonlFile, MetricsLog, R, RunFolder, refuse_no_run
-from rlaif.core.records import (
-    Constitution,
-    PreferenceLabel,
-    Prompt,
-    Response,
-    RevisionTrace,
-    Rollout,
-    StageRecord,
-)
+from rlaif.core.records import Constitution, PreferenceLabel, Prompt, Response, RevisionTrace, Rollout, StageRecord
 from rlaif.core.shipped import cache_folder
 from rlaif.judge.gate import calibration_of
 from rlaif.judge.judge import Judge
@@ -184,16 +176,16 @@ def load_reward(source: str = "model", run: Run | str | Path | None = None) -> R
     of it), "judge" its judge, which knows the prompts that `label` answered, "module:function" any function. Prompts
     and responses are texts or lists of messages.
     """
-    from rlaif.training.rewards import as_function
+    from rlaif.training.rewards import for_trainers as functions
 
     if source not in ("model", "judge"):
-        return as_function.of_function(source)
+        return functions.of_function(source)
     if run is None:
         raise ConfigError(f"the reward {source!r} belongs to a run", where="load_reward", remedy="give run=...")
     opened = run if isinstance(run, Run) else open_run(run)
     if source == "model":
-        return as_function.of_model(opened.config, RunFolder(opened.path))
+        return functions.of_model(opened.config, RunFolder(opened.path))
     references: dict[str, list[Response]] = {}
     for response in opened.responses("label"):
         references.setdefault(response.prompt_id, []).append(response)
-    return as_function.of_judge(load_judge(opened), references)
+    return functions.of_judge(load_judge(opened), references)

@@ -23,21 +23,13 @@ from rlaif.config import RunConfig
 from rlaif.core.errors import StageError
 from rlaif.core.evaluation import ScoreRow
 from rlaif.core.files import JsonlFile, write_atomic
-from rlaif.core.records import (
-    Comparison,
-    FailedAnswer,
-    Failure,
-    PreferenceLabel,
-    Prompt,
-    Response,
-    record_seed,
-)
+from rlaif.core.records import Comparison, FailedAnswer, Failure, PreferenceLabel, Prompt, Response, record_seed
 from rlaif.gold import scorers as gold
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.stages.context import StageContext
-from rlaif.stages.evaluation_summary import COMPARISONS, LogprobRow, Measurements, summarise, text_scores
 from rlaif.stages.resume import answer_record, failed_answers, resume
+from rlaif.stages.summary import COMPARISONS, LogprobRow, Measurements, summarise, text_scores
 
 ADAPTERS: dict[str, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
 """Model -> the stages whose adapters are merged into the base, in that order."""

@@ -12,15 +12,7 @@ from itertools import combinations
 
 from rlaif.core.errors import StageError
 from rlaif.core.files import JsonlFile
-from rlaif.core.records import (
-    Comparison,
-    FailedAnswer,
-    PreferenceLabel,
-    Prompt,
-    Response,
-    content_id,
-    record_seed,
-)
+from rlaif.core.records import Comparison, FailedAnswer, PreferenceLabel, Prompt, Response, content_id, record_seed
 from rlaif.judge.gate import passed_card
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest

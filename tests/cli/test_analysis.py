@@ -7,13 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.analysis.impact.runs import (
-    CONSTITUTION,
-    PROMPTS,
-    REWORDED,
-    write_constitution,
-    write_pairs,
-)
+from tests.analysis.impact.runs import CONSTITUTION, PROMPTS, REWORDED, write_constitution, write_pairs
 from tests.output import Page, rlaif
 
 

@@ -9,15 +9,7 @@ from rlaif.config import JudgeConfig
 from rlaif.constitution.diff import REVISE, Difference
 from rlaif.constitution.diff import diff as difference
 from rlaif.constitution.render import difference_lines
-from rlaif.core.records import (
-    Constitution,
-    Contrast,
-    ContrastExample,
-    Message,
-    Principle,
-    PrincipleTest,
-    Prompt,
-)
+from rlaif.core.records import Constitution, Contrast, ContrastExample, Message, Principle, PrincipleTest, Prompt
 from rlaif.inputs.templates import CRITIQUE, REVISION, load_template
 from rlaif.judge.methods.table import METHODS, template_kinds
 

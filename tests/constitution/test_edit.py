@@ -10,14 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.constitution.edit import (
-    FieldEdit,
-    edit_file,
-    parse_change,
-    with_changes,
-    with_principle,
-    without_principle,
-)
+from rlaif.constitution.edit import FieldEdit, edit_file, parse_change, with_changes, with_principle, without_principle
 from rlaif.constitution.load import load_constitution
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.shipped import shipped

@@ -4,14 +4,7 @@ import time
 
 import pytest
 
-from rlaif.constitution.wording import (
-    ALIKE,
-    asks_for_worse,
-    double_negation,
-    likeness,
-    near_duplicates,
-    negation,
-)
+from rlaif.constitution.wording import ALIKE, asks_for_worse, double_negation, likeness, near_duplicates, negation
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.core.errors import DataError
-from rlaif.core.records import (
-    Comparison,
-    Failure,
-    Message,
-    PreferenceLabel,
-    Prompt,
-    Response,
-    Verdict,
-    to_json,
-)
+from rlaif.core.records import Comparison, Failure, Message, PreferenceLabel, Prompt, Response, Verdict, to_json
 from rlaif.inputs.comparisons import ComparisonFile, GivenPair, read_comparisons
 from tests.inputs.lines import BOT, COLD, HELLO, HUMAN, KIND, WARM, better, only, written
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlaif.core.records import (
-    Message,
-)
+from rlaif.core.records import Message
 from tests.inputs.lines import BOT, COLD, HELLO, HUMAN, KIND, WARM, better, only
 
 

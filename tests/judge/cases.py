@@ -7,16 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlaif.config import JudgeConfig
-from rlaif.core.records import (
-    Comparison,
-    Constitution,
-    Contrast,
-    Failure,
-    Message,
-    Principle,
-    Prompt,
-    Response,
-)
+from rlaif.core.records import Comparison, Constitution, Contrast, Failure, Message, Principle, Prompt, Response
 from rlaif.judge.judge import Judge
 from rlaif.lm.protocol import (
     ChoiceLogprobs,

@@ -18,16 +18,7 @@ from rlaif.analysis.impact.measure import (
 )
 from rlaif.core.statistics import Estimate
 from rlaif.view.answer import INTERVALS, Answer, Example, Facts, Line, Part, Section, Table, below
-from rlaif.view.text import (
-    MISSING,
-    beginning,
-    common_decimals,
-    duration,
-    interval,
-    number,
-    percent,
-    percents,
-)
+from rlaif.view.text import MISSING, beginning, common_decimals, duration, interval, number, percent, percents
 
 MOST_PROMPTS = 8, 30
 """Prompts in the table on the terminal and on the page; the JSON object has all."""

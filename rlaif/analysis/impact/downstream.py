@@ -13,15 +13,7 @@ from statistics import fmean
 from rlaif.config import RunConfig
 from rlaif.core.evaluation import ScoreRow, read_held_out, read_scores
 from rlaif.core.files import JsonlFile, RunFolder
-from rlaif.core.records import (
-    Comparison,
-    PreferenceLabel,
-    Prompt,
-    Response,
-    RevisionTrace,
-    StageRecord,
-    WinRate,
-)
+from rlaif.core.records import Comparison, PreferenceLabel, Prompt, Response, RevisionTrace, StageRecord, WinRate
 from rlaif.core.statistics import Draw, Estimate, Keyed
 from rlaif.judge.judge import Judge
 

@@ -13,11 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlaif.analysis.impact.relabel import relabel
-from rlaif.analysis.judged_run import (
-    JudgedRun,
-    judge_on_demand,
-    read_judged_run,
-)
+from rlaif.analysis.judged_run import JudgedRun, judge_on_demand, read_judged_run
 from rlaif.analysis.principles.gold import Gold, GoldFacts, is_scorer, read_gold
 from rlaif.analysis.principles.matrix import (
     CLEAR,

@@ -18,16 +18,7 @@ from rlaif.core.records import Constitution, Principle, record_seed
 from rlaif.core.statistics import Draw
 from rlaif.gold.pairs import GoldPair, GoldSet, hash_of, read_gold_set
 from rlaif.judge.card import verdict
-from rlaif.judge.card.figures import (
-    JudgedPair,
-    accuracy,
-    calibration,
-    ceiling,
-    failure_kinds,
-    groups,
-    length,
-    order,
-)
+from rlaif.judge.card.figures import JudgedPair, accuracy, calibration, ceiling, failure_kinds, groups, length, order
 from rlaif.judge.card.maps import fitted_maps
 from rlaif.judge.card.questions import Again, asked_again, gold_notes, judge_on, labels_of, rules_of
 from rlaif.judge.card.records import CardSubject, Failures, JudgeCard, Repeat

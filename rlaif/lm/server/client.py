@@ -22,16 +22,7 @@ from typing import Any, cast
 from rlaif.config import AskingConfig
 from rlaif.core.errors import BackendError
 from rlaif.core.records import Failure
-from rlaif.lm.protocol import (
-    A,
-    Generation,
-    ModelAnswer,
-    Request,
-    RequestFor,
-    ResponseLogprobs,
-    ScoreRequest,
-    Usage,
-)
+from rlaif.lm.protocol import A, Generation, ModelAnswer, Request, RequestFor, ResponseLogprobs, ScoreRequest, Usage
 from rlaif.lm.server.connection import Connection, NoAnswer, Refused
 from rlaif.lm.server.replies import Reply, own_fault, parse_reply, refusal, shorten
 from rlaif.lm.server.requests import HOSTED, NO_LOGPROBS, Endpoint

@@ -10,14 +10,7 @@ from typing import Any
 import pytest
 
 from rlaif.analysis.impact.relabel import relabel
-from rlaif.core.errors import (
-    ConfigError,
-    ConstitutionError,
-    DataError,
-    RlaifError,
-    RunFolderError,
-    StageError,
-)
+from rlaif.core.errors import ConfigError, ConstitutionError, DataError, RlaifError, RunFolderError, StageError
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import Constitution, Contrast, Failure, PreferenceLabel, Principle, content_id

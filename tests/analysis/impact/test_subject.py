@@ -17,14 +17,7 @@ from rlaif.judge.judge import Judge
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import LanguageModel
 from rlaif.lm.scripted import ScriptedModel
-from tests.analysis.impact.runs import (
-    CONSTITUTION,
-    PROMPTS,
-    REWORDED,
-    settings,
-    write_constitution,
-    write_pairs,
-)
+from tests.analysis.impact.runs import CONSTITUTION, PROMPTS, REWORDED, settings, write_constitution, write_pairs
 from tests.fakes import Listener
 
 

@@ -15,10 +15,7 @@ from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.records import PreferenceLabel
 from rlaif.core.yaml import dump_yaml
 from rlaif.judge.load import load
-from tests.analysis.principles.runs import (
-    ask,
-    words_run,
-)
+from tests.analysis.principles.runs import ask, words_run
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,7 @@ from rlaif.analysis.recover.split import prompt_groups, split_labels
 from rlaif.core.errors import DataError
 from rlaif.core.records import Comparison, Message, Prompt, Response
 from rlaif.inputs.comparisons import read_comparisons
-from tests.analysis.recover.cases import (
-    comparisons,
-    labels,
-)
+from tests.analysis.recover.cases import comparisons, labels
 
 
 def test_halves_share_no_prompt_and_do_not_depend_on_the_order_of_lines(tmp_path: Path) -> None:

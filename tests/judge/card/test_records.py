@@ -8,11 +8,7 @@ from pathlib import Path
 
 from rlaif.core.records import from_json
 from rlaif.judge.card.records import JudgeCard
-from tests.judge.card.cases import (
-    card_of,
-    length_lover,
-    perfect,
-)
+from tests.judge.card.cases import card_of, length_lover, perfect
 
 
 def test_the_id_is_of_the_content(tmp_path: Path) -> None:

@@ -18,17 +18,7 @@ from rlaif.judge.methods import pairwise
 from rlaif.lm.protocol import LanguageModel
 from rlaif.lm.scripted import ScriptedModel
 from tests.fakes import scored
-from tests.judge.card.cases import (
-    ANSWER,
-    card_of,
-    each_attack,
-    gullible,
-    perfect,
-    says,
-    settings,
-    share,
-    write_gold,
-)
+from tests.judge.card.cases import ANSWER, card_of, each_attack, gullible, perfect, says, settings, share, write_gold
 
 
 @each_attack

@@ -10,13 +10,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from rlaif.training.ppo.step import PpoTrainer
-from tests.training.tiny_ppo import (
-    PROMPTS,
-    chosen,
-    disturb,
-    made,
-    trainer,
-)
+from tests.training.tiny_ppo import PROMPTS, chosen, disturb, made, trainer
 
 
 def test_end_tokens_of_the_prompt_do_not_count(tiny_model: Path) -> None:
