@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.analysis.impact.runs import CONSTITUTION, PROMPTS, REWORDED, write_constitution, write_pairs
+from tests.analysis.impact.runs import CONSTITUTION, FILE_PROMPTS, REWORDED, write_constitution, write_pairs
 from tests.output import Page, rlaif
 
 
@@ -20,7 +20,7 @@ def test_the_verb_takes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     result = rlaif(*words, "--json", "--html", tmp_path / "impact.html")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert (found["source"], found["agreement"]["pairs"]) == (str(pairs), PROMPTS)
+    assert (found["source"], found["agreement"]["pairs"]) == (str(pairs), FILE_PROMPTS)
     page = " ".join(Page((tmp_path / "impact.html").read_text()).words.split())
     shown = " ".join(rlaif(*words).output.split())
     assert "agreement with the file's own labels on 20 pairs" in page

@@ -106,7 +106,7 @@ def test_jinja_in_a_text_stays_as_it_stands(tmp_path: Path) -> None:
             ["mine.yaml:7", "'be-kind', tests.0", "same text"],
         ),
         ("statement: Be kind.", "statement: 'Be kind.", ["mine.yaml:"]),
-        (MINIMAL, "", ["mine.yaml", "example.yaml"]),
+        (MINIMAL, "", ["mine.yaml", "rlaif constitution new mine.yaml"]),
         (MINIMAL, "- a\n- b\n", ["mine.yaml", "mapping"]),
     ],
 )

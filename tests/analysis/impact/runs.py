@@ -149,10 +149,10 @@ def ask(run: RunFolder, to: Constitution, *, examples: int = 3) -> tuple[Impact,
 REWORDED = edited(kind={"contrast": Contrast("You are gentle.", "You are harsh.")})
 
 
-PROMPTS = 20
+FILE_PROMPTS = 20
 
 
-def write_pairs(path: Path, n: int = PROMPTS) -> Path:
+def write_pairs(path: Path, n: int = FILE_PROMPTS) -> Path:
     """One pair a prompt, the answer "good N" chosen."""
     rows = [{"prompt": f"question {k}", "chosen": f"good {k}", "rejected": f"bad bad {k}"} for k in range(n)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

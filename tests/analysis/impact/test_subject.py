@@ -17,7 +17,7 @@ from rlaif.judge.judge import Judge
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import LanguageModel
 from rlaif.lm.scripted import ScriptedModel
-from tests.analysis.impact.runs import CONSTITUTION, PROMPTS, REWORDED, settings, write_constitution, write_pairs
+from tests.analysis.impact.runs import CONSTITUTION, FILE_PROMPTS, REWORDED, settings, write_constitution, write_pairs
 from tests.fakes import Listener
 
 
@@ -38,8 +38,8 @@ def ask(folder: Path, to: Constitution, config: RunConfig | None = None) -> tupl
 
 def test_the_edit_is_paid_for_apart_from_the_old_labels(tmp_path: Path) -> None:
     found, model = ask(tmp_path, REWORDED)
-    assert (found.cost.needed, found.cost.reused, found.cost.judged) == (4 * PROMPTS, 3 * PROMPTS, PROMPTS)
-    assert found.cost.calls == 2 * 2 * PROMPTS  # two answers a prompt, each read in two contexts, one principle
+    assert (found.cost.needed, found.cost.reused, found.cost.judged) == (4 * FILE_PROMPTS, 3 * FILE_PROMPTS, FILE_PROMPTS)
+    assert found.cost.calls == 2 * 2 * FILE_PROMPTS  # two answers a prompt, each read in two contexts, one principle
     assert len(model.asked) == 5 * found.cost.calls  # four principles for the old labels
     again, model = ask(tmp_path, REWORDED)
     assert (model.asked, again.cost.calls, again.cost.cached) == ([], 0, found.cost.calls)
