@@ -38,7 +38,8 @@ def ask(folder: Path, to: Constitution, config: RunConfig | None = None) -> tupl
 
 def test_the_edit_is_paid_for_apart_from_the_old_labels(tmp_path: Path) -> None:
     found, model = ask(tmp_path, REWORDED)
-    assert (found.cost.needed, found.cost.reused, found.cost.judged) == (4 * FILE_PROMPTS, 3 * FILE_PROMPTS, FILE_PROMPTS)
+    cost, n = found.cost, FILE_PROMPTS
+    assert (cost.needed, cost.reused, cost.judged) == (4 * n, 3 * n, n)
     assert found.cost.calls == 2 * 2 * FILE_PROMPTS  # two answers a prompt, each read in two contexts, one principle
     assert len(model.asked) == 5 * found.cost.calls  # four principles for the old labels
     again, model = ask(tmp_path, REWORDED)
