@@ -23,8 +23,12 @@ FailureKind = Literal[
     "context_overflow",
     "empty",
     "abstained",
+    "disagreed",
+    "unbalanced",
 ]
 FinishReason = Literal["stop", "length"]
+AnswerSource = Literal["policy", "contrast"]
+"""How the two answers of a label came about: both sampled alike, or one under each context of a principle."""
 Order = Literal["ab", "ba", "none"]
 """Which response the judge saw first; "none" where the method shows one response at a time."""
 
@@ -287,7 +291,8 @@ class Verdict(_Record):
 @dataclass(frozen=True, slots=True)
 class PreferenceLabel(_Record):
     """A judged comparison: soft `prob_a`, or None with the reason. `consistency` is 1 - |p(ab) - p(ba)|, before any
-    clamp, averaged over principles, None where one response is seen at a time. `judge_card`: the card's id, if any."""
+    clamp, averaged over principles, None where one response is seen at a time. `judge_card`: the card's id, if any.
+    `principle_id`: the principle whose contexts made the answers, where `answers` is "contrast"; else ""."""
 
     comparison: Comparison
     prob_a: float | None
@@ -296,6 +301,8 @@ class PreferenceLabel(_Record):
     failure: Failure | None = None
     constitution_hash: str = ""
     judge_card: str = ""
+    answers: AnswerSource = "policy"
+    principle_id: str = ""
     id: str = ""
     _identity: ClassVar[tuple[str, ...]] = ("comparison", "verdicts", "constitution_hash")
 

@@ -96,6 +96,14 @@ def test_records_survive_json(text: str, prob: float) -> None:
         assert from_json(type(record), json.loads(json.dumps(to_json(record)))) == record
 
 
+def test_a_label_of_before_there_was_a_source_reads_as_one_of_the_policy() -> None:
+    label = PreferenceLabel(Comparison(PROMPT, response("a"), response("b")), 0.7, (verdict(),))
+    old = {name: value for name, value in to_json(label).items() if name not in ("answers", "principle_id")}
+    read = from_json(PreferenceLabel, old)
+    assert read == label
+    assert (read.answers, read.principle_id) == ("policy", "")
+
+
 def test_a_wrong_field_is_named() -> None:
     with pytest.raises(ValueError, match="finish"):
         from_json(Response, {**to_json(response()), "finish": "tired"})
