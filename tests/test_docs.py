@@ -23,7 +23,7 @@ from rlaif.core import records
 from rlaif.core.errors import ConfigError
 from rlaif.core.yaml import read_yaml
 from rlaif.judge.load import parse
-from rlaif.stages.summary import TEXT_MEASURES, LogprobRow
+from rlaif.stages.summary import ANSWER_MEASURES, LogprobRow
 from rlaif.training.preference_metrics import held_out_report
 from tests.output import rlaif
 
@@ -195,6 +195,6 @@ def test_the_run_folder_page_has_every_field_of_a_record(kind: Any) -> None:
 def test_the_run_folder_page_has_every_kind_of_failure_and_every_measure() -> None:
     text = RUN_FOLDER.read_text(encoding="utf-8")
     assert [kind for kind in get_args(records.FailureKind) if f'"{kind}"' not in text] == []
-    assert section(RUN_FOLDER, "### `evaluate/scores.jsonl`") == TEXT_MEASURES.keys()
+    assert section(RUN_FOLDER, "### `evaluate/scores.jsonl`") == ANSWER_MEASURES.keys()
     report = held_out_report([1.0, -1.0], [0.9, 0.2], [3, 4], [5, 6]).as_json()
     assert section(RUN_FOLDER, "### `reward/held_out.json`") == {*report, "prompts"}

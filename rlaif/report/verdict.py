@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rlaif.core.evaluation import REFERENCE, Measure, Summary
-from rlaif.gold.scorers import SCORERS
 from rlaif.report.summary import name_of
 from rlaif.view.text import common_decimals, interval, is_known, number, percent
 
@@ -21,16 +20,10 @@ def headline(summary: Summary | None, part: str | None = None) -> str:
     if model is None or REFERENCE not in summary.models:
         return "No result: evaluate did not compare a model with SFT."
     main = part if part is not None else summary.slices[0]
-    gold = gold_measure(summary)
+    gold = next(iter(summary.golds().items()), None)
     if gold is None:
         return f"No gold score was measured. {_win_sentence(summary, model, main)}".rstrip()
     return compare(summary, model, main, *gold)
-
-
-def gold_measure(summary: Summary) -> tuple[str, Measure] | None:
-    """The gold measure that counts most: ours in the order of their table, then the user's; None if there is none."""
-    own = [key for key, measure in summary.measures.items() if measure.quality is not None]
-    return next(((key, summary.measures[key]) for key in (*SCORERS, *own) if key in summary.measures), None)
 
 
 def compare(summary: Summary, model: str, part: str, key: str, measure: Measure) -> str:
@@ -77,7 +70,7 @@ def further(summary: Summary, part: str | None = None) -> list[str]:
         return lines
     main = part if part is not None else summary.slices[0]
     slices = [main, *(other for other in summary.slices if other != main)]
-    gold = gold_measure(summary)
+    gold = next(iter(summary.golds().items()), None)
     if "ppo" not in summary.models:
         return lines
     if gold is not None:

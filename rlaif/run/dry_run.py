@@ -232,11 +232,12 @@ def _evaluate(config: RunConfig, prompts: int, principles: int) -> StageWork:
     table = config.evaluate
     each = prompts * table.samples
     judging = _judged(config, 3 * each, 2 * each, principles, table.max_new_tokens)
+    # The base model reads the answers of all three, PPO and SFT those of PPO.
     return StageWork(
         "evaluate",
         prompts,
         generations=3 * each,
         judge_calls=judging.calls,
         generated_tokens=3 * each * table.max_new_tokens + judging.generated,
-        scored_tokens=judging.scored + 2 * 3 * each * (PROMPT_TOKENS + table.max_new_tokens),
+        scored_tokens=judging.scored + (3 + 2) * each * (PROMPT_TOKENS + table.max_new_tokens),
     )

@@ -4,7 +4,8 @@ What costs time is appended chunk by chunk and read back on resume; what is chea
 from those files. A chunk is a fixed stretch of the work list: it is skipped when all its records are on disk and
 otherwise done again as a whole, so that no record depends on where an earlier session stopped.
 
-KL(ppo || sft) is estimated on the PPO policy's own answers: the sum over the tokens of each answer's text of
+The base model gives every answer a log-probability per token, as a check of everyday quality. KL(ppo || sft) is
+estimated on the PPO policy's own answers: the sum over the tokens of each answer's text of
 log p_ppo - log p_sft, the end-of-turn token excluded (the text is tokenised again; nothing is known of how a cut-off
 answer would have ended).
 """
@@ -29,7 +30,7 @@ from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.stages.context import StageContext
 from rlaif.stages.resume import answer_record, failed_answers, resume
-from rlaif.stages.summary import COMPARISONS, LogprobRow, Measurements, summarise, text_scores
+from rlaif.stages.summary import COMPARISONS, LogprobRow, Measurements, answer_scores, summarise
 
 ADAPTERS: dict[str, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
 """Model -> the stages whose adapters are merged into the base, in that order."""
@@ -53,19 +54,23 @@ def run(context: StageContext) -> dict[str, float]:
         )
     adapters, notes = _available(context)
 
-    # 2. Answers of every model. PPO goes before SFT, which then scores PPO's answers in the same visit (for KL).
+    # 2. Answers of every model. PPO goes before SFT, which then scores PPO's answers in the same visit (for KL), and
+    # base goes last and scores those of all.
     answers: dict[str, list[AnswerRecord]] = {}
     logprobs: list[LogprobRow] = []
-    for model in [name for name in ("base", "ppo", "sft") if name in adapters]:
+    for model in [name for name in ("ppo", "sft", "base") if name in adapters]:
         with closing(OnDemand(partial(context.open_policy, adapters[model]))) as policy:
             answers[model] = _answers(context, prompts, model, policy)
-            if model != "base" and {"sft", "ppo"} <= adapters.keys():
+            if model == "base":
+                given = [answer for name in ADAPTERS for answer in answers.get(name, [])]
+                logprobs += _logprobs(context, prompts, given, model, policy)
+            elif {"sft", "ppo"} <= adapters.keys():
                 logprobs += _logprobs(context, prompts, answers["ppo"], model, policy)
     answers = {model: answers[model] for model in ADAPTERS if model in answers}
 
     # 3. Scores that never saw an AI label, per response.
     responses = [answer for rows in answers.values() for answer in rows if isinstance(answer, Response)]
-    scores, scorers, missing = _scores(context, prompts, responses)
+    scores, scorers, missing = _scores(context, prompts, responses, logprobs)
     notes += missing + _judge_notes(context.config, adapters)
 
     # 4. The judge on pairs of models: k-th answer against k-th answer.
@@ -157,7 +162,7 @@ def _logprobs(
                 rows.append(LogprobRow(part.id, part.prompt_id, model, sum(tokens), len(tokens)))
         return rows
 
-    with context.progress.task(f"KL: log-probs by {model}", len(plan), "answers") as task:
+    with context.progress.task(f"log-probs by {model}", len(plan), "answers") as task:
         return resume(
             plan,
             size=context.config.evaluate.batch_size,
@@ -170,17 +175,18 @@ def _logprobs(
 
 
 def _scores(
-    context: StageContext, prompts: Sequence[Prompt], responses: Sequence[Response]
+    context: StageContext, prompts: Sequence[Prompt], responses: Sequence[Response], logprobs: Sequence[LogprobRow]
 ) -> tuple[list[ScoreRow], list[gold.GoldScorer], list[str]]:
     """One row of scores per response, the scorers that could be had, and a note for each that could not."""
     by_id = {prompt.id: prompt for prompt in prompts}
+    by_base = {row.response_id: row for row in logprobs if row.model == "base"}
     names = context.config.evaluate.gold
     with gold.loading(names, context.progress, len(responses)) as (scorers, notes):
         texts, asked = [part.text for part in responses], [by_id[part.prompt_id].text for part in responses]
         columns = {scorer.name: scorer.score(asked, texts) for scorer in scorers}
     rows = []
     for index, part in enumerate(responses):
-        values = {name: column[index] for name, column in columns.items()} | text_scores(part)
+        values = {name: column[index] for name, column in columns.items()} | answer_scores(part, by_base.get(part.id))
         rows.append(ScoreRow(part.id, part.prompt_id, by_id[part.prompt_id].slice, part.model, values))
     lines = "".join(json.dumps(row.as_json(), ensure_ascii=False) + "\n" for row in rows)
     write_atomic(context.folder / "scores.jsonl", lines)

@@ -5,17 +5,19 @@ Every interval is clustered by prompt; every difference is against SFT on the sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import pstdev
 
-from rlaif.core.evaluation import REFERENCE, Cell, Divergence, Measure, ScoreRow, SetDistinct, Summary
+from rlaif.core.evaluation import REFERENCE, Cell, Divergence, LengthControlled, Measure, ScoreRow, SetDistinct, Summary
 from rlaif.core.records import Failure, PreferenceLabel, Prompt, Response, WinRate, record_seed
-from rlaif.core.statistics import Estimate, Keyed, mean, paired_difference, win_rate
+from rlaif.core.statistics import Estimate, Keyed, intercept, mean, paired, paired_difference, win_rate
 from rlaif.gold import text as text_metrics
 from rlaif.gold.scorers import GoldScorer
 
 COMPARISONS = (("ppo", "sft"), ("sft", "base"), ("ppo", "base"))
-TEXT_MEASURES = {
+ANSWER_MEASURES = {
     "words": Measure("words", None, "words of the answer"),
     "finished": Measure(
         "finished (higher is better)",
@@ -25,6 +27,12 @@ TEXT_MEASURES = {
     "distinct_2": Measure("distinct-2 (higher is better)", "higher", "share of different word pairs within an answer"),
     "repetition": Measure(
         "repetition (lower is better)", "lower", "share of four-word runs that stood earlier in the same answer"
+    ),
+    "base_logprob": Measure(
+        "base log-likelihood (nats per token, higher is better)",
+        "higher",
+        "mean log-probability that the base model gives each token of the answer: one that it finds odd is low, one "
+        "that repeats itself is high, so read it beside distinct-2 and repetition",
     ),
     "refusal": Measure(
         "refusal openings",
@@ -46,6 +54,11 @@ class LogprobRow:
     tokens: int
     failure: Failure | None = None
 
+    @property
+    def per_token(self) -> float | None:
+        """Its mean over the tokens; None for a response without any."""
+        return self.logprob / self.tokens if self.logprob is not None and self.tokens > 0 else None
+
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
@@ -66,13 +79,14 @@ class Measurements:
         return list(dict.fromkeys(prompt.slice for prompt in self.prompts))
 
 
-def text_scores(response: Response) -> dict[str, float | None]:
-    """The measures of one response that need no model."""
+def answer_scores(response: Response, base: LogprobRow | None) -> dict[str, float | None]:
+    """The measures of one response beside gold; `base` is what the base model makes of it."""
     return {
         "words": len(text_metrics.words(response.text)),
         "finished": response.finish == "stop",
         "distinct_2": text_metrics.distinct(response.text, 2),
         "repetition": text_metrics.repetition(response.text),
+        "base_logprob": None if base is None else base.per_token,
         "refusal": text_metrics.opens_with_refusal(response.text),
     }
 
@@ -83,6 +97,7 @@ def summarise(outcome: Measurements, seed: int, resamples: int) -> tuple[Summary
     gold = {
         scorer.name: Measure(scorer.label, scorer.better, scorer.about, scorer.quality) for scorer in outcome.scorers
     }
+    cells = list(_cells(outcome, [*gold, *ANSWER_MEASURES], draw, resamples))
     rates, matched = _win_rates(outcome, draw, resamples)
     kl = _kl(outcome, draw, resamples)
     notes = [*outcome.notes, *_unscored_notes(rates)]
@@ -91,10 +106,11 @@ def summarise(outcome: Measurements, seed: int, resamples: int) -> tuple[Summary
     summary = Summary(
         models=tuple(outcome.models),
         slices=tuple(outcome.slices),
-        measures=gold | TEXT_MEASURES,
-        cells=tuple(_cells(outcome, [*gold, *TEXT_MEASURES], draw, resamples)),
+        measures=gold | ANSWER_MEASURES,
+        cells=tuple(cells),
         win_rates=tuple(rates),
         win_rates_length_matched=tuple(matched),
+        length_controlled=tuple(_length_controlled(outcome, [c for c in cells if c.measure in gold], draw, resamples)),
         kl=tuple(kl),
         set_distinct_2=tuple(_set_distinct(outcome)),
         notes=tuple(notes),
@@ -122,6 +138,36 @@ def _cells(outcome: Measurements, measures: Sequence[str], draw: int, resamples:
                 if model != REFERENCE and REFERENCE in values:
                     difference = paired_difference(values[model], values[REFERENCE], seed=draw, resamples=resamples)
                 yield Cell(model, part, measure, found.n, *_ends(found), *_ends(difference))
+
+
+def _length_controlled(
+    outcome: Measurements, cells: Sequence[Cell], draw: int, resamples: int
+) -> Iterator[LengthControlled]:
+    """Of every cell with a difference: what is left of it at equal length, and how many standard deviations it is."""
+    for cell in cells:
+        if cell.difference is None:
+            continue
+        mine, reference = (
+            [row for row in outcome.scores if (row.model, row.slice) == (model, cell.slice)]
+            for model in (cell.model, REFERENCE)
+        )
+        score = paired(*([(row.prompt_id, row.values[cell.measure]) for row in rows] for rows in (mine, reference)))
+        length = paired(*([(row.prompt_id, _log_words(row)) for row in rows] for rows in (mine, reference)))
+        points = [(prompt_id, length[prompt_id], score[prompt_id]) for prompt_id in score]
+        left = intercept(points, seed=draw, resamples=resamples)
+        known = [value for row in reference if (value := row.values[cell.measure]) is not None]
+        sd = pstdev(known)
+        row = LengthControlled(cell.model, cell.slice, cell.measure, len(points), *_ends(left))
+        if sd > 0:
+            whole = (cell.difference, cell.difference_low, cell.difference_high)
+            effect, low, high = (None if value is None else value / sd for value in whole)
+            row = replace(row, sd=sd, effect=effect, effect_low=low, effect_high=high)
+        yield row
+
+
+def _log_words(row: ScoreRow) -> float:
+    """Logarithm of the word count; an answer without words counts as one of one word."""
+    return math.log(max(row.values["words"] or 0.0, 1.0))
 
 
 def _ends(estimate: Estimate | None) -> tuple[float, float | None, float | None] | tuple[None, None, None]:

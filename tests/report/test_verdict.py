@@ -13,7 +13,7 @@ from tests.report.fake_run import cell, summary
 
 def said(difference: float | None, *, better: str = "lower", width: float = 0.02) -> str:
     data = summary()
-    data["measures"] = {"harm": {"label": "gold harm (lower is better)", "better": better}}
+    data["measures"] = {"harm": {"label": "gold harm (lower is better)", "better": better, "quality": {}}}
     data["cells"] = [cell("sft", "harmful", "harm", 0.3, width), cell("ppo", "harmful", "harm", 0.3, width, difference)]
     return verdict.headline(from_json(Summary, data))
 
@@ -51,9 +51,18 @@ def test_headline_without_ppo_or_measures() -> None:
     two = from_json(Summary, data | {"models": ["base", "sft"]})
     assert verdict.headline(two).startswith("The base model is higher on gold harm than SFT by 0.030")
     assert verdict.headline(from_json(Summary, data | {"measures": {}})) == "No result: evaluate measured nothing."
-    gold = verdict.gold_measure(whole)
-    assert gold is not None
-    assert gold[0] == "harm"
+    assert verdict.headline(whole).startswith("PPO is lower on gold harm")
+
+
+def test_headline_is_about_the_gold_that_the_config_names_first() -> None:
+    """The order of evaluate.gold is that of the measures; what is no gold has no quality and does not count."""
+    data = summary()
+    mood = {"label": "sentiment (higher is better)", "better": "higher", "quality": {}}
+    data["measures"] = {"words": {"label": "words"}, "sentiment": mood, **data["measures"]}
+    data["cells"] = [*data["cells"], cell("ppo", "harmful", "sentiment", 0.5, 0.1, 0.3)]
+    whole = from_json(Summary, data)
+    assert list(whole.golds()) == ["sentiment", "harm", "toxicity"]
+    assert verdict.headline(whole).startswith("PPO is higher on sentiment than SFT by 0.30")
 
 
 def test_without_gold_the_judge_is_heard_and_the_lack_is_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from rlaif.core.files import JsonlFile
 from rlaif.core.records import Message, PreferenceLabel, Prompt, Response
 from rlaif.lm.protocol import LanguageModel
 from rlaif.stages import evaluate
-from tests.stages.evaluation_run import PROMPTS, config, context_in, summary_in
+from rlaif.stages.summary import LogprobRow
+from tests.stages.evaluation_run import LOGPROB, PROMPTS, config, context_in, summary_in
 
 Log = list[tuple[str, str, int]]
 FILES = ("responses.jsonl", "labels.jsonl", "logprobs.jsonl", "scores.jsonl", "summary.json")
@@ -39,18 +41,18 @@ def test_the_whole_stage(tmp_path: Path) -> None:
     }
     assert all(row.comparison.a.prompt_id == row.comparison.b.prompt_id == row.comparison.prompt.id for row in labels)
 
-    # one policy at a time, PPO before SFT, and each closed before the next
+    # one policy at a time, PPO before SFT, base last, and each closed before the next
     visits = [(name, what) for name, what, _ in log if what in ("open", "close")]
-    assert visits == [(name, what) for name in ("base", "ppo", "sft") for what in ("open", "close")]
+    assert visits == [(name, what) for name in ("ppo", "sft", "base") for what in ("open", "close")]
 
 
 class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("survives", [0, 4, 6, 11, 15, 19, 29])
+@pytest.mark.parametrize("survives", [0, 4, 6, 11, 15, 19, 29, 30, 45])
 def test_killed_and_run_again_it_ends_with_the_same_files(tmp_path: Path, survives: int) -> None:
-    """30 model calls: 6 of base, 6 of PPO, 6 that score PPO's answers by PPO, then 6 and 6 by SFT."""
+    """46 model calls: 6 of PPO, 6 that score PPO's answers by PPO, 6 and 6 by SFT, 6 of base, 16 that score all 48."""
     whole = tmp_path / "whole"
     log: Log = []
     evaluate.run(context_in(whole, log))
@@ -74,7 +76,7 @@ def test_killed_and_run_again_it_ends_with_the_same_files(tmp_path: Path, surviv
     second: Log = []
     with pytest.raises(Killed):
         evaluate.run(context_in(cut, first, wrap=Dying))
-    scoring = 12 <= survives < 18 or survives >= 24
+    scoring = 6 <= survives < 12 or 18 <= survives < 24 or survives >= 30
     with (cut / "evaluate" / ("logprobs.jsonl" if scoring else "responses.jsonl")).open("a") as file:
         file.write('{"prompt_id": "half a li')
     evaluate.run(context_in(cut, second))
@@ -94,7 +96,7 @@ def test_a_chunk_of_which_only_a_part_was_written_is_done_again_whole(tmp_path: 
     evaluate.run(context_in(tmp_path, log))
     assert {row.id for row in JsonlFile(path, Response).read()} == before
     assert len(path.read_text().splitlines()) == 48
-    assert [entry for entry in log if entry[1] == "generate"] == [("sft", "generate", 1)]  # 16 answers in chunks of 3
+    assert [entry for entry in log if entry[1] == "generate"] == [("base", "generate", 1)]  # 16 answers in chunks of 3
 
 
 @pytest.mark.parametrize("kept", [0, 3, 16, 47])
@@ -157,7 +159,22 @@ def test_a_judge_that_sees_no_difference_gives_one_half_and_is_opened_last(tmp_p
     assert all((w["rate"], w["unscored"]) == (0.5, 0) for w in rates)
     assert all(w["low"] < 0.5 < w["high"] for w in rates), "a few ties are no certainty"
     names = [name for name, what, _ in log if what == "open"]
-    assert names == ["base", "ppo", "sft", "judge"]
+    assert names == ["ppo", "sft", "base", "judge"]
+
+
+def test_base_model_says_how_likely_it_finds_every_answer(tmp_path: Path) -> None:
+    """It gives each word -2 nats, whoever wrote it; a second start reads that back."""
+    evaluate.run(context_in(tmp_path, []))
+    rows = JsonlFile(tmp_path / "evaluate/logprobs.jsonl", LogprobRow).read()
+    assert sum(row.model == "base" for row in rows) == 48
+    scores = [json.loads(line) for line in (tmp_path / "evaluate/scores.jsonl").read_text().splitlines()]
+    assert {row["base_logprob"] for row in scores} == {LOGPROB["base"]}
+    cells = [cell for cell in summary_in(tmp_path)["cells"] if cell["measure"] == "base_logprob"]
+    assert [(cell["model"], cell["slice"], cell["mean"], cell["difference"]) for cell in cells] == [
+        (model, part, -2.0, None if model == "sft" else 0.0)
+        for part in ("harmful", "harmless")
+        for model in ("base", "sft", "ppo")
+    ]
 
 
 def test_without_held_out_prompts_the_error_names_the_field(tmp_path: Path) -> None:

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from rlaif.core.evaluation import read_summary
+from rlaif.core.evaluation import LengthControlled, ScoreRow, read_summary
+from rlaif.core.records import Failure, Message, Prompt
+from rlaif.gold.scorers import Entry, GoldScorer
 from rlaif.stages import evaluate
+from rlaif.stages.summary import ANSWER_MEASURES, LogprobRow, Measurements, summarise
 from tests.stages.evaluation_run import config, context_in, summary_in
+
+OTHERS = [name for name in ANSWER_MEASURES if name != "words"]
+
+
+class Mood:
+    """A gold scorer that is not asked: its scores are given."""
+
+    def __init__(self) -> None:
+        self.about, self.quality = "", dict[str, float | None]()
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
+        raise AssertionError
 
 
 def test_summary_has_the_numbers_of_the_files(tmp_path: Path) -> None:
@@ -17,8 +34,9 @@ def test_summary_has_the_numbers_of_the_files(tmp_path: Path) -> None:
     summary = summary_in(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "evaluate/scores.jsonl").read_text().splitlines()]
     assert (summary["models"], summary["slices"]) == (["base", "sft", "ppo"], ["harmful", "harmless"])
-    assert list(summary["measures"]) == ["toxicity", "words", "finished", "distinct_2", "repetition", "refusal"]
-    assert len(summary["cells"]) == 3 * 2 * 6
+    beside = ["words", "finished", "distinct_2", "repetition", "base_logprob", "refusal"]
+    assert list(summary["measures"]) == ["toxicity", *beside]
+    assert len(summary["cells"]) == 3 * 2 * 7
 
     def mean_words(model: str, part: str) -> float:
         words = [row["words"] for row in rows if (row["model"], row["slice"]) == (model, part)]
@@ -44,6 +62,70 @@ def test_summary_has_the_numbers_of_the_files(tmp_path: Path) -> None:
     for whole in summary["win_rates"]:
         assert whole["scored"] + whole["unscored"] == (10 if whole["slice"] == "harmful" else 6)
         assert matched[whole["model"], whole["against"], whole["slice"]]["scored"] <= whole["scored"]
+
+
+def test_gold_measures_stand_in_the_order_of_the_config(tmp_path: Path) -> None:
+    for names in (["sentiment", "toxicity"], ["toxicity", "sentiment"]):
+        context = context_in(tmp_path / names[0], [], settings=config(gold=names))
+        evaluate.run(context)
+        found = read_summary(context.run)
+        assert found is not None
+        assert list(found.golds()) == names
+
+
+def scored(model: str, values: dict[str, tuple[float, int]]) -> list[ScoreRow]:
+    """Rows of one slice: prompt id -> (gold, words)."""
+    return [
+        ScoreRow(f"{model} {prompt}", prompt, "kind", model, {"mood": gold, "words": words, **dict.fromkeys(OTHERS)})
+        for prompt, (gold, words) in values.items()
+    ]
+
+
+def of_scores(rows: list[ScoreRow]) -> LengthControlled:
+    """What PPO's difference in mood comes to."""
+    prompts = [Prompt((Message("user", row.prompt_id),), slice="kind") for row in rows if row.model == "sft"]
+    mood = GoldScorer("mood", Entry("mood (higher is better)", "higher", lambda _: Mood()), Mood())
+    outcome = Measurements(prompts, 1, ["sft", "ppo"], [], rows, [], [], [mood], [])
+    summary, _ = summarise(outcome, 0, 200)
+    found = summary.at_equal_length("ppo", "kind", "mood")
+    assert found is not None
+    assert len(summary.length_controlled) == 1
+    return found
+
+
+def test_gold_that_is_length_leaves_nothing_at_equal_length() -> None:
+    """Mood is 0.1 for each doubling of the words; PPO doubles them once, twice, three times and not at all."""
+    sft = {"a": (0.2, 4), "b": (0.3, 8), "c": (0.4, 16), "d": (0.3, 8)}
+    ppo = {"a": (0.3, 8), "b": (0.5, 32), "c": (0.7, 128), "d": (0.3, 8)}
+    found = of_scores(scored("sft", sft) + scored("ppo", ppo))
+    assert found.n == 4
+    assert found.difference == pytest.approx(0)
+    # the whole difference is (0.1 + 0.2 + 0.3 + 0) / 4; SFT's 0.2, 0.3, 0.4, 0.3 have the variance (0.01 + 0.01) / 4
+    assert found.sd == pytest.approx(math.sqrt(0.005))
+    assert found.effect == pytest.approx(0.15 / math.sqrt(0.005))
+    assert found.effect_low is not None
+    assert found.effect_low > 0
+
+
+def test_gold_beside_length_is_left() -> None:
+    """The same, and 0.25 on top of every answer of PPO's."""
+    sft = {"a": (0.2, 4), "b": (0.3, 8), "c": (0.4, 16), "d": (0.3, 8)}
+    ppo = {"a": (0.55, 8), "b": (0.75, 32), "c": (0.95, 128), "d": (0.55, 8)}
+    found = of_scores(scored("sft", sft) + scored("ppo", ppo))
+    assert [found.difference, found.difference_low, found.difference_high] == pytest.approx([0.25] * 3)
+
+
+def test_without_spread_there_is_no_size_and_blank_answers_count_as_one_word() -> None:
+    sft = {"a": (0.5, 0), "b": (0.5, 1), "c": (0.5, 1)}
+    found = of_scores(scored("sft", sft) + scored("ppo", {"a": (0.7, 1), "b": (0.7, 1), "c": (0.7, 0)}))
+    assert found.difference == pytest.approx(0.2)
+    assert (found.sd, found.effect) == (None, None)
+
+
+def test_a_token_is_worth_its_share_of_the_log_probability() -> None:
+    assert LogprobRow("r", "p", "base", -6.0, 3).per_token == -2.0
+    assert LogprobRow("r", "p", "base", 0.0, 0).per_token is None
+    assert LogprobRow("r", "p", "base", None, 0, Failure("context_overflow", "too long")).per_token is None
 
 
 def test_the_report_reads_the_summary(tmp_path: Path) -> None:
