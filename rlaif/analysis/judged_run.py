@@ -22,7 +22,8 @@ from rlaif.stages import table as stages
 
 @dataclass(frozen=True, slots=True)
 class JudgedRun:
-    """A run with its config, the constitution that its labels were made under, and the labels: at least one."""
+    """A run with its config, the constitution that its labels were made under, and the labels: at least one. Those of
+    pairs by contrast are left out, because their answers come from the constitution itself."""
 
     run: RunFolder
     config: RunConfig
@@ -71,9 +72,14 @@ def _constitution_of_labels(run: RunFolder, config: RunConfig, command: str) -> 
 
 def _labels(run: RunFolder, config: RunConfig) -> list[PreferenceLabel]:
     file = JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel)
-    labels = file.read()
+    found = file.read()
+    labels = [label for label in found if label.answers == "policy"]
     methods = [method.name for method in in_use(config.judge)]
     other = {verdict.method for label in labels for verdict in label.verdicts} - set(methods)
+    if not labels and found:
+        problem = "holds pairs by contrast alone: another constitution would have made other answers, not other labels"
+        remedy = f"label answers of the policy too: rlaif label --run {run.root} --force --set label.answers=both"
+        raise DataError(problem, where=str(file.path), remedy=remedy)
     if not labels:
         problem = "holds no label"
     elif other:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import AskingConfig, JudgeConfig, ModelConfig, RunConfig
-from rlaif.constitution.load import by_slice, load_constitution, refuse_missing_contrast
+from rlaif.constitution.load import by_slice, load_constitution, refuse_missing_contexts, refuse_missing_contrast
 from rlaif.core.errors import BackendError, ConfigError, ModelError, RlaifError, StageError
 from rlaif.core.plugins import short_name
 from rlaif.core.records import Comparison, Response
@@ -82,6 +82,7 @@ def _failed(name: str, error: RlaifError) -> Finding:
 def _constitution(config: RunConfig) -> str:
     constitution = load_constitution(config.constitution)
     refuse_missing_contrast(constitution, methods=in_use(config.judge), where=config.constitution)
+    refuse_missing_contexts(constitution, config, where=config.constitution)
     by_slice(constitution, config.prompts)
     return f"{constitution.name} {constitution.version}: {len(constitution.principles)} principles"
 

@@ -103,11 +103,48 @@ class SftConfig(LoraTable):
 class LabelConfig(ConfigTable):
     """Answers of the SFT policy and the judge's soft preferences."""
 
-    samples: int = Field(4, ge=2, description="answers sampled per prompt")
-    pairs: int = Field(6, ge=1, description="pairs judged per prompt (4 samples make 6)")
+    answers: Literal["policy", "contrast", "both"] = Field(
+        "policy",
+        description="where the two answers of a pair come from: policy = sampled alike; contrast = one that follows a "
+        "drawn principle and one that violates it (docs/make-data.md); both = `pairs` of either kind",
+    )
+    samples: int = Field(4, ge=2, description="policy: answers sampled per prompt")
+    pairs: int = Field(
+        6, ge=1, description="pairs per prompt; policy: of its samples (4 make 6), contrast: each of two fresh answers"
+    )
+    confirm: bool = Field(
+        True,
+        description="contrast: the judge is asked, and a pair counts where it prefers the following answer, with its "
+        "probability; false = no judge is asked",
+    )
+    contrast_prob: float = Field(
+        0.9, gt=0.5, le=1, description="contrast without confirm: probability that the following answer is better"
+    )
+    balance: bool = Field(
+        False,
+        description="contrast: pairs are left out until in each slice the preferred answer is as often the longer as "
+        "the shorter one, and as often the only one that ended as the only one that was cut",
+    )
     max_new_tokens: int = Field(80, ge=1, description="longest answer, in tokens")
     temperature: float = Field(1.0, gt=0, description="of the sampled answers; higher = more different pairs")
     batch_size: int = speed_field(32, ge=1, description="prompts worked on together; finished batches survive a crash")
+
+    @property
+    def by_policy(self) -> bool:
+        return self.answers != "contrast"
+
+    @property
+    def by_contrast(self) -> bool:
+        return self.answers != "policy"
+
+    @model_validator(mode="after")
+    def _there_is_something_to_balance(self) -> LabelConfig:
+        if self.balance and not self.by_contrast:
+            raise ValueError(
+                "balance is for pairs by contrast, and answers: policy makes none: write answers: contrast or both, or "
+                "leave balance out"
+            )
+        return self
 
 
 class RewardConfig(LoraTable):
@@ -423,6 +460,15 @@ class RunConfig(ConfigTable):
                 f"judge.calibration: each pair of card.gold {self.card.gold} is judged under one principle, each label "
                 "under several, so a map of the one does not fit the other; take pyrit or a file of preferences as "
                 "card.gold, or set judge.principles: one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_judge_has_references(self) -> RunConfig:
+        if self.ppo.scored_by("judge") and not self.label.by_policy:
+            raise ValueError(
+                "ppo.reward: judge compares each response with the policy's own answers of the label stage, and "
+                "label.answers: contrast samples none: write label.answers: both, or ppo.reward: model"
             )
         return self
 

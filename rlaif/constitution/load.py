@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import PromptSlice
+from rlaif.config import PromptSlice, RunConfig
 from rlaif.constitution.compose import ComposedConstitution, compose
 from rlaif.constitution.diff import JudgingMethod
 from rlaif.constitution.format import ContrastEntry, PrincipleEntry
@@ -60,6 +60,23 @@ def refuse_missing_contrast(constitution: Constitution, *, methods: Iterable[Jud
             where=where,
             remedy="add to each principle contrast: {followed: You ..., violated: You ...}, "
             "or choose another judge.method",
+        )
+
+
+def refuse_missing_contexts(constitution: Constitution, config: RunConfig, *, where: str) -> None:
+    """Raises ConstitutionError, pointing at `where`, if label.answers may draw a principle without a contrast pair."""
+    if not config.label.by_contrast:
+        return
+    parts = by_slice(constitution, {name: part for name, part in config.prompts.items() if part.train})
+    drawn = {p.id: p for part in parts.values() for p in part.principles if p.weight > 0}
+    missing = [name for name, principle in drawn.items() if principle.contrast is None]
+    if missing:
+        raise ConstitutionError(
+            f"label.answers: {config.label.answers} answers under a principle's contrast pair, which these principles "
+            f"lack: {', '.join(missing)}",
+            where=where,
+            remedy="add to each principle contrast: {followed: You ..., violated: You ...}, or set label.answers: "
+            "policy",
         )
 
 

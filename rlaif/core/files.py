@@ -226,19 +226,29 @@ class JsonlFile(Generic[R]):
 
     def append(self, records: Iterable[R]) -> None:
         """Adds records and flushes them to disk, after cutting off what a crash left of a last line."""
-        text = "".join(json.dumps(to_json(record), ensure_ascii=False) + "\n" for record in records)
+        text = _lines(records)
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
                 _cut_broken_tail(file)
                 start = file.tell()
                 try:
-                    file.write(text.encode("utf-8", "backslashreplace"))
+                    file.write(text)
                     file.flush()
                     os.fsync(file.fileno())
                 except OSError:
                     file.truncate(start)
                     raise
+
+    def replace(self, records: Iterable[R]) -> None:
+        """Writes the file anew with these records: all of it, or it stays as it was."""
+        write_atomic(self.path, _lines(records).decode("utf-8"))
+
+
+def _lines(records: Iterable[object]) -> bytes:
+    """The records as they stand in the file; what is no UTF-8 is written as an escape."""
+    text = "".join(json.dumps(to_json(record), ensure_ascii=False) + "\n" for record in records)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _cut_broken_tail(file: Any) -> None:

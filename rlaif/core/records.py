@@ -26,6 +26,8 @@ FailureKind = Literal[
     "disagreed",
     "unbalanced",
 ]
+LEFT_OUT: frozenset[FailureKind] = frozenset({"abstained", "disagreed", "unbalanced"})
+"""Kinds of a label that is missing by choice: nothing failed, and the pair is not to be learnt from."""
 FinishReason = Literal["stop", "length"]
 AnswerSource = Literal["policy", "contrast"]
 """How the two answers of a label came about: both sampled alike, or one under each context of a principle."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlaif.config import PpoConfig, RunConfig, StageName
+from rlaif.config import LabelConfig, PpoConfig, RunConfig, StageName
 from rlaif.core.records import Prompt
 from rlaif.judge.card.attacks import ATTACKS
 from rlaif.judge.methods.method import JudgingCost, JudgingWork
@@ -175,9 +175,15 @@ def _sft(config: RunConfig, train: Sequence[Prompt]) -> StageWork:
 
 def _label(config: RunConfig, prompts: int, principles: int) -> StageWork:
     table = config.label
-    responses = prompts * table.samples
-    pairs = prompts * min(table.pairs, table.samples * (table.samples - 1) // 2)
-    judging = _judged(config, responses, pairs, principles, table.max_new_tokens)
+    responses, judging, length = _labelled_answers(table, prompts), JudgingCost(), table.max_new_tokens
+    if table.by_policy:
+        pairs = prompts * min(table.pairs, table.samples * (table.samples - 1) // 2)
+        judging += _judged(config, prompts * table.samples, pairs, principles, length)
+    if table.by_contrast and table.confirm:  # each under the one principle that made it
+        pairs = prompts * table.pairs
+        judging += cost_of(
+            config.judge, JudgingWork(2 * pairs, pairs, response_tokens=length, prompt_tokens=PROMPT_TOKENS)
+        )
     return StageWork(
         "label",
         prompts,
@@ -188,9 +194,13 @@ def _label(config: RunConfig, prompts: int, principles: int) -> StageWork:
     )
 
 
+def _labelled_answers(table: LabelConfig, prompts: int) -> int:
+    return prompts * (table.by_policy * table.samples + table.by_contrast * 2 * table.pairs)
+
+
 def _reward(config: RunConfig, prompts: int) -> StageWork:
     length = min(config.reward.max_length, PROMPT_TOKENS + config.label.max_new_tokens)
-    responses = prompts * config.label.samples
+    responses = _labelled_answers(config.label, prompts)
     trained = round(responses * (1 - config.reward.held_out) * length * config.reward.epochs)
     held_out = round(responses * config.reward.held_out * length)
     members = config.reward.members

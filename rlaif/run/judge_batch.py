@@ -101,6 +101,12 @@ def export_requests(
     folded = not endpoint.continues
     with pipeline.begun_stage(config, folder, "label", limit=limit, progress=progress) as context:
         pairs = label.pairs(context)
+        if not pairs:
+            raise ConfigError(
+                "the labels of this run ask no judge",
+                where="label.confirm: false",
+                remedy=f"make them: rlaif label --run {folder} --resume",
+            )
         with RequestFiles(out) as files:
 
             def note(request: Request) -> Failure:
@@ -119,7 +125,7 @@ def export_requests(
             judge = _recording(context, member, asked)
             with progress.task("writing requests", len(pairs), "pairs") as task:
                 for part in chunks(pairs, config.label.batch_size * config.label.pairs):
-                    judge.label(part)
+                    judge.label_under([pair.comparison for pair in part], [pair.rules(judge) for pair in part])
                     task.advance(len(part))
             asked.close()
     _write_waiting(run, waiting | fresh)

@@ -25,6 +25,7 @@ from rlaif.judge.methods.table import askings, in_use
 from rlaif.lm import open as lm
 from rlaif.lm.backends import open_local
 from rlaif.lm.protocol import LanguageModel
+from rlaif.stages.label_pairs import own_answers
 
 N = TypeVar("N", bound=str)
 Policy = Literal["base", "sft", "ppo"]
@@ -185,7 +186,4 @@ def load_reward(source: str = "model", run: Run | str | Path | None = None) -> R
     opened = run if isinstance(run, Run) else open_run(run)
     if source == "model":
         return functions.of_model(opened.config, RunFolder(opened.path))
-    references: dict[str, list[Response]] = {}
-    for response in opened.responses("label"):
-        references.setdefault(response.prompt_id, []).append(response)
-    return functions.of_judge(load_judge(opened), references)
+    return functions.of_judge(load_judge(opened), own_answers(opened.responses("label")))

@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlaif.config import AskingConfig, RunConfig, StageName
-from rlaif.constitution.load import by_slice, constitution_text, load_constitution, refuse_missing_contrast
+from rlaif.constitution.load import (
+    by_slice,
+    constitution_text,
+    load_constitution,
+    refuse_missing_contexts,
+    refuse_missing_contrast,
+)
 from rlaif.core import provenance
 from rlaif.core.errors import StageError
 from rlaif.core.files import JsonlFile, RunFolder, file_hash, write_atomic
@@ -82,6 +88,7 @@ def gather(config: RunConfig, run: RunFolder) -> Materials:
     each checked."""
     constitution = load_constitution(config.constitution)
     refuse_missing_contrast(constitution, methods=in_use(config.judge), where=config.constitution)
+    refuse_missing_contexts(constitution, config, where=config.constitution)
     by_slice(constitution, config.prompts)
     train, held_out = split_prompts(config.prompts, config.seed)
     return Materials(constitution, constitution_text(config.constitution), _templates(config, run), train, held_out)
@@ -100,6 +107,7 @@ def gather_kept(config: RunConfig, run: RunFolder) -> Materials:
         config = config.model_copy(update={"constitution": str(run.constitution_path)})
     constitution = load_constitution(config.constitution)
     refuse_missing_contrast(constitution, methods=in_use(config.judge), where=config.constitution)
+    refuse_missing_contexts(constitution, config, where=config.constitution)
     files = [JsonlFile(run.root / "prompts" / name, Prompt) for name in ("train.jsonl", "held_out.jsonl")]
     if (config.prompts, config.seed) == (stored.prompts, stored.seed) and all(file.path.exists() for file in files):
         train, held_out = (file.read() for file in files)

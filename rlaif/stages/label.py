@@ -1,137 +1,140 @@
 """`label`: the SFT policy answers each prompt several times, and the judge says which of two answers is better.
 
 RL-CAI (arXiv 2212.08073, section 4) and RLAIF (2309.00267): the labels stay soft. A pair that the judge cannot
-judge is kept with its reason and counted; it is no tie and no coin flip.
+judge is kept with its reason and counted; it is no tie and no coin flip. With `label.answers: contrast` the answers
+come from two contexts of a principle (stages/label_pairs.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
 
 from rlaif.core.errors import StageError
 from rlaif.core.files import JsonlFile
-from rlaif.core.records import Comparison, FailedAnswer, PreferenceLabel, Prompt, Response, content_id, record_seed
+from rlaif.core.records import LEFT_OUT, PreferenceLabel, Prompt
+from rlaif.judge.confounds import confounds
 from rlaif.judge.gate import passed_card
-from rlaif.lm.open import OnDemand
-from rlaif.lm.protocol import GenerateRequest
 from rlaif.stages.context import StageContext
-from rlaif.stages.resume import answer_record, commonest, failed_answers, resume
+from rlaif.stages.label_pairs import LabelPair, balanced, confirmed, find_pairs, silent_slices, taken, told
+from rlaif.stages.resume import commonest, resume
 
 
 def run(context: StageContext) -> dict[str, float]:
     """Writes label/responses.jsonl and label/labels.jsonl; returns counts of pairs, labels and failures by kind."""
-    prompts = context.train_prompts()
-    answers = _sample(context, prompts)
-    responses = [answer for answer in answers if isinstance(answer, Response)]
-    comparisons = _comparisons(context, prompts, responses)
-    if not comparisons:
-        lost = [answer for answer in answers if isinstance(answer, FailedAnswer)]
+    # 1. The answers, and the pairs that they make.
+    prompts, table = context.train_prompts(), context.config.label
+    found = find_pairs(context, prompts)
+    if not found.pairs:
         raise StageError(
-            f"no prompt has two different answers{commonest(lost)}",
-            where=str(context.folder / "failures.jsonl") if lost else "label",
+            f"no prompt has two different answers{commonest(found.lost)}",
+            where=str(context.folder / "failures.jsonl") if found.lost else "label",
             remedy="raise label.samples or label.temperature",
         )
-    labels = _judge(context, comparisons)
-    failures = Counter(answer.failure.kind for answer in answers if isinstance(answer, FailedAnswer))
-    failures.update(label.failure.kind for label in labels if label.failure is not None)
-    del failures["abstained"]
+    # 2. Their labels, and without surplus if asked.
+    labels = _label(context, found.pairs)
+    _refuse_silence(context, prompts, labels)
+    # 3. What they come to.
+    failures = Counter(answer.failure.kind for answer in found.lost)
+    failures.update(x.failure.kind for x in labels if x.failure is not None and x.failure.kind not in LEFT_OUT)
     return {
         "prompts": len(prompts),
-        "responses": len(responses),
-        "responses_failed": len(answers) - len(responses),
-        "responses_finished": sum(r.finish == "stop" for r in responses),
+        "responses": len(found.responses),
+        "responses_failed": len(found.lost),
+        "responses_finished": sum(r.finish == "stop" for r in found.responses),
+        **({"pairs_identical": found.identical} if table.by_contrast else {}),
         **label_counts(labels),
         "failed": sum(failures.values()),
         **{f"failed_{kind}": number for kind, number in sorted(failures.items())},
     }
 
 
-def pairs(context: StageContext) -> list[Comparison]:
-    """The pairs that the stage has judged; samples the answers that are not there yet."""
-    prompts = context.train_prompts()
-    answers = _sample(context, prompts)
-    return _comparisons(context, prompts, [answer for answer in answers if isinstance(answer, Response)])
+def pairs(context: StageContext) -> list[LabelPair]:
+    """The pairs that the judge is asked about; samples the answers that are not there yet."""
+    return [p for p in find_pairs(context, context.train_prompts()).pairs if _is_asked(p, context)]
 
 
 def label_counts(labels: Sequence[PreferenceLabel]) -> dict[str, float]:
-    """What labels come to: pairs, labelled ones, abstentions, failures, mean confidence and consistency."""
-    missing = [label.failure.kind for label in labels if label.failure is not None]
+    """What labels come to: pairs, labelled ones, those left out, failures, mean confidence and consistency, and how
+    often the longer answer is chosen, and the only one that ended."""
+    missing = Counter(label.failure.kind for label in labels if label.failure is not None)
     probabilities = [label.prob_a for label in labels if label.prob_a is not None]
     consistencies = [label.consistency for label in labels if label.consistency is not None]
+    by_contrast = [label for label in labels if label.answers == "contrast"]
     counts: dict[str, float] = {
         "pairs": len(labels),
         "labelled": len(probabilities),
-        "abstained": missing.count("abstained"),
-        "pairs_failed": len(missing) - missing.count("abstained"),
+        "abstained": missing["abstained"],
+        "pairs_failed": sum(number for kind, number in missing.items() if kind not in LEFT_OUT),
     }
+    if by_contrast:
+        counts["pairs_contrast"] = len(by_contrast)
+        counts["labelled_contrast"] = sum(label.prob_a is not None for label in by_contrast)
+        counts |= {kind: missing[kind] for kind in ("disagreed", "unbalanced")}
     silent = Counter(v.member for label in labels for v in label.verdicts if v.member and v.failure is not None)
     counts.update({f"verdicts_failed_{member}": number for member, number in sorted(silent.items())})
     if probabilities:
         counts["mean_confidence"] = sum(abs(p - 0.5) for p in probabilities) / len(probabilities) + 0.5
     if consistencies:
         counts["consistency"] = sum(consistencies) / len(consistencies)
-    return counts
+    measured = confounds(labels)
+    shares = {"longer_wins": measured.longer_wins, "finished_wins": measured.finished_wins}
+    return counts | {name: share for name, share in shares.items() if share is not None}
 
 
-def _sample(context: StageContext, prompts: Sequence[Prompt]) -> list[Response | FailedAnswer]:
-    """`label.samples` answers of the SFT policy per prompt, those that failed among them."""
-    table, seed = context.config.label, context.config.seed
-    policy = OnDemand(lambda: context.open_policy((context.adapter("sft"),)))
-
-    def answer(chunk: Sequence[Prompt]) -> list[Response | FailedAnswer]:
-        asked = [(prompt, record_seed(seed, "label", prompt.id, k)) for prompt in chunk for k in range(table.samples)]
-        requests = [GenerateRequest(p.messages, table.max_new_tokens, table.temperature, s) for p, s in asked]
-        return [
-            answer_record(prompt, "sft", request, made)
-            for (prompt, _), request, made in zip(asked, requests, policy.ask(requests), strict=True)
-        ]
-
-    with context.progress.task("sampling answers", len(prompts), "prompts") as task:
-        answers = resume(
-            prompts,
-            size=table.batch_size,
-            files=(context.responses("label"), failed_answers(context.folder)),
-            keys=lambda p: [(p.id, record_seed(seed, "label", p.id, k)) for k in range(table.samples)],
-            key_of=lambda r: (r.prompt_id, r.seed),
-            work=answer,
-            task=task,
-        )
-    policy.close()
-    return answers
+def _is_asked(pair: LabelPair, context: StageContext) -> bool:
+    return pair.principle is None or context.config.label.confirm
 
 
-def _comparisons(context: StageContext, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Comparison]:
-    """Up to `label.pairs` pairs of different answers per prompt, chosen and ordered by hash."""
-    seed = context.config.seed
-    answers: dict[str, dict[str, Response]] = {}
-    for response in responses:
-        answers.setdefault(response.prompt_id, {}).setdefault(response.text, response)
-    found = []
-    for prompt in prompts:
-        pairs = list(combinations(answers.get(prompt.id, {}).values(), 2))
-        pairs.sort(key=lambda pair: content_id(seed, pair[0].id, pair[1].id))
-        for first, second in pairs[: context.config.label.pairs]:
-            # Which answer stands as A is drawn too: nothing about an answer may show in its place.
-            flip = record_seed(seed, "order", first.id, second.id) % 2
-            a, b = (second, first) if flip else (first, second)
-            found.append(Comparison(prompt, a, b))
-    return found
-
-
-def _judge(context: StageContext, comparisons: Sequence[Comparison]) -> list[PreferenceLabel]:
+def _label(context: StageContext, pairs: Sequence[LabelPair]) -> list[PreferenceLabel]:
+    """One label per pair, by the judge or as the answers were made. With `label.balance` the file is written anew once
+    all are there; a label that an earlier session left out is first what it was before."""
     config = context.config
     judge = context.judge(card=passed_card(context.run, config))
-    with context.progress.task("judging pairs", len(comparisons), "pairs") as task:
+
+    def label(chunk: Sequence[LabelPair]) -> list[PreferenceLabel]:
+        asked = [pair for pair in chunk if _is_asked(pair, context)]
+        rules = [pair.rules(judge) for pair in asked]
+        made = judge.label_under([pair.comparison for pair in asked], rules) if asked else []
+        by_id = {pair.comparison.id: confirmed(pair, said) for pair, said in zip(asked, made, strict=True)}
+        return [by_id.get(pair.comparison.id) or taken(pair, config.label, judge.constitution_hash) for pair in chunk]
+
+    file = JsonlFile(context.folder / "labels.jsonl", PreferenceLabel)
+    with context.progress.task("judging pairs", len(pairs), "pairs") as task:
         labels = resume(
-            comparisons,
+            pairs,
             size=config.label.batch_size * config.label.pairs,
-            files=(JsonlFile(context.folder / "labels.jsonl", PreferenceLabel),),
-            keys=lambda comparison: [comparison.id],
+            files=(file,),
+            keys=lambda pair: [pair.comparison.id],
             key_of=lambda label: label.comparison.id,
-            work=judge.label,
+            work=label,
             task=task,
         )
     judge.close()
-    return labels
+    if not config.label.balance:
+        return labels
+    for place, (pair, found) in enumerate(zip(pairs, labels, strict=True)):
+        if found.failure is not None and found.failure.kind == "unbalanced":
+            again = judge.settle(pair.comparison, found.verdicts) if _is_asked(pair, context) else None
+            labels[place] = (
+                taken(pair, config.label, judge.constitution_hash) if again is None else confirmed(pair, again)
+            )
+    kept = balanced(labels, config.seed)
+    if kept != file.read():
+        file.replace(kept)
+    return kept
+
+
+def _refuse_silence(context: StageContext, prompts: Sequence[Prompt], labels: Sequence[PreferenceLabel]) -> None:
+    """Says which slices have no preference; raises StageError where none has any."""
+    kinds = Counter[str](label.failure.kind for label in labels if label.failure is not None)
+    if len(labels) == kinds.total():
+        reason = next(label.failure.reason for label in labels if label.failure is not None)
+        raise StageError(
+            f"none of {len(labels)} pairs has a preference: {told(kinds)}; the first: {reason}",
+            where=str(context.folder / "labels.jsonl"),
+            remedy="choose another judge or judge.method, lower judge.abstain_below, or, for pairs by contrast, set "
+            "label.confirm or label.balance to false; then start the stage anew with --force",
+        )
+    for sentence in silent_slices(prompts, labels):
+        context.progress.say(f"  label: {sentence}")

@@ -17,9 +17,10 @@ from rlaif.config import PpoConfig, RunConfig
 from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.files import MetricsLog
 from rlaif.core.launch import sharded
-from rlaif.core.records import Prompt, Response, Rollout, record_seed
+from rlaif.core.records import Prompt, Rollout, record_seed
 from rlaif.lm.local.load import LoadedModel, encode_chat, load_model
 from rlaif.stages.context import StageContext
+from rlaif.stages.label_pairs import own_answers
 from rlaif.training.ppo import checkpoint as checkpoints
 from rlaif.training.ppo.faults import SpoiltError, hopeless, stopped
 from rlaif.training.ppo.local_sampler import LocalSampler, Sampler
@@ -153,10 +154,7 @@ def _reward_models(context: StageContext) -> list[Path]:
 
 def _judge_reward(context: StageContext, processes: Processes) -> JudgeReward:
     """The run's judge, with the answers that `label` sampled to compare with."""
-    references: dict[str, list[Response]] = {}
-    for response in context.responses("label").read():
-        references.setdefault(response.prompt_id, []).append(response)
-    return JudgeReward(context.judge() if processes.first else None, references)
+    return JudgeReward(context.judge() if processes.first else None, own_answers(context.responses("label").read()))
 
 
 def _answered(prompts: Sequence[Prompt], judge: JudgeReward, context: StageContext) -> list[Prompt]:

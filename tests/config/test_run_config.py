@@ -58,3 +58,24 @@ def test_a_weight_can_be_set_by_the_place_of_its_source(file: Path) -> None:
 )
 def test_a_reward_that_cannot_be_is_told(file: Path, given: str, message: str) -> None:
     assert message in fails(file, MINIMAL, f"ppo.reward={given}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ("label.answers=contrast", "ppo.reward=judge"),
+            "label.answers: contrast samples none: write label.answers: b",
+        ),
+        (("label.balance=true",), "label: balance is for pairs by contrast, and answers: policy makes none"),
+        (("label.contrast_prob=0.5",), "label.contrast_prob"),
+        (("label.answers=contrasts",), "label.answers"),
+    ],
+)
+def test_label_fields_that_cannot_work_are_told(file: Path, changes: tuple[str, ...], message: str) -> None:
+    assert message in fails(file, MINIMAL, *changes)
+
+
+def test_both_kinds_of_answers_go_with_the_judge_as_the_reward(file: Path) -> None:
+    label = load(file, ["label.answers=both", "ppo.reward=judge", "label.balance=true"]).label
+    assert (label.by_policy, label.by_contrast) == (True, True)

@@ -1,5 +1,6 @@
 """A constitution is read strictly: every mistake is named with file, line, principle, field and remedy."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,18 @@ import pytest
 from rlaif.config import JudgeConfig, PromptSlice
 from rlaif.constitution.edit import edit_file, parse_change, with_changes
 from rlaif.constitution.lint import lint
-from rlaif.constitution.load import by_slice, constitution_text, load_constitution, refuse_missing_contrast
+from rlaif.constitution.load import (
+    by_slice,
+    constitution_text,
+    load_constitution,
+    refuse_missing_contexts,
+    refuse_missing_contrast,
+)
 from rlaif.core.errors import ConfigError, ConstitutionError
 from rlaif.core.records import Comparison, Constitution, Contrast, Message, Principle, PrincipleTest, Prompt, Response
 from rlaif.core.shipped import shipped
 from rlaif.judge.judge import Judge
+from rlaif.judge.load import parse
 from rlaif.judge.methods.table import METHODS
 
 MINIMAL = """\
@@ -271,3 +279,25 @@ def test_the_judge_uses_the_principles_of_the_slice(mode: str) -> None:
             (label,) = judge.label([Comparison(prompt, a, b)])
             principles.update(verdict.principle_id for verdict in label.verdicts)
     assert asked == {"red": {"no-harm", "tone"}, "plain": {"help"}}
+
+
+def test_answers_by_contrast_need_the_texts_of_every_principle_that_may_be_drawn() -> None:
+    contrast = Contrast("You ...", "You ...")
+    rules = (Principle("kind", "Be kind.", contrast=contrast), Principle("brief", "Be brief.", tags=("short",)))
+    constitution = Constitution("ours", "1", "", rules)
+
+    def refuse(answers: str, principles: list[str], weight: float = 1.0, train: int = 1) -> None:
+        slices = {"all": {"source": "everyday", "train": train, "principles": principles}}
+        config = parse({"prompts": slices, "label": {"answers": answers}, "judge": {"method": "random"}}, where="x")
+        found = replace(constitution, principles=(rules[0], replace(rules[1], weight=weight)))
+        refuse_missing_contexts(found, config, where="ours.yaml")
+
+    for answers in ("contrast", "both"):
+        with pytest.raises(
+            ConstitutionError, match=r"(?s)ours\.yaml: label.answers: .*lack: brief\n.*add .*followed: You"
+        ):
+            refuse(answers, [])
+    refuse("policy", [])
+    refuse("contrast", ["kind"])
+    refuse("contrast", [], weight=0.0)
+    refuse("contrast", ["short"], train=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from rlaif.inputs.prompt_sets import split_prompts
 from rlaif.judge.load import load
 from rlaif.run.dry_run import ASSUMED, plan
@@ -42,6 +44,22 @@ def test_dry_run_of_the_judge_as_the_reward(project: Path) -> None:
     assert contrast["scored_tokens"] > by_model["scored_tokens"]
     pairwise = json.loads(rlaif(*words, "--set", "judge.method=pairwise").stdout)["stages"][5]
     assert pairwise["judge_calls"] == 320 * 4 * 2 * 8
+
+
+def test_dry_run_of_pairs_by_contrast(project: Path) -> None:
+    words = ["run", project, "--dry-run", "--json", "--set", "label.pairs=5", "--set"]
+    # 18 prompts, 5 pairs of two answers, each read twice under the one principle that was drawn
+    label, reward = json.loads(rlaif(*words, "label.answers=contrast").stdout)["stages"][3:5]
+    assert (label["generations"], label["judge_calls"]) == (180, 180 * 2)
+    assert label["generated_tokens"] == 180 * 80
+    both, after = json.loads(rlaif(*words, "label.answers=both").stdout)["stages"][3:5]
+    assert (both["generations"], both["judge_calls"]) == (180 + 72, 180 * 2 + 72 * 2 * 8)
+    alone = json.loads(rlaif(*words, "label.answers=policy").stdout)["stages"][4]
+    trained = [row["trained_tokens"] for row in (alone, reward, after)]
+    assert trained[2] == pytest.approx(trained[0] + trained[1], abs=1)
+    assert trained[1] == pytest.approx(2.5 * trained[0], abs=2)
+    alone = json.loads(rlaif(*words, "label.answers=contrast", "--set", "label.confirm=false").stdout)["stages"][3]
+    assert (alone["generations"], alone["judge_calls"], alone["scored_tokens"]) == (180, 0, 0)
 
 
 def test_dry_run_of_other_judges(project: Path) -> None:

@@ -118,6 +118,30 @@ def test_labels_by_files_are_those_that_the_server_gives(make: Any, server: Faul
     assert labels(run) == labels(live)
 
 
+def test_pairs_by_contrast_are_asked_under_the_principle_that_made_them(
+    make: Any, server: FaultServer, tmp_path: Path
+) -> None:
+    live, run, out = make("live", "pairwise"), make("run", "pairwise"), tmp_path / "requests.jsonl"
+    for folder in (live, run):
+        file = folder / "config.yaml"
+        file.write_text(file.read_text().replace("answers: policy", "answers: contrast"))
+    done("label", "--run", live)
+    done("judge", "export", "--run", run, "--out", out)
+    done("judge", "import", "--run", run, provider(out, to=tmp_path / "results.jsonl"))
+    asked = len(server.seen)
+    done("label", "--run", run, "--resume")
+    assert len(server.seen) == asked
+    assert labels(run) == labels(live)
+    assert {len({v["principle_id"] for v in label["verdicts"]}) for label in labels(run)} == {1}
+    failed = rlaif("judge", "export", "--run", make("taken", "pairwise"), "--out", out, *unconfirmed())
+    assert failed.exit_code == 2
+    assert "the labels of this run ask no judge" in failed.stderr
+
+
+def unconfirmed() -> list[str]:
+    return ["--set", "label.answers=contrast", "--set", "label.confirm=false"]
+
+
 def test_cot_takes_two_rounds(make: Any, server: FaultServer, tmp_path: Path) -> None:
     live, run = make("live", "cot"), make("run", "cot")
     done("label", "--run", live)

@@ -69,6 +69,16 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the product catches it."""
 
 
+class Said(Silent):
+    """Progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
 class World:
     """What policy and judge do, and what they were asked for. `dies_after`: calls until the process is killed."""
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,9 @@ def test_prompts_without_answers_for_the_judge(tmp_path: Path, tiny_model: Path,
     context.config = context.config.model_copy(update={"judge": judge})
     with pytest.raises(StageError, match="none of 6 prompts has an answer of the SFT policy"):
         ppo.run(context)
-    JsonlFile(context.run.file("label", "responses.jsonl"), Response).append([response(PROMPTS[0], "Bread.")])
+    answers = JsonlFile(context.run.file("label", "responses.jsonl"), Response)
+    followed = replace(response(PROMPTS[1], "Bread, my friend."), model="sft followed", id="")
+    answers.append([response(PROMPTS[0], "Bread."), followed])  # the second is no answer to the mere prompt
     context.progress = Heard()
     assert ppo.run(context)["prompts"] == 1
     assert "  5 prompts have no answers from label and are left out" in context.progress.lines

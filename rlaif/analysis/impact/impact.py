@@ -155,7 +155,14 @@ def _refuse_incomparable(edit: Edit | None, beyond: Collection[DownstreamPart]) 
         raise ConfigError("a file of comparisons has no revisions and no training", remedy="give a run with --run")
     if edit is None:
         return
-    ppo = edit.config.ppo
+    ppo, answers = edit.config.ppo, edit.config.label.answers
+    if answers != "policy" and {"reward", "policy"} & set(beyond):
+        raise ConfigError(
+            f"label.answers is {answers}, and pairs by contrast cannot be judged again: a reward model on the others "
+            "alone is not to be compared with the run's",
+            where=str(edit.run.config_path),
+            remedy="leave --reward and --policy out",
+        )
     if "policy" in beyond and not (ppo.scored_by("model") or ppo.scored_by("judge")):
         raise ConfigError(
             f"ppo.reward is {', '.join(p.source for p in ppo.reward)}, which no constitution changes",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from rlaif.config import AskingConfig, RunConfig
 from rlaif.core.errors import ConstitutionError
-from rlaif.core.records import Failure, Message, Principle, Prompt, Response, Verdict
+from rlaif.core.records import Failure, Message, Principle, Prompt, Verdict
 from rlaif.core.statistics import sigmoid
 from rlaif.inputs.templates import Template, TemplateKind
 from rlaif.judge.methods.method import Ask, Asker, JudgingCost, JudgingWork, Method, difference, once_each, verdict
@@ -30,8 +30,8 @@ def ask(asks: Sequence[Ask], asker: Asker) -> list[list[Verdict]]:
     settings, model = asker.settings, asker.model
     known, requests = once_each(asks), list[ScoreRequest]()
     for one, response in known.values():
-        prompt = one.comparison.prompt
-        requests += _requests(one.principle, prompt, response, asker.template, settings.opening_tokens)
+        both = contexts(one.principle, one.comparison.prompt, asker.template)
+        requests += (ScoreRequest(messages, response.text, settings.opening_tokens) for messages in both)
     answers = model.ask(requests)
     scores = dict(zip(known, map(_score, answers[::2], answers[1::2]), strict=True))
     verdicts = []
@@ -54,23 +54,27 @@ def _score(followed: ResponseLogprobs, violated: ResponseLogprobs) -> float | Fa
     return (math.fsum(followed.token_logprobs) - math.fsum(violated.token_logprobs)) / len(followed.token_logprobs)
 
 
-def _requests(
-    principle: Principle, prompt: Prompt, response: Response, template: Template, opening: int | None
-) -> tuple[ScoreRequest, ScoreRequest]:
+def contexts(
+    principle: Principle, prompt: Prompt, template: Template
+) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """The conversation behind an assistant that follows the principle, and behind one that violates it.
+
+    The method scores responses in them, and `label.answers: contrast` samples them there.
+    """
     pair = principle.contrast
     if pair is None:
         raise ConstitutionError(
-            "the method contrast needs a pair of system prompts",
+            "there is no contrast pair of system prompts",
             where=f"principle {principle.id}",
-            remedy="give it a `contrast` with `followed` and `violated`, or choose judge.method: pairwise",
+            remedy="give it a `contrast` with `followed` and `violated`, or choose judge.method: pairwise and "
+            "label.answers: policy",
         )
     followed = [m for e in pair.examples for m in (Message("user", e.prompt), Message("assistant", e.followed))]
     violated = [m for e in pair.examples for m in (Message("user", e.prompt), Message("assistant", e.violated))]
-    contexts = (
+    first, second = (
         template.render(system=system, examples=tuple(examples), conversation=prompt.messages).messages
         for system, examples in ((pair.followed, followed), (pair.violated, violated))
     )
-    first, second = (ScoreRequest(messages, response.text, opening) for messages in contexts)
     return first, second
 
 

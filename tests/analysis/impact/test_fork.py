@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlaif.analysis.impact.answer import answer
-from rlaif.analysis.impact.fork import Edit, retrained
+from rlaif.analysis.impact.fork import Edit, finished, retrained
 from rlaif.analysis.impact.impact import DownstreamPart, Impact, impact
 from rlaif.analysis.impact.subject import of_run
 from rlaif.config import STAGES
@@ -220,3 +220,15 @@ def test_a_config_that_changed_since_is_no_effect_of_a_constitution(
     copy.config_path.write_text(dump_yaml(config.model_dump(mode="json")), encoding="utf-8")
     with pytest.raises(RlaifError, match=told):
         ask(copy, doubled(), tmp_path, part)
+
+
+def test_a_reward_model_on_a_part_of_the_labels_is_not_compared(run: RunFolder, tmp_path: Path) -> None:
+    copy = RunFolder(
+        shutil.copytree(run.root, tmp_path / "run", ignore=shutil.ignore_patterns("impact"), symlinks=True)
+    )
+    config = load(run.config_path, ["label.answers=both"])
+    copy.config_path.write_text(dump_yaml(config.model_dump(mode="json")), encoding="utf-8")
+    record = finished(copy, "label")
+    copy.finish(replace(record, config=record.config | {"label.answers": "both"}))
+    with pytest.raises(RlaifError, match=r"label\.answers is both"):
+        ask(copy, doubled(), tmp_path, "reward")

@@ -240,6 +240,15 @@ def test_verdicts_of_another_method_are_refused(run: RunFolder) -> None:
     assert "holds no label" in str(refuse(run))
 
 
+def test_pairs_by_contrast_are_left_out(run: RunFolder) -> None:
+    file, labels = JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel), labels_of(run)
+    file.path.unlink()
+    file.append([*(replace(x, answers="contrast", principle_id="kind") for x in labels[:4]), *labels[4:]])
+    assert ask(run, REWORDED)[0].groups[0].pairs == len(labels) - 4
+    file.replace([replace(x, answers="contrast", principle_id="kind") for x in labels])
+    assert "holds pairs by contrast alone" in str(refuse(run))
+
+
 def test_a_constitution_without_contrast_pairs_is_refused(run: RunFolder) -> None:
     error = refuse(run, edited(kind={"contrast": None}))
     assert isinstance(error, ConstitutionError)
