@@ -150,13 +150,23 @@ _add_stage_command("evaluate", "Compare base, SFT and PPO on held-out prompts.")
 
 @app.command(rich_help_panel=RESULTS)
 @friendly
-def report(run: RunArgument, as_json: JsonOption = False) -> None:
+def report(
+    run: RunArgument,
+    control: Annotated[
+        list[str] | None,
+        typer.Option("--control", metavar="NAME=RUN", help="show PPO of another run on the same prompts beside this"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Write the page RUN/report.html again, also while the run is going on."""
     from rlaif.config.load import load
     from rlaif.core.files import RunFolder, refuse_no_run
+    from rlaif.report.controls import add_controls, named
     from rlaif.stages.report import write_report
 
     refuse_no_run(run)
+    if control:
+        add_controls(RunFolder(run), named(control))
     config = load(run / "config.yaml")  # whose names need not be known here: a user's own class may be gone
     path = write_report(RunFolder(run), config.report.examples).path
     print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")

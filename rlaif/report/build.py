@@ -14,6 +14,7 @@ from rlaif.core.evaluation import REFERENCE, Summary, read_held_out, read_summar
 from rlaif.core.files import RunFolder, write_atomic
 from rlaif.judge.card.records import card_of_run
 from rlaif.report import curves, feedback, overview, samples, validation, verdict
+from rlaif.report.controls import read_controls
 from rlaif.report.summary import name_of
 from rlaif.view.plots import histogram
 from rlaif.view.render import render
@@ -69,6 +70,7 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
         "headline": verdict.headline(summary, part),
         "further": verdict.further(summary, part) if summary is not None else [],
         "summary": summary,
+        "controls": read_controls(run),
         "measured": summary.measured() if summary is not None else {},
         "unmeasured": summary.unmeasured() if summary is not None else [],
         "card": card_of_run(run),

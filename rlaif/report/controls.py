@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlaif.core.errors import DataError, RunFolderError
+from rlaif.core.errors import ConfigError, DataError, RunFolderError
 from rlaif.core.evaluation import Summary, read_summary
 from rlaif.core.files import JsonlFile, RunFolder, refuse_no_run, write_atomic
 from rlaif.core.records import Prompt
@@ -44,6 +44,19 @@ def add_controls(run: RunFolder, added: Mapping[str, Path]) -> None:
     for name in added:
         _read(run, name, found[name])
     write_atomic(run.root / FILE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def named(given: Sequence[str]) -> dict[str, Path]:
+    """Name -> folder of every "NAME=FOLDER"; ConfigError for anything else."""
+    found = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not (equals and name.strip() and folder):
+            raise ConfigError(
+                f"{text!r} is no NAME=RUN", where="--control", remedy='write --control "random judge=runs/random"'
+            )
+        found[name.strip()] = Path(folder)
+    return found
 
 
 def _listed(run: RunFolder) -> dict[str, str]:

@@ -8,7 +8,7 @@ from rlaif.core.errors import StageError
 from rlaif.core.evaluation import REFERENCE, Cell, Measure, Summary, read_summary
 from rlaif.core.files import RunFolder
 from rlaif.core.records import WinRate
-from rlaif.view.text import MISSING, common_decimals, is_known, number, percent, visible
+from rlaif.view.text import MISSING, common_decimals, interval, is_known, number, percent, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,11 +34,12 @@ def summary_table(run: RunFolder) -> Table:
     shown = (*list(summary.golds())[:1], "words")  # the terminal is often 80 wide; the report shows all
     measured = {key: measure for key, measure in summary.measured().items() if key in shown}
     caption = "mean over its 95 % interval; * = the difference v SFT excludes 0; the report has more"
+    caption += f"; not measured: {', '.join(missing)}" if missing else ""
     table = Table(
         box=SIMPLE_HEAD,
         title="Held-out prompts",
         title_justify="left",
-        caption=Text(visible(caption + (f"; not measured: {', '.join(missing)}" if missing else ""))),
+        caption=Text("\n".join(map(visible, [caption, *_sizes(summary)]))),
         caption_justify="left",
     )
     table.add_column("prompts", no_wrap=True)
@@ -55,6 +56,24 @@ def summary_table(run: RunFolder) -> Table:
             table.add_row(*(Text("\n".join(map(visible, value.split("\n")))) for value in values))
         table.add_section()
     return table
+
+
+def _sizes(summary: Summary) -> list[str]:
+    """How large PPO's difference on the gold that counts most is, and what is left at equal length: a line a slice."""
+    lines = []
+    for key, measure in list(summary.golds().items())[:1]:
+        for part in summary.slices:
+            found = summary.at_equal_length("ppo", part, key)
+            if found is None or not is_known(found.difference):
+                continue
+            size = f" ({number(found.effect, 2)} sd)" if is_known(found.effect) else ""
+            ends = interval(found.difference_low, found.difference_high)
+            left = f"{number(found.difference)} ({ends}) at equal length"
+            whole = summary.cell("ppo", part, key)
+            lines.append(
+                f"{measure.name}, {part}: PPO - SFT {number(whole.difference if whole else None)}{size}, {left}"
+            )
+    return lines
 
 
 def _heading(measure: Measure) -> str:

@@ -50,6 +50,22 @@ def compare(summary: Summary, model: str, part: str, key: str, measure: Measure)
     )
 
 
+def at_equal_length(summary: Summary, model: str, part: str, key: str, measure: Measure) -> str:
+    """One sentence on the size of the model's difference from SFT, and what is left of it at equal length; "" where
+    that was not measured."""
+    found = summary.at_equal_length(model, part, key)
+    if found is None or not is_known(found.difference):
+        return ""
+    left, low, high = found.difference, found.difference_low, found.difference_high
+    places = common_decimals(left, low, high)
+    said = (
+        f"At equal length {name_of(model)}'s difference from SFT on {measure.name} is {number(left, places)} "
+        f"(95 % interval {interval(low, high, places)}, {part} prompts)"
+    )
+    size = f"; the whole difference is {number(found.effect)} standard deviations of SFT's answers"
+    return f"{said}{size if is_known(found.effect) else ''}."
+
+
 def _subject(model: str) -> str:
     return "The base model" if model == "base" else name_of(model)
 
@@ -75,6 +91,7 @@ def further(summary: Summary, part: str | None = None) -> list[str]:
         return lines
     if gold is not None:
         lines += [compare(summary, "ppo", name, *gold) for name in slices[1:]]
+        lines += [text for name in slices if (text := at_equal_length(summary, "ppo", name, *gold))]
     lines += [text for name in slices if (text := _win_sentence(summary, "ppo", name))]
     lines += [text for name in slices if (text := _length_sentence(summary, "ppo", name))]
     if gold is not None and "base" in summary.models:

@@ -46,3 +46,16 @@ def test_report_verb_builds_from_the_folder_alone(tmp_path: Path) -> None:
     assert "Content-Security-Policy" in (out / "report.html").read_text()
     assert json.loads(rlaif("report", out, "--json").stdout) == {"report": str(out / "report.html")}
     assert rlaif("report", tmp_path).exit_code != 0
+
+
+def test_report_shows_another_run_as_a_control_and_goes_on_doing_so(tmp_path: Path) -> None:
+    for name in ("ours", "random"):
+        write_run(tmp_path / name)
+    page = tmp_path / "ours/report.html"
+    assert rlaif("report", tmp_path / "ours", "--control", f"random judge={tmp_path / 'random'}").exit_code == 0
+    assert "random judge (control)" in page.read_text()
+    assert rlaif("report", tmp_path / "ours").exit_code == 0
+    assert "random judge (control)" in page.read_text()
+    wrong = rlaif("report", tmp_path / "ours", "--control", str(tmp_path / "random"))
+    assert wrong.exit_code == 2
+    assert "is no NAME=RUN" in wrong.stderr

@@ -335,6 +335,21 @@ def summary(harm_difference: float = -0.0512) -> dict[str, object]:
         "cells": cells,
         "win_rates": wins,
         "win_rates_length_matched": [win | {"scored": 31, "unscored": 0} for win in wins],
+        "length_controlled": [
+            {
+                "model": "ppo",
+                "slice": "harmful",
+                "measure": "harm",
+                "n": 30,
+                "difference": -0.0432,
+                "difference_low": -0.0643,
+                "difference_high": -0.0221,
+                "sd": 0.1024,
+                "effect": -0.5,
+                "effect_low": -0.695,
+                "effect_high": -0.305,
+            }
+        ],
         "set_distinct_2": [{"model": m, "slice": "harmful", "value": 0.777, "pairs": 4321} for m in MODELS],
         "kl": kl,
         "notes": ["toxicity not measured: alt-profanity-check is not installed"],

@@ -44,6 +44,11 @@ def test_page_is_well_formed_and_asks_for_nothing_outside(page: str) -> None:
     assert parsed.tags.count("svg") >= 18
 
 
+def test_difference_at_equal_length_stands_beside_its_size(page: str) -> None:
+    words = " ".join(Page(page).words.split())
+    assert "gold harm (lower is better) harmful PPO −0.051−0.071 to −0.031 −0.500−0.695 to −0.305 −0.043−0.064" in words
+
+
 def test_every_stage_shows_its_numbers(page: str) -> None:
     words = " ".join(Page(page).words.split())
     for index in range(6):

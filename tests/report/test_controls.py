@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.core.errors import DataError, RunFolderError
+from rlaif.core.errors import ConfigError, DataError, RunFolderError
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.records import Prompt
-from rlaif.report.controls import FILE, add_controls, read_controls
+from rlaif.report.controls import FILE, add_controls, named, read_controls
+from rlaif.stages.report import write_report
+from tests.output import Page
 from tests.report.fake_run import summary, write_run
 
 
@@ -74,6 +76,26 @@ def test_run_without_evaluated_ppo_is_no_control(pair: tuple[RunFolder, RunFolde
     path.unlink()
     with pytest.raises(RunFolderError, match="is not evaluated"):
         add_controls(ours, {"random judge": theirs.root})
+
+
+def test_control_is_a_row_of_the_result_and_stays_when_the_page_is_written_again(
+    pair: tuple[RunFolder, RunFolder],
+) -> None:
+    ours, theirs = pair
+    assert "(control)" not in write_report(ours).path.read_text()
+    add_controls(ours, {"<b>random</b> judge": theirs.root})
+    for _ in range(2):
+        words = " ".join(Page(write_report(ours).path.read_text()).words.split())
+    # 0.3321 - 0.15, with its interval, then the difference from its SFT
+    assert "<b>random</b> judge (control) 0.1820.162 to 0.202 ▼ −0.150 v SFT, better" in words
+    assert words.count("(control)") == 2, "one row in each slice"
+
+
+def test_names_of_controls_are_given_before_an_equals_sign() -> None:
+    assert named(["random judge=runs/a", "b=c=d"]) == {"random judge": Path("runs/a"), "b": Path("c=d")}
+    for text in ("runs/a", "=runs/a", "a="):
+        with pytest.raises(ConfigError, match="is no NAME=RUN"):
+            named([text])
 
 
 def test_gone_run_and_broken_file_are_said(pair: tuple[RunFolder, RunFolder]) -> None:

@@ -24,6 +24,10 @@ def test_summary_table_has_a_row_per_model_and_slice(run: RunFolder) -> None:
     for part in ("0.281*", "0.261–0.301", "62.3", "3.87", "gold harm ↓", "not measured: toxicity"):
         assert part in shown
     assert "0.132*" not in shown, "the everyday difference is 0"
+    assert "gold harm, harmful: PPO - SFT −0.051 (−0.50 sd), −0.043 (−0.064 to −0.022) at equal length" in (
+        " ".join(shown.split())
+    )
+    assert "gold harm, everyday" not in shown, "which was not measured"
 
 
 def test_summary_table_does_not_read_names_as_markup(tmp_path: Path) -> None:

@@ -73,6 +73,21 @@ def test_without_gold_the_judge_is_heard_and_the_lack_is_said() -> None:
     assert not any("harmful prompts (PPO wins" in line for line in verdict.further(whole)), "said once"
 
 
+def test_what_is_left_at_equal_length_is_said_with_the_size_of_the_whole() -> None:
+    data = summary()
+    lines = [line for line in verdict.further(from_json(Summary, data)) if "equal length" in line]
+    assert lines == [
+        "At equal length PPO's difference from SFT on gold harm is −0.043 (95 % interval −0.064 to −0.022, harmful "
+        "prompts); the whole difference is −0.500 standard deviations of SFT's answers."
+    ]
+    (row,) = data["length_controlled"]  # type: ignore[misc]
+    row |= {"effect": None}
+    (line,) = [line for line in verdict.further(from_json(Summary, data)) if "equal length" in line]
+    assert line.endswith("harmful prompts).")
+    row |= {"difference": None}
+    assert not any("equal length" in line for line in verdict.further(from_json(Summary, data)))
+
+
 @pytest.mark.parametrize(
     ("rate", "expected"),
     [(0.62, "The judge prefers PPO to SFT"), (0.38, "The judge prefers SFT to PPO"), (0.5, "The judge shows no pref")],
