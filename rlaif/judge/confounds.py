@@ -6,7 +6,7 @@ Of labels with a preference, the answer that is more probably better is the chos
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rlaif.core.records import PreferenceLabel, Response
@@ -63,25 +63,44 @@ def chosen_first(label: PreferenceLabel) -> tuple[Response, Response] | None:
 
 def confounds(labels: Iterable[PreferenceLabel]) -> Confounds:
     """Those of the labels."""
-    pairs = [pair for pair in map(chosen_first, labels) if pair is not None]
-    return Confounds(
-        pairs=len(pairs),
-        longer_wins=wins(pairs, longer),
-        finished_wins=wins(pairs, finished),
-        refusal_wins=wins(pairs, refuses),
-        first_words=tuple(_first_words(pairs)),
-    )
+    tally = ConfoundTally()
+    for label in labels:
+        tally.add(label)
+    return tally.shares()
 
 
-def wins(pairs: Sequence[tuple[Response, Response]], sign: Callable[[Response, Response], int]) -> float | None:
-    """Share of the (chosen, rejected) that differ in the sign where it is 1; None where none differ."""
-    found = [value for chosen, rejected in pairs if (value := sign(chosen, rejected))]
-    return found.count(1) / len(found) if found else None
+SIGNS = {"longer_wins": longer, "finished_wins": finished, "refusal_wins": refuses}
 
 
-def _first_words(pairs: Sequence[tuple[Response, Response]]) -> Iterator[FirstWord]:
-    chosen, rejected = (Counter(" ".join(words(pair[side].text)[:1]) for pair in pairs) for side in (0, 1))
-    apart = {word: abs(chosen[word] - rejected[word]) for word in chosen | rejected if word}
-    for word in sorted(apart, key=lambda word: (-apart[word], word))[:WORDS]:
-        if apart[word]:
-            yield FirstWord(word, chosen[word], rejected[word])
+class ConfoundTally:
+    """Counts labels one by one, for files that are larger than memory."""
+
+    def __init__(self) -> None:
+        self.pairs = 0
+        self._signs = {name: Counter[int]() for name in SIGNS}
+        self._chosen, self._rejected = Counter[str](), Counter[str]()
+
+    def add(self, label: PreferenceLabel) -> None:
+        pair = chosen_first(label)
+        if pair is None:
+            return
+        self.pairs += 1
+        for name, sign in SIGNS.items():
+            self._signs[name][sign(*pair)] += 1
+        for counter, response in zip((self._chosen, self._rejected), pair, strict=True):
+            counter.update(words(response.text)[:1])
+
+    def shares(self) -> Confounds:
+        """What has been counted so far."""
+        found = {name: _share(counts[1], counts[-1]) for name, counts in self._signs.items()}
+        return Confounds(pairs=self.pairs, first_words=tuple(self._first_words()), **found)
+
+    def _first_words(self) -> Iterator[FirstWord]:
+        apart = {word: abs(self._chosen[word] - self._rejected[word]) for word in self._chosen | self._rejected}
+        for word in sorted(apart, key=lambda word: (-apart[word], word))[:WORDS]:
+            if apart[word]:
+                yield FirstWord(word, self._chosen[word], self._rejected[word])
+
+
+def _share(wins: int, losses: int) -> float | None:
+    return wins / (wins + losses) if wins + losses else None

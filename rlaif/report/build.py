@@ -13,6 +13,7 @@ from rlaif.config import StageName
 from rlaif.core.evaluation import REFERENCE, Summary, read_held_out, read_summary
 from rlaif.core.files import RunFolder, write_atomic
 from rlaif.judge.card.records import card_of_run
+from rlaif.judge.gold_agreement import read_agreement
 from rlaif.report import curves, feedback, overview, samples, validation, verdict
 from rlaif.report.controls import read_controls
 from rlaif.report.summary import name_of
@@ -79,6 +80,7 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
         "revise": revise,
         "sft": curves.sft_curves(run),
         "label": label,
+        "agreement": read_agreement(run),
         "label_plot": histogram("prob-a", "Labels by P(A better)", label.bins, "P(A better)"),
         "reward": curves.reward_curves(run),
         "held_out": held_out,

@@ -9,8 +9,19 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from rlaif.core.files import JsonlFile, RunFolder
-from rlaif.core.records import Constitution, FailedAnswer, Failure, PreferenceLabel, Principle, RevisionTrace, Verdict
+from rlaif.core.records import (
+    LEFT_OUT,
+    AnswerSource,
+    Constitution,
+    FailedAnswer,
+    Failure,
+    PreferenceLabel,
+    Principle,
+    RevisionTrace,
+    Verdict,
+)
 from rlaif.judge.aggregate import ALONE, votes
+from rlaif.judge.confounds import Confounds, ConfoundTally
 from rlaif.view.text import is_known
 
 T = TypeVar("T")
@@ -93,7 +104,7 @@ def read_revise(run: RunFolder, examples: int) -> ReviseFacts:
 
 
 def _count(failures: Counter[str], failure: Failure | None, where: str) -> None:
-    if failure is not None and failure.kind != ABSTAINED:
+    if failure is not None and failure.kind not in LEFT_OUT:
         failures[f"{where}: {failure.kind}"] += 1
 
 
@@ -133,13 +144,38 @@ class PrincipleVoice:
 
 
 @dataclass(slots=True)
+class SourceFacts:
+    """The labels whose answers came about in one way. `left_out`: kinds of labels that are missing by choice."""
+
+    labels: int = 0
+    settled: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    judged: int = 0
+    """Pairs by contrast that the judge gave a preference for."""
+    tally: ConfoundTally = field(default_factory=ConfoundTally)
+
+    @property
+    def confounds(self) -> Confounds:
+        return self.tally.shares()
+
+    @property
+    def confirmed(self) -> float | None:
+        """Share of the pairs by contrast on which the judge prefers the answer that follows the principle, of those
+        where it prefers one; None where no judge was asked or none prefers."""
+        if not self.judged:
+            return None
+        return (self.judged - self.left_out["disagreed"]) / self.judged
+
+
+@dataclass(slots=True)
 class LabelFacts:
     """`label` in numbers. An abstention is no failure: the judge answered, and was too unsure to count."""
 
     labels: int = 0
     settled: int = 0
-    abstained: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    sources: dict[AnswerSource, SourceFacts] = field(default_factory=dict)
     bins: list[int] = field(default_factory=lambda: [0] * BINS)
     clear: int = 0
     entropy_sum: float = 0.0
@@ -148,8 +184,12 @@ class LabelFacts:
     examples: list[PreferenceLabel] = field(default_factory=list)
 
     @property
+    def abstained(self) -> int:
+        return self.left_out[ABSTAINED]
+
+    @property
     def failed(self) -> int:
-        return self.labels - self.settled - self.abstained
+        return self.labels - self.settled - self.left_out.total()
 
     @property
     def consistency(self) -> float | None:
@@ -183,11 +223,21 @@ def read_label(
             facts.consistencies.append(label.consistency)
         if is_known(label.prob_a):
             _add_settled(facts, label.prob_a)
-        elif label.failure is not None and label.failure.kind == ABSTAINED:
-            facts.abstained += 1
+        elif label.failure is not None and label.failure.kind in LEFT_OUT:
+            facts.left_out[label.failure.kind] += 1
+        _add_source(facts.sources.setdefault(label.answers, SourceFacts()), label)
         _add_voices(facts, label, weights, panel)
     facts.examples = sample.taken()
     return facts
+
+
+def _add_source(source: SourceFacts, label: PreferenceLabel) -> None:
+    kind = None if label.failure is None else label.failure.kind
+    source.labels += 1
+    source.settled += label.prob_a is not None
+    source.left_out.update([kind] if kind in LEFT_OUT else [])
+    source.judged += bool(label.answers == "contrast" and label.verdicts and kind in (None, "disagreed", "unbalanced"))
+    source.tally.add(label)
 
 
 def _add_settled(facts: LabelFacts, prob: float) -> None:

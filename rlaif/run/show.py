@@ -222,6 +222,8 @@ def _label(label: PreferenceLabel) -> RenderableType:
     parts: list[RenderableType] = [*_conversation(pair.prompt)]
     parts += [_line(f"A ({pair.a.model})", pair.a.text), _line(f"B ({pair.b.model})", pair.b.text)]
     parts.append(_line("P(A is better)", number(label.prob_a), "bold green"))
+    if label.answers == "contrast":
+        parts.append(_line("answers by contrast, principle", label.principle_id, "bold cyan"))
     if label.consistency is not None:
         parts.append(_line("consistency of the two orders", number(label.consistency)))
     if label.failure is not None:

@@ -25,7 +25,9 @@ from rlaif.core.errors import StageError
 from rlaif.core.evaluation import ScoreRow
 from rlaif.core.files import JsonlFile, write_atomic
 from rlaif.core.records import Comparison, FailedAnswer, Failure, PreferenceLabel, Prompt, Response, record_seed
+from rlaif.core.statistics import Draw
 from rlaif.gold import scorers as gold
+from rlaif.judge.gold_agreement import gold_agreement
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.stages.context import StageContext
@@ -73,6 +75,9 @@ def run(context: StageContext) -> dict[str, float]:
     scores, scorers, missing = _scores(context, prompts, responses, logprobs)
     notes += missing + _judge_notes(context.config, adapters)
 
+    #    The same scorers say what the labels were worth, which no reward saw.
+    _label_agreement(context, scorers, missing)
+
     # 4. The judge on pairs of models: k-th answer against k-th answer.
     labels = _labels(context, prompts, answers)
 
@@ -82,6 +87,14 @@ def run(context: StageContext) -> dict[str, float]:
     summary, headline = summarise(outcome, context.config.seed, context.config.evaluate.bootstrap)
     summary.write(context.folder / "summary.json")
     return {**_counts(prompts, answers, labels, logprobs), **headline}
+
+
+def _label_agreement(context: StageContext, scorers: Sequence[gold.GoldScorer], notes: Sequence[str]) -> None:
+    """Writes label_agreement.json: how far gold agrees with the run's labels, if there are any."""
+    labels = JsonlFile(context.run.file("label", "labels.jsonl"), PreferenceLabel).read()
+    if labels and (scorers or notes):
+        draw = Draw(record_seed(context.config.seed, "label agreement"), context.config.evaluate.bootstrap)
+        gold_agreement(labels, scorers, draw, notes).write(context.run)
 
 
 def _judge_notes(config: RunConfig, adapters: Container[str]) -> list[str]:

@@ -6,13 +6,17 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from rlaif.core.files import RunFolder, write_atomic
+from rlaif.core.files import JsonlFile, RunFolder, write_atomic
 from rlaif.core.progress import Silent
+from rlaif.core.records import Failure, PreferenceLabel
+from rlaif.core.statistics import Estimate
+from rlaif.judge.gold_agreement import GoldAgreement, LabelAgreement
 from rlaif.judge.load import parse
 from rlaif.stages import report as report_stage
 from rlaif.stages.context import StageContext
@@ -194,3 +198,28 @@ def test_report_needs_no_torch(tmp_path: Path) -> None:
         f"write_report(RunFolder(Path({str(tmp_path)!r})), 1); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_labels_are_told_by_source_with_what_gold_says_of_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "demo")
+    words = " ".join(Page(write_report(run).path.read_text(encoding="utf-8")).words.split())
+    assert "Where the answers came from" in words
+    assert "of the policy" in words
+    assert "Left out for balance" not in words
+    assert "What gold says of the labels" not in words
+    file = JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel)
+    made = [replace(x, answers="contrast", principle_id="honest", id="") for x in file.read() if x.prob_a is not None]
+    file.replace([replace(made[0], prob_a=None, failure=Failure("unbalanced", "more prefer the longer")), *made[1:]])
+    rows = [GoldAgreement("contrast", "", "sentiment", Estimate(0.836, 0.79, 0.877, 59, 10))]
+    LabelAgreement(tuple(rows), ("harm not measured: it is not installed",)).write(run)
+    parsed = Page(write_report(run).path.read_text(encoding="utf-8"))
+    words = " ".join(parsed.words.split())
+    assert parsed.open == []
+    for told in (
+        "by contrast: honest",
+        "Left out for balance 1",
+        "What gold says of the labels",
+        "by contrast all sentiment 83.6 % 79.0 % to 87.7 % 59",
+        "harm not measured: it is not installed",
+    ):
+        assert " ".join(told.split()) in words.replace("\u00a0", " "), told

@@ -45,3 +45,25 @@ def test_answers_that_were_never_given_are_counted(tmp_path: Path) -> None:
         JsonlFile(run.file(stage, "failures.jsonl"), FailedAnswer).append(lost)
     after = read_revise(run, 0).failures, read_label(run, CONSTITUTION, 0).failures
     assert [a - b for a, b in zip(after, before, strict=True)] == [{"answer: context_overflow": 3}] * 2
+
+
+def by_contrast(run: RunFolder) -> list[PreferenceLabel]:
+    """Four labels by contrast beside those of the run: two confirmed, one disagreed, one without a judge."""
+    given = [x for x in JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel) if x.prob_a is not None]
+    found = [replace(x, answers="contrast", principle_id="honest", id="", failure=None, prob_a=0.9) for x in given[:4]]
+    found[2] = replace(found[2], prob_a=None, failure=Failure("disagreed", "the judge sees it otherwise"))
+    found[3] = replace(found[3], verdicts=())
+    return found
+
+
+def test_labels_are_counted_by_how_their_answers_came_about(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "demo")
+    before = read_label(run, CONSTITUTION, 0)
+    JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel).append(by_contrast(run))
+    facts = read_label(run, CONSTITUTION, 0)
+    policy, contrast = facts.sources["policy"], facts.sources["contrast"]
+    assert (policy.labels, policy.settled, policy.confirmed) == (before.labels, before.settled, None)
+    assert (contrast.labels, contrast.settled, contrast.confounds.pairs) == (4, 3, 3)
+    assert contrast.confirmed == 2 / 3  # of the three that the judge was asked about
+    assert facts.left_out["disagreed"] == 1
+    assert (facts.failed, facts.failures, facts.abstained) == (before.failed, before.failures, before.abstained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,16 @@ def test_show_without_a_word_gives_the_overview(filled_run: Path) -> None:
     assert "written 18" in shown
     assert "begun" in shown  # label has records and no stage.json
     assert rlaif("show", filled_run, "sft").exit_code == 6
+
+
+def test_a_label_by_contrast_shows_its_principle_and_its_contexts(filled_run: Path) -> None:
+    file = JsonlFile(filled_run / "label" / "labels.jsonl", PreferenceLabel)
+    given = file.read()[0]
+    pair = given.comparison
+    a, b = replace(pair.a, model="sft violated", id=""), replace(pair.b, model="sft followed", id="")
+    made = replace(given, comparison=Comparison(pair.prompt, a, b), answers="contrast", principle_id="kind", id="")
+    assert "by contrast" not in rlaif("show", filled_run, "label").stdout
+    file.append([made])
+    shown = rlaif("show", filled_run, made.id).stdout
+    assert "answers by contrast, principle: kind" in shown
+    assert "A (sft violated)" in shown

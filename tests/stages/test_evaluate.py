@@ -10,7 +10,8 @@ import pytest
 
 from rlaif.core.errors import StageError
 from rlaif.core.files import JsonlFile
-from rlaif.core.records import Message, PreferenceLabel, Prompt, Response
+from rlaif.core.records import Comparison, Message, PreferenceLabel, Prompt, Response
+from rlaif.judge.gold_agreement import read_agreement
 from rlaif.lm.protocol import LanguageModel
 from rlaif.stages import evaluate
 from rlaif.stages.summary import LogprobRow
@@ -191,3 +192,19 @@ def test_the_config_decides_samples_scorers_and_limits(tmp_path: Path) -> None:
     assert "toxicity" not in summary_in(tmp_path)["measures"]
     rows = JsonlFile(tmp_path / "evaluate/responses.jsonl", Response).read()
     assert {row.temperature for row in rows} == {0.5}
+
+
+def test_gold_is_asked_of_the_labels_that_there_are(tmp_path: Path) -> None:
+    context = context_in(tmp_path, [])
+    evaluate.run(context)
+    assert read_agreement(context.run) is None
+    prompt = PROMPTS[0]
+    a, b = (Response(prompt.id, text, "sft followed", 0, 1.0, "stop", 3) for text in ("You idiot, damn you", "Hello"))
+    label = PreferenceLabel(Comparison(prompt, a, b), 0.1, (), answers="contrast", principle_id="kind")
+    JsonlFile(context.run.file("label", "labels.jsonl"), PreferenceLabel).append([label])
+    evaluate.run(context)
+    found = read_agreement(context.run)
+    assert found is not None
+    assert [(row.answers, row.gold, row.share.mean, row.share.n) for row in found.rows] == [
+        ("contrast", "toxicity", 1.0, 1)
+    ]

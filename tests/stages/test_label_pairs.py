@@ -128,7 +128,8 @@ def test_without_confirmation_nobody_is_asked(tmp_path: Path) -> None:
     assert {x.verdicts for x in labels} == {()}
     assert {x.principle_id for x in labels} == {"kind", "brief"}
     assert {x.constitution_hash for x in labels} == {CONSTITUTION.hash}
-    assert (counts["labelled"], counts["disagreed"], counts["mean_confidence"]) == (21, 0, pytest.approx(0.8))
+    assert (counts["labelled"], counts["disagreed"]) == (21, 0)
+    assert counts["mean_confidence"] == pytest.approx(0.8)
 
 
 def test_a_judge_by_another_method_confirms_too(tmp_path: Path) -> None:
