@@ -423,6 +423,12 @@ class EvaluateConfig(ConfigTable):
         description="scorers that never saw an AI label: harm, toxicity, sentiment, relevance or your own module:Class "
         "(docs/extending.md); the first is the one that the result is about; those not installed are said so",
     )
+    best_of: int = Field(
+        0,
+        ge=0,
+        description="a control without training: of so many answers of SFT to a held-out prompt, the one that the "
+        "reward of ppo scores highest, as a further model (docs/read-a-report.md); 0 = none",
+    )
     bootstrap: int = Field(2000, ge=100, description="resamples of the prompts behind every interval")
     batch_size: int = speed_field(
         64, ge=1, description="answers or pairs worked on at once; finished batches survive a crash"

@@ -242,12 +242,19 @@ def _evaluate(config: RunConfig, prompts: int, principles: int) -> StageWork:
     table = config.evaluate
     each = prompts * table.samples
     judging = _judged(config, 3 * each, 2 * each, principles, table.max_new_tokens)
-    # The base model reads the answers of all three, PPO and SFT those of PPO.
+    drawn, members = prompts * table.best_of, config.reward.members * config.ppo.scored_by("model")
+    if config.ppo.scored_by("judge"):
+        chosen = _judged(config, drawn, drawn * table.samples, principles, table.max_new_tokens)
+        judging = JudgingCost(
+            judging.calls + chosen.calls, judging.generated + chosen.generated, judging.scored + chosen.scored
+        )
+    # The base model reads the answers of all, PPO and SFT those of PPO, the reward models those of which one is chosen.
+    read = (3 + 2) * each + prompts * bool(table.best_of) + drawn * members
     return StageWork(
         "evaluate",
         prompts,
-        generations=3 * each,
+        generations=3 * each + drawn,
         judge_calls=judging.calls,
-        generated_tokens=3 * each * table.max_new_tokens + judging.generated,
-        scored_tokens=judging.scored + (3 + 2) * each * (PROMPT_TOKENS + table.max_new_tokens),
+        generated_tokens=(3 * each + drawn) * table.max_new_tokens + judging.generated,
+        scored_tokens=judging.scored + read * (PROMPT_TOKENS + table.max_new_tokens),
     )

@@ -1,5 +1,7 @@
 """The stage `evaluate`: base, SFT and PPO answer the held-out prompts; gold scores, the judge and KL compare them.
 
+With `evaluate.best_of` the best of so many answers of SFT stands beside them as a further model (best_of.py).
+
 What costs time is appended chunk by chunk and read back on resume; what is cheap (scores, summary) is computed anew
 from those files. A chunk is a fixed stretch of the work list: it is skipped when all its records are on disk and
 otherwise done again as a whole, so that no record depends on where an earlier session stopped.
@@ -22,7 +24,7 @@ from typing import TypeVar
 
 from rlaif.config import RunConfig
 from rlaif.core.errors import StageError
-from rlaif.core.evaluation import ScoreRow
+from rlaif.core.evaluation import REFERENCE, ScoreRow
 from rlaif.core.files import JsonlFile, write_atomic
 from rlaif.core.records import Comparison, FailedAnswer, Failure, PreferenceLabel, Prompt, Response, record_seed
 from rlaif.core.statistics import Draw
@@ -32,7 +34,7 @@ from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.stages.context import StageContext
 from rlaif.stages.resume import answer_record, failed_answers, resume
-from rlaif.stages.summary import COMPARISONS, LogprobRow, Measurements, answer_scores, summarise
+from rlaif.stages.summary import COMPARISONS, LogprobRow, Measurements, answer_scores, best_of_name, summarise
 
 ADAPTERS: dict[str, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
 """Model -> the stages whose adapters are merged into the base, in that order."""
@@ -55,20 +57,26 @@ def run(context: StageContext) -> dict[str, float]:
             remedy="give at least one slice held_out: 20 or more",
         )
     adapters, notes = _available(context)
+    config = context.config.evaluate
+    best = best_of_name(config.best_of) if _can_choose(context, adapters, notes) else ""
 
-    # 2. Answers of every model. PPO goes before SFT, which then scores PPO's answers in the same visit (for KL), and
+    # 2. Answers of every model. PPO goes before SFT, which then scores PPO's answers in the same visit (for KL);
     # base goes last and scores those of all.
     answers: dict[str, list[AnswerRecord]] = {}
     logprobs: list[LogprobRow] = []
     for model in [name for name in ("ppo", "sft", "base") if name in adapters]:
         with closing(OnDemand(partial(context.open_policy, adapters[model]))) as policy:
-            answers[model] = _answers(context, prompts, model, policy)
+            answers[model] = _answers(context, prompts, model, policy, config.samples, "responses.jsonl")
+            if model == REFERENCE and best:
+                drawn = _answers(context, prompts, best, policy, config.best_of, "best_of.jsonl")
             if model == "base":
-                given = [answer for name in ADAPTERS for answer in answers.get(name, [])]
+                given = [answer for rows in answers.values() for answer in rows]
                 logprobs += _logprobs(context, prompts, given, model, policy)
             elif {"sft", "ppo"} <= adapters.keys():
                 logprobs += _logprobs(context, prompts, answers["ppo"], model, policy)
-    answers = {model: answers[model] for model in ADAPTERS if model in answers}
+        if model == REFERENCE and best:  # the policy is closed, so that the reward models have its room
+            answers[best] = _chosen(context, prompts, drawn, answers[REFERENCE])
+    answers = {model: answers[model] for model in (*ADAPTERS, best) if model in answers}
 
     # 3. Scores that never saw an AI label, per response.
     responses = [answer for rows in answers.values() for answer in rows if isinstance(answer, Response)]
@@ -82,9 +90,10 @@ def run(context: StageContext) -> dict[str, float]:
     labels = _labels(context, prompts, answers)
 
     # 5. What it comes to.
-    samples = context.config.evaluate.samples
-    outcome = Measurements(prompts, samples, list(answers), responses, scores, labels, logprobs, scorers, notes)
-    summary, headline = summarise(outcome, context.config.seed, context.config.evaluate.bootstrap)
+    outcome = Measurements(
+        prompts, config.samples, list(answers), responses, scores, labels, logprobs, scorers, notes, config.best_of
+    )
+    summary, headline = summarise(outcome, context.config.seed, config.bootstrap)
     summary.write(context.folder / "summary.json")
     return {**_counts(prompts, answers, labels, logprobs), **headline}
 
@@ -122,13 +131,40 @@ def _available(context: StageContext) -> tuple[dict[str, tuple[Path, ...]], list
     return found, notes
 
 
-def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, policy: LanguageModel) -> list[AnswerRecord]:
-    """The model's answers, `samples` per prompt, prompt by prompt; from disk where they are there."""
+def _can_choose(context: StageContext, adapters: Container[str], notes: list[str]) -> bool:
+    """Whether the best of n is asked for and can be had; where it cannot, `notes` grows by the reason."""
+    n = context.config.evaluate.best_of
+    if not n:
+        return False
+    absent = [] if REFERENCE in adapters else ["sft"]
+    if context.config.ppo.scored_by("model"):
+        names = context.config.reward.adapters
+        absent += [] if all(context.run.file("reward", name).is_dir() for name in names) else ["reward"]
+    if absent:
+        notes.append(f"{best_of_name(n)} not evaluated: there is no adapter of the stage {' and '.join(absent)}")
+    return not absent
+
+
+def _chosen(
+    context: StageContext, prompts: Sequence[Prompt], drawn: Sequence[AnswerRecord], references: Sequence[AnswerRecord]
+) -> list[AnswerRecord]:
+    """The best of the drawn answers to every prompt, and those that failed, which are counted."""
+    from rlaif.stages.best_of import choose  # with torch, which an evaluation behind a server does without
+
+    given, beside = ([row for row in rows if isinstance(row, Response)] for rows in (drawn, references))
+    failed = [row for row in drawn if isinstance(row, FailedAnswer)]
+    return [*choose(context, prompts, given, beside), *failed]
+
+
+def _answers(
+    context: StageContext, prompts: Sequence[Prompt], model: str, policy: LanguageModel, samples: int, file: str
+) -> list[AnswerRecord]:
+    """The model's answers, `samples` per prompt, prompt by prompt; from the file of the stage where they are there."""
     config = context.config.evaluate
     plan = [
         (prompt, record_seed(context.config.seed, "evaluate", model, prompt.id, k))
         for prompt in prompts
-        for k in range(config.samples)
+        for k in range(samples)
     ]
 
     def work(chunk: Sequence[tuple[Prompt, int]]) -> list[AnswerRecord]:
@@ -144,7 +180,7 @@ def _answers(context: StageContext, prompts: Sequence[Prompt], model: str, polic
         return resume(
             plan,
             size=config.batch_size,
-            files=(context.responses("evaluate"), failed_answers(context.folder)),
+            files=(JsonlFile(context.folder / file, Response), failed_answers(context.folder)),
             keys=lambda part: [(part[0].id, model, part[1])],
             key_of=lambda row: (row.prompt_id, row.model, row.seed),
             work=work,

@@ -62,7 +62,8 @@ class LogprobRow:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """Everything that was measured, per response and pair. `models` and `prompts` are in their fixed order."""
+    """Everything that was measured, per response and pair. `models` and `prompts` are in their fixed order; of
+    `best_of` answers the best one stands for a model of its own, where that is not 0."""
 
     prompts: Sequence[Prompt]
     samples: int
@@ -73,6 +74,7 @@ class Measurements:
     logprobs: Sequence[LogprobRow]
     scorers: Sequence[GoldScorer]
     notes: Sequence[str]
+    best_of: int = 0
 
     @property
     def slices(self) -> list[str]:
@@ -91,6 +93,11 @@ def answer_scores(response: Response, base: LogprobRow | None) -> dict[str, floa
     }
 
 
+def best_of_name(n: int) -> str:
+    """What the model is called whose answer is the best of n."""
+    return f"best-of-{n}"
+
+
 def summarise(outcome: Measurements, seed: int, resamples: int) -> tuple[Summary, dict[str, float]]:
     """(the summary, headline numbers by flat name); intervals by `resamples` bootstrap draws from `seed`."""
     draw = record_seed(seed, "evaluate", "bootstrap")
@@ -99,7 +106,7 @@ def summarise(outcome: Measurements, seed: int, resamples: int) -> tuple[Summary
     }
     cells = list(_cells(outcome, [*gold, *ANSWER_MEASURES], draw, resamples))
     rates, matched = _win_rates(outcome, draw, resamples)
-    kl = _kl(outcome, draw, resamples)
+    kl = [*_kl(outcome, draw, resamples), *_best_of_kl(outcome)]
     notes = [*outcome.notes, *_unscored_notes(rates)]
     if kl:
         notes.append("KL: sum over the tokens of an answer's text, the end-of-turn token excluded, in nats")
@@ -244,6 +251,22 @@ def _kl(outcome: Measurements, draw: int, resamples: int) -> list[Divergence]:
         each = mean(_ratios(per_response, tokens), seed=draw, resamples=resamples)
         found.append(Divergence("ppo", REFERENCE, part, whole.n, *_ends(whole), *_ends(each)))
     return found
+
+
+def _best_of_kl(outcome: Measurements) -> Iterator[Divergence]:
+    """KL(best of n || SFT) by its formula, log n - (n - 1) / n nats per response (arXiv 2009.01325, appendix G.3).
+
+    It holds where no two answers score alike; else it is an upper bound (arXiv 2401.01879).
+    """
+    n, slice_of = outcome.best_of, {prompt.id: prompt.slice for prompt in outcome.prompts}
+    for part in outcome.slices:
+        answered = [
+            row.prompt_id
+            for row in outcome.responses
+            if n and row.model == best_of_name(n) and slice_of[row.prompt_id] == part
+        ]
+        if answered:
+            yield Divergence(best_of_name(n), REFERENCE, part, len(set(answered)), math.log(n) - (n - 1) / n)
 
 
 def _ratios(totals: Sequence[Keyed], counts: Sequence[Keyed]) -> list[Keyed]:

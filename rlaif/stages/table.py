@@ -67,7 +67,7 @@ TABLE: dict[StageName, StageSpec] = {
     "evaluate": StageSpec(
         "compares base, SFT and PPO on held-out prompts: judge, gold scores, length, KL",
         needs=("sft", "ppo"),
-        reads=("prompts/held_out.jsonl", "sft/adapter", "ppo/adapter", CARD),
+        reads=("prompts/held_out.jsonl", "sft/adapter", "reward/adapter", "ppo/adapter", CARD),
         shared=("model", "judge", "limit"),
     ),
     "report": StageSpec("writes report.html from the run folder"),
@@ -105,12 +105,15 @@ def needs(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
 
 def stands_on(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
     """The stages whose files this one reads. A reward without a reward model does without that stage, and one by the
-    judge takes the answers that `label` sampled; a judge that is calibrated reads its card."""
+    judge takes the answers that `label` sampled; that model chooses the best of n of `evaluate`; a judge that is
+    calibrated reads its card."""
     names: tuple[StageName, ...] = TABLE[stage].needs
     if stage == "ppo" and not config.ppo.scored_by("model"):
         names = tuple(name for name in names if name != "reward")
     if stage == "ppo" and config.ppo.scored_by("judge"):
         names = (*names, "label")
+    if stage == "evaluate" and config.evaluate.best_of and config.ppo.scored_by("model"):
+        names = (*names, "reward")
     if stage != "card" and config.judge.calibration != "none" and "judge" in shared(config, stage):
         names = ("card", *names)
     return names
@@ -144,7 +147,7 @@ def own_inputs(config: RunConfig, stage: StageName, run: RunFolder) -> dict[str,
     """Hash of every file or folder of an *earlier stage* that this one reads; "missing" where there is none."""
     before = stands_on(config, stage)
     reads = TABLE[stage].reads
-    if stage == "ppo":
+    if stage in ("ppo", "evaluate"):
         reads = (*reads, *(f"reward/{name}" for name in config.reward.adapters[1:]))
     names = [name for name in reads if name.partition("/")[0] in before]
     return {name: _card_id(run) if name == CARD else path_hash(run.root / name) for name in names}

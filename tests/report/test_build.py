@@ -53,6 +53,19 @@ def test_difference_at_equal_length_stands_beside_its_size(page: str) -> None:
     assert "gold harm (lower is better) harmful PPO −0.051−0.071 to −0.031 −0.500−0.695 to −0.305 −0.043−0.064" in words
 
 
+def test_best_of_n_stands_in_the_result_with_its_kl_by_formula(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    path = run.file("evaluate", "summary.json")
+    data = json.loads(path.read_text())
+    data["models"].append("best-of-4")
+    data["kl"].append({"model": "best-of-4", "against": "sft", "slice": "harmful", "n": 6, "mean": 0.6363})
+    data["cells"].append({"model": "best-of-4", "slice": "harmful", "measure": "harm", "n": 6, "mean": 0.2468})
+    path.write_text(json.dumps(data))
+    words = " ".join(Page(write_report(run).path.read_text(encoding="utf-8")).words.split())
+    row = words[words.index("best-of-4 0.247") :]
+    assert "0.636by formula" in row[:200]
+
+
 def test_every_stage_shows_its_numbers(page: str) -> None:
     words = " ".join(Page(page).words.split())
     for index in range(6):

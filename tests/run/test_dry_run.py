@@ -35,6 +35,21 @@ def test_dry_run_counts_by_hand(project: Path) -> None:
     assert (limited.prompts, limited.generations) == (4, 4 + 2 + 2)
 
 
+def test_dry_run_counts_what_best_of_n_draws(project: Path) -> None:
+    words = ["run", project, "--dry-run", "--json"]
+    without, by_model, by_judge = (
+        json.loads(rlaif(*words, *more).stdout)["stages"][6]
+        for more in ((), ("--set", "evaluate.best_of=5"), ("--set", "evaluate.best_of=5", "--set", "ppo.reward=judge"))
+    )
+    # 6 held-out prompts: 30 answers of at most 80 tokens, each read once by the reward model, 6 of them by base
+    assert by_model["generations"] - without["generations"] == 30
+    assert by_model["generated_tokens"] - without["generated_tokens"] == 30 * 80
+    assert by_model["scored_tokens"] - without["scored_tokens"] == (30 + 6) * (80 + 120)
+    assert by_model["judge_calls"] == without["judge_calls"]
+    # each of the 30 twice under each of 8 principles
+    assert by_judge["judge_calls"] - without["judge_calls"] == 30 * 2 * 8
+
+
 def test_dry_run_of_the_judge_as_the_reward(project: Path) -> None:
     words = ["run", project, "--dry-run", "--json", "--set", "ppo.reward=judge"]
     contrast = json.loads(rlaif(*words).stdout)["stages"][5]

@@ -25,3 +25,21 @@ def test_a_reward_of_several_sources_needs_what_each_of_them_does(tmp_path: Path
     assert "reward/adapter-2" not in stages.own_inputs(of("model"), "ppo", run)
     assert "reward/adapter-2" not in stages.own_inputs(of("mine:f", members=2), "ppo", run)
     assert stages.settings(of("model"), "ppo", None)["ppo.reward"] == "model"  # as in runs before there were lists
+
+
+def test_best_of_n_needs_the_reward_that_chooses(tmp_path: Path) -> None:
+    def of(reward: str, best_of: int) -> RunConfig:
+        tables = {"ppo": {"reward": reward}, "evaluate": {"best_of": best_of}, "reward": {"members": 2}}
+        return parse({"prompts": {"mine": {"source": "everyday"}}, **tables}, where="test")
+
+    run, read = RunFolder(tmp_path), {"reward/adapter", "reward/adapter-2"}
+    assert stages.stands_on(of("model", 4), "evaluate") == ("sft", "ppo", "reward")
+    assert read <= stages.own_inputs(of("model", 4), "evaluate", run).keys()
+    for config in (of("model", 0), of("mine:f", 4), of("judge", 4)):
+        assert stages.stands_on(config, "evaluate") == ("sft", "ppo")
+        assert not read & stages.own_inputs(config, "evaluate", run).keys()
+    # a run from before there was the field goes on
+    before = stages.settings(of("model", 0), "evaluate", None)
+    del before["evaluate.best_of"]
+    assert stages.changes(before, stages.settings(of("model", 0), "evaluate", None)) == []
+    assert len(stages.changes(before, stages.settings(of("model", 4), "evaluate", None))) == 1
