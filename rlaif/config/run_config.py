@@ -39,7 +39,12 @@ class PromptSlice(ConfigTable):
 class ReviseConfig(ConfigTable):
     """Critique and revision of the model's own answers."""
 
-    rounds: int = Field(1, ge=1, description="critique-revision rounds; a principle is drawn at each")
+    method: Literal["critique", "context"] = Field(
+        "critique",
+        description="critique = the model criticises its answer and rewrites it (Constitutional AI); context = it "
+        "answers again in the `followed` context of the principle's contrast pair: for models too small to criticise",
+    )
+    rounds: int = Field(1, ge=1, description="rounds of revision; a principle is drawn at each")
     candidates: int = Field(1, ge=1, description="revisions written per round; the judge takes the best")
     few_shots: int = Field(2, ge=0, description="contrast examples of the principle shown as worked ones first")
     gate: float = Field(0.5, ge=0, le=1, description="a revision is accepted if P(better) is above this; 0 = always")

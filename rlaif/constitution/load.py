@@ -64,20 +64,25 @@ def refuse_missing_contrast(constitution: Constitution, *, methods: Iterable[Jud
 
 
 def refuse_missing_contexts(constitution: Constitution, config: RunConfig, *, where: str) -> None:
-    """Raises ConstitutionError, pointing at `where`, if label.answers may draw a principle without a contrast pair."""
-    if not config.label.by_contrast:
-        return
-    parts = by_slice(constitution, {name: part for name, part in config.prompts.items() if part.train})
-    drawn = {p.id: p for part in parts.values() for p in part.principles if p.weight > 0}
-    missing = [name for name, principle in drawn.items() if principle.contrast is None]
-    if missing:
-        raise ConstitutionError(
-            f"label.answers: {config.label.answers} answers under a principle's contrast pair, which these principles "
-            f"lack: {', '.join(missing)}",
-            where=where,
-            remedy="add to each principle contrast: {followed: You ..., violated: You ...}, or set label.answers: "
-            "policy",
-        )
+    """Raises ConstitutionError, pointing at `where`, if a stage may have to answer under the contrast pair of a
+    principle that has none."""
+    trained = {name: part for name, part in config.prompts.items() if part.train}
+    revised = {name: part for name, part in trained.items() if part.revise}
+    asking = (
+        (config.label.by_contrast, trained, f"label.answers: {config.label.answers}", "label.answers: policy"),
+        (config.revise.method == "context", revised, "revise.method: context", "revise.method: critique"),
+    )
+    for needed, slices, setting, instead in asking:
+        parts = by_slice(constitution, slices) if needed else {}
+        drawn = {p.id: p for part in parts.values() for p in part.principles if p.weight > 0}
+        missing = [name for name, principle in drawn.items() if principle.contrast is None]
+        if missing:
+            raise ConstitutionError(
+                f"{setting} answers under a principle's contrast pair, which these principles lack: "
+                f"{', '.join(missing)}",
+                where=where,
+                remedy=f"add to each principle contrast: {{followed: You ..., violated: You ...}}, or set {instead}",
+            )
 
 
 def by_slice(constitution: Constitution, prompts: Mapping[str, PromptSlice]) -> dict[str, Constitution]:

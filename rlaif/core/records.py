@@ -332,11 +332,12 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class RevisionRound:
-    """One critique-revision round under one principle, with every candidate revision, rejected ones too."""
+    """One round under one principle, with every candidate revision, rejected ones too. `critique` is None with
+    `revise.method: context`."""
 
     round: int
     principle_id: str
-    critique: Critique
+    critique: Critique | None
     revisions: tuple[Revision, ...]
 
 

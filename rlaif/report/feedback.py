@@ -90,10 +90,11 @@ def read_revise(run: RunFolder, examples: int) -> ReviseFacts:
             facts.rounds += 1
             tally = facts.principles.setdefault(turn.principle_id, PrincipleTally())
             tally.drawn += 1
-            tally.no_change += turn.critique.no_change
             tally.accepted += any(revision.accepted for revision in turn.revisions)
-            facts.no_change += turn.critique.no_change
-            _count(facts.failures, turn.critique.failure, "critique")
+            if turn.critique is not None:
+                tally.no_change += turn.critique.no_change
+                facts.no_change += turn.critique.no_change
+                _count(facts.failures, turn.critique.failure, "critique")
             for revision in turn.revisions:
                 facts.revisions += 1
                 facts.accepted += revision.accepted

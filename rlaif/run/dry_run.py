@@ -151,15 +151,16 @@ def _revise(config: RunConfig, train: Sequence[Prompt], principles: int) -> Stag
     table = config.revise
     chains = sum(config.prompts[prompt.slice].revise for prompt in train)
     rounds = chains * table.rounds
+    critiques = rounds if table.method == "critique" else 0
     candidates = rounds * table.candidates
     judging = JudgingCost()
     if table.gate > 0:
         judging = _judged(config, rounds + candidates, candidates, principles, table.max_new_tokens)
-    written = (len(train) + candidates) * table.max_new_tokens + rounds * table.critique_tokens
+    written = (len(train) + candidates) * table.max_new_tokens + critiques * table.critique_tokens
     return StageWork(
         "revise",
         len(train),
-        generations=len(train) + rounds + candidates,
+        generations=len(train) + critiques + candidates,
         judge_calls=judging.calls,
         generated_tokens=written + judging.generated,
         scored_tokens=judging.scored,

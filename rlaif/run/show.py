@@ -189,9 +189,11 @@ def _trace(trace: RevisionTrace) -> RenderableType:
     parts: list[RenderableType] = [*_conversation(trace.prompt), _line("answer", trace.response.text)]
     for turn in trace.rounds:
         parts.append(_line(f"round {turn.round}, principle", turn.principle_id, "bold cyan"))
-        parts.append(_line("critique", turn.critique.text + (" [no change needed]" if turn.critique.no_change else "")))
-        if turn.critique.failure is not None:
-            parts.append(_failure(turn.critique.failure))
+        if turn.critique is not None:
+            ending = " [no change needed]" if turn.critique.no_change else ""
+            parts.append(_line("critique", turn.critique.text + ending))
+            if turn.critique.failure is not None:
+                parts.append(_failure(turn.critique.failure))
         for revision in turn.revisions:
             state = "accepted" if revision.accepted else "rejected"
             text = "-" if revision.response is None else revision.response.text
@@ -203,7 +205,7 @@ def _trace(trace: RevisionTrace) -> RenderableType:
 
 
 def _trace_failures(trace: RevisionTrace) -> list[Failure]:
-    found = [turn.critique.failure for turn in trace.rounds]
+    found = [turn.critique.failure for turn in trace.rounds if turn.critique is not None]
     found += [revision.failure for turn in trace.rounds for revision in turn.revisions]
     return [failure for failure in found if failure is not None]
 

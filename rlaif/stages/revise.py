@@ -4,7 +4,9 @@ Departures from the paper, all by config:
 1. A gate: a revision replaces the answer only if the judge prefers it under the round's principle (`gate: 0` accepts
    every revision, as the paper does).
 2. A critique that finds nothing ends the chain instead of forcing a rewrite.
-3. Several candidate revisions per round may be written; the judge takes the best that passes the gate.
+3. `method: context` has no critique: the model answers again in the context of an assistant that follows the
+   principle, and SFT then teaches what the context brought about (context distillation, 2112.00861; 2305.03047).
+4. Several candidate revisions per round may be written; the judge takes the best that passes the gate.
 Rejected candidates stay in the trace. Prompts of slices with `revise: false` are answered only: those answers keep
 the policy helpful in `sft`.
 """
@@ -23,6 +25,7 @@ from rlaif.core.records import (
     Comparison,
     Critique,
     FailedAnswer,
+    Message,
     Principle,
     Prompt,
     Response,
@@ -32,6 +35,8 @@ from rlaif.core.records import (
     record_seed,
 )
 from rlaif.inputs.templates import CRITIQUE, REVISION, Template, load_template
+from rlaif.judge.methods.contrast import TEMPLATE as CONTRAST
+from rlaif.judge.methods.contrast import contexts
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest
 from rlaif.stages.context import StageContext
@@ -52,6 +57,10 @@ class _Chain:
     @property
     def answer(self) -> Response:
         return RevisionTrace(self.prompt, self.response, tuple(self.rounds), "").final
+
+
+_Step = tuple[_Chain, Principle, Critique | None]
+"""A chain whose answer is to be revised, under which principle, and what the critique says; None where there is none."""
 
 
 def run(context: StageContext) -> dict[str, float]:
@@ -88,7 +97,7 @@ class _Reviser:
         self.constitution = context.constitution
         self.scopes = by_slice(context.constitution, context.config.prompts)
         folder = context.run.templates_path
-        self.templates: dict[str, Template] = {k.name: load_template(k, folder) for k in (CRITIQUE, REVISION)}
+        self.templates: dict[str, Template] = {k.name: load_template(k, folder) for k in (CRITIQUE, REVISION, CONTRAST)}
         self.plain = {name for name, part in context.config.prompts.items() if not part.revise}
         self.policy = OnDemand(lambda: context.open_policy(()))
         self.judge = context.judge()
@@ -116,14 +125,16 @@ class _Reviser:
             self.scopes[chain.prompt.slice].draw(record_seed(self.seed, "principle", chain.prompt.id, number))
             for chain in chains
         ]
-        critiques = self._critiques(number, chains, principles)
+        critiques: list[Critique] | list[None] = [None] * len(chains)
+        if self.table.method == "critique":
+            critiques = self._critiques(number, chains, principles)
         going = [
             (chain, principle, critique)
             for chain, principle, critique in zip(chains, principles, critiques, strict=True)
-            if critique.failure is None and not critique.no_change
+            if critique is None or (critique.failure is None and not critique.no_change)
         ]
         for chain, principle, critique in zip(chains, principles, critiques, strict=True):
-            if critique.failure is not None or critique.no_change:
+            if critique is not None and (critique.failure is not None or critique.no_change):
                 chain.rounds.append(RevisionRound(number, principle.id, critique, ()))
                 chain.open = not critique.no_change
         written = self._revisions(number, going)
@@ -145,24 +156,18 @@ class _Reviser:
             for request, answer in zip(requests, self.policy.ask(requests), strict=True)
         ]
 
-    def _revisions(self, number: int, going: Sequence[tuple[_Chain, Principle, Critique]]) -> list[list[Revision]]:
+    def _revisions(self, number: int, going: Sequence[_Step]) -> list[list[Revision]]:
         """`revise.candidates` revisions per chain, not yet judged."""
         requests = []
         for chain, principle, critique in going:
-            rendered = self.templates["revision"].render(
-                principle=principle,
-                prompt=chain.prompt,
-                response=chain.answer.text,
-                critique=critique.text,
-                few_shots=self.table.few_shots,
-            )
+            messages, prefix = self._asked(chain, principle, critique)
             requests += [
                 GenerateRequest(
-                    rendered.messages,
+                    messages,
                     self.table.max_new_tokens,
                     self.table.temperature,
                     record_seed(self.seed, "revision", chain.prompt.id, number, k),
-                    rendered.prefix,
+                    prefix,
                 )
                 for k in range(self.table.candidates)
             ]
@@ -178,8 +183,23 @@ class _Reviser:
             written.append(revisions)
         return written
 
+    def _asked(
+        self, chain: _Chain, principle: Principle, critique: Critique | None
+    ) -> tuple[tuple[Message, ...], str]:
+        """The conversation that asks for a revision, and how the revision begins."""
+        if critique is None:
+            return contexts(principle, chain.prompt, self.templates["contrast"])[0], ""
+        rendered = self.templates["revision"].render(
+            principle=principle,
+            prompt=chain.prompt,
+            response=chain.answer.text,
+            critique=critique.text,
+            few_shots=self.table.few_shots,
+        )
+        return rendered.messages, rendered.prefix
+
     def _gate(
-        self, going: Sequence[tuple[_Chain, Principle, Critique]], written: Sequence[list[Revision]]
+        self, going: Sequence[_Step], written: Sequence[list[Revision]]
     ) -> list[tuple[Revision, ...]]:
         """The revisions with P(better than the answer before) under the round's principle; at most one is accepted."""
         asked = [
@@ -227,7 +247,8 @@ def _counts(traces: Sequence[RevisionTrace], unanswered: Sequence[FailedAnswer])
     rounds = [turn for trace in traces for turn in trace.rounds]
     revisions = [revision for turn in rounds for revision in turn.revisions]
     failures = Counter(answer.failure.kind for answer in unanswered)
-    failures.update(turn.critique.failure.kind for turn in rounds if turn.critique.failure is not None)
+    critiques = [turn.critique for turn in rounds if turn.critique is not None]
+    failures.update(critique.failure.kind for critique in critiques if critique.failure is not None)
     missing = [revision.failure.kind for revision in revisions if revision.failure is not None]
     failures.update(kind for kind in missing if kind != "abstained")
     return {
@@ -236,7 +257,7 @@ def _counts(traces: Sequence[RevisionTrace], unanswered: Sequence[FailedAnswer])
         "traces": len(traces),
         "revised": sum(trace.revised for trace in traces),
         "rounds": len(rounds),
-        "no_change": sum(turn.critique.no_change for turn in rounds),
+        "no_change": sum(critique.no_change for critique in critiques),
         "revisions": len(revisions),
         "accepted": sum(revision.accepted for revision in revisions),
         "abstained": missing.count("abstained"),

@@ -261,3 +261,21 @@ def test_a_finished_stage_opens_no_model_even_where_answers_failed(tmp_path: Pat
     _, again = work(tmp_path, config(), MIXED, world)
     assert world.opened == []
     assert again == counts
+
+
+def test_in_the_context_of_a_principle_nothing_is_criticised_and_the_model_answers_as_who_follows_it(
+    tmp_path: Path,
+) -> None:
+    world = World()
+    traces, counts = work(tmp_path, config(method="context", rounds=1, candidates=2), PROMPTS[:3], world)
+    assert not asked(world, "Criticise")
+    assert not asked(world, "Rewrite")
+    assert counts["revisions"] == 2 * counts["rounds"] == 2 * len(traces)
+    followed = [
+        r for r in world.asked if isinstance(r, GenerateRequest) and r.messages[0].content.startswith("You follow.")
+    ]
+    assert len(followed) == counts["revisions"]
+    for trace in traces:
+        (turn,) = trace.rounds
+        assert turn.critique is None
+        assert [r.response is not None for r in turn.revisions] == [True, True]
