@@ -309,9 +309,9 @@ def _print_outcome(run: Any, outcomes: dict[StageName, Outcome], as_json: bool) 
     if "evaluate" in outcomes:
         from rich.console import Console
 
-        from rlaif.report.summary import summary_table
+        from rlaif.report.terminal import result
 
-        Console().print(summary_table(run))
+        Console().print(result(run))
     if "report" in outcomes and report_path is not None:
         print(f"report: {report_path}")
 

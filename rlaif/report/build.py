@@ -14,8 +14,7 @@ from rlaif.core.evaluation import REFERENCE, Summary, read_held_out, read_summar
 from rlaif.core.files import RunFolder, write_atomic
 from rlaif.judge.card.records import card_of_run
 from rlaif.judge.gold_agreement import read_agreement
-from rlaif.report import curves, feedback, overview, samples, validation, verdict
-from rlaif.report.controls import read_controls
+from rlaif.report import curves, feedback, first_screen, overview, samples, validation, verdict
 from rlaif.report.summary import name_of
 from rlaif.view.plots import histogram
 from rlaif.view.render import render
@@ -60,6 +59,9 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
     held_out = read_held_out(run)
     golds = validation.gold_measures(overview.lookup(config, "ppo.gold", []), summary)
     evaluate_failures = samples.evaluate_failures(run)
+    controls, controls_problem = first_screen.controls_of(run)
+    cases = first_screen.cases_of(run, summary, part)
+    further = verdict.further(summary, part, controls) if summary is not None else []
     answers, rollouts = samples.side_by_side(run, summary, examples), curves.read_rollouts(run, examples)
     view: dict[str, object] = {
         "title": run.root.resolve().name,
@@ -69,9 +71,17 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
         "failed": _failed(revise, label, evaluate_failures.total()),
         "facts": overview.facts(config, constitution, rows),
         "headline": verdict.headline(summary, part),
-        "further": verdict.further(summary, part) if summary is not None else [],
+        "further": [line for line in [*further, verdict.reward_sentence(held_out)] if line],
+        "pictures": first_screen.pictures(summary, controls, part) if summary is not None else [],
+        "controls": controls,
+        "controls_problem": controls_problem,
+        "cases": cases.cases,
+        "cases_rule": cases.rule,
+        "case_measures": first_screen.case_measures(summary),
+        "explanations": verdict.explanations(summary) if summary is not None else [],
+        "explained": "ppo",
+        "none_shown": verdict.NONE_SHOWN,
         "summary": summary,
-        "controls": read_controls(run),
         "measured": summary.measured() if summary is not None else {},
         "unmeasured": summary.unmeasured() if summary is not None else [],
         "card": card_of_run(run),

@@ -2,102 +2,228 @@
 
 from __future__ import annotations
 
-from rlaif.core.evaluation import REFERENCE, Measure, Summary
-from rlaif.report.summary import name_of
-from rlaif.view.text import common_decimals, interval, is_known, number, percent
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+from rlaif.core.evaluation import REFERENCE, HeldOut, Measure, Summary
+from rlaif.report.controls import Control
+from rlaif.report.summary import name_of
+from rlaif.view.text import brackets, is_known, number, percent, plain_decimals, sentence, signed
+
+NO_LENGTH = 0.05
+"""A difference that shrinks by less than this share at equal length is not explained by length."""
 LENGTH_GUARD = 0.8
-"""Answers shorter than this share of SFT's may owe a better score to their length (arXiv 2310.03716)."""
+"""Answers shorter than this share of the others may owe a better score to their length (arXiv 2310.03716)."""
+NONE_SHOWN = "no difference shown"
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """`model` against `other` under a measure: both means, and the paired difference with its 95 % interval."""
+
+    model: str
+    other: str
+    part: str
+    measure: Measure
+    n: int
+    mine: float | None
+    theirs: float | None
+    difference: float
+    low: float
+    high: float
+    effect: float | None = None
+    """The difference in standard deviations of SFT's answers."""
+
+    @property
+    def word(self) -> str:
+        """What the interval shows: better, worse, more, fewer, or that no difference is shown."""
+        return shown_word(self.measure.better, self.low, self.high)
+
+    @property
+    def figures(self) -> str:
+        """The difference and its interval: "+0.47 [0.39, 0.55]"."""
+        places = plain_decimals(self.difference, self.low, self.high)
+        return f"{signed(self.difference, places)} {brackets(self.low, self.high, places)}"
+
+
+def shown_word(better: str | None, low: float, high: float) -> str:
+    """What the interval of a difference shows: better, worse, more, fewer, or that no difference is shown."""
+    if low <= 0 <= high:
+        return NONE_SHOWN
+    if better not in ("lower", "higher"):
+        return "more" if low > 0 else "fewer"
+    return "better" if (low > 0) == (better == "higher") else "worse"
+
+
+def gap(summary: Summary, model: str, part: str, key: str) -> Gap | None:
+    """`model` against SFT, and SFT against the base model for "sft"; None where no interval was measured."""
+    if model == REFERENCE:
+        against_base = gap(summary, "base", part, key)
+        return None if against_base is None else _turned(against_base)
+    cell, reference = summary.cell(model, part, key), summary.cell(REFERENCE, part, key)
+    if cell is None:
+        return None
+    difference, low, high = cell.difference, cell.difference_low, cell.difference_high
+    if not (is_known(difference) and is_known(low) and is_known(high)):
+        return None
+    equal = summary.at_equal_length(model, part, key)
+    theirs = None if reference is None else reference.mean
+    effect = None if equal is None else equal.effect
+    measure = summary.measures[key]
+    return Gap(model, REFERENCE, part, measure, cell.n, cell.mean, theirs, difference, low, high, effect)
+
+
+def _turned(one: Gap) -> Gap:
+    """The same from the other side."""
+    difference, low, high = -one.difference, -one.high, -one.low
+    effect = None if one.effect is None else -one.effect
+    return Gap(one.other, one.model, one.part, one.measure, one.n, one.theirs, one.mine, difference, low, high, effect)
+
+
+# --- the headline -----------------------------------------------------------------------------------------------------
 
 
 def headline(summary: Summary | None, part: str | None = None) -> str:
-    """One sentence on whether the final policy differs from SFT on gold, on slice `part` (the first)."""
+    """One sentence: what changed by how much on the first gold and slice `part` (the first), and what is worse."""
     if summary is None:
         return "No result yet: evaluate is not finished."
     if not summary.measures or not summary.slices:
         return "No result: evaluate measured nothing."
-    model = "ppo" if "ppo" in summary.models else next((m for m in summary.models if m != REFERENCE), None)
-    if model is None or REFERENCE not in summary.models:
+    if REFERENCE not in summary.models or len(summary.models) < 2:
         return "No result: evaluate did not compare a model with SFT."
+    model = compared(summary)
     main = part if part is not None else summary.slices[0]
-    gold = next(iter(summary.golds().items()), None)
+    gold = next(iter(summary.golds()), None)
     if gold is None:
         return f"No gold score was measured. {_win_sentence(summary, model, main)}".rstrip()
-    return compare(summary, model, main, *gold)
+    said = [claim(summary, model, main, gold), _length_clause(summary, model, main, gold)]
+    return sentence("; ".join(filter(None, [*said, _worse_clause(summary, model, main, gold)])))
 
 
-def compare(summary: Summary, model: str, part: str, key: str, measure: Measure) -> str:
-    """One sentence on `model` against SFT, true to the interval: a difference is claimed only if it excludes 0."""
-    cell = summary.cell(model, part, key)
-    who, what = _subject(model), measure.name
-    difference, low, high = (cell.difference, cell.difference_low, cell.difference_high) if cell else (None,) * 3
-    if cell is None or not (is_known(difference) and is_known(low) and is_known(high)):
-        return f"Whether {_inside(who)} differs from SFT on {what} ({part} prompts) was not measured."
-    if not cell.differs:
-        places = common_decimals(difference, low, high)
+def compared(summary: Summary) -> str:
+    """The model that the headline is about: PPO, else another that stands against SFT, else SFT against base."""
+    if "ppo" in summary.models:
+        return "ppo"
+    return next((model for model in summary.models if model not in (REFERENCE, "base")), REFERENCE)
+
+
+def claim(summary: Summary, model: str, part: str, key: str) -> str:
+    """What the interval says of `model` on `key`, without a full stop: a difference only where it excludes 0."""
+    one = gap(summary, model, part, key)
+    measure = summary.measures[key]
+    what = f"{measure.name} (lower is better)" if measure.better == "lower" else measure.name
+    if one is None:
+        other = "base" if model == REFERENCE else REFERENCE
+        return f"whether {name_of(model)} differs from {name_of(other)} on {what} ({part} prompts) was not measured"
+    who, whose = name_of(one.model), name_of(one.other)
+    places = min(3, plain_decimals(one.difference, one.low, one.high))
+    mine, theirs = number(one.mine, places), number(one.theirs, places)
+    if one.word == NONE_SHOWN:
         return (
-            f"No difference shown between {_inside(who)} and SFT on {what}, {part} prompts "
-            f"(difference {number(difference, places)}, 95 % interval {interval(low, high, places)}, n = {cell.n})."
+            f"no difference is shown between {who} and {whose} on {what}: "
+            f"{mine} v {theirs}, {one.figures}, on {one.n} {part} prompts"
         )
-    # The interval, not the mean, gives the direction: both agree unless the file is inconsistent.
-    lower = high < 0
-    near, far = sorted((abs(low), abs(high)))
-    places = common_decimals(difference, near, far)
-    verdict = "" if measure.better not in ("lower", "higher") else _judged(lower == (measure.better == "lower"))
+    begins = f"{who} answers are worse than {whose} answers: they" if one.word == "worse" else f"{who} answers"
+    deviations = f", {number(abs(one.effect), 2)} standard deviations" if is_known(one.effect) else ""
     return (
-        f"{who} is {'lower' if lower else 'higher'} on {what} than SFT by {number(abs(difference), places)} "
-        f"(95 % interval {interval(near, far, places)}, {part} prompts, n = {cell.n}){verdict}."
+        f"{begins} score {mine} on {what} where {whose} answers score {theirs}: "
+        f"{one.figures}{deviations}, on {one.n} {part} prompts"
     )
 
 
-def at_equal_length(summary: Summary, model: str, part: str, key: str, measure: Measure) -> str:
-    """One sentence on the size of the model's difference from SFT, and what is left of it at equal length; "" where
-    that was not measured."""
-    found = summary.at_equal_length(model, part, key)
-    if found is None or not is_known(found.difference):
+def _length_clause(summary: Summary, model: str, part: str, key: str) -> str:
+    """What length has to do with a difference that is shown; "" where that is not measured."""
+    one, equal = gap(summary, model, part, key), summary.at_equal_length(model, part, key)
+    if one is None or one.word == NONE_SHOWN:
         return ""
-    left, low, high = found.difference, found.difference_low, found.difference_high
-    places = common_decimals(left, low, high)
-    said = (
-        f"At equal length {name_of(model)}'s difference from SFT on {measure.name} is {number(left, places)} "
-        f"(95 % interval {interval(low, high, places)}, {part} prompts)"
+    if equal is None:
+        words = gap(summary, model, part, "words") if "words" in summary.measures else None
+        ratio = words.mine / words.theirs if words and is_known(words.mine) and words.theirs else 1.0
+        return "" if LENGTH_GUARD <= ratio <= 1 / LENGTH_GUARD else f"at {percent(ratio)} of the words of the other"
+    left, low, high = equal.difference, equal.difference_low, equal.difference_high
+    if not (is_known(left) and is_known(low) and is_known(high)):
+        return ""
+    places = plain_decimals(left, low, high)
+    figures = f"{signed(left, places)} {brackets(low, high, places)}"
+    if low <= 0 <= high:
+        return f"at equal length no difference is shown ({figures})"
+    if (low > 0) != (one.low > 0):
+        return f"at equal length it is the other way round ({figures})"
+    share = 1 - left / one.difference
+    return (
+        "length explains none of it" if share < NO_LENGTH else f"length explains {share:.0%} of it".replace("%", " %")
     )
-    size = f"; the whole difference is {number(found.effect)} standard deviations of SFT's answers"
-    return f"{said}{size if is_known(found.effect) else ''}."
 
 
-def _subject(model: str) -> str:
-    return "The base model" if model == "base" else name_of(model)
+def _worse_clause(summary: Summary, model: str, part: str, key: str) -> str:
+    """Which other measures are worse on which slice; "" where nothing else was measured."""
+    others = [
+        (name, other)
+        for name in [part, *(name for name in summary.slices if name != part)]
+        for other, measure in summary.measures.items()
+        if measure.better in ("lower", "higher") and (name, other) != (part, key)
+    ]
+    found = {place: one for place in others if (one := gap(summary, model, *place)) is not None}
+    if not found:
+        return ""
+    worse: dict[str, list[str]] = {}
+    for (name, _), one in found.items():
+        if one.word == "worse":
+            worse.setdefault(one.measure.name, []).append(name)
+    several = len(summary.slices) > 1
+    if not worse:
+        return "nothing else is shown to be worse" + (" on any slice" if several else "")
+    return "worse: " + _listed(
+        [f"{name} ({', '.join(slices)} prompts)" if several else name for name, slices in worse.items()]
+    )
 
 
-def _inside(who: str) -> str:
-    """The subject within a sentence."""
-    return who.replace("The ", "the ")
+def _listed(names: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _judged(better: bool) -> str:
-    return ", which is better" if better else ", which is worse"
+# --- beside it --------------------------------------------------------------------------------------------------------
 
 
-def further(summary: Summary, part: str | None = None) -> list[str]:
-    """The sentences that belong beside the headline: other slices, the judge's view, length, the base model."""
-    lines: list[str] = []
+def further(summary: Summary, part: str | None = None, controls: Sequence[Control] = ()) -> list[str]:
+    """The sentences beside the headline: the other slices, the controls, SFT against base, the judge's view."""
     if not summary.measures or not summary.slices or REFERENCE not in summary.models:
-        return lines
+        return []
     main = part if part is not None else summary.slices[0]
     slices = [main, *(other for other in summary.slices if other != main)]
-    gold = next(iter(summary.golds().items()), None)
-    if "ppo" not in summary.models:
-        return lines
-    if gold is not None:
-        lines += [compare(summary, "ppo", name, *gold) for name in slices[1:]]
-        lines += [text for name in slices if (text := at_equal_length(summary, "ppo", name, *gold))]
-    lines += [text for name in slices if (text := _win_sentence(summary, "ppo", name))]
-    lines += [text for name in slices if (text := _length_sentence(summary, "ppo", name))]
+    gold = next(iter(summary.golds()), None)
+    lines: list[str] = []
+    if gold is not None and "ppo" in summary.models:
+        lines += [sentence(claim(summary, "ppo", name, gold)) for name in slices[1:]]
+        lines += [line for line in [_controls_sentence(summary, main, gold, controls)] if line]
     if gold is not None and "base" in summary.models:
-        lines.append(compare(summary, "base", main, *gold))
+        lines.append(sentence(claim(summary, REFERENCE, main, gold)))
+    if "ppo" in summary.models:
+        lines += [text for text in [_win_sentence(summary, "ppo", main)] if text]
     said = headline(summary, part)
-    return [line for line in lines if line not in said]
+    return [line for line in lines if line.rstrip(".") not in said]
+
+
+def _controls_sentence(summary: Summary, part: str, key: str, controls: Sequence[Control]) -> str:
+    """Which controls move gold less than PPO does: those whose interval and PPO's do not meet."""
+    ours = gap(summary, "ppo", part, key)
+    compared_with = [(control.name, control.summary, "ppo") for control in controls]
+    compared_with += [(name_of(m), summary, m) for m in summary.models if m not in ("base", REFERENCE, "ppo")]
+    if ours is None or not compared_with:
+        return ""
+    flip = -1 if ours.measure.better == "lower" else 1
+    low, _ = sorted((flip * ours.low, flip * ours.high))
+    less, rest = [], []
+    for name, other, model in compared_with:
+        theirs = gap(other, model, part, key) if key in other.measures else None
+        told = f"{name} {theirs.figures if theirs is not None else '(not measured)'}"
+        below = theirs is not None and max(flip * theirs.low, flip * theirs.high) < low
+        (less if below else rest).append(told)
+    if not rest:
+        return f"Every control gains less over its own SFT: {', '.join(less)}."
+    said = f"Not shown to gain less over its own SFT: {', '.join(rest)}."
+    return f"{said} Controls that gain less: {', '.join(less)}." if less else said
 
 
 def _win_sentence(summary: Summary, model: str, part: str) -> str:
@@ -116,12 +242,84 @@ def _win_sentence(summary: Summary, model: str, part: str) -> str:
     )
 
 
-def _length_sentence(summary: Summary, model: str, part: str) -> str:
-    mine, reference = summary.cell(model, part, "words"), summary.cell(REFERENCE, part, "words")
-    if mine is None or reference is None or not (is_known(mine.mean) and is_known(reference.mean)):
+def reward_sentence(held_out: HeldOut | None) -> str:
+    """How well the reward model tells the held-out pairs apart, beside the rule that the shorter one wins."""
+    if held_out is None or not is_known(held_out.accuracy):
         return ""
-    if reference.mean <= 0:
-        return ""
-    ratio = mine.mean / reference.mean
-    caution = " Part of any difference may be length." if ratio < LENGTH_GUARD or ratio > 1 / LENGTH_GUARD else ""
-    return f"{name_of(model)}'s answers have {percent(ratio)} of the words of SFT's on {part} prompts.{caution}"
+    said = f"The reward model is right on {percent(held_out.accuracy)}"
+    if held_out.pairs is not None:
+        said += f" of {held_out.pairs} held-out pairs"
+    if is_known(held_out.length_accuracy):
+        said += f"; “the shorter one wins” on {percent(held_out.length_accuracy)}"
+    return f"{said}."
+
+
+# --- what else explains it --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One row of "what else explains it" on one slice: SFT's and PPO's mean, the difference, and what it shows."""
+
+    means: str
+    figures: str
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A row of the table: by slice, a Finding or None where it was not measured."""
+
+    name: str
+    about: str
+    by_slice: dict[str, Finding | None]
+
+
+def explanations(summary: Summary, model: str = "ppo") -> list[Explanation]:
+    """The rows of "what else explains it": the first gold, at equal length and in sd, then every other measure."""
+    if model not in summary.models or REFERENCE not in summary.models:
+        return []
+    rows = list(_explained(summary, model))
+    return [row for row in rows if any(row.by_slice.values())]
+
+
+def _explained(summary: Summary, model: str) -> Iterator[Explanation]:
+    gold = next(iter(summary.golds()), None)
+    for key, measure in summary.measures.items():
+        found = {part: gap(summary, model, part, key) for part in summary.slices}
+        yield Explanation(measure.label, measure.about, {part: _finding(one, key) for part, one in found.items()})
+        if key == gold:
+            yield from _of_gold(summary, model, key, measure)
+
+
+def _of_gold(summary: Summary, model: str, key: str, measure: Measure) -> Iterator[Explanation]:
+    rows = {part: summary.at_equal_length(model, part, key) for part in summary.slices}
+    left = {
+        part: None if row is None else _bare(measure, row.difference, row.difference_low, row.difference_high)
+        for part, row in rows.items()
+    }
+    effect = {
+        part: None if row is None else _bare(measure, row.effect, row.effect_low, row.effect_high)
+        for part, row in rows.items()
+    }
+    yield Explanation(f"{measure.name}, at equal length", "what is left of the difference at equal word count", left)
+    yield Explanation(f"{measure.name}, in standard deviations", "the difference in sd of SFT's answers", effect)
+
+
+def _finding(one: Gap | None, key: str) -> Finding | None:
+    if one is None:
+        return None
+    places = min(3, plain_decimals(one.difference, one.low, one.high))
+    means = f"{number(one.theirs, places)} → {number(one.mine, places)}"
+    if key == "words" and is_known(one.mine) and is_known(one.theirs) and one.theirs > 0:
+        means += f" (× {number(one.mine / one.theirs, 2)})"
+    return Finding(means, one.figures, one.word)
+
+
+def _bare(measure: Measure, value: float | None, low: float | None, high: float | None) -> Finding | None:
+    """A difference that has no two means."""
+    if not (is_known(value) and is_known(low) and is_known(high)):
+        return None
+    places = plain_decimals(value, low, high)
+    figures = f"{signed(value, places)} {brackets(low, high, places)}"
+    return Finding("", figures, shown_word(measure.better, low, high))

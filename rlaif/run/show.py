@@ -29,6 +29,7 @@ from rlaif.core.records import (
 )
 from rlaif.judge.card.records import card_of_run
 from rlaif.report.summary import summary_table
+from rlaif.report.terminal import result
 from rlaif.run.ledger import holds_work
 from rlaif.stages import table as stages
 from rlaif.view.text import number, visible
@@ -76,7 +77,9 @@ def _overview(run: RunFolder) -> RenderableType:
         table.add_row(stage, "finished", number(record.seconds), Text(visible(", ".join(known))))
     parts: list[RenderableType] = [table]
     if run.file("evaluate", "summary.json").exists():
-        parts.append(summary_table(run))
+        parts.append(result(run))
+    if run.report_path.exists():
+        parts.append(Text(visible(f"report: {run.report_path}")))
     return Group(*parts)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from rlaif.view.text import is_known, visible
+from rlaif.view.text import brackets, is_known, number, plain_decimals, visible
 
 INK, LINE, MUTED = "#010101", "#020202", "#030303"
 SERIES = ("#0a0000", "#0a0001", "#0a0002", "#0a0003")
@@ -80,6 +81,18 @@ class Point:
     mean: float | None
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An estimate at the distance `x`; without one it stands left of 0. One of no `series` is a control: a tick."""
+
+    label: str
+    x: float | None
+    mean: float | None
+    low: float | None
+    high: float | None
+    series: int | None = None
 
 
 @contextmanager
@@ -271,3 +284,97 @@ def _dot(axes: Any, point: Point, y: float) -> None:
 
 def _headings(groups: Sequence[tuple[str, Sequence[Point]]]) -> list[bool]:
     return [heading for _, points in groups for heading in (True, *(False for _ in points))]
+
+
+LABEL_WIDTH = 15  # characters of a control's name in a line
+LABEL_SIZE = 9.2
+
+
+def over_distance(name: str, title: str, places: Sequence[Place], xlabel: str, ylabel: str) -> Markup | None:
+    """Estimates with intervals over their distance from the origin; None when none was measured.
+
+    Models are keyed above the axes; controls are grey ticks with their names at the right edge, one below the other.
+    """
+    shown = [place for place in places if is_known(place.mean)]
+    if not shown:
+        return None
+    far = max([place.x for place in shown if is_known(place.x)] + [1e-6])
+    off = [place for place in shown if not is_known(place.x)]
+    with drawing(4.4, 3.3) as (figure, axes):
+        for place in shown:
+            x = place.x if is_known(place.x) else -0.09 * far * (1 + off.index(place))
+            _place(axes, place, x)
+        axes.set_xlim(-0.09 * far * (len(off) + 0.5), far * 1.06)
+        axes.margins(y=0.08)
+        axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= far * 1.06])
+        if off:
+            axes.axvline(-0.045 * far, color=LINE, linewidth=1.0)
+        axes.set_xlabel(visible(xlabel))
+        axes.set_ylabel(visible(ylabel))
+        axes.set_title(visible(title), pad=22)
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=4,
+            columnspacing=1.1,
+            handlelength=1.0,
+            handletextpad=0.4,
+            borderaxespad=0,
+            borderpad=0.2,
+        )
+        _label_controls(axes, [place for place in shown if place.series is None])
+        told = "; ".join(_told(place) for place in shown)
+        return as_svg(figure, name, f"{title}. {ylabel} over {xlabel}: {told}.")
+
+
+def _place(axes: Any, place: Place, x: float) -> None:
+    known = is_known(place.low) and is_known(place.high)
+    if place.series is None:
+        if known:
+            axes.plot([x, x], [place.low, place.high], color=MUTED, linewidth=0.8, alpha=0.6)
+        axes.plot([x], [place.mean], color=MUTED, marker="_", markersize=9, markeredgewidth=1.6, linestyle="")
+        return
+    color = SERIES[place.series % 4]
+    if known:
+        axes.plot([x, x], [place.low, place.high], color=color, linewidth=2.0, solid_capstyle="butt")
+    marker = MARKERS[place.series % 4]
+    axes.plot([x], [place.mean], color=color, marker=marker, markersize=7.5, linestyle="", label=visible(place.label))
+
+
+def _label_controls(axes: Any, controls: Sequence[Place]) -> None:
+    """Names at the right edge, spread so that none covers another, each with a thin line to its tick."""
+    bottom, top = axes.get_ylim()
+    texts = [textwrap.fill(visible(place.label), LABEL_WIDTH) for place in controls]
+    order = sorted(range(len(controls)), key=lambda index: -(controls[index].mean or 0.0))
+    height = axes.get_figure().get_figheight() * 72 * 0.68
+    halves = [(texts[index].count("\n") + 1) * LABEL_SIZE * 1.3 / height / 2 for index in order]
+    wanted = [((controls[index].mean or 0.0) - bottom) / (top - bottom) for index in order]
+    for index, y in zip(order, _spread(wanted, halves), strict=True):
+        place = controls[index]
+        x = place.x if is_known(place.x) else 0.0
+        axes.annotate(
+            texts[index], (x, place.mean), xytext=(1.02, y), textcoords="axes fraction", color=MUTED,
+            fontsize=LABEL_SIZE, va="center", arrowprops={"arrowstyle": "-", "color": LINE, "linewidth": 0.8},
+        )  # fmt: skip
+
+
+def _spread(wanted: Sequence[float], halves: Sequence[float]) -> list[float]:
+    """Middles from the top down, near the wanted ones, so that labels of these half heights stay apart within 0..1."""
+    placed: list[float] = []
+    edge = 1.0
+    for want, half in zip(wanted, halves, strict=True):
+        placed.append(min(want, edge - half))
+        edge = placed[-1] - half
+    edge = 0.0
+    for index in reversed(range(len(placed))):
+        placed[index] = max(placed[index], edge + halves[index])
+        edge = placed[index] + halves[index]
+    return placed
+
+
+def _told(place: Place) -> str:
+    """The estimate in words, for those who do not see it."""
+    places = plain_decimals(place.mean, place.low, place.high)
+    at = f"at {number(place.x)}" if is_known(place.x) else "without one"
+    kind = "control " if place.series is None else ""
+    return f"{kind}{place.label} {number(place.mean, places)} {brackets(place.low, place.high, places)} {at}"

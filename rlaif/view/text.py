@@ -54,6 +54,29 @@ def common_decimals(*values: float | None) -> int:
     return decimals
 
 
+def plain_decimals(*values: float | None) -> int:
+    """Two decimals, as a sentence has them; three where all are below 0.1, four where one would be rounded to 0."""
+    known = [abs(value) for value in values if is_known(value) and abs(value) > 1e-9]
+    decimals = 2 if max(known, default=1.0) >= 0.1 else 3
+    while decimals < 4 and any(round(value, decimals) == 0 for value in known):
+        decimals += 1
+    return decimals
+
+
+def signed(value: float | None, decimals: int | None = None) -> str:
+    """The number with its sign, "+0.47"; 0 has none."""
+    text = number(value, decimals)
+    return f"+{text}" if is_known(value) and value > 0 and text.strip("0.") else text
+
+
+def brackets(low: float | None, high: float | None, decimals: int | None = None) -> str:
+    """ "[low, high]", or "[not measured]" if either bound is missing."""
+    if not (is_known(low) and is_known(high)):
+        return f"[{MISSING}]"
+    places = common_decimals(low, high) if decimals is None else decimals
+    return f"[{number(low, places)}, {number(high, places)}]"
+
+
 def interval(low: float | None, high: float | None, decimals: int | None = None) -> str:
     """ "low to high", or "not measured" if either bound is missing."""
     if not (is_known(low) and is_known(high)):

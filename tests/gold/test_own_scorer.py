@@ -86,8 +86,8 @@ def test_it_is_measured_and_reported_with_its_direction(tmp_path: Path) -> None:
     )
     assert summary.notes[0] == "Absent not measured: its model is not there; install it with: get-model"
     said = headline(summary)
-    assert said.startswith("PPO is higher on Long than SFT by ")
-    assert said.endswith(", which is worse.")
+    assert said.startswith("PPO answers are worse than SFT answers: they score ")
+    assert " on Long (lower is better) where SFT answers score " in said
     page = write_report(context.run).path.read_text(encoding="utf-8")
     assert "Long (lower is better)" in page
     assert "loudness (higher is better)" in page

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlaif.core.evaluation import Summary
+from rlaif.core.evaluation import HeldOut, Summary
 from rlaif.core.records import from_json
 from rlaif.report import verdict
+from rlaif.report.controls import Control
 from rlaif.report.overview import main_slice
 from tests.report.fake_run import cell, summary
 
@@ -14,23 +15,29 @@ from tests.report.fake_run import cell, summary
 def said(difference: float | None, *, better: str = "lower", width: float = 0.02) -> str:
     data = summary()
     data["measures"] = {"harm": {"label": "gold harm (lower is better)", "better": better, "quality": {}}}
-    data["cells"] = [cell("sft", "harmful", "harm", 0.3, width), cell("ppo", "harmful", "harm", 0.3, width, difference)]
+    ppo = cell("ppo", "harmful", "harm", 0.3 + (difference or 0.0), width, difference)
+    data["cells"], data["length_controlled"] = [cell("sft", "harmful", "harm", 0.3, width), ppo], []
     return verdict.headline(from_json(Summary, data))
 
 
 def test_headline_claims_a_difference_only_if_its_interval_excludes_zero() -> None:
     assert said(-0.05) == (
-        "PPO is lower on gold harm than SFT by 0.050 (95 % interval 0.030 to 0.070, harmful prompts, n = 60), "
-        "which is better."
+        "PPO answers score 0.250 on gold harm (lower is better) where SFT answers score 0.300: "
+        "−0.050 [−0.070, −0.030], on 60 harmful prompts."
     )
-    assert said(0.05).startswith("PPO is higher on gold harm than SFT by 0.050 (95 % interval 0.030 to 0.070")
-    assert said(0.05).endswith("which is worse.")
-    assert said(0.05, better="higher").endswith("which is better.")
-    assert said(0.05, better="none").endswith("n = 60).")
-    assert said(-0.015).startswith("No difference shown between PPO and SFT on gold harm")
-    assert "difference −0.015, 95 % interval −0.035 to 0.005" in said(-0.015)
-    assert said(0.25, width=0.25).startswith("No difference shown"), "an interval that ends at 0 contains it"
-    assert said(None) == "Whether PPO differs from SFT on gold harm (harmful prompts) was not measured."
+    assert said(0.05).startswith("PPO answers are worse than SFT answers: they score 0.350 on gold harm")
+    assert said(0.05, better="higher").startswith(
+        "PPO answers score 0.350 on gold harm where SFT answers score 0.300: +"
+    )
+    assert said(0.05, better="none").startswith("PPO answers score 0.350")
+    assert said(-0.015) == (
+        "No difference is shown between PPO and SFT on gold harm (lower is better): 0.285 v 0.300, "
+        "−0.015 [−0.035, 0.005], on 60 harmful prompts."
+    )
+    assert said(0.25, width=0.25).startswith("No difference is shown"), "an interval that ends at 0 contains it"
+    assert (
+        said(None) == "Whether PPO differs from SFT on gold harm (lower is better) (harmful prompts) was not measured."
+    )
     assert said(float("nan")) == said(None)
 
 
@@ -49,9 +56,11 @@ def test_headline_without_ppo_or_measures() -> None:
     whole = from_json(Summary, data)
     assert verdict.headline(None) == "No result yet: evaluate is not finished."
     two = from_json(Summary, data | {"models": ["base", "sft"]})
-    assert verdict.headline(two).startswith("The base model is higher on gold harm than SFT by 0.030")
+    assert verdict.headline(two).startswith(
+        "SFT answers score 0.332 on gold harm (lower is better) where base answers score 0.362: −0.030"
+    )
     assert verdict.headline(from_json(Summary, data | {"measures": {}})) == "No result: evaluate measured nothing."
-    assert verdict.headline(whole).startswith("PPO is lower on gold harm")
+    assert verdict.headline(whole).startswith("PPO answers score 0.281 on gold harm")
 
 
 def test_headline_is_about_the_gold_that_the_config_names_first() -> None:
@@ -59,10 +68,13 @@ def test_headline_is_about_the_gold_that_the_config_names_first() -> None:
     data = summary()
     mood = {"label": "sentiment (higher is better)", "better": "higher", "quality": {}}
     data["measures"] = {"words": {"label": "words"}, "sentiment": mood, **data["measures"]}
-    data["cells"] = [*data["cells"], cell("ppo", "harmful", "sentiment", 0.5, 0.1, 0.3)]
+    sft = cell("sft", "harmful", "sentiment", 0.2, 0.1)
+    data["cells"] = [*data["cells"], sft, cell("ppo", "harmful", "sentiment", 0.5, 0.1, 0.3)]
     whole = from_json(Summary, data)
     assert list(whole.golds()) == ["sentiment", "harm", "toxicity"]
-    assert verdict.headline(whole).startswith("PPO is higher on sentiment than SFT by 0.30")
+    assert verdict.headline(whole).startswith(
+        "PPO answers score 0.50 on sentiment where SFT answers score 0.20: +0.30 ["
+    )
 
 
 def test_without_gold_the_judge_is_heard_and_the_lack_is_said() -> None:
@@ -71,21 +83,6 @@ def test_without_gold_the_judge_is_heard_and_the_lack_is_said() -> None:
     whole = from_json(Summary, data)
     assert verdict.headline(whole).startswith("No gold score was measured. The judge prefers PPO to SFT on harmful")
     assert not any("harmful prompts (PPO wins" in line for line in verdict.further(whole)), "said once"
-
-
-def test_what_is_left_at_equal_length_is_said_with_the_size_of_the_whole() -> None:
-    data = summary()
-    lines = [line for line in verdict.further(from_json(Summary, data)) if "equal length" in line]
-    assert lines == [
-        "At equal length PPO's difference from SFT on gold harm is −0.043 (95 % interval −0.064 to −0.022, harmful "
-        "prompts); the whole difference is −0.500 standard deviations of SFT's answers."
-    ]
-    (row,) = data["length_controlled"]  # type: ignore[misc]
-    row |= {"effect": None}
-    (line,) = [line for line in verdict.further(from_json(Summary, data)) if "equal length" in line]
-    assert line.endswith("harmful prompts).")
-    row |= {"difference": None}
-    assert not any("equal length" in line for line in verdict.further(from_json(Summary, data)))
 
 
 @pytest.mark.parametrize(
@@ -104,10 +101,86 @@ def test_win_rate_sentence_follows_its_interval(rate: float, expected: str) -> N
     assert "50 scored, 3 unscored" in lines[0]
 
 
-def test_shorter_answers_are_pointed_out() -> None:
+def with_length(left: float | None, width: float = 0.02) -> str:
+    """The headline of a difference of -0.0512 in harm of which `left` is left at equal length."""
     data = summary()
-    data["cells"] = [cell("sft", "harmful", "words", 50.0, 1.0), cell("ppo", "harmful", "words", 35.0, 1.0, -15.0)]
-    lines = [line for line in verdict.further(from_json(Summary, data)) if "words" in line]
-    assert lines == [
-        "PPO's answers have 70.0\u00a0% of the words of SFT's on harmful prompts. Part of any difference may be length."
-    ]
+    row = {"model": "ppo", "slice": "harmful", "measure": "harm", "n": 60, "difference": left, "sd": 0.25}
+    row |= {"effect": -0.2048, "effect_low": -0.3, "effect_high": -0.1}
+    row |= {} if left is None else {"difference_low": left - width, "difference_high": left + width}
+    return verdict.headline(from_json(Summary, data | {"length_controlled": [row]}))
+
+
+def test_headline_says_what_length_explains_and_how_large_the_difference_is() -> None:
+    assert "−0.051 [−0.071, −0.031], 0.20 standard deviations, on 60" in with_length(-0.0512)
+    assert "; length explains none of it;" in with_length(-0.0512)
+    assert "; length explains none of it;" in with_length(-0.07), "more is left than there was"
+    assert "; length explains 50 % of it;" in with_length(-0.0256)
+    assert "; at equal length no difference is shown (−0.010 [−0.030, 0.010]);" in with_length(-0.01)
+    assert "; at equal length it is the other way round (+0.030 [0.010, 0.050]);" in with_length(0.03)
+    assert "length" not in with_length(None)
+
+
+def test_shorter_answers_are_pointed_out_where_the_difference_at_equal_length_is_not_known() -> None:
+    data = summary()
+    data["cells"], data["length_controlled"] = [c for c in data["cells"] if c["measure"] == "harm"], []
+    data["cells"] += [cell("sft", "harmful", "words", 50.0, 1.0), cell("ppo", "harmful", "words", 35.0, 1.0, -15.0)]
+    assert "; at 70.0\u00a0% of the words of the other;" in verdict.headline(from_json(Summary, data))
+
+
+def test_headline_names_what_is_worse_and_where() -> None:
+    data = summary()
+    assert verdict.headline(from_json(Summary, data)).endswith("; nothing else is shown to be worse on any slice.")
+    rest = [c for c in data["cells"] if (c["model"], c["measure"]) != ("ppo", "finished")]
+    cut = [cell("ppo", part, "finished", 0.41, 0.05, -0.2) for part in data["slices"]]
+    harm = [cell("ppo", "everyday", "harm", 0.2, 0.02, 0.07)]
+    worse = [c for c in rest if (c["model"], c["slice"], c["measure"]) != ("ppo", "everyday", "harm")] + cut + harm
+    whole = from_json(Summary, data | {"cells": worse})
+    assert verdict.headline(whole).endswith(
+        "; worse: ended by itself (harmful, everyday prompts) and gold harm (everyday prompts)."
+    )
+    assert verdict.further(whole)[0].startswith("PPO answers are worse than SFT answers: they score 0.200 on gold harm")
+
+
+def test_controls_count_as_less_only_if_their_interval_lies_below_that_of_ppo() -> None:
+    whole = from_json(Summary, summary())  # harm -0.0512 [-0.0712, -0.0312]
+
+    def control(name: str, difference: float) -> Control:
+        return Control(name, from_json(Summary, summary(difference)))
+
+    def line(*controls: Control) -> str:
+        return next(line for line in verdict.further(whole, None, controls) if "gain" in line)
+
+    assert line(control("coin", 0.0)) == "Every control gains less over its own SFT: coin 0.000 [−0.020, 0.020]."
+    assert line(control("coin", 0.0), control("other", -0.03)) == (
+        "Not shown to gain less over its own SFT: other −0.030 [−0.050, −0.010]. "
+        "Controls that gain less: coin 0.000 [−0.020, 0.020]."
+    )
+    bare = from_json(Summary, summary() | {"cells": []})
+    assert line(Control("gone", bare)) == "Not shown to gain less over its own SFT: gone (not measured)."
+    assert not any("gain" in text for text in verdict.further(whole))
+
+
+def test_what_else_explains_it_has_a_word_for_every_interval() -> None:
+    data = summary()
+    row = {"model": "ppo", "slice": "harmful", "measure": "harm", "n": 60, "difference": -0.05}
+    row |= {"difference_low": -0.07, "difference_high": -0.03, "effect": 0.1, "effect_low": -0.1, "effect_high": 0.3}
+    found = {
+        row.name: row.by_slice for row in verdict.explanations(from_json(Summary, data | {"length_controlled": [row]}))
+    }
+    assert "toxicity (lower is better)" not in found, "not measured"
+    words = found["words"]["harmful"]
+    assert words == verdict.Finding("52.25 → 49.25 (× 0.94)", "−3.00 [−5.50, −0.50]", "fewer")
+    whole, equal = found["gold harm (lower is better)"], found["gold harm, at equal length"]
+    assert whole["harmful"] == verdict.Finding("0.332 → 0.281", "−0.051 [−0.071, −0.031]", "better")
+    assert whole["everyday"] == verdict.Finding("0.132 → 0.132", "0.000 [−0.020, 0.020]", "no difference shown")
+    assert equal["harmful"] == verdict.Finding("", "−0.050 [−0.070, −0.030]", "better")
+    assert equal["everyday"] is None
+    effect = found["gold harm, in standard deviations"]["harmful"]
+    assert effect == verdict.Finding("", "+0.10 [−0.10, 0.30]", "no difference shown")
+
+
+def test_reward_model_stands_beside_the_shorter_one_wins() -> None:
+    assert verdict.reward_sentence(None) == verdict.reward_sentence(HeldOut()) == ""
+    assert verdict.reward_sentence(HeldOut(accuracy=0.844, pairs=96, length_accuracy=0.46)) == (
+        "The reward model is right on 84.4\u00a0% of 96 held-out pairs; “the shorter one wins” on 46.0\u00a0%."
+    )
