@@ -214,7 +214,8 @@ def _controls_sentence(summary: Summary, part: str, key: str, controls: Sequence
         return ""
     flip = -1 if ours.measure.better == "lower" else 1
     low, _ = sorted((flip * ours.low, flip * ours.high))
-    less, rest = [], []
+    less: list[str] = []
+    rest: list[str] = []
     for name, other, model in compared_with:
         theirs = gap(other, model, part, key) if key in other.measures else None
         told = f"{name} {theirs.figures if theirs is not None else '(not measured)'}"
