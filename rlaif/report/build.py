@@ -60,7 +60,7 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
     golds = validation.gold_measures(overview.lookup(config, "ppo.gold", []), summary)
     evaluate_failures = samples.evaluate_failures(run)
     controls, controls_problem = first_screen.controls_of(run)
-    cases = first_screen.cases_of(run, summary, part)
+    cases = first_screen.chosen_prompts(run, summary, part)
     further = verdict.further(summary, part, controls) if summary is not None else []
     answers, rollouts = samples.side_by_side(run, summary, examples), curves.read_rollouts(run, examples)
     view: dict[str, object] = {

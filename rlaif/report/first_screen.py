@@ -73,14 +73,14 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Cases:
+class ChosenPrompts:
     """The typical prompts, then the best and the worst one, and the rule by which they were chosen."""
 
     rule: str
     cases: list[Case]
 
 
-def cases_of(run: RunFolder, summary: Summary | None, part: str | None) -> Cases:
+def chosen_prompts(run: RunFolder, summary: Summary | None, part: str | None) -> ChosenPrompts:
     """The prompts of slice `part` whose gain is nearest the median, and those of the largest and the smallest gain.
 
     A prompt's gain is the mean of the first gold over the answers of the model, less that over SFT's; of a gold that
@@ -88,7 +88,7 @@ def cases_of(run: RunFolder, summary: Summary | None, part: str | None) -> Cases
     """
     key = None if summary is None else next(iter(summary.golds()), None)
     if summary is None or key is None or REFERENCE not in summary.models or not summary.slices:
-        return Cases("", [])
+        return ChosenPrompts("", [])
     main, model = part or summary.slices[0], compared(summary)
     better, worse = (model, REFERENCE) if model != REFERENCE else (REFERENCE, "base")
     rows = _rows(run, main, key)
@@ -103,7 +103,7 @@ def cases_of(run: RunFolder, summary: Summary | None, part: str | None) -> Cases
         if better in mean and worse in mean
     }
     if not gains:
-        return Cases("", [])
+        return ChosenPrompts("", [])
     middle = median(gains.values())
     nearest = sorted(gains, key=lambda prompt_id: (round(abs(gains[prompt_id] - middle), 9), prompt_id))[:TYPICAL]
     best = max(gains, key=lambda prompt_id: (gains[prompt_id], prompt_id))
@@ -135,7 +135,7 @@ def cases_of(run: RunFolder, summary: Summary | None, part: str | None) -> Cases
             if row is not None
         ]
         found.append(Case(kind, figures, prompts[prompt_id], answers))
-    return Cases(rule, found)
+    return ChosenPrompts(rule, found)
 
 
 def case_measures(summary: Summary | None) -> list[str]:

@@ -8,7 +8,7 @@ from rlaif.core.errors import StageError
 from rlaif.core.evaluation import REFERENCE, Summary, read_held_out, read_summary
 from rlaif.core.files import RunFolder
 from rlaif.report import overview, verdict
-from rlaif.report.first_screen import Case, cases_of, controls_of
+from rlaif.report.first_screen import Case, chosen_prompts, controls_of
 from rlaif.report.summary import name_of
 from rlaif.view.text import MISSING, brackets, is_known, number, plain_decimals, visible
 
@@ -36,7 +36,7 @@ def result(run: RunFolder) -> RenderableType:
         parts.append(_table(summary, [(c.name, c.summary) for c in controls], part))
     lines = [verdict.reward_sentence(read_held_out(run)), f"The controls are not shown: {problem}" if problem else ""]
     parts += [Text(visible(line)) for line in lines if line]
-    typical = next(iter(cases_of(run, summary, part).cases), None)
+    typical = next(iter(chosen_prompts(run, summary, part).cases), None)
     if typical is not None:
         parts += _example(typical)
     return Group(*parts)

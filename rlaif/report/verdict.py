@@ -259,7 +259,7 @@ def reward_sentence(held_out: HeldOut | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Shift:
     """One row of "what else explains it" on one slice: SFT's and PPO's mean, the difference, and what it shows."""
 
     means: str
@@ -269,11 +269,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A row of the table: by slice, a Finding or None where it was not measured."""
+    """A row of the table: by slice, a Shift or None where it was not measured."""
 
     name: str
     about: str
-    by_slice: dict[str, Finding | None]
+    by_slice: dict[str, Shift | None]
 
 
 def explanations(summary: Summary, model: str = "ppo") -> list[Explanation]:
@@ -307,20 +307,20 @@ def _of_gold(summary: Summary, model: str, key: str, measure: Measure) -> Iterat
     yield Explanation(f"{measure.name}, in standard deviations", "the difference in sd of SFT's answers", effect)
 
 
-def _finding(one: Gap | None, key: str) -> Finding | None:
+def _finding(one: Gap | None, key: str) -> Shift | None:
     if one is None:
         return None
     places = min(3, plain_decimals(one.difference, one.low, one.high))
     means = f"{number(one.theirs, places)} → {number(one.mine, places)}"
     if key == "words" and is_known(one.mine) and is_known(one.theirs) and one.theirs > 0:
         means += f" (× {number(one.mine / one.theirs, 2)})"
-    return Finding(means, one.figures, one.word)
+    return Shift(means, one.figures, one.word)
 
 
-def _bare(measure: Measure, value: float | None, low: float | None, high: float | None) -> Finding | None:
+def _bare(measure: Measure, value: float | None, low: float | None, high: float | None) -> Shift | None:
     """A difference that has no two means."""
     if not (is_known(value) and is_known(low) and is_known(high)):
         return None
     places = plain_decimals(value, low, high)
     figures = f"{signed(value, places)} {brackets(low, high, places)}"
-    return Finding("", figures, shown_word(measure.better, low, high))
+    return Shift("", figures, shown_word(measure.better, low, high))

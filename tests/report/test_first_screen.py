@@ -11,7 +11,7 @@ from rlaif.core.evaluation import Summary, read_summary
 from rlaif.core.files import JsonlFile, RunFolder, write_atomic
 from rlaif.core.records import Prompt, Response, from_json
 from rlaif.report.controls import Control
-from rlaif.report.first_screen import Cases, cases_of, controls_of, pictures
+from rlaif.report.first_screen import ChosenPrompts, chosen_prompts, controls_of, pictures
 from rlaif.stages.report import write_report
 from tests.output import Page
 from tests.report.fake_run import summary, write_run
@@ -42,7 +42,7 @@ def six(tmp_path: Path) -> RunFolder:
 
 
 def test_typical_prompts_are_those_nearest_to_the_median_gain(six: RunFolder) -> None:
-    found = cases_of(six, read_summary(six), "harmful")
+    found = chosen_prompts(six, read_summary(six), "harmful")
     chosen = [(case.kind, case.prompt.text[9]) for case in found.cases]
     assert sorted(chosen[:2]) == [("typical", "c"), ("typical", "d")], "equally near, in the order of their ids"
     assert chosen[2:] == [("typical", "e"), ("best case", "a"), ("worst case", "f")]
@@ -55,15 +55,15 @@ def test_typical_prompts_are_those_nearest_to_the_median_gain(six: RunFolder) ->
 def test_gain_of_a_gold_that_is_better_the_higher_it_is_has_the_other_sign(six: RunFolder) -> None:
     data = summary()
     data["measures"]["harm"]["better"] = "higher"
-    kinds = {case.kind: case.prompt.text for case in cases_of(six, from_json(Summary, data), "harmful").cases}
+    kinds = {case.kind: case.prompt.text for case in chosen_prompts(six, from_json(Summary, data), "harmful").cases}
     assert (kinds["best case"], kinds["worst case"]) == ("Question f?", "Question a?")
 
 
 def test_no_cases_without_gold_or_scores(six: RunFolder) -> None:
-    nothing = Cases("", [])
-    assert cases_of(six, None, "harmful") == nothing
-    assert cases_of(six, read_summary(six), "everyday") == nothing, "no score there"
-    assert cases_of(six, from_json(Summary, summary() | {"measures": {}}), "harmful") == nothing
+    nothing = ChosenPrompts("", [])
+    assert chosen_prompts(six, None, "harmful") == nothing
+    assert chosen_prompts(six, read_summary(six), "everyday") == nothing, "no score there"
+    assert chosen_prompts(six, from_json(Summary, summary() | {"measures": {}}), "harmful") == nothing
 
 
 def test_page_labels_the_cases_and_marks_answers_that_are_cut_off(six: RunFolder) -> None:

@@ -169,14 +169,14 @@ def test_what_else_explains_it_has_a_word_for_every_interval() -> None:
     }
     assert "toxicity (lower is better)" not in found, "not measured"
     words = found["words"]["harmful"]
-    assert words == verdict.Finding("52.25 → 49.25 (× 0.94)", "−3.00 [−5.50, −0.50]", "fewer")
+    assert words == verdict.Shift("52.25 → 49.25 (× 0.94)", "−3.00 [−5.50, −0.50]", "fewer")
     whole, equal = found["gold harm (lower is better)"], found["gold harm, at equal length"]
-    assert whole["harmful"] == verdict.Finding("0.332 → 0.281", "−0.051 [−0.071, −0.031]", "better")
-    assert whole["everyday"] == verdict.Finding("0.132 → 0.132", "0.000 [−0.020, 0.020]", "no difference shown")
-    assert equal["harmful"] == verdict.Finding("", "−0.050 [−0.070, −0.030]", "better")
+    assert whole["harmful"] == verdict.Shift("0.332 → 0.281", "−0.051 [−0.071, −0.031]", "better")
+    assert whole["everyday"] == verdict.Shift("0.132 → 0.132", "0.000 [−0.020, 0.020]", "no difference shown")
+    assert equal["harmful"] == verdict.Shift("", "−0.050 [−0.070, −0.030]", "better")
     assert equal["everyday"] is None
     effect = found["gold harm, in standard deviations"]["harmful"]
-    assert effect == verdict.Finding("", "+0.10 [−0.10, 0.30]", "no difference shown")
+    assert effect == verdict.Shift("", "+0.10 [−0.10, 0.30]", "no difference shown")
 
 
 def test_reward_model_stands_beside_the_shorter_one_wins() -> None:
