@@ -138,8 +138,21 @@ def label(
     limit: LimitOption = None,
     accept: AcceptOption = False,
     as_json: JsonOption = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="with --run: try both kinds of label.answers and say which to take")
+    ] = False,
+    prompts: Annotated[
+        int, typer.Option("--prompts", metavar="N", min=2, help="with --compare: try them on N prompts")
+    ] = 24,
 ) -> None:
     """Sample answers of the tuned model and have pairs of them judged."""
+    if compare:
+        if config is not None or out is None or resume or force or limit is not None:
+            raise ConfigError(
+                "--compare looks at a run that is there", remedy="give --run RUN, and of the others --prompts and --set"
+            )
+        _compare_answers(out, overrides, prompts, as_json)
+        return
     _run_stages(("label",), config, out, accepting(overrides, accept), resume, force, limit, as_json)
 
 
@@ -256,6 +269,19 @@ def _run_stages(
             materials=materials,
         )
     _print_outcome(RunFolder(folder), outcomes, as_json)
+
+
+def _compare_answers(folder: Path, overrides: list[str] | None, prompts: int, as_json: bool) -> None:
+    """Prints which kind of answers to label."""
+    with _waiting("loading"):
+        from rlaif.analysis.sources.answer import answer
+        from rlaif.analysis.sources.compare import compare
+        from rlaif.core.files import RunFolder
+        from rlaif.core.progress import choose
+        from rlaif.view.deliver import deliver
+
+    found = compare(RunFolder(folder), overrides or (), prompts=prompts, progress=choose(quiet=as_json))
+    deliver(found.as_json(), answer(found), html=None, out=None, as_json=as_json)
 
 
 @contextmanager

@@ -189,6 +189,21 @@ def begun_stage(
             yield StageContext(stage, config, run, given.constitution, progress, open_policy, open_judge, limit=limit)
 
 
+@contextmanager
+def beside(config: RunConfig, run_folder: Path, name: str, *, progress: Progress) -> Iterator[StageContext]:
+    """The context for work beside the stages, in the run's folder `name`, which is removed afterwards: of the run the
+    cache alone grows. Raises as `run_stages` does for texts that the config cannot work with."""
+    run = RunFolder(run_folder)
+    with run.lock():
+        given = gather_kept(config, run)
+        run.clear(name)
+        try:
+            with _models(config, run) as (open_policy, open_judge, _):
+                yield StageContext(name, config, run, given.constitution, progress, open_policy, open_judge)
+        finally:
+            run.clear(name)
+
+
 def _refuse_changed(job: _Job, names: Sequence[StageName], redone: Sequence[StageName]) -> None:
     """Raises where a stage that is asked for or finished was made under something else, unless it is redone."""
     # A card that nothing asks for is none of the run's stages: it may be of another judge.

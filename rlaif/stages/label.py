@@ -32,7 +32,7 @@ def run(context: StageContext) -> dict[str, float]:
             remedy="raise label.samples or label.temperature",
         )
     # 2. Their labels, and without surplus if asked.
-    labels = _label(context, found.pairs)
+    labels = labelled(context, found.pairs, card=passed_card(context.run, context.config))
     _refuse_silence(context, prompts, labels)
     # 3. What they come to.
     failures = Counter(answer.failure.kind for answer in found.lost)
@@ -86,11 +86,14 @@ def _is_asked(pair: LabelPair, context: StageContext) -> bool:
     return pair.principle is None or context.config.label.confirm
 
 
-def _label(context: StageContext, pairs: Sequence[LabelPair]) -> list[PreferenceLabel]:
-    """One label per pair, by the judge or as the answers were made. With `label.balance` the file is written anew once
-    all are there; a label that an earlier session left out is first what it was before."""
+def labelled(context: StageContext, pairs: Sequence[LabelPair], *, card: str) -> list[PreferenceLabel]:
+    """One label per pair, by the judge with this card or as the answers were made.
+
+    With `label.balance` the file is written anew once all are there; a label that an earlier session left out is first
+    what it was before.
+    """
     config = context.config
-    judge = context.judge(card=passed_card(context.run, config))
+    judge = context.judge(card=card)
 
     def label(chunk: Sequence[LabelPair]) -> list[PreferenceLabel]:
         asked = [pair for pair in chunk if _is_asked(pair, context)]

@@ -16,6 +16,7 @@ from itertools import combinations
 
 from rlaif.config import LabelConfig
 from rlaif.constitution.load import by_slice
+from rlaif.core.files import JsonlFile
 from rlaif.core.records import (
     Comparison,
     FailedAnswer,
@@ -160,7 +161,7 @@ def _sample(context: StageContext, prompts: Sequence[Prompt], draws: Sequence[_D
         answers = resume(
             prompts,
             size=table.batch_size,
-            files=(context.responses("label"), failed_answers(context.folder)),
+            files=(JsonlFile(context.folder / "responses.jsonl", Response), failed_answers(context.folder)),
             keys=lambda p: [(p.id, request.seed) for _, request in wanted[p.id]],
             key_of=lambda r: (r.prompt_id, r.seed),
             work=answer,
