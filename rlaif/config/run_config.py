@@ -11,6 +11,8 @@ from rlaif.config.fields import ConfigTable, speed_field
 from rlaif.config.judge import CardConfig, JudgeConfig
 from rlaif.core.plugins import short_name
 
+Pooling = Literal["mean", "last", "end"]
+"""Which of a response's hidden states a reward model reads."""
 StageName = Literal["card", "revise", "sft", "label", "reward", "ppo", "evaluate", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
@@ -157,6 +159,15 @@ class RewardConfig(LoraTable):
 
     epochs: float = Field(1.0, gt=0, description="times each prompt is seen")
     batch_size: int = Field(8, ge=1, description="prompts per optimiser step; a prompt brings all its pairs")
+    pooling: Literal["auto", "mean", "last", "end"] = Field(
+        "auto",
+        description="where the score is read: the mean over the response's own tokens, its last token, or an "
+        "end-of-turn token that is always appended; auto = what a probe on frozen states learns the labels best from "
+        "(docs/reference/rewards.md)",
+    )
+    micro_batch_size: int = speed_field(
+        16, ge=1, description="responses per forward pass with gradients; those of one prompt stay together"
+    )
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the held-out accuracy")
     members: int = Field(1, ge=1, description="reward models trained on the same labels from other seeds: an ensemble")
     save_steps: int = speed_field(10, ge=1, description="steps between checkpoints: what a crash can cost")

@@ -60,7 +60,7 @@ class _Chain:
 
 
 _Step = tuple[_Chain, Principle, Critique | None]
-"""A chain whose answer is to be revised, under which principle, and what the critique says; None where there is none."""
+"""A chain whose answer is to be revised, under which principle, and the critique, if there is one."""
 
 
 def run(context: StageContext) -> dict[str, float]:
@@ -183,9 +183,7 @@ class _Reviser:
             written.append(revisions)
         return written
 
-    def _asked(
-        self, chain: _Chain, principle: Principle, critique: Critique | None
-    ) -> tuple[tuple[Message, ...], str]:
+    def _asked(self, chain: _Chain, principle: Principle, critique: Critique | None) -> tuple[tuple[Message, ...], str]:
         """The conversation that asks for a revision, and how the revision begins."""
         if critique is None:
             return contexts(principle, chain.prompt, self.templates["contrast"])[0], ""
@@ -198,9 +196,7 @@ class _Reviser:
         )
         return rendered.messages, rendered.prefix
 
-    def _gate(
-        self, going: Sequence[_Step], written: Sequence[list[Revision]]
-    ) -> list[tuple[Revision, ...]]:
+    def _gate(self, going: Sequence[_Step], written: Sequence[list[Revision]]) -> list[tuple[Revision, ...]]:
         """The revisions with P(better than the answer before) under the round's principle; at most one is accepted."""
         asked = [
             (row, place, Comparison(chain.prompt, revision.response, chain.answer), principle)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any
 
+from rlaif.config import Pooling
 from rlaif.core.errors import StageError
 from rlaif.core.evaluation import HeldOut
 from rlaif.core.files import JsonlFile, MetricsLog, write_atomic, write_folder
@@ -44,7 +45,8 @@ def run(context: StageContext) -> dict[str, float]:
             remedy="look at the failures of the label stage; use more prompts, lower judge.abstain_below, "
             "or raise reward.max_length",
         )
-    members = [_member(context, loaded, number, train, groups) for number in range(config.members)]
+    pooling = _pooling(context, loaded, train)
+    members = [_member(context, loaded, number, train, groups, pooling) for number in range(config.members)]
     report = _report(held_out, members)
     write_atomic(context.folder / "held_out.json", json.dumps(report.as_json(), indent=1))
     first = members[0]
@@ -90,6 +92,7 @@ def _member(
     number: int,
     train: Sequence[PromptGroup],
     groups: Sequence[PromptGroup],
+    pooling: Pooling,
 ) -> Member:
     """Member `number` from 0: trained and saved, unless it was before the stage was cut.
 
@@ -98,7 +101,7 @@ def _member(
     seed = context.config.seed if number == 0 else record_seed(context.config.seed, "reward member", number) % (1 << 31)
     folder = context.run.file("reward", context.config.reward.adapters[number])
     log, checkpoints = _metrics(context, number), context.folder / "checkpoints"
-    model = RewardModel.new(loaded, context.config.reward, seed=seed)
+    model = RewardModel.new(loaded, context.config.reward, seed=seed, pooling=pooling)
     there = folder.is_dir()
     if there:
         model.restore(folder)
@@ -115,7 +118,7 @@ def _member(
             metrics=log,
             progress=context.progress,
         )
-    raw = {group.prompt.id: model.raw_of(group.sequences, context.config.model.batch_size) for group in groups}
+    raw = {group.prompt.id: scores for group, scores in zip(groups, _raw(context, model, groups), strict=True)}
     everything = [score for scores in raw.values() for score in scores]
     if not there:
         model.mean, model.std = fmean(everything), pstdev(everything)
@@ -130,6 +133,18 @@ def _member(
         shutil.rmtree(checkpoints, ignore_errors=True)
     model.unload()
     return Member(raw, model.mean, model.std, log.read())
+
+
+def _raw(context: StageContext, model: RewardModel, groups: Sequence[PromptGroup]) -> list[list[float]]:
+    """The raw scores of each group's responses."""
+    found = iter(model.raw_of([row for group in groups for row in group.rows], context.config.model.batch_size))
+    return [[next(found) for _ in group.rows] for group in groups]
+
+
+def _pooling(context: StageContext, loaded: LoadedModel, train: Sequence[PromptGroup]) -> Pooling:
+    """Where the score is read: as `reward.pooling` says."""
+    asked = context.config.reward.pooling
+    return "mean" if asked == "auto" else asked
 
 
 def _metrics(context: StageContext, number: int) -> MetricsLog:

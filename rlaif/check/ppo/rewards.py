@@ -149,15 +149,15 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 def reward_model(subject: Subject) -> Iterator[Deviation]:
     """Each reward model, saved and loaded, gives the same scores to the last bit, and PPO's copy agrees with it."""
-    sequences = [[*prompt, *response] for prompt, response in rows_of(subject.probe)]
+    rows = rows_of(subject.probe)
     for number, reward in enumerate(subject.members):
         first = RewardModel.load(reward, subject.load())
-        raw = first.raw_of(sequences)
+        raw = first.raw_of(rows)
         with tempfile.TemporaryDirectory() as folder:
             first.save(Path(folder))
             del first
             again = RewardModel.load(Path(folder), subject.load())
-        for row, (one, other) in enumerate(zip(raw, again.raw_of(sequences), strict=True)):
+        for row, (one, other) in enumerate(zip(raw, again.raw_of(rows), strict=True)):
             yield Deviation(f"score after loading {reward.name}, {subject.row(row)}", abs(one - other))
         wanted = (torch.tensor(raw) - again.mean) / again.std
         found = subject.trainer(moved=True).forward.scores(subject.probe)[:, number]

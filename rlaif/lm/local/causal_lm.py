@@ -8,7 +8,8 @@ the distribution: no top-k, no top-p, no repetition penalty, whatever the model'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -22,6 +23,9 @@ from rlaif.lm.local.packing import Row, pack, packing_order
 
 Notify = Callable[[int], None]
 
+SHORT = 128
+"""Tokens up to which attention is written out on a CPU: with gradients torch's fused one takes longer there. What is
+kept for the gradient grows with the square of the tokens, so longer sequences are left to it."""
 PIECE = 1024
 """Rows of float32 logits made at a time when given tokens are scored."""
 
@@ -38,14 +42,14 @@ class CausalLM:
     """A causal LM as a trunk (hidden states) and a head (logits), so that logits are made only where they are needed.
 
     Models whose logits are more than head(hidden) (soft-capping, scaling) are noticed at construction by comparing
-    once with the model's own logits, and are then run whole.
+    once with the model's own logits, and are then run whole, unless `states_only` says that no logits are wanted.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, states_only: bool = False) -> None:
         self.model = model
         self.trunk = model.base_model
         self.head = model.get_output_embeddings()
-        self.split = self._splits()
+        self.split = states_only or self._splits()
         self.shares = self._shares()
         self.attention = model.config.get_text_config()._attn_implementation
         self.packs = self.shares and self.attention in ("sdpa", "eager")
@@ -79,6 +83,23 @@ class CausalLM:
         except (ValueError, TypeError, IndexError, RuntimeError):  # e.g. ALiBi, which is made from a 2-D mask
             return False
         return bool((together - apart).abs().max() <= 0.05 * apart.abs().max())  # bfloat16 rounds a few per cent
+
+    @contextmanager
+    def attending(self, attention: str) -> Iterator[None]:
+        """Computes with another of transformers' attentions; then with the one before."""
+        usual = self.attention
+        if attention == usual:
+            yield
+            return
+        try:
+            self._attend(attention)
+            yield
+        finally:
+            self._attend(usual)
+
+    def _attend(self, attention: str) -> None:
+        self.attention = attention
+        self.model.set_attn_implementation(attention)
 
     def states(self, **inputs: Any) -> torch.Tensor:
         """(B, T, H) final hidden states, or (B, T, V) logits of a model that does not split."""

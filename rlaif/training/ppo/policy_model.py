@@ -18,23 +18,20 @@ from torch.utils.checkpoint import checkpoint
 
 from rlaif.config import PpoConfig
 from rlaif.core.errors import ModelError
-from rlaif.lm.local.causal_lm import CausalLM
+from rlaif.lm.local.causal_lm import SHORT, CausalLM
 from rlaif.lm.local.cpu import engine
 from rlaif.lm.local.load import LoadedModel, adapter_fits, autocast, check_keys, lora_config, takes_lora
 from rlaif.lm.local.packing import Row
 from rlaif.training.ppo.formulas import entropies, token_logprobs
 from rlaif.training.ppo.processes import Processes
 from rlaif.training.ppo.sharding import Shards
-from rlaif.training.rewards.model import RewardHead, check_base, last_token_state, load_head
+from rlaif.training.rewards.model import RewardHead, check_base, load_head, pooled, read_rows, response_states
 
 Adapter = str
 """The policy, the value adapter or one of the members of the reward: "policy", "value", "reward-1", "reward-2", ..."""
 
 LOGITS = 1 << 26
 """Logits that are held at a time (a quarter of a gigabyte in float32, several times that in a backward pass)."""
-SHORT = 128
-"""Tokens up to which attention is written out on a CPU: with gradients torch's fused one takes longer there. What is
-kept for the gradient grows with the square of the tokens, so longer sequences are left to it."""
 
 
 def _critic(config: PpoConfig) -> Adapter | None:
@@ -85,7 +82,8 @@ class PolicyModel:
         # Decided once: in bfloat16 the two ways to compute attention differ, and a token's ratio would not start at 1
         # if one of them were taken when it is measured and the other when it is trained on.
         short = (config.max_length if longest is None else longest) <= SHORT
-        self.writes_out = short and engine.takes_eager_attention(self.lm)
+        written = short and engine.takes_eager_attention(self.lm)
+        self.attention = "eager" if written else self.lm.attention  # sampling keeps its own
         if not self.lm.split:
             raise ModelError(
                 "the logits of this model are more than a linear map of its last hidden states",
@@ -165,7 +163,7 @@ class PolicyModel:
         """
         whole = [torch.tensor([*prompt, *response]) for prompt, response in rows]
         ids = pad_sequence(whole, batch_first=True).to(self.loaded.device)
-        with autocast(self.loaded), self._attention():
+        with autocast(self.loaded), self.lm.attending(self.attention):
             return self.lm.states(input_ids=ids, use_cache=False)
 
     def response_states(self, rows: Sequence[Row]) -> Tensor:
@@ -173,25 +171,8 @@ class PolicyModel:
 
         Responses to one prompt share its computation if their rows are given together.
         """
-        with autocast(self.loaded), self._attention():
+        with autocast(self.loaded), self.lm.attending(self.attention):
             return self.lm.predicting_states(rows)
-
-    @contextmanager
-    def _attention(self) -> Iterator[None]:
-        """Attention as fits the length of what comes; sampling keeps its own."""
-        if not self.writes_out:
-            yield
-            return
-        usual = self.lm.attention
-        try:
-            self._attend("eager")
-            yield
-        finally:
-            self._attend(usual)
-
-    def _attend(self, attention: str) -> None:
-        self.lm.attention = attention
-        self.loaded.model.set_attn_implementation(attention)
 
     def logits(self, flat: Tensor) -> Tensor:
         """(N, V) float32 logits at the temperature. At 1 nothing is divided: a copy of them costs as a softmax does."""
@@ -243,10 +224,10 @@ class PolicyModel:
     @torch.no_grad()
     def scores(self, rows: Sequence[Row], member: Adapter = "reward-1") -> Tensor:
         """(B,) normalised scores of one reward model for prompt + response."""
-        with self.using(member):
-            states = self.states(rows)
-        lengths = torch.tensor([len(p) + len(r) for p, r in rows])
-        return self.members[member].scores(last_token_state(states, lengths)).cpu()
+        head = self.members[member]
+        with self.using(member), autocast(self.loaded), self.lm.attending(self.attention):
+            states = response_states(self.lm, read_rows(rows, head.pooling, self.loaded.tokenizer.eos_token_id))
+        return head.scores(pooled(states, head.pooling)).cpu()
 
     def adapter_state(self) -> dict[str, Any]:
         """A copy of all trained weights by name, for a checkpoint."""

@@ -1,9 +1,11 @@
 """The reward model: a LoRA adapter and a linear head on the SFT weights; one score for a whole response.
 
-The score is read off the hidden state of the last real token. A finished response ends with the end-of-turn token, a
-truncated one does not, so the model can tell them apart. Scores are normalised to mean 0 and standard deviation 1 on
-reference responses, and the constants travel with the adapter, as does the head: a reward model that is loaded again
-gives the same scores to the last bit.
+The score is read off the final hidden states of the response's own tokens, as `reward.pooling` says: their mean, the
+last one, or that of an end-of-turn token that also stands behind answers that were cut off. A finished response ends
+with the end-of-turn token, a truncated one does not, so but for the last way the model can tell them apart.
+
+Scores are normalised to mean 0 and standard deviation 1 on reference responses, and the constants travel with the
+adapter, as does the head: a reward model that is loaded again gives the same scores to the last bit.
 
 A folder holds PEFT's own two files, `reward_head.safetensors` and `reward.json`. PPO attaches the adapter under
 another name to a model of its own and takes the rest from `load_head`.
@@ -15,15 +17,17 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from rlaif.config import LoraTable
+from rlaif.config import LoraTable, Pooling
 from rlaif.core.errors import ModelError
 from rlaif.core.files import disk_errors, write_atomic
 from rlaif.core.records import Prompt
+from rlaif.lm.local.causal_lm import CausalLM
+from rlaif.lm.local.cpu import engine
 from rlaif.lm.local.load import (
     LoadedModel,
     adapter_fits,
@@ -35,14 +39,33 @@ from rlaif.lm.local.load import (
     lora_config,
     takes_lora,
 )
+from rlaif.lm.local.packing import Row, packing_order
 
 HEAD_FILE, CONSTANTS_FILE = "reward_head.safetensors", "reward.json"
 
 
-def last_token_state(hidden: Tensor, lengths: Tensor) -> Tensor:
-    """(B, H) state of the last real token of each row. `hidden` (B, T, H) right-padded, `lengths` (B,) real tokens."""
-    rows = torch.arange(hidden.shape[0], device=hidden.device)
-    return hidden[rows, lengths.to(hidden.device) - 1]
+def response_states(lm: CausalLM, rows: Sequence[Row]) -> tuple[Tensor, ...]:
+    """(1 + response tokens, H) of each row: the final hidden states of the prompt's last token and of the response's.
+
+    Equal prompts are computed once.
+    """
+    # States predict the token that follows, so with one more token behind, which is never read, all of them come.
+    flat = lm.predicting_states([(prompt, [*response, 0]) for prompt, response in rows])
+    return torch.split(flat, [1 + len(response) for _, response in rows])
+
+
+def pooled(states: Sequence[Tensor], pooling: Pooling) -> Tensor:
+    """(B, H) float32 of the `response_states` of B rows. Where a response is empty, the prompt's last token is read."""
+    if pooling == "mean":
+        return torch.stack([part[-max(1, len(part) - 1) :].float().mean(0) for part in states])
+    return torch.stack([part[-1].float() for part in states])
+
+
+def read_rows(rows: Sequence[Row], pooling: Pooling, end: int) -> Sequence[Row]:
+    """The rows as a model of this pooling reads them: with `end` each response ends with the token `end`."""
+    if pooling != "end":
+        return rows
+    return [(prompt, response if response and response[-1] == end else [*response, end]) for prompt, response in rows]
 
 
 def raw_scores(state: Tensor, head: nn.Linear) -> Tensor:
@@ -69,14 +92,16 @@ def preference_loss(margins: Tensor, prob_a: Tensor) -> Tensor:
 
 
 class RewardHead(NamedTuple):
-    """What makes scores of hidden states: a linear map H -> 1 without bias, and the normalisation constants."""
+    """What makes scores of hidden states: a linear map H -> 1 without bias, the normalisation constants, and where the
+    states are read."""
 
     head: nn.Linear
     mean: float
     std: float
+    pooling: Pooling = "last"
 
     def scores(self, state: Tensor) -> Tensor:
-        """(B,) normalised scores of the last-token states (B, H)."""
+        """(B,) normalised scores of the pooled states (B, H)."""
         return normalised(raw_scores(state, self.head), mean=self.mean, std=self.std)
 
 
@@ -87,22 +112,27 @@ class RewardModel(nn.Module):
         super().__init__()
         self.peft_model = peft_model
         self.head = head.head.to(loaded.device)
-        self.mean, self.std = head.mean, head.std
+        self.mean, self.std, self.pooling = head.mean, head.std, head.pooling
         self.loaded = loaded
+        self.lm = [CausalLM(loaded.model, states_only=True)]  # in a list, or its weights would be registered twice
+        self.writes_out = False
+        """Whether attention is written out where gradients are wanted; set by who knows how long sequences are."""
 
     @classmethod
-    def new(cls, loaded: LoadedModel, table: LoraTable, *, seed: int) -> RewardModel:
+    def new(cls, loaded: LoadedModel, table: LoraTable, *, seed: int, pooling: Pooling = "mean") -> RewardModel:
         """An untrained one. The head starts at zero, so that every margin does: the loss begins at log 2, and no
         random preference has to be unlearnt."""
         from peft import get_peft_model
+        from peft.tuners.lora import LoraLayer
 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             with takes_lora(loaded.name):
                 peft_model = get_peft_model(loaded.model, lora_config(table))
+        engine.speed_up_lora(module for module in peft_model.modules() if isinstance(module, LoraLayer))
         head = nn.Linear(_hidden_size(loaded.model), 1, bias=False, dtype=torch.float32)
         nn.init.zeros_(head.weight)
-        return cls(loaded, peft_model, RewardHead(head, 0.0, 1.0))
+        return cls(loaded, peft_model, RewardHead(head, 0.0, 1.0, pooling))
 
     @classmethod
     def load(cls, folder: Path, loaded: LoadedModel) -> RewardModel:
@@ -125,7 +155,12 @@ class RewardModel(nn.Module):
         with disk_errors(folder):
             self.peft_model.save_pretrained(str(folder))
             save_file({"weight": self.head.weight.detach().cpu().contiguous()}, str(folder / HEAD_FILE))
-        constants = {"mean": self.mean, "std": self.std, "base_fingerprint": self.loaded.fingerprint}
+        constants = {
+            "mean": self.mean,
+            "std": self.std,
+            "pooling": self.pooling,
+            "base_fingerprint": self.loaded.fingerprint,
+        }
         write_atomic(folder / CONSTANTS_FILE, json.dumps(constants, indent=1))
 
     def unload(self) -> None:
@@ -140,31 +175,26 @@ class RewardModel(nn.Module):
         set_peft_model_state_dict(self.peft_model, load_file(str(folder / "adapter_model.safetensors")))
         found = load_head(folder)
         self.head.load_state_dict(found.head.state_dict())
-        self.mean, self.std = found.mean, found.std
+        self.mean, self.std, self.pooling = found.mean, found.std, found.pooling
 
-    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """(B,) raw scores of right-padded `input_ids` (B, T), of which the first `lengths` (B,) of a row are real.
+    def forward(self, rows: Sequence[Row]) -> Tensor:
+        """(B,) raw scores of the rows (prompt ids, response ids)."""
+        lm, written = self.lm[0], self.writes_out and torch.is_grad_enabled()
+        with autocast(self.loaded), lm.attending("eager" if written else lm.attention):
+            states = response_states(lm, read_rows(rows, self.pooling, self.loaded.tokenizer.eos_token_id))
+        return raw_scores(pooled(states, self.pooling), self.head)
 
-        The mask comes from the lengths, never from `ids != pad`: pad is often the end-of-turn token. Padding stands
-        on the right, so the default positions are those of the real tokens.
-        """
-        attention_mask = (torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]).long()
-        trunk = self.peft_model.get_base_model().base_model
-        with autocast(self.loaded):
-            hidden = trunk(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        return raw_scores(last_token_state(hidden, lengths), self.head)
-
-    def encode(self, prompt: Prompt, response: str, *, finished: bool) -> list[int]:
+    def encode(self, prompt: Prompt, response: str, *, finished: bool) -> Row:
         """See `encoded`."""
         return encoded(self.loaded, prompt, response, finished=finished)
 
     @torch.no_grad()
-    def raw_of(self, sequences: Sequence[Sequence[int]], batch_size: int = 32) -> list[float]:
-        """Raw scores of token sequences, in their order, whatever the batches (up to the rounding of the dtype).
+    def raw_of(self, rows: Sequence[Row], batch_size: int = 32) -> list[float]:
+        """Raw scores of the rows, in their order, whatever the batches (up to the rounding of the dtype).
 
-        Raises ModelError for a sequence longer than the model's context.
+        Raises ModelError for a row longer than the model's context.
         """
-        longest, context = max(map(len, sequences), default=0), context_length(self.loaded.model)
+        longest, context = max(map(row_length, rows), default=0), context_length(self.loaded.model)
         if longest > context:
             raise ModelError(
                 f"cannot score {longest} tokens: the model's context is {context}",
@@ -172,14 +202,11 @@ class RewardModel(nn.Module):
                 remedy="lower max_new_tokens, or use shorter prompts",
             )
         self.eval()
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        result = [0.0] * len(sequences)
+        order = packing_order(rows)
+        result = [0.0] * len(rows)
         for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            ids, lengths = pad_right([sequences[i] for i in rows])
-            device = self.head.weight.device
-            raw = self(ids.to(device), lengths.to(device))
-            for row, value in zip(rows, raw.tolist(), strict=True):
+            chosen = order[start : start + batch_size]
+            for row, value in zip(chosen, self([rows[i] for i in chosen]).tolist(), strict=True):
                 result[row] = value
         return result
 
@@ -187,27 +214,40 @@ class RewardModel(nn.Module):
         self, prompts: Sequence[Prompt], responses: Sequence[str], finished: Sequence[bool], batch_size: int = 32
     ) -> list[float]:
         """Normalised score of each response to its prompt; `finished` says which ended by themselves."""
-        sequences = [
+        rows = [
             self.encode(prompt, response, finished=ended)
             for prompt, response, ended in zip(prompts, responses, finished, strict=True)
         ]
-        return [(raw - self.mean) / self.std for raw in self.raw_of(sequences, batch_size)]
+        return [(raw - self.mean) / self.std for raw in self.raw_of(rows, batch_size)]
 
 
-def encoded(loaded: LoadedModel, prompt: Prompt, response: str, *, finished: bool) -> list[int]:
-    """Ids of chat and response, and of the end-of-turn token if the response ended by itself."""
-    tokenizer = loaded.tokenizer
-    ids = encode_chat(tokenizer, prompt.messages) + encode_text(tokenizer, response)
-    return [*ids, tokenizer.eos_token_id] if finished else ids
+def encoded(loaded: LoadedModel, prompt: Prompt, response: str, *, finished: bool) -> Row:
+    """Ids of the chat, and of the response with the end-of-turn token if it ended by itself."""
+    ids = encode_text(loaded.tokenizer, response)
+    return encode_chat(loaded.tokenizer, prompt.messages), [*ids, loaded.tokenizer.eos_token_id] if finished else ids
 
 
-def pad_right(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """(ids (B, T) padded on the right with 0, lengths (B,)). What the padding holds has no effect: it is masked."""
-    lengths = torch.tensor([len(ids) for ids in sequences])
-    padded = torch.zeros((len(sequences), int(lengths.max())), dtype=torch.long)
-    for row, ids in enumerate(sequences):
-        padded[row, : len(ids)] = torch.tensor(ids)
-    return padded, lengths
+def row_length(row: Row) -> int:
+    """Tokens of prompt and response, and of the end-of-turn token that may be read behind them."""
+    return len(row[0]) + len(row[1]) + 1
+
+
+@torch.no_grad()
+def frozen_states(loaded: LoadedModel, rows: Sequence[Row], batch_size: int = 32) -> dict[Pooling, Tensor]:
+    """Pooling -> (B, H) float32 pooled states of the rows by the model as it is: what a probe can learn from."""
+    lm, end = CausalLM(loaded.model, states_only=True), loaded.tokenizer.eos_token_id
+    order, ways = packing_order(rows), get_args(Pooling)
+    found: dict[Pooling, list[Tensor]] = {way: [torch.empty(0)] * len(rows) for way in ways}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        own = [rows[i] for i in chosen]
+        with autocast(loaded):
+            states = response_states(lm, read_rows(own, "end", end))
+        cut = [part[: 1 + len(row[1])] for part, row in zip(states, own, strict=True)]
+        for way in ways:
+            for place, state in zip(chosen, pooled(states if way == "end" else cut, way), strict=True):
+                found[way][place] = state.cpu()
+    return {way: torch.stack(states) for way, states in found.items()}
 
 
 def load_head(folder: Path) -> RewardHead:
@@ -225,7 +265,7 @@ def load_head(folder: Path) -> RewardHead:
         raise _incomplete(folder / HEAD_FILE)
     head = nn.Linear(weight.shape[1], 1, bias=False, dtype=torch.float32)
     head.weight = nn.Parameter(weight.float())
-    return RewardHead(head, float(constants["mean"]), float(constants["std"]))
+    return RewardHead(head, float(constants["mean"]), float(constants["std"]), constants.get("pooling", "last"))
 
 
 def check_base(folder: Path, loaded: LoadedModel) -> None:
@@ -247,7 +287,8 @@ def _constants(folder: Path) -> dict[str, Any]:
     try:
         constants: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         mean, std = float(constants["mean"]), float(constants["std"])
-        if math.isfinite(mean) and 0 < std < math.inf and "base_fingerprint" in constants:
+        read = constants.get("pooling", "last") in get_args(Pooling)  # older models have none, and read the last token
+        if math.isfinite(mean) and 0 < std < math.inf and read and "base_fingerprint" in constants:
             return constants
     except (OSError, ValueError, KeyError, TypeError):
         pass

@@ -2,6 +2,7 @@
 
 1. All responses to a prompt are encoded once and serve all of its pairs, in one optimiser step (InstructGPT,
    2203.02155, section 3.5): cheaper than pair by pair, and a response is not fitted several times an epoch.
+   A step computes the batch in micro-batches of whole prompts, and counts its pairs as one batch all the same.
 2. The loss is the soft-label form, averaged over the pairs of the batch; labels are never hardened.
 3. Prompts, not pairs, are held out: pairs of one prompt share their responses.
 """
@@ -21,10 +22,13 @@ from rlaif.config import RewardConfig
 from rlaif.core.files import MetricsLog
 from rlaif.core.progress import Progress
 from rlaif.core.records import PreferenceLabel, Prompt, Response, record_seed
+from rlaif.lm.local.causal_lm import SHORT
+from rlaif.lm.local.cpu import engine
 from rlaif.lm.local.load import LoadedModel
+from rlaif.lm.local.packing import Row
 from rlaif.training import hf_trainer
 from rlaif.training.preference_metrics import agreement
-from rlaif.training.rewards.model import RewardModel, encoded, pad_right, preference_loss
+from rlaif.training.rewards.model import RewardModel, encoded, preference_loss, row_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,17 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class PromptGroup:
-    """A prompt with its distinct responses, their token ids, and its labelled pairs."""
+    """A prompt with its distinct responses, their rows (prompt ids, response ids), and its labelled pairs."""
 
     prompt: Prompt
     responses: tuple[Response, ...]
-    sequences: tuple[list[int], ...]
+    rows: tuple[Row, ...]
     pairs: tuple[Pair, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Those of the prompt once and of all responses: what a forward pass computes."""
+        return len(self.rows[0][0]) + sum(len(response) for _, response in self.rows)
 
 
 def group_by_prompt(
@@ -59,7 +68,7 @@ def group_by_prompt(
         prompt = own[0].comparison.prompt
         responses = {r.id: r for label in own for r in (label.comparison.a, label.comparison.b)}
         ids = {key: encoded(loaded, prompt, r.text, finished=r.finish == "stop") for key, r in responses.items()}
-        place = {key: i for i, key in enumerate(key for key in ids if len(ids[key]) <= limit)}
+        place = {key: i for i, key in enumerate(key for key in ids if row_length(ids[key]) <= limit)}
         pairs = tuple(
             Pair(place[label.comparison.a.id], place[label.comparison.b.id], label.prob_a)
             for label in own
@@ -81,25 +90,35 @@ def split(groups: Sequence[PromptGroup], *, share: float, seed: int) -> tuple[li
     return train, [group for group in groups if group.prompt.id in chosen]
 
 
-def collate(groups: Sequence[PromptGroup]) -> dict[str, Tensor]:
-    """One batch: every response of the prompts once, and the pairs as row numbers.
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """Every response of some prompts once, and the pairs as places among them."""
 
-    `input_ids` (B, T) padded on the right, `lengths` (B,); `row_a`, `row_b`, `prob_a` (pairs,).
-    """
-    ids, lengths = pad_right([sequence for group in groups for sequence in group.sequences])
-    rows: list[tuple[int, int, float]] = []
-    start = 0
+    rows: tuple[Row, ...]
+    row_a: Tensor  # (pairs,)
+    row_b: Tensor  # (pairs,)
+    prob_a: Tensor  # (pairs,)
+
+    @classmethod
+    def of(cls, groups: Sequence[PromptGroup]) -> PairBatch:
+        places: list[tuple[int, int, float]] = []
+        start = 0
+        for group in groups:
+            places += [(start + pair.a, start + pair.b, pair.prob_a) for pair in group.pairs]
+            start += len(group.rows)
+        row_a, row_b, prob_a = zip(*places, strict=True)
+        rows = tuple(row for group in groups for row in group.rows)
+        return cls(rows, torch.tensor(row_a), torch.tensor(row_b), torch.tensor(prob_a, dtype=torch.float32))
+
+
+def micro_batches(groups: Sequence[PromptGroup], size: int) -> list[PairBatch]:
+    """The groups in order, so many at a time that they have at most `size` responses, but at least one."""
+    parts: list[list[PromptGroup]] = []
     for group in groups:
-        rows += [(start + pair.a, start + pair.b, pair.prob_a) for pair in group.pairs]
-        start += len(group.sequences)
-    row_a, row_b, prob_a = zip(*rows, strict=True)
-    return {
-        "input_ids": ids,
-        "lengths": lengths,
-        "row_a": torch.tensor(row_a),
-        "row_b": torch.tensor(row_b),
-        "prob_a": torch.tensor(prob_a, dtype=torch.float32),
-    }
+        if not parts or sum(len(other.rows) for other in parts[-1]) + len(group.rows) > size:
+            parts.append([])
+        parts[-1].append(group)
+    return [PairBatch.of(part) for part in parts]
 
 
 class _PreferenceTrainer(Trainer):  # type: ignore[misc]
@@ -108,12 +127,22 @@ class _PreferenceTrainer(Trainer):  # type: ignore[misc]
     model: RewardModel
     batch_accuracy: float | None = None
 
-    def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
-        raw = model(inputs["input_ids"], inputs["lengths"])
-        margins = raw[inputs["row_a"]] - raw[inputs["row_b"]]
-        self.batch_accuracy = agreement(margins.detach().cpu().numpy(), inputs["prob_a"].cpu().numpy())
-        loss = preference_loss(margins, inputs["prob_a"])
-        return (loss, {"margins": margins}) if return_outputs else loss
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """The loss over all pairs of the batch, (); its gradient is added up one micro-batch after the other."""
+        model.train()
+        parts: list[PairBatch] = inputs["parts"]
+        pairs = sum(len(part.prob_a) for part in parts)
+        total, margins = torch.zeros((), device=self.args.device), []
+        for part in parts:
+            with self.compute_loss_context_manager():
+                raw = model(part.rows)
+                margin = raw[part.row_a.to(raw.device)] - raw[part.row_b.to(raw.device)]
+                loss = preference_loss(margin, part.prob_a.to(raw.device)) * (len(margin) / pairs)
+            self.accelerator.backward(loss)
+            total += loss.detach()
+            margins.append(margin.detach().cpu())
+        self.batch_accuracy = agreement(torch.cat(margins).numpy(), torch.cat([p.prob_a for p in parts]).numpy())
+        return total
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.batch_accuracy is not None:
@@ -142,15 +171,17 @@ def train(
 
     `seed` is that of this member of an ensemble, `run_seed` that of the first.
     """
-    decisive = config.model_dump(exclude={"save_steps", "members"})
+    decisive = config.model_dump(exclude={"save_steps", "members", "micro_batch_size", "pooling"})
     decisive |= {} if seed == run_seed else {"seed": seed}
-    data = [(group.sequences, group.pairs) for group in groups]
+    data = [(group.rows, group.pairs) for group in groups]
+    short = max(row_length(row) for group in groups for row in group.rows) <= SHORT
+    model.writes_out = short and engine.takes_eager_attention(model.lm[0])
     plan = hf_trainer.plan(
         config,
-        [max(map(len, group.sequences)) for group in groups],
+        [group.tokens for group in groups],
         seed=seed,
         checkpoints=checkpoints,
-        decisive=("reward", run_seed, decisive, model.loaded.fingerprint, data),
+        decisive=("reward", run_seed, decisive, model.pooling, model.loaded.fingerprint, data),
         device=model.loaded.device,
     )
     with hf_trainer.quiet():
@@ -158,6 +189,6 @@ def train(
             model=model,
             args=hf_trainer.on_one_device(TrainingArguments(**plan.arguments)),
             train_dataset=[groups[i] for i in plan.order],
-            data_collator=collate,
+            data_collator=lambda chosen: {"parts": micro_batches(chosen, config.micro_batch_size)},
         )
     hf_trainer.train("reward", trainer, plan.schedule, {"accuracy": "accuracy"}, metrics, progress)

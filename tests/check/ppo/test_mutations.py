@@ -209,8 +209,12 @@ def values_less_the_mean_of_their_batch(patch: Patch) -> None:
 
 
 @breaks("company", "reward-model")
-def scores_read_off_the_padding(patch: Patch) -> None:
-    patch.setattr(adapters, "last_token_state", lambda hidden, lengths: hidden[:, -1])
+def scores_read_off_another_response(patch: Patch) -> None:
+    def beside(f: Any, lm: Any, rows: Any) -> Any:
+        found = f(lm, rows)
+        return [*found[1:], found[0]]
+
+    wrapped(patch, adapters, "response_states", beside)
 
 
 @breaks("accumulation")

@@ -10,11 +10,20 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 
-from rlaif.config import LoraTable
+from rlaif.config import LoraTable, Pooling
 from rlaif.core.errors import ModelError
 from rlaif.core.records import Message, Prompt
+from rlaif.lm.local.causal_lm import CausalLM
 from rlaif.lm.local.load import load_model, lora_config
-from rlaif.training.rewards.model import RewardModel, last_token_state, load_head, preference_loss
+from rlaif.training.rewards.model import (
+    RewardModel,
+    frozen_states,
+    load_head,
+    pooled,
+    preference_loss,
+    read_rows,
+    response_states,
+)
 from tests.training.contexts import prompt, stage_context
 from tests.training.planted_labels import Trained, base, planted
 
@@ -58,12 +67,15 @@ def test_a_loaded_model_gives_the_same_scores_to_the_last_bit(trained: Trained, 
     assert len(set(scores)) == len(scores)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last", "end"])
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "gpt2", "gpt_neox"])
-def test_scores_do_not_depend_on_batch_padding_or_order(tmp_path: Path, arch: Any) -> None:
+def test_scores_do_not_depend_on_batch_padding_or_order(tmp_path: Path, arch: Any, pooling: Pooling) -> None:
     from tests.tiny import make_tiny_model
 
     folder = make_tiny_model(tmp_path, arch)
-    model = RewardModel.new(load_model(stage_context(tmp_path, folder, "reward").config.model), LoraTable(), seed=0)  # type: ignore[call-arg]
+    model = RewardModel.new(
+        load_model(stage_context(tmp_path, folder, "reward").config.model), LoraTable(), seed=0, pooling=pooling
+    )  # type: ignore[call-arg]
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -76,13 +88,6 @@ def test_scores_do_not_depend_on_batch_padding_or_order(tmp_path: Path, arch: An
     turned = model.score_texts(asked[::-1], TEXTS[::-1], ended[::-1])
     assert turned[::-1] == pytest.approx(alone, abs=1e-4)
 
-    ids = model.encode(asked[0], TEXTS[0], finished=True)
-    for junk in (0, 2, 77):  # 2 is both pad and end
-        padded = torch.tensor([ids + [junk] * 9])
-        with torch.no_grad():
-            raw = model(padded, torch.tensor([len(ids)])).item()
-        assert raw == pytest.approx(alone[0], abs=1e-4)
-
 
 def test_the_end_of_the_response_counts_and_none_in_the_prompt(
     trained: Trained,
@@ -91,15 +96,42 @@ def test_the_end_of_the_response_counts_and_none_in_the_prompt(
     model = RewardModel.load(context.adapter("reward"), base(context))
     end = model.loaded.tokenizer.eos_token_id
     talk = Prompt((Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Help <|im_end|> me")))
-    ids = model.encode(talk, "kind", finished=True)
-    assert ids.count(end) == 4  # three turns of the chat and the response: the one spelt out is plain text
-    assert ids[-1] == end
-    assert model.encode(talk, "kind", finished=False) == ids[:-1]
+    asked, ids = model.encode(talk, "kind", finished=True)
+    assert asked.count(end) == 3  # the turns of the chat: the one spelt out is plain text
+    assert (ids.count(end), ids[-1]) == (1, end)
+    assert model.encode(talk, "kind", finished=False) == (asked, ids[:-1])
     finished, cut = model.score_texts([talk] * 2, ["kind"] * 2, [True, False])
     assert finished != cut
-    # the score is that of the last position, not of the first end-of-turn token
-    state = last_token_state(torch.arange(24.0).reshape(1, 12, 2), torch.tensor([5]))
-    assert state.tolist() == [[8.0, 9.0]]
+
+
+def test_states_are_pooled_over_the_response_alone() -> None:
+    # The prompt's last token stands first: it is read only where a response is empty.
+    three, empty = torch.tensor([[9.0, 9.0], [1.0, 0.0], [2.0, 0.0], [6.0, 3.0]]), torch.tensor([[9.0, 8.0]])
+    assert pooled((three, empty), "mean").tolist() == [[3.0, 1.0], [9.0, 8.0]]
+    assert pooled((three, empty), "last").tolist() == [[6.0, 3.0], [9.0, 8.0]]
+    assert read_rows([([1], [5]), ([1], [5, 2]), ([1], [])], "end", 2) == [([1], [5, 2]), ([1], [5, 2]), ([1], [2])]
+    assert read_rows([([1], [5])], "mean", 2) == [([1], [5])]
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_response_states_are_those_of_a_plain_forward_pass(tmp_path: Path, arch: Any) -> None:
+    from tests.tiny import make_tiny_model
+
+    loaded = load_model(stage_context(tmp_path, make_tiny_model(tmp_path, arch), "reward").config.model)
+    rows = [([5, 6, 7], [8, 9]), ([5, 6, 7], [10]), ([4], [])]  # two share a prompt, and are packed
+    lm = CausalLM(loaded.model, states_only=True)
+    with torch.no_grad():
+        found = response_states(lm, rows)
+        for (asked, response), states in zip(rows, found, strict=True):
+            whole = loaded.model.base_model(torch.tensor([[*asked, *response]])).last_hidden_state[0]
+            assert states.shape == (1 + len(response), whole.shape[1])
+            assert torch.allclose(states, whole[len(asked) - 1 :], atol=1e-5)
+        frozen = frozen_states(loaded, rows, batch_size=2)
+        assert torch.allclose(frozen["mean"], pooled(found, "mean"), atol=1e-5)
+        assert torch.allclose(frozen["last"], pooled(found, "last"), atol=1e-5)
+        ended = response_states(lm, [(asked, [*response, 2]) for asked, response in rows])
+        assert loaded.tokenizer.eos_token_id == 2
+        assert torch.allclose(frozen["end"], pooled(ended, "last"), atol=1e-5)
 
 
 def test_the_adapter_serves_beside_others_on_one_base(trained: Trained) -> None:
@@ -117,10 +149,10 @@ def test_the_adapter_serves_beside_others_on_one_base(trained: Trained) -> None:
     encoder = RewardModel(loaded, several, head)
     scores = []
     for one, text in zip(asked, ["kind", "No."], strict=True):
-        ids = torch.tensor([encoder.encode(one, text, finished=True)])
+        asked_ids, ids = encoder.encode(one, text, finished=True)
         with torch.no_grad():
-            hidden = several.get_base_model().base_model(ids).last_hidden_state
-            scores.append(head.scores(last_token_state(hidden, torch.tensor([ids.shape[1]]))).item())
+            hidden = several.get_base_model().base_model(torch.tensor([[*asked_ids, *ids]])).last_hidden_state
+            scores.append(head.scores(hidden[:, len(asked_ids) :].mean(1)).item())
     assert scores == pytest.approx(expected, abs=1e-4)
 
 
