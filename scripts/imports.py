@@ -52,7 +52,7 @@ ABOUT: Mapping[str, str] = {
     "export": "what leaves a run",
     "stages": "the pipeline, a file for each stage",
     "run": "runs, resumes, shows and plans stages",
-    "analysis": "`impact/`, `principles/`, `recover/`: questions about a run's labels",
+    "analysis": "`impact/`, `principles/`, `recover/`, `sources/`: questions about a run's labels",
     "check": "`config` before a run, `ppo/` on your own model",
     "studio": "the web workbench",
     "cli": "what a user types",
