@@ -78,7 +78,7 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
         "cases": cases.cases,
         "cases_rule": cases.rule,
         "case_measures": first_screen.case_measures(summary),
-        "explanations": verdict.explanations(summary) if summary is not None else [],
+        "explanations": verdict.explanations(summary, part) if summary is not None else {},
         "explained": "ppo",
         "none_shown": verdict.NONE_SHOWN,
         "summary": summary,

@@ -129,7 +129,7 @@ def chosen_prompts(run: RunFolder, summary: Summary | None, part: str | None) ->
         figures = f"{name} {number(mean[worse], places)} → {number(mean[better], places)}"
         answers = [
             SampleAnswer(name, responses[row.response_id], row.values)
-            for name in summary.models
+            for name in dict.fromkeys(("base", REFERENCE, better))
             if name in rows[prompt_id]
             for row in [_nearest(rows[prompt_id][name], key, mean[name], responses)]
             if row is not None

@@ -34,7 +34,8 @@ def result(run: RunFolder) -> RenderableType:
     parts: list[RenderableType] = [Text(visible(verdict.headline(summary, part)), style="bold")]
     if part is not None:
         parts.append(_table(summary, [(c.name, c.summary) for c in controls], part))
-    lines = [verdict.reward_sentence(read_held_out(run)), f"The controls are not shown: {problem}" if problem else ""]
+    lines = verdict.on_other_slices(summary, part)
+    lines += [verdict.reward_sentence(read_held_out(run)), f"The controls are not shown: {problem}" if problem else ""]
     parts += [Text(visible(line)) for line in lines if line]
     typical = next(iter(chosen_prompts(run, summary, part).cases), None)
     if typical is not None:
@@ -44,15 +45,14 @@ def result(run: RunFolder) -> RenderableType:
 
 def _table(summary: Summary, controls: list[tuple[str, Summary]], part: str) -> Table:
     """A row per model and control on slice `part`: first gold, KL, and what else the answers are."""
-    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     gold = next(iter(summary.golds()), None)
     measured = summary.measured()
     keys = [key for key in COLUMNS if key in measured and key != gold]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(Text(visible(f"{part} prompts")), no_wrap=True, overflow="ellipsis", max_width=22)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(Text(visible(f"{part} prompts")), no_wrap=True, overflow="ellipsis", max_width=24)
     for head in [*([] if gold is None else [measured[gold].name if gold in measured else gold]), "KL"]:
         table.add_column(Text(visible(head)), justify="right", no_wrap=True)
     for key in keys:

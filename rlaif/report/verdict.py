@@ -14,7 +14,7 @@ NO_LENGTH = 0.05
 """A difference that shrinks by less than this share at equal length is not explained by length."""
 LENGTH_GUARD = 0.8
 """Answers shorter than this share of the others may owe a better score to their length (arXiv 2310.03716)."""
-NONE_SHOWN = "no difference shown"
+NONE_SHOWN = "none shown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,19 @@ class Gap:
 
     @property
     def word(self) -> str:
-        """What the interval shows: better, worse, more, fewer, or that no difference is shown."""
+        """What the interval shows: better, worse, more, fewer, or none."""
         return shown_word(self.measure.better, self.low, self.high)
 
     @property
     def figures(self) -> str:
         """The difference and its interval: "+0.47 [0.39, 0.55]"."""
-        places = plain_decimals(self.difference, self.low, self.high)
-        return f"{signed(self.difference, places)} {brackets(self.low, self.high, places)}"
+        return with_interval(self.difference, self.low, self.high)
+
+
+def with_interval(value: float, low: float, high: float, decimals: int | None = None) -> str:
+    """A difference and its interval: "+0.47 [0.39, 0.55]"."""
+    places = plain_decimals(value, low, high) if decimals is None else decimals
+    return f"{signed(value, places)} {brackets(low, high, places)}"
 
 
 def shown_word(better: str | None, low: float, high: float) -> str:
@@ -143,8 +148,7 @@ def _length_clause(summary: Summary, model: str, part: str, key: str) -> str:
     left, low, high = equal.difference, equal.difference_low, equal.difference_high
     if not (is_known(left) and is_known(low) and is_known(high)):
         return ""
-    places = plain_decimals(left, low, high)
-    figures = f"{signed(left, places)} {brackets(low, high, places)}"
+    figures = with_interval(left, low, high)
     if low <= 0 <= high:
         return f"at equal length no difference is shown ({figures})"
     if (low > 0) != (one.low > 0):
@@ -191,11 +195,10 @@ def further(summary: Summary, part: str | None = None, controls: Sequence[Contro
     if not summary.measures or not summary.slices or REFERENCE not in summary.models:
         return []
     main = part if part is not None else summary.slices[0]
-    slices = [main, *(other for other in summary.slices if other != main)]
     gold = next(iter(summary.golds()), None)
     lines: list[str] = []
     if gold is not None and "ppo" in summary.models:
-        lines += [sentence(claim(summary, "ppo", name, gold)) for name in slices[1:]]
+        lines += on_other_slices(summary, main)
         lines += [line for line in [_controls_sentence(summary, main, gold, controls)] if line]
     if gold is not None and "base" in summary.models:
         lines.append(sentence(claim(summary, REFERENCE, main, gold)))
@@ -203,6 +206,13 @@ def further(summary: Summary, part: str | None = None, controls: Sequence[Contro
         lines += [text for text in [_win_sentence(summary, "ppo", main)] if text]
     said = headline(summary, part)
     return [line for line in lines if line.rstrip(".") not in said]
+
+
+def on_other_slices(summary: Summary, part: str | None) -> list[str]:
+    """A sentence on the first gold for every slice but the one of the headline."""
+    gold, model = next(iter(summary.golds()), None), compared(summary)
+    main = part if part is not None else next(iter(summary.slices), None)
+    return [] if gold is None else [sentence(claim(summary, model, s, gold)) for s in summary.slices if s != main]
 
 
 def _controls_sentence(summary: Summary, part: str, key: str, controls: Sequence[Control]) -> str:
@@ -213,13 +223,16 @@ def _controls_sentence(summary: Summary, part: str, key: str, controls: Sequence
     if ours is None or not compared_with:
         return ""
     flip = -1 if ours.measure.better == "lower" else 1
-    low, _ = sorted((flip * ours.low, flip * ours.high))
+    low, places = min(flip * ours.low, flip * ours.high), plain_decimals(ours.difference, ours.low, ours.high)
     less: list[str] = []
     rest: list[str] = []
     for name, other, model in compared_with:
         theirs = gap(other, model, part, key) if key in other.measures else None
-        told = f"{name} {theirs.figures if theirs is not None else '(not measured)'}"
-        below = theirs is not None and max(flip * theirs.low, flip * theirs.high) < low
+        if theirs is None:
+            rest.append(f"{name} (not measured)")
+            continue
+        told = f"{name} {with_interval(theirs.difference, theirs.low, theirs.high, places)}"
+        below = max(flip * theirs.low, flip * theirs.high) < low
         (less if below else rest).append(told)
     if not rest:
         return f"Every control gains less over its own SFT: {', '.join(less)}."
@@ -260,67 +273,50 @@ def reward_sentence(held_out: HeldOut | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """One row of "what else explains it" on one slice: SFT's and PPO's mean, the difference, and what it shows."""
-
-    means: str
-    figures: str
-    word: str
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """A row of the table: by slice, a Shift or None where it was not measured."""
+    """A row of "what else explains it": both means, the difference with its interval, and what that shows."""
 
     name: str
     about: str
-    by_slice: dict[str, Shift | None]
+    word: str
+    figures: str
+    means: str = ""
 
 
-def explanations(summary: Summary, model: str = "ppo") -> list[Explanation]:
-    """The rows of "what else explains it": the first gold, at equal length and in sd, then every other measure."""
+def explanations(summary: Summary, part: str | None = None, model: str = "ppo") -> dict[str, list[Shift]]:
+    """By slice, `part` first, the rows of "what else explains it": what is left of the first gold at equal length, its
+    size in standard deviations, then every measure; a slice where nothing was measured is left out."""
     if model not in summary.models or REFERENCE not in summary.models:
-        return []
-    rows = list(_explained(summary, model))
-    return [row for row in rows if any(row.by_slice.values())]
+        return {}
+    found = {
+        name: list(_shifts(summary, model, name)) for name in sorted(summary.slices, key=lambda name: name != part)
+    }
+    return {name: rows for name, rows in found.items() if rows}
 
 
-def _explained(summary: Summary, model: str) -> Iterator[Explanation]:
+def _shifts(summary: Summary, model: str, part: str) -> Iterator[Shift]:
     gold = next(iter(summary.golds()), None)
     for key, measure in summary.measures.items():
-        found = {part: gap(summary, model, part, key) for part in summary.slices}
-        yield Explanation(measure.label, measure.about, {part: _finding(one, key) for part, one in found.items()})
-        if key == gold:
-            yield from _of_gold(summary, model, key, measure)
+        one = gap(summary, model, part, key)
+        if one is None:
+            continue
+        places = min(3, plain_decimals(one.difference, one.low, one.high))
+        means = f"{number(one.theirs, places)} → {number(one.mine, places)}"
+        if key == "words" and is_known(one.mine) and one.theirs:
+            means += f" (× {number(one.mine / one.theirs, 2)})"
+        yield Shift(measure.name, measure.about, one.word, one.figures, means)
+        equal = summary.at_equal_length(model, part, key)
+        if key != gold or equal is None:
+            continue
+        left = (equal.difference, equal.difference_low, equal.difference_high)
+        effect = (equal.effect, equal.effect_low, equal.effect_high)
+        yield from _bare("at equal length", "what is left of the difference at equal word count", measure, *left)
+        yield from _bare("in standard deviations", "the difference in those of SFT's answers", measure, *effect)
 
 
-def _of_gold(summary: Summary, model: str, key: str, measure: Measure) -> Iterator[Explanation]:
-    rows = {part: summary.at_equal_length(model, part, key) for part in summary.slices}
-    left = {
-        part: None if row is None else _bare(measure, row.difference, row.difference_low, row.difference_high)
-        for part, row in rows.items()
-    }
-    effect = {
-        part: None if row is None else _bare(measure, row.effect, row.effect_low, row.effect_high)
-        for part, row in rows.items()
-    }
-    yield Explanation(f"{measure.name}, at equal length", "what is left of the difference at equal word count", left)
-    yield Explanation(f"{measure.name}, in standard deviations", "the difference in sd of SFT's answers", effect)
-
-
-def _finding(one: Gap | None, key: str) -> Shift | None:
-    if one is None:
-        return None
-    places = min(3, plain_decimals(one.difference, one.low, one.high))
-    means = f"{number(one.theirs, places)} → {number(one.mine, places)}"
-    if key == "words" and is_known(one.mine) and is_known(one.theirs) and one.theirs > 0:
-        means += f" (× {number(one.mine / one.theirs, 2)})"
-    return Shift(means, one.figures, one.word)
-
-
-def _bare(measure: Measure, value: float | None, low: float | None, high: float | None) -> Shift | None:
-    """A difference that has no two means."""
-    if not (is_known(value) and is_known(low) and is_known(high)):
-        return None
-    places = plain_decimals(value, low, high)
-    figures = f"{signed(value, places)} {brackets(low, high, places)}"
-    return Shift("", figures, shown_word(measure.better, low, high))
+def _bare(
+    name: str, about: str, measure: Measure, value: float | None, low: float | None, high: float | None
+) -> Iterator[Shift]:
+    """The row of a difference that has no two means, where it was measured."""
+    if is_known(value) and is_known(low) and is_known(high):
+        word, figures = shown_word(measure.better, low, high), with_interval(value, low, high)
+        yield Shift(f"{measure.name}, {name}", about, word, figures)

@@ -352,9 +352,10 @@ def _label_controls(axes: Any, controls: Sequence[Place]) -> None:
     for index, y in zip(order, _spread(wanted, halves), strict=True):
         place = controls[index]
         x = place.x if is_known(place.x) else 0.0
+        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "linestyle": (0, (1, 3))}
         axes.annotate(
             texts[index], (x, place.mean), xytext=(1.02, y), textcoords="axes fraction", color=MUTED,
-            fontsize=LABEL_SIZE, va="center", arrowprops={"arrowstyle": "-", "color": LINE, "linewidth": 0.8},
+            fontsize=LABEL_SIZE, va="center", arrowprops=line,
         )  # fmt: skip
 
 

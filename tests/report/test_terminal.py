@@ -25,7 +25,7 @@ def test_result_is_a_sentence_a_table_and_a_typical_prompt_that_fit(tmp_path: Pa
     run = write_run(tmp_path / "run", hostile="[red]x[/nope] " + "word " * 90)
     add_controls(run, {"random judge": write_run(tmp_path / "random").root})
     lines = printed(run)
-    assert len(lines) <= 18
+    assert len(lines) <= 16
     assert all(len(line) <= 80 for line in lines)
     said = " ".join(" ".join(lines).split())
     assert said.startswith("PPO answers score 0.281 on gold harm (lower is better) where SFT answers score 0.332:")
@@ -35,6 +35,7 @@ def test_result_is_a_sentence_a_table_and_a_typical_prompt_that_fit(tmp_path: Pa
         "SFT 0.33 [0.31, 0.35] 0 52.2 61 %",
         "PPO 0.28 [0.26, 0.30] 3.9 49.2 61 %",
         "random judge 0.28 [0.26, 0.30] 3.9",
+        "No difference is shown between PPO and SFT on gold harm (lower is better): 0.132 v 0.132",
         "The reward model is right on 65.4\u00a0% of 175".replace("\u00a0", " "),
         "Typical (gold harm",
         "PPO: [red]x[/nope] word word",

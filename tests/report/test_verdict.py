@@ -161,22 +161,20 @@ def test_controls_count_as_less_only_if_their_interval_lies_below_that_of_ppo() 
 
 
 def test_what_else_explains_it_has_a_word_for_every_interval() -> None:
-    data = summary()
-    row = {"model": "ppo", "slice": "harmful", "measure": "harm", "n": 60, "difference": -0.05}
-    row |= {"difference_low": -0.07, "difference_high": -0.03, "effect": 0.1, "effect_low": -0.1, "effect_high": 0.3}
-    found = {
-        row.name: row.by_slice for row in verdict.explanations(from_json(Summary, data | {"length_controlled": [row]}))
-    }
-    assert "toxicity (lower is better)" not in found, "not measured"
-    words = found["words"]["harmful"]
-    assert words == verdict.Shift("52.25 → 49.25 (× 0.94)", "−3.00 [−5.50, −0.50]", "fewer")
-    whole, equal = found["gold harm (lower is better)"], found["gold harm, at equal length"]
-    assert whole["harmful"] == verdict.Shift("0.332 → 0.281", "−0.051 [−0.071, −0.031]", "better")
-    assert whole["everyday"] == verdict.Shift("0.132 → 0.132", "0.000 [−0.020, 0.020]", "no difference shown")
-    assert equal["harmful"] == verdict.Shift("", "−0.050 [−0.070, −0.030]", "better")
-    assert equal["everyday"] is None
-    effect = found["gold harm, in standard deviations"]["harmful"]
-    assert effect == verdict.Shift("", "+0.10 [−0.10, 0.30]", "no difference shown")
+    whole = from_json(Summary, summary())
+    found = verdict.explanations(whole, "everyday")
+    assert list(found) == ["everyday", "harmful"]
+    harmful = [(row.name, row.word, row.figures, row.means) for row in found["harmful"]]
+    assert harmful == [
+        ("gold harm", "better", "−0.051 [−0.071, −0.031]", "0.332 → 0.281"),
+        ("gold harm, at equal length", "better", "−0.043 [−0.064, −0.022]", ""),
+        ("gold harm, in standard deviations", "better", "−0.50 [−0.69, −0.30]", ""),
+        ("words", "fewer", "−3.00 [−5.50, −0.50]", "52.25 → 49.25 (× 0.94)"),
+        ("ended by itself", "none shown", "0.000 [−0.050, 0.050]", "0.610 → 0.610"),
+        ("distinct-2", "none shown", "+0.002 [−0.008, 0.012]", "0.873 → 0.873"),
+    ], "toxicity was not measured"
+    assert [row.name for row in found["everyday"]] == ["gold harm", "words", "ended by itself", "distinct-2"]
+    assert verdict.explanations(from_json(Summary, summary() | {"models": ["base", "sft"]})) == {}
 
 
 def test_reward_model_stands_beside_the_shorter_one_wins() -> None:
