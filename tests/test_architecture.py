@@ -91,7 +91,6 @@ TESTED_IN = {
     "lm.protocol": "lm/test_scripted.py",
     "lm.server.batch_files": "run/test_judge_batch.py",
     "run.open": "test_public_surface.py",
-    "view.plots": "view/test_answer.py",
 }
 """Module of more than SMALL lines -> the file that tests it, where that is not its own."""
 
