@@ -59,19 +59,20 @@ def _table(summary: Summary, controls: list[tuple[str, Summary]], part: str) -> 
         table.add_column(Text(visible(measured[key].name)), justify="right", no_wrap=True)
     rows = [(name_of(model), summary, model) for model in summary.models]
     rows += [(name, other, "ppo") for name, other in controls]
+    cells = [] if gold is None else [cell for _, other, model in rows if (cell := other.cell(model, part, gold))]
+    places = plain_decimals(*(cell.mean for cell in cells))
     for name, other, model in rows:
-        values = [] if gold is None else [_gold(other, model, part, gold)]
+        values = [] if gold is None else [_gold(other, model, part, gold, places)]
         values += [_kl(other, model, part), *(_mean(other, model, part, key) for key in keys)]
         style = "bold" if other is summary and model == "ppo" else "dim" if other is not summary else ""
         table.add_row(*(Text(visible(value)) for value in (name, *values)), style=style)
     return table
 
 
-def _gold(summary: Summary, model: str, part: str, key: str) -> str:
+def _gold(summary: Summary, model: str, part: str, key: str, places: int) -> str:
     cell = summary.cell(model, part, key)
     if cell is None or not is_known(cell.mean):
         return MISSING
-    places = plain_decimals(cell.mean, cell.low, cell.high)
     return f"{number(cell.mean, places)} {brackets(cell.low, cell.high, places)}"
 
 

@@ -177,7 +177,9 @@ def _worse_clause(summary: Summary, model: str, part: str, key: str) -> str:
     several = len(summary.slices) > 1
     if not worse:
         return "nothing else is shown to be worse" + (" on any slice" if several else "")
-    return "worse: " + _listed(
+    itself = gap(summary, model, part, key)
+    begins = "also worse: " if itself is not None and itself.word == "worse" else "worse: "
+    return begins + _listed(
         [f"{name} ({', '.join(slices)} prompts)" if several else name for name, slices in worse.items()]
     )
 

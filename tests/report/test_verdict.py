@@ -138,6 +138,9 @@ def test_headline_names_what_is_worse_and_where() -> None:
     assert verdict.headline(whole).endswith(
         "; worse: ended by itself (harmful, everyday prompts) and gold harm (everyday prompts)."
     )
+    lost = [c for c in worse if (c["model"], c["slice"], c["measure"]) != ("ppo", "harmful", "harm")]
+    lost.append(cell("ppo", "harmful", "harm", 0.4, 0.02, 0.07))
+    assert "; also worse: ended by itself (" in verdict.headline(from_json(Summary, data | {"cells": lost}))
     assert verdict.further(whole)[0].startswith("PPO answers are worse than SFT answers: they score 0.200 on gold harm")
 
 
