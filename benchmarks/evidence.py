@@ -34,7 +34,7 @@ from machine import machine
 from rlaif.core.evaluation import read_held_out
 from rlaif.core.files import JsonlFile, RunFolder, read_json_lines
 from rlaif.core.records import PreferenceLabel, SftExample, record_seed
-from rlaif.core.statistics import Estimate, Keyed, mean, paired_difference
+from rlaif.core.statistics import Estimate, Keyed, mean
 
 CONFIG = Path(__file__).parent.parent / "scripts" / "demo.yaml"
 RESAMPLES = 5000

@@ -48,7 +48,7 @@ LIBRARIES = {
     "peft": {"lm", "training"},
     "datasets": {"training"},
     "accelerate": {"lm", "training"},
-    "sklearn": {"gold", "analysis"},
+    "sklearn": {"gold", "training", "analysis"},
     "profanity_check": {"gold"},
     "vaderSentiment": {"gold"},
     "jinja2": {"inputs", "view", "report"},

@@ -165,11 +165,21 @@ class RewardConfig(LoraTable):
         "end-of-turn token that is always appended; auto = what a probe on frozen states learns the labels best from "
         "(docs/reference/rewards.md)",
     )
+    targets: Literal["soft", "hard", "margin"] = Field(
+        "soft",
+        description="what the margin of a pair is trained on: the label's probability, its side alone, or its side by "
+        "at least |2p - 1|",
+    )
+    centering: float = Field(
+        0.0, ge=0, description="weight of the mean squared sum of a pair's raw scores, which holds them near 0"
+    )
     micro_batch_size: int = speed_field(
         16, ge=1, description="responses per forward pass with gradients; those of one prompt stay together"
     )
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the held-out accuracy")
-    members: int = Field(1, ge=1, description="reward models trained on the same labels from other seeds: an ensemble")
+    members: int = Field(
+        1, ge=1, description="reward models from other seeds, each on a half of the prompts of its own: an ensemble"
+    )
     save_steps: int = speed_field(10, ge=1, description="steps between checkpoints: what a crash can cost")
 
     @property

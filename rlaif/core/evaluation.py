@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -195,12 +195,35 @@ class HeldOutBin:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOutAccuracy:
+    """The share of held-out `pairs` whose side somebody or something tells, with its 95 % interval by prompt."""
+
+    name: str
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A linear probe on the frozen SFT model: `cross_validated` is its accuracy on the training prompts by pooling,
+    `pooling` the one that was taken, `held_out` its accuracy there on the held-out pairs."""
+
+    pooling: str
+    cross_validated: dict[str, float]
+    held_out: HeldOutAccuracy
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOut:
     """reward/held_out.json: the reward model against the judge's labels on prompts that it did not train on.
 
     `log_loss` and `brier` are taken against the soft labels. `ece` is the mean over bins of the prediction of
     |mean prediction - mean label|, weighted by pairs. `length_accuracy` is that of "the shorter one wins". Of an
-    ensemble also how far its `members` differ in their scores (mean sd), and what each is by itself.
+    ensemble also how far its `members` differ in their scores (mean sd), and what each is by itself. `parts` are the
+    accuracies by slice, principle and source of the answers, `predictors` those of trivial predictors, `verdict` says
+    in a sentence whether the model beats them.
     """
 
     accuracy: float | None = None
@@ -214,6 +237,13 @@ class HeldOut:
     prompts: int | None = None
     disagreement: float | None = None
     members: tuple[HeldOut, ...] = ()
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
+    parts: dict[str, tuple[HeldOutAccuracy, ...]] = field(default_factory=dict)
+    predictors: tuple[HeldOutAccuracy, ...] = ()
+    probe: Probe | None = None
+    beats_trivial: bool | None = None
+    verdict: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The file's content: what only an ensemble has is left out of a single model's."""

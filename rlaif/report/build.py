@@ -94,6 +94,7 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
         "label_plot": histogram("prob-a", "Labels by P(A better)", label.bins, "P(A better)"),
         "reward": curves.reward_curves(run),
         "held_out": held_out,
+        "accuracies": curves.accuracies(held_out),
         "reliability": curves.reliability_plot(held_out),
         "ppo": curves.ppo_curves(run, overview.lookup(config, "ppo.kl_target")),
         "validations": validation.read_validations(

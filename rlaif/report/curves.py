@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
 
-from rlaif.core.evaluation import HeldOut
+from rlaif.core.evaluation import HeldOut, HeldOutAccuracy
 from rlaif.core.files import MetricsLog, RunFolder
 from rlaif.core.records import Rollout
 from rlaif.view.plots import Series, curve, reliability, stacked
@@ -24,6 +24,20 @@ class Curves:
     rows: int
     plots: list[Markup]
     first_and_last: list[tuple[str, float | None, float | None]]
+
+
+def accuracies(held_out: HeldOut | None) -> list[HeldOutAccuracy]:
+    """Who tells the held-out labels how often: the reward model, on all pairs and on parts of them, the probe, and the
+    trivial predictors."""
+    if held_out is None or held_out.pairs is None:
+        return []
+    low, high = held_out.accuracy_low, held_out.accuracy_high
+    found = [HeldOutAccuracy("reward model", held_out.accuracy, low, high, held_out.pairs)]
+    for kind, rows in held_out.parts.items():
+        found += [replace(row, name=f"reward model, {kind} {row.name}") for row in rows] if len(rows) > 1 else []
+    if held_out.probe is not None:
+        found.append(replace(held_out.probe.held_out, name=f"probe, {held_out.probe.pooling} of the frozen states"))
+    return [*found, *held_out.predictors]
 
 
 def reliability_plot(held_out: HeldOut | None) -> Markup | None:

@@ -259,7 +259,10 @@ def _win_sentence(summary: Summary, model: str, part: str) -> str:
 
 
 def reward_sentence(held_out: HeldOut | None) -> str:
-    """How well the reward model tells the held-out pairs apart, beside the rule that the shorter one wins."""
+    """How well the reward model tells the held-out pairs apart, beside the best trivial predictor; in runs without
+    those beside the rule that the shorter one wins."""
+    if held_out is not None and held_out.verdict:
+        return held_out.verdict
     if held_out is None or not is_known(held_out.accuracy):
         return ""
     said = f"The reward model is right on {percent(held_out.accuracy)}"

@@ -117,6 +117,8 @@ def _tables(run: RunFolder, stage: str) -> list[RenderableType]:
     if held_out is not None:
         figures = held_out.as_json().items()
         lines = [f"{name}: {number(value)}" for name, value in figures if isinstance(value, int | float)]
+        if held_out.verdict:
+            lines.append(held_out.verdict)
         tables.append(_panel("held out", [Text(visible("\n".join(lines)))]))
     if stage == "evaluate" and run.file(stage, "summary.json").exists():
         tables.append(summary_table(run))

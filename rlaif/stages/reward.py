@@ -1,7 +1,7 @@
 """The `reward` stage: trains the reward model on soft AI labels, and says how far it agrees with those held out.
 
-An ensemble is several adapters trained one after the other on the same base, labels and training prompts, each from a
-seed of its own: that of the first is the run's.
+An ensemble is several adapters trained one after the other on the same base, each from a seed of its own (that of the
+first is the run's) and on a random half of the training prompts: members that saw the same would err alike.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any
 
+import numpy as np
+
 from rlaif.config import Pooling
 from rlaif.core.errors import StageError
-from rlaif.core.evaluation import HeldOut
+from rlaif.core.evaluation import HeldOut, Probe
 from rlaif.core.files import JsonlFile, MetricsLog, write_atomic, write_folder
 from rlaif.core.records import PreferenceLabel, record_seed
 from rlaif.lm.local.load import LoadedModel, context_length, load_model
 from rlaif.stages.context import StageContext
-from rlaif.training.preference_metrics import agreement, held_out_report, label_entropy
+from rlaif.training.preference_metrics import agreement, held_out_report, held_out_verdict, label_entropy
 from rlaif.training.rewards import preferences
-from rlaif.training.rewards.model import RewardModel
-from rlaif.training.rewards.preferences import PromptGroup
+from rlaif.training.rewards import probe as probes
+from rlaif.training.rewards.model import RewardModel, frozen_states
+from rlaif.training.rewards.predictors import accuracy_of, trivial_predictors
+from rlaif.training.rewards.preferences import Pair, PromptGroup, answer_pairs
+
+LEAST = 4
+"""Labels with a preference under which nothing is trained."""
 
 
 def run(context: StageContext) -> dict[str, float]:
@@ -37,17 +44,25 @@ def run(context: StageContext) -> dict[str, float]:
     if dropped:
         context.progress.say(f"  reward: {dropped} labels have a response longer than {limit} tokens and are left out")
     train, held_out = preferences.split(groups, share=config.held_out, seed=context.config.seed)
-    if not train or not held_out:
+    known = [pair.prob_a for group in groups for pair in group.pairs]
+    if len(known) >= LEAST and len(set(known)) == 1:
+        raise StageError(
+            f"all {len(known)} labels say the same, P(A is preferred) = {known[0]:g}: there is nothing to learn",
+            where=str(context.run.file("label", "labels.jsonl")),
+            remedy="look at some with rlaif show RUN label; choose another judge.method, or a judge whose card is good",
+        )
+    if not train or not held_out or len(known) < LEAST:
         raise StageError(
             f"{len(labels)} labels of which {sum(label.prob_a is not None for label in labels)} have a preference, "
-            f"on {len(groups)} prompts: at least 2 labelled prompts are needed, one of them to hold out",
+            f"on {len(groups)} prompts: at least {LEAST} labels on 2 prompts are needed, one of them to hold out",
             where=str(context.run.file("label", "labels.jsonl")),
             remedy="look at the failures of the label stage; use more prompts, lower judge.abstain_below, "
             "or raise reward.max_length",
         )
-    pooling = _pooling(context, loaded, train)
+    pooling, probe = _probed(context, loaded, train, held_out)
     members = [_member(context, loaded, number, train, groups, pooling) for number in range(config.members)]
-    report = _report(held_out, members)
+    report = _with_company(_report(held_out, members), train, held_out, members, probe)
+    context.progress.say(f"  {report.verdict}")
     write_atomic(context.folder / "held_out.json", json.dumps(report.as_json(), indent=1))
     first = members[0]
     train_margins, train_labels = _margins(train, members), [pair.prob_a for group in train for pair in group.pairs]
@@ -96,8 +111,11 @@ def _member(
 ) -> Member:
     """Member `number` from 0: trained and saved, unless it was before the stage was cut.
 
-    Its seed draws the start of its adapter and the order of the prompts; base, labels and held-out prompts are shared.
+    Its seed draws the start of its adapter, the order of the prompts and, in an ensemble, which half of the training
+    prompts it sees; base and held-out prompts are shared.
     """
+    if context.config.reward.members > 1:
+        train = preferences.half(train, seed=record_seed(context.config.seed, "reward member", number))
     seed = context.config.seed if number == 0 else record_seed(context.config.seed, "reward member", number) % (1 << 31)
     folder = context.run.file("reward", context.config.reward.adapters[number])
     log, checkpoints = _metrics(context, number), context.folder / "checkpoints"
@@ -141,10 +159,65 @@ def _raw(context: StageContext, model: RewardModel, groups: Sequence[PromptGroup
     return [[next(found) for _ in group.rows] for group in groups]
 
 
-def _pooling(context: StageContext, loaded: LoadedModel, train: Sequence[PromptGroup]) -> Pooling:
-    """Where the score is read: as `reward.pooling` says."""
+def _probed(
+    context: StageContext, loaded: LoadedModel, train: Sequence[PromptGroup], held_out: Sequence[PromptGroup]
+) -> tuple[Pooling, Probe | None]:
+    """(where the score is read, what the probe of the frozen model says of it); no probe where no label has a side."""
     asked = context.config.reward.pooling
-    return "mean" if asked == "auto" else asked
+    groups = [*train, *held_out]
+    states = frozen_states(loaded, [row for g in groups for row in g.rows], context.config.model.batch_size)
+    sides = {True: [], False: []}  # type: dict[bool, list[tuple[int, int, Pair, str]]]
+    start = 0
+    for number, group in enumerate(groups):
+        sides[number < len(train)] += [
+            (start + pair.a, start + pair.b, pair, group.prompt.id) for pair in group.pairs if pair.prob_a != 0.5
+        ]
+        start += len(group.rows)
+    learnt, tested = sides[True], sides[False]
+    prompts = [prompt_id for *_, prompt_id in learnt]
+    if len(set(prompts)) < 2:
+        return ("mean" if asked == "auto" else asked), None
+
+    def differences(way: Pooling, pairs: Sequence[tuple[int, int, Pair, str]]) -> np.ndarray:
+        found: np.ndarray = (states[way][[a for a, *_ in pairs]] - states[way][[b for _, b, *_ in pairs]]).numpy()
+        return found
+
+    prefers = [pair.prob_a > 0.5 for _, _, pair, _ in learnt]
+    accuracies = {way: probes.cross_validated(differences(way, learnt), prefers, prompts) for way in states}
+    pooling = probes.chosen(accuracies, len(learnt)) if asked == "auto" else asked
+    margins = probes.held_out_margins(differences(pooling, learnt), prefers, differences(pooling, tested))
+    rows = [(prompt_id, m, pair.prob_a) for (_, _, pair, prompt_id), m in zip(tested, margins, strict=True)]
+    return pooling, Probe(pooling, {str(k): v for k, v in accuracies.items()}, accuracy_of("probe", rows))
+
+
+def _with_company(
+    report: HeldOut,
+    train: Sequence[PromptGroup],
+    held_out: Sequence[PromptGroup],
+    members: Sequence[Member],
+    probe: Probe | None,
+) -> HeldOut:
+    """The report with what stands beside the model: its parts, the trivial predictors, the probe, and the verdict."""
+    margins = iter(_margins(held_out, members))
+    rows = [(group, pair, next(margins)) for group in held_out for pair in group.pairs]
+    kinds: dict[str, dict[str, list[tuple[str, float, float]]]] = {"slice": {}, "principle": {}, "answers": {}}
+    for group, pair, margin in rows:
+        for kind, name in (("slice", group.prompt.slice), ("principle", pair.principle), ("answers", pair.answers)):
+            kinds[kind].setdefault(name or "several", []).append((group.prompt.id, margin, pair.prob_a))
+    parts = {kind: tuple(accuracy_of(n, found) for n, found in sorted(named.items())) for kind, named in kinds.items()}
+    own = accuracy_of("reward model", [(group.prompt.id, margin, pair.prob_a) for group, pair, margin in rows])
+    predictors = trivial_predictors(answer_pairs(train), answer_pairs(held_out))
+    beats, verdict = held_out_verdict(own, predictors)
+    return replace(
+        report,
+        accuracy_low=own.low,
+        accuracy_high=own.high,
+        parts=parts,
+        predictors=predictors,
+        probe=probe,
+        beats_trivial=beats,
+        verdict=verdict,
+    )
 
 
 def _metrics(context: StageContext, number: int) -> MetricsLog:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlaif.core.evaluation import HeldOut, HeldOutBin
+from rlaif.core.evaluation import HeldOut, HeldOutAccuracy, HeldOutBin
 
 BINS = 10
 
@@ -29,6 +29,28 @@ def label_entropy(prob_a: ArrayLike) -> float:
     """Mean entropy of the labels in nats: the log loss of a model that predicts every label exactly, its floor."""
     label = np.asarray(prob_a, float)
     return float(np.mean(_cross_entropy(label, label)))
+
+
+def held_out_verdict(model: HeldOutAccuracy, predictors: Sequence[HeldOutAccuracy]) -> tuple[bool | None, str]:
+    """(whether the model is right more often than every trivial predictor, the sentence that says so); None where no
+    label has a side."""
+    measured = [(found.accuracy, found) for found in predictors if found.accuracy is not None]
+    if model.accuracy is None or not measured:
+        return None, "No held-out label has a side, so the reward model was not measured."
+    share, best = max(measured, key=lambda item: item[0])
+    said = f"The reward model is right on {_percent(model)} of {model.pairs} held-out labels; "
+    if model.accuracy > share:
+        return True, f"{said}the best trivial predictor ({best.name}) on {_percent(best)}."
+    return False, (
+        f"{said}{best.name} alone on {_percent(best)}: it does not beat that, and may have learnt nothing else."
+    )
+
+
+def _percent(found: HeldOutAccuracy) -> str:
+    if found.accuracy is None:
+        return "-"
+    interval = "" if found.low is None or found.high is None else f" [{found.low:.0%}, {found.high:.0%}]"
+    return f"{found.accuracy:.0%}{interval}"
 
 
 def held_out_report(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from rlaif.core.errors import StageError
 from rlaif.stages import reward
 from rlaif.training import hf_trainer as loop
+from rlaif.training.rewards import preferences
 from rlaif.training.rewards.model import RewardModel
 from tests.training.contexts import prompt, response
 from tests.training.planted_labels import Trained, base, label, planted, reward_context
@@ -30,8 +31,23 @@ def test_a_planted_preference_is_learnt(trained: Trained) -> None:
     assert report["accuracy"] == counts["accuracy"]
     assert report["prompts"] == 12
     assert set(report) == {
-        *("accuracy", "log_loss", "brier", "ece", "pairs", "prompts", "label_entropy", "bins", "length_accuracy")
+        *("accuracy", "log_loss", "brier", "ece", "pairs", "prompts", "label_entropy", "bins", "length_accuracy"),
+        *("accuracy_low", "accuracy_high", "parts", "predictors", "probe", "beats_trivial", "verdict"),
     }
+    assert [found["name"] for found in report["predictors"]] == [
+        *("length", "finished", "refusal opening", "first words", "bag of words", "position")
+    ]
+    bag = report["predictors"][4]
+    assert bag["accuracy"] == 1.0  # the planted preference is a word
+    assert report["beats_trivial"] is False
+    assert "bag of words alone on 100%" in report["verdict"]
+    assert [(kind, [part["pairs"] for part in found]) for kind, found in report["parts"].items()] == [
+        ("slice", [48]),
+        ("principle", [48]),
+        ("answers", [48]),
+    ]
+    assert set(report["probe"]["cross_validated"]) == {"mean", "last", "end"}
+    assert report["probe"]["held_out"]["pairs"] == 48
     assert set(context.metrics.read()[0]) == {"step", "epoch", "loss", "accuracy"}
     assert sorted(path.name for path in context.folder.iterdir()) == ["adapter", "held_out.json", "metrics.jsonl"]
 
@@ -102,7 +118,7 @@ def test_bfloat16_weights_train_a_float32_adapter_and_head(tmp_path: Path, tiny_
 def test_labels_that_cannot_be_learnt_from_are_an_error(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
     asked = prompt("Hi")
     rows = [label(response(asked, "Yes"), response(asked, "No"), asked, None)]
-    with pytest.raises(StageError, match=r"1 labels of which 0 have a preference[\s\S]*at least 2 labelled prompts"):
+    with pytest.raises(StageError, match=r"1 labels of which 0 have a preference[\s\S]*at least 4 labels on 2 prompts"):
         reward.run(reward_context(tmp_path / "none", tiny_model, sft_adapter, rows))
     with pytest.raises(StageError, match=r"4 labels of which 4 have a preference, on 1 prompts"):
         reward.run(reward_context(tmp_path / "one", tiny_model, sft_adapter, planted(1)))
@@ -116,3 +132,42 @@ def test_over_long_responses_take_their_pairs_with_them(tmp_path: Path, tiny_mod
     counts = reward.run(context)
     assert counts["dropped_too_long"] == 1
     assert counts["pairs_train"] + counts["pairs_held_out"] == 13
+
+
+def test_labels_that_all_say_the_same_are_an_error(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
+    asked = [prompt(f"Question {i}") for i in range(3)]
+    rows = [label(response(one, f"Yes {k}"), response(one, f"No {k}"), one, 0.5) for one in asked for k in range(2)]
+    with pytest.raises(StageError, match=r"all 6 labels say the same, P\(A is preferred\) = 0\.5[\s\S]*rlaif show"):
+        reward.run(reward_context(tmp_path / "alike", tiny_model, sft_adapter, rows))
+    few = [label(response(one, "Yes"), response(one, "No"), one, 0.1 * n + 0.6) for n, one in enumerate(asked)]
+    with pytest.raises(StageError, match=r"3 labels of which 3 .* at least 4 labels on 2 prompts"):
+        reward.run(reward_context(tmp_path / "few", tiny_model, sft_adapter, few))
+
+
+def test_the_score_is_read_where_the_config_says(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
+    for pooling in ("auto", "mean", "last", "end"):
+        context = reward_context(tmp_path / pooling, tiny_model, sft_adapter, planted(8), pooling=pooling)
+        reward.run(context)
+        taken = json.loads((context.adapter("reward") / "reward.json").read_text())["pooling"]
+        probe = json.loads((context.folder / "held_out.json").read_text())["probe"]
+        assert taken == probe["pooling"]
+        assert pooling in ("auto", taken)
+
+
+@pytest.mark.parametrize("change", [{"targets": "hard"}, {"targets": "margin"}, {"centering": 0.5}])
+def test_targets_and_centering_change_what_is_learnt(
+    tmp_path: Path, tiny_model: Path, sft_adapter: Path, change: dict[str, Any]
+) -> None:
+    table = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-2}
+    rows = planted(24, prob=0.7)
+    soft = reward.run(reward_context(tmp_path / "soft", tiny_model, sft_adapter, rows, **table))
+    other = reward.run(reward_context(tmp_path / "other", tiny_model, sft_adapter, rows, **table, **change))
+    assert other["loss_last"] != pytest.approx(soft["loss_last"], rel=1e-3)
+
+
+def test_members_of_an_ensemble_see_other_halves_of_the_prompts() -> None:
+    groups = [preferences.PromptGroup(prompt(f"P{i}"), (), (), ()) for i in range(21)]
+    first, second = ({g.prompt.id for g in preferences.half(groups, seed=seed)} for seed in (0, 1))
+    assert len(first) == len(second) == 11
+    assert first != second
+    assert {g.prompt.id for g in preferences.half(groups[::-1], seed=0)} == first

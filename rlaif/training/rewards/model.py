@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ from rlaif.lm.local.load import (
 )
 from rlaif.lm.local.packing import Row, packing_order
 
+Targets = Literal["soft", "hard", "margin"]
 HEAD_FILE, CONSTANTS_FILE = "reward_head.safetensors", "reward.json"
 
 
@@ -82,13 +83,19 @@ def normalised(raw: Tensor, *, mean: float, std: float) -> Tensor:
     return (raw - mean) / std
 
 
-def preference_loss(margins: Tensor, prob_a: Tensor) -> Tensor:
+def preference_loss(margins: Tensor, prob_a: Tensor, targets: Targets = "soft") -> Tensor:
     """Mean of -(p log s(d) + (1 - p) log s(-d)) over pairs, with `margins` d = score of A - score of B, (N,).
 
     The soft-label form of the Bradley-Terry loss (2212.08073, 2309.00267). Its minimum is at d = logit(p); it is
-    binary cross-entropy with `prob_a` as target.
+    binary cross-entropy with `prob_a` as target. With "hard" targets p is 1 for the preferred side, with "margin" also
+    d must exceed |2p - 1| for it (2307.09288, equation 2); a tie of exactly 0.5 has no side, and stays 0.5.
     """
-    return nn.functional.binary_cross_entropy_with_logits(margins, prob_a.to(margins.dtype))
+    prob = prob_a.to(margins.dtype)
+    if targets == "soft":
+        return nn.functional.binary_cross_entropy_with_logits(margins, prob)
+    side = torch.sign(prob - 0.5)
+    wanted = margins - (2 * prob - 1 if targets == "margin" else 0.0)
+    return nn.functional.binary_cross_entropy_with_logits(wanted, (side + 1) / 2)
 
 
 class RewardHead(NamedTuple):

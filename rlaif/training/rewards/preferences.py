@@ -3,7 +3,8 @@
 1. All responses to a prompt are encoded once and serve all of its pairs, in one optimiser step (InstructGPT,
    2203.02155, section 3.5): cheaper than pair by pair, and a response is not fitted several times an epoch.
    A step computes the batch in micro-batches of whole prompts, and counts its pairs as one batch all the same.
-2. The loss is the soft-label form, averaged over the pairs of the batch; labels are never hardened.
+2. The loss is the soft-label form, averaged over the pairs of the batch; labels are not hardened.
+   `reward.targets` turns them into sides, or into sides with a margin, for comparison.
 3. Prompts, not pairs, are held out: pairs of one prompt share their responses.
 """
 
@@ -28,16 +29,20 @@ from rlaif.lm.local.load import LoadedModel
 from rlaif.lm.local.packing import Row
 from rlaif.training import hf_trainer
 from rlaif.training.preference_metrics import agreement
-from rlaif.training.rewards.model import RewardModel, encoded, preference_loss, row_length
+from rlaif.training.rewards.model import RewardModel, Targets, encoded, preference_loss, row_length
+from rlaif.training.rewards.predictors import AnswerPair
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One label: places of the two responses in their prompt's group, and P(a is preferred)."""
+    """One label: places of the two responses in their prompt's group, P(a is preferred), the principle that it was
+    made under ("" = several), and how its answers came about."""
 
     a: int
     b: int
     prob_a: float
+    principle: str = ""
+    answers: str = "policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,13 @@ def group_by_prompt(
         ids = {key: encoded(loaded, prompt, r.text, finished=r.finish == "stop") for key, r in responses.items()}
         place = {key: i for i, key in enumerate(key for key in ids if row_length(ids[key]) <= limit)}
         pairs = tuple(
-            Pair(place[label.comparison.a.id], place[label.comparison.b.id], label.prob_a)
+            Pair(
+                place[label.comparison.a.id],
+                place[label.comparison.b.id],
+                label.prob_a,
+                _principle(label),
+                label.answers,
+            )
             for label in own
             if label.prob_a is not None and {label.comparison.a.id, label.comparison.b.id} <= place.keys()
         )
@@ -79,6 +90,27 @@ def group_by_prompt(
             kept = tuple(responses[key] for key in place)
             groups.append(PromptGroup(prompt, kept, tuple(ids[key] for key in place), pairs))
     return groups, dropped
+
+
+def _principle(label: PreferenceLabel) -> str:
+    known = {verdict.principle_id for verdict in label.verdicts}
+    return label.principle_id or (known.pop() if len(known) == 1 else "")
+
+
+def half(groups: Sequence[PromptGroup], *, seed: int) -> list[PromptGroup]:
+    """Half of the prompts, rounded up, chosen by the hash of seed and prompt id: what a member of an ensemble sees."""
+    ranked = sorted(groups, key=lambda group: record_seed(seed, "half", group.prompt.id))
+    kept = {group.prompt.id for group in ranked[: (len(ranked) + 1) // 2]}
+    return [group for group in groups if group.prompt.id in kept]
+
+
+def answer_pairs(groups: Sequence[PromptGroup]) -> list[AnswerPair]:
+    """The pairs of all groups, in their order."""
+    return [
+        AnswerPair(group.prompt.id, group.responses[pair.a], group.responses[pair.b], pair.prob_a)
+        for group in groups
+        for pair in group.pairs
+    ]
 
 
 def split(groups: Sequence[PromptGroup], *, share: float, seed: int) -> tuple[list[PromptGroup], list[PromptGroup]]:
@@ -101,6 +133,7 @@ class PairBatch:
 
     @classmethod
     def of(cls, groups: Sequence[PromptGroup]) -> PairBatch:
+        """That of the groups."""
         places: list[tuple[int, int, float]] = []
         start = 0
         for group in groups:
@@ -126,6 +159,8 @@ class _PreferenceTrainer(Trainer):  # type: ignore[misc]
 
     model: RewardModel
     batch_accuracy: float | None = None
+    targets: Targets = "soft"
+    centering: float = 0.0
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """The loss over all pairs of the batch, (); its gradient is added up one micro-batch after the other."""
@@ -137,7 +172,10 @@ class _PreferenceTrainer(Trainer):  # type: ignore[misc]
             with self.compute_loss_context_manager():
                 raw = model(part.rows)
                 margin = raw[part.row_a.to(raw.device)] - raw[part.row_b.to(raw.device)]
-                loss = preference_loss(margin, part.prob_a.to(raw.device)) * (len(margin) / pairs)
+                loss = preference_loss(margin, part.prob_a.to(raw.device), self.targets)
+                if self.centering:
+                    loss = loss + self.centering * (raw[part.row_a] + raw[part.row_b]).square().mean()
+                loss = loss * (len(margin) / pairs)
             self.accelerator.backward(loss)
             total += loss.detach()
             margins.append(margin.detach().cpu())
@@ -191,4 +229,5 @@ def train(
             train_dataset=[groups[i] for i in plan.order],
             data_collator=lambda chosen: {"parts": micro_batches(chosen, config.micro_batch_size)},
         )
+    trainer.targets, trainer.centering = config.targets, config.centering
     hf_trainer.train("reward", trainer, plan.schedule, {"accuracy": "accuracy"}, metrics, progress)

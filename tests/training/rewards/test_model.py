@@ -36,6 +36,17 @@ def test_loss_of_three_pairs_worked_by_hand() -> None:
     assert loss.item() == pytest.approx((0.693147 + 0.836988 + 0.562335) / 3, abs=1e-6)
 
 
+def test_hard_and_margin_targets_worked_by_hand() -> None:
+    # d = 1, p = 0.8: hard: -log s(1) = 0.313262; margin: -log s(1 - 0.6) = 0.513015. Without a side log 2 at d = 0.
+    one, prob = torch.tensor([1.0]), torch.tensor([0.8])
+    assert preference_loss(one, prob, "hard").item() == pytest.approx(0.313262, abs=1e-6)
+    assert preference_loss(one, prob, "margin").item() == pytest.approx(0.513015, abs=1e-6)
+    assert preference_loss(-one, 1 - prob, "margin").item() == pytest.approx(0.513015, abs=1e-6)
+    for targets in ("hard", "margin"):
+        tie = preference_loss(torch.zeros(1), torch.tensor([0.5]), targets)  # type: ignore[arg-type]
+        assert tie.item() == pytest.approx(0.693147, abs=1e-6)
+
+
 def test_loss_does_not_depend_on_the_order_shown() -> None:
     margins, prob_a = torch.tensor([0.3, -2.0, 5.0]), torch.tensor([0.9, 0.4, 0.0])
     assert preference_loss(-margins, 1 - prob_a).item() == pytest.approx(preference_loss(margins, prob_a).item())
