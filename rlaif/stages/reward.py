@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any
@@ -27,7 +27,7 @@ from rlaif.training.preference_metrics import agreement, held_out_report, held_o
 from rlaif.training.rewards import preferences
 from rlaif.training.rewards import probe as probes
 from rlaif.training.rewards.model import RewardModel, frozen_states
-from rlaif.training.rewards.predictors import accuracy_of, trivial_predictors
+from rlaif.training.rewards.predictors import SOURCE, accuracy_of, trivial_predictors
 from rlaif.training.rewards.preferences import Pair, PromptGroup, answer_pairs
 
 LEAST = 4
@@ -40,9 +40,9 @@ def run(context: StageContext) -> dict[str, float]:
     labels = JsonlFile(context.run.file("label", "labels.jsonl"), PreferenceLabel).read()
     loaded = load_model(context.config.model, (context.adapter("sft"),))
     limit = min(config.max_length, context_length(loaded.model))
-    groups, dropped = preferences.group_by_prompt(labels, loaded, limit)
-    if dropped:
-        context.progress.say(f"  reward: {dropped} labels have a response longer than {limit} tokens and are left out")
+    groups, too_long, identical = preferences.group_by_prompt(labels, loaded, limit)
+    for sentence in _left_out(labels, groups, too_long=too_long, identical=identical, limit=limit):
+        context.progress.say(f"  reward: {sentence}")
     train, held_out = preferences.split(groups, share=config.held_out, seed=context.config.seed)
     known = [pair.prob_a for group in groups for pair in group.pairs]
     if len(known) >= LEAST and len(set(known)) == 1:
@@ -72,7 +72,8 @@ def run(context: StageContext) -> dict[str, float]:
         "prompts_train": len(train),
         "prompts_held_out": len(held_out),
         "unlabelled": sum(label.prob_a is None for label in labels),
-        "dropped_too_long": dropped,
+        "dropped_too_long": too_long,
+        **({"dropped_identical": identical} if identical else {}),
         "steps": sum(len(member.metrics) for member in members),
         "loss_first": first.metrics[0]["loss"],
         "loss_last": first.metrics[-1]["loss"],
@@ -89,6 +90,19 @@ def run(context: StageContext) -> dict[str, float]:
         "disagreement": report.disagreement,
     }
     return {name: float(value) for name, value in counts.items() if value is not None}
+
+
+def _left_out(
+    labels: Sequence[PreferenceLabel], groups: Sequence[PromptGroup], *, too_long: int, identical: int, limit: int
+) -> Iterator[str]:
+    """A sentence for each kind of label that nothing is learnt from, and for each slice of the labels without any."""
+    if too_long:
+        yield f"{too_long} labels have a response longer than {limit} tokens and are left out"
+    if identical:
+        yield f"{identical} labels compare an answer with itself and are left out"
+    known = {group.prompt.slice for group in groups}
+    for name in sorted({label.comparison.prompt.slice for label in labels} - known):
+        yield f"no label of the slice {name} is left: the reward model learns nothing of it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +221,7 @@ def _with_company(
     parts = {kind: tuple(accuracy_of(n, found) for n, found in sorted(named.items())) for kind, named in kinds.items()}
     own = accuracy_of("reward model", [(group.prompt.id, margin, pair.prob_a) for group, pair, margin in rows])
     predictors = trivial_predictors(answer_pairs(train), answer_pairs(held_out))
-    beats, verdict = held_out_verdict(own, predictors)
+    beats, verdict = held_out_verdict(own, [found for found in predictors if found.name != SOURCE])
     return replace(
         report,
         accuracy_low=own.low,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rlaif.core.evaluation import HeldOut, HeldOutAccuracy, Probe
 from rlaif.core.files import MetricsLog, RunFolder
-from rlaif.report.curves import ppo_curves
+from rlaif.report.curves import accuracies, ppo_curves
 
 
 def test_sources_of_the_score_and_disagreement_have_curves_where_there_are_several(tmp_path: Path) -> None:
@@ -22,3 +23,27 @@ def test_sources_of_the_score_and_disagreement_have_curves_where_there_are_sever
     assert "Score by source" in both
     assert "score_e" in both
     assert "Disagreement" in both
+
+
+def test_all_who_tell_the_held_out_labels_stand_in_one_table() -> None:
+    def row(name: str, accuracy: float) -> HeldOutAccuracy:
+        return HeldOutAccuracy(name, accuracy, accuracy - 0.1, accuracy + 0.1, 20)
+
+    held_out = HeldOut(
+        accuracy=0.8,
+        accuracy_low=0.7,
+        accuracy_high=0.9,
+        pairs=40,
+        parts={"slice": (row("harmful", 0.75), row("everyday", 0.85)), "answers": (row("policy", 0.8),)},
+        predictors=(row("length", 0.55), row("bag of words", 0.65)),
+        probe=Probe("mean", {"mean": 0.7, "last": 0.5}, row("probe", 0.72)),
+    )
+    assert [(found.name, found.accuracy) for found in accuracies(held_out)] == [
+        ("reward model", 0.8),
+        ("reward model, slice harmful", 0.75),
+        ("reward model, slice everyday", 0.85),  # one part alone would say the first row again
+        ("probe, mean of the frozen states", 0.72),
+        ("length", 0.55),
+        ("bag of words", 0.65),
+    ]
+    assert accuracies(HeldOut(accuracy=0.8)) == accuracies(None) == []

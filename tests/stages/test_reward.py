@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rlaif.stages import reward
 from rlaif.training import hf_trainer as loop
 from rlaif.training.rewards import preferences
 from rlaif.training.rewards.model import RewardModel
-from tests.training.contexts import prompt, response
+from tests.training.contexts import Heard, prompt, response
 from tests.training.planted_labels import Trained, base, label, planted, reward_context
 
 
@@ -171,3 +172,58 @@ def test_members_of_an_ensemble_see_other_halves_of_the_prompts() -> None:
     assert len(first) == len(second) == 11
     assert first != second
     assert {g.prompt.id for g in preferences.half(groups[::-1], seed=0)} == first
+
+
+def test_ties_count_in_the_soft_loss_alone(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
+    rows = planted(8, prob=0.8)
+    ties = []
+    for one, other in zip(rows[::4], rows[3::4], strict=True):  # answers of a prompt that both have, or lack, the word
+        pair = one.comparison
+        kind = "kind" in pair.a.text
+        b = next(r for r in (other.comparison.a, other.comparison.b) if ("kind" in r.text) == kind)
+        ties.append(label(pair.a, b, pair.prompt, 0.5))
+    heads, table = {}, {"epochs": 4, "learning_rate": 1e-2}
+    for targets in ("soft", "hard", "margin"):
+        for name, labels in (("without", rows), ("with", rows + ties)):
+            folder = tmp_path / targets / name
+            context = reward_context(folder, tiny_model, sft_adapter, labels, targets=targets, **table)
+            reward.run(context)
+            heads[targets, name] = load_file(context.adapter("reward") / "reward_head.safetensors")["weight"]
+    for targets in ("hard", "margin"):
+        assert torch.equal(heads[targets, "with"], heads[targets, "without"])
+    assert not torch.allclose(heads["soft", "with"], heads["soft", "without"], atol=1e-6)
+
+
+def test_what_nothing_is_learnt_from_is_counted_and_said(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
+    asked = prompt("Hi")
+    same = [response(asked, "Yes", seed=seed) for seed in (1, 2)]
+    silent = replace(prompt("Ho"), slice="quiet", id="")
+    rows = [
+        *planted(4),
+        label(same[0], same[1], asked, 0.9),
+        label(response(silent, "Yes"), response(silent, "No"), silent, None),
+    ]
+    context = reward_context(tmp_path, tiny_model, sft_adapter, rows)
+    context.progress = heard = Heard()
+    counts = reward.run(context)
+    assert counts["dropped_identical"] == 1
+    assert counts["pairs_train"] + counts["pairs_held_out"] == 16
+    assert "  reward: 1 labels compare an answer with itself and are left out" in heard.lines
+    assert "  reward: no label of the slice quiet is left: the reward model learns nothing of it" in heard.lines
+
+
+def test_who_wrote_an_answer_stands_in_the_table_and_not_in_the_verdict(
+    tmp_path: Path, tiny_model: Path, sft_adapter: Path
+) -> None:
+    rows = []
+    for i in range(12):
+        asked = prompt(f"Question {i}")
+        texts = [f"answer {(7 * i) % 12}", f"answer {(5 * i + 3) % 12}"]  # no word of theirs says which is better
+        a, b = (replace(response(asked, t), model=m, id="") for t, m in zip(texts, ("good", "bad"), strict=True))
+        rows.append(label(a, b, asked, 1.0) if i % 2 else label(b, a, asked, 0.0))
+    context = reward_context(tmp_path, tiny_model, sft_adapter, rows, held_out=0.4)
+    reward.run(context)
+    report = json.loads((context.folder / "held_out.json").read_text())
+    assert report["predictors"][-1]["name"] == "source"
+    assert report["predictors"][-1]["accuracy"] == 1.0
+    assert "source" not in report["verdict"]

@@ -88,7 +88,8 @@ def preference_loss(margins: Tensor, prob_a: Tensor, targets: Targets = "soft") 
 
     The soft-label form of the Bradley-Terry loss (2212.08073, 2309.00267). Its minimum is at d = logit(p); it is
     binary cross-entropy with `prob_a` as target. With "hard" targets p is 1 for the preferred side, with "margin" also
-    d must exceed |2p - 1| for it (2307.09288, equation 2); a tie of exactly 0.5 has no side, and stays 0.5.
+    d must exceed |2p - 1| for it (2307.09288, equation 2); a tie has no side, and `preferences.train` leaves it
+    out there.
     """
     prob = prob_a.to(margins.dtype)
     if targets == "soft":

@@ -18,6 +18,8 @@ from rlaif.core.statistics import Keyed, mean_share
 from rlaif.gold.text import opens_with_refusal, words
 
 RESAMPLES = 2000
+SOURCE = "source"
+"""The predictor that is told who wrote an answer. No text says that, so a reward model need not beat it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,12 @@ def accuracy_of(name: str, pairs: Sequence[tuple[str, float, float]]) -> HeldOut
 
 
 def trivial_predictors(train: Sequence[AnswerPair], held_out: Sequence[AnswerPair]) -> tuple[HeldOutAccuracy, ...]:
-    """The accuracy on `held_out` of each predictor fitted on `train`: words, first words, refusal, end, side, and a bag
-    of words."""
+    """The accuracy on `held_out` of each predictor fitted on `train`: length, end, refusal, first words, a bag of
+    words, side; and, where the answers of a pair come from different models or contexts, which of these wrote it."""
     made = [
         _fitted(name, train, held_out, features)
         for name, features in (
-            ("length", lambda texts: np.array([[np.log1p(len(words(r.text)))] for r in texts])),
+            ("length", lambda texts: np.array([np.log1p([len(words(r.text)), len(r.text)]) for r in texts])),
             ("finished", lambda texts: np.array([[float(r.finish == "stop")] for r in texts])),
             ("refusal opening", lambda texts: np.array([[float(opens_with_refusal(r.text))] for r in texts])),
         )
@@ -65,7 +67,13 @@ def trivial_predictors(train: Sequence[AnswerPair], held_out: Sequence[AnswerPai
     ]
     sided = [pair.prob_a > 0.5 for pair in train if pair.prob_a != 0.5]
     side = 1.0 if sum(sided) * 2 >= len(sided) else -1.0
-    return (*made, accuracy_of("position", [(pair.prompt_id, side, pair.prob_a) for pair in held_out]))
+    made.append(accuracy_of("position", [(pair.prompt_id, side, pair.prob_a) for pair in held_out]))
+    writers = sorted({response.model for pair in train for response in (pair.a, pair.b)})
+    if any(pair.a.model != pair.b.model for pair in train):
+        made.append(
+            _fitted(SOURCE, train, held_out, lambda rs: np.array([[float(r.model == w) for w in writers] for r in rs]))
+        )
+    return tuple(made)
 
 
 def logistic(differences: Any, prefers_a: Sequence[bool], *, strength: float) -> Any:

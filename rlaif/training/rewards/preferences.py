@@ -4,14 +4,14 @@
    2203.02155, section 3.5): cheaper than pair by pair, and a response is not fitted several times an epoch.
    A step computes the batch in micro-batches of whole prompts, and counts its pairs as one batch all the same.
 2. The loss is the soft-label form, averaged over the pairs of the batch; labels are not hardened.
-   `reward.targets` turns them into sides, or into sides with a margin, for comparison.
+   `reward.targets` turns them into sides, or into sides with a margin, for comparison; ties count in the soft form.
 3. Prompts, not pairs, are held out: pairs of one prompt share their responses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from rlaif.config import RewardConfig
+from rlaif.core.errors import StageError
 from rlaif.core.files import MetricsLog
 from rlaif.core.progress import Progress
 from rlaif.core.records import PreferenceLabel, Prompt, Response, record_seed
@@ -62,13 +63,14 @@ class PromptGroup:
 
 def group_by_prompt(
     labels: Iterable[PreferenceLabel], loaded: LoadedModel, limit: int
-) -> tuple[list[PromptGroup], int]:
-    """(prompts with at least one labelled pair, each response encoded once; labels left out for their length)."""
+) -> tuple[list[PromptGroup], int, int]:
+    """(prompts with at least one labelled pair, each response encoded once; labels left out for their length, and for
+    comparing what is token for token the same)."""
     by_prompt: dict[str, list[PreferenceLabel]] = {}
     for label in labels:
         if label.prob_a is not None:
             by_prompt.setdefault(label.comparison.prompt.id, []).append(label)
-    groups, dropped = [], 0
+    groups, too_long, identical = [], 0, 0
     for own in by_prompt.values():
         prompt = own[0].comparison.prompt
         responses = {r.id: r for label in own for r in (label.comparison.a, label.comparison.b)}
@@ -85,11 +87,14 @@ def group_by_prompt(
             for label in own
             if label.prob_a is not None and {label.comparison.a.id, label.comparison.b.id} <= place.keys()
         )
-        dropped += len(own) - len(pairs)
-        if pairs:
+        too_long += len(own) - len(pairs)
+        rows = tuple(ids[key] for key in place)
+        different = tuple(pair for pair in pairs if rows[pair.a] != rows[pair.b])
+        identical += len(pairs) - len(different)
+        if different:
             kept = tuple(responses[key] for key in place)
-            groups.append(PromptGroup(prompt, kept, tuple(ids[key] for key in place), pairs))
-    return groups, dropped
+            groups.append(PromptGroup(prompt, kept, rows, different))
+    return groups, too_long, identical
 
 
 def _principle(label: PreferenceLabel) -> str:
@@ -102,6 +107,13 @@ def half(groups: Sequence[PromptGroup], *, seed: int) -> list[PromptGroup]:
     ranked = sorted(groups, key=lambda group: record_seed(seed, "half", group.prompt.id))
     kept = {group.prompt.id for group in ranked[: (len(ranked) + 1) // 2]}
     return [group for group in groups if group.prompt.id in kept]
+
+
+def with_a_side(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
+    """The groups without pairs labelled exactly 0.5, and without those that have no other: hard targets and margins
+    cannot use them."""
+    kept = [replace(group, pairs=tuple(pair for pair in group.pairs if pair.prob_a != 0.5)) for group in groups]
+    return [group for group in kept if group.pairs]
 
 
 def answer_pairs(groups: Sequence[PromptGroup]) -> list[AnswerPair]:
@@ -207,8 +219,17 @@ def train(
 ) -> None:
     """Trains `model` in place; from the last checkpoint of the same work, where there is one.
 
-    `seed` is that of this member of an ensemble, `run_seed` that of the first.
+    `seed` is that of this member of an ensemble, `run_seed` that of the first. Raises StageError where no pair has a
+    side and `reward.targets` needs one.
     """
+    if config.targets != "soft":
+        groups = with_a_side(groups)
+    if not groups:
+        raise StageError(
+            "every label to train on is exactly 0.5, so none has a side",
+            where=f"reward.targets: {config.targets}",
+            remedy="set reward.targets: soft, or make more labels",
+        )
     decisive = config.model_dump(exclude={"save_steps", "members", "micro_batch_size", "pooling"})
     decisive |= {} if seed == run_seed else {"seed": seed}
     data = [(group.rows, group.pairs) for group in groups]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rlaif.core.records import FinishReason, Response
@@ -39,6 +41,18 @@ def test_each_predictor_finds_what_it_looks_for() -> None:
     endings = found(pairs([answer("so it is great")] * 10, [answer("so it is bad")] * 10))
     assert (endings["first words"], endings["bag of words"]) == (0.5, 1.0)
     assert endings["position"] == 0.5
+
+
+def test_length_counts_words_and_characters() -> None:
+    assert found(pairs([answer("a bc")] * 10, [answer("a bcdefgh")] * 10))["length"] == 1.0  # two words each
+
+
+def test_the_writer_is_a_predictor_where_writers_differ() -> None:
+    one, other = answer("the same"), answer("the same")
+    assert "source" not in found(pairs([one] * 10, [other] * 10))
+    other = replace(other, model="sft violated", id="")
+    told = found(pairs([one] * 10, [other] * 10))
+    assert (told["source"], told["bag of words"], told["length"]) == (1.0, 0.5, 0.5)
 
 
 def test_predictors_are_measured_on_pairs_that_they_were_not_fitted_on() -> None:

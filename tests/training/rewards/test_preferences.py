@@ -16,11 +16,11 @@ from tests.training.planted_labels import base, planted, reward_context
 
 def test_a_prompt_brings_each_response_once(tiny_model: Path, sft_adapter: Path, tmp_path: Path) -> None:
     context = reward_context(tmp_path, tiny_model, sft_adapter, [])
-    groups, dropped = preferences.group_by_prompt(planted(2), base(context), 320)
+    groups, too_long, identical = preferences.group_by_prompt(planted(2), base(context), 320)
     assert [(len(g.rows), len(g.pairs)) for g in groups] == [(4, 4), (4, 4)]
     (batch,) = preferences.micro_batches(groups, 8)
     assert len(batch.rows) == 8
-    assert dropped == 0
+    assert (too_long, identical) == (0, 0)
     rows = [response for group in groups for response in group.responses]
     for a, b, prob_a in zip(batch.row_a.tolist(), batch.row_b.tolist(), batch.prob_a.tolist(), strict=True):
         assert rows[a].prompt_id == rows[b].prompt_id
@@ -29,7 +29,7 @@ def test_a_prompt_brings_each_response_once(tiny_model: Path, sft_adapter: Path,
 
 def test_micro_batches_hold_whole_prompts(tiny_model: Path, sft_adapter: Path, tmp_path: Path) -> None:
     context = reward_context(tmp_path, tiny_model, sft_adapter, [])
-    groups, _ = preferences.group_by_prompt(planted(3), base(context), 320)
+    groups, *_ = preferences.group_by_prompt(planted(3), base(context), 320)
     for size, prompts in ((1, [1, 1, 1]), (7, [1, 1, 1]), (8, [2, 1]), (12, [3])):
         parts = preferences.micro_batches(groups, size)
         assert [len(part.rows) for part in parts] == [4 * count for count in prompts]
