@@ -177,6 +177,12 @@ class RewardConfig(LoraTable):
         16, ge=1, description="responses per forward pass with gradients; those of one prompt stay together"
     )
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the held-out accuracy")
+    patience: int = Field(
+        0,
+        ge=0,
+        description="epochs without a lower loss on validation prompts, `held_out` of those to train on, after which "
+        "the training ends; the best weights are kept; 0 = all epochs, the last weights, no validation",
+    )
     members: int = Field(
         1, ge=1, description="reward models from other seeds, each on a half of the prompts of its own: an ensemble"
     )

@@ -59,10 +59,12 @@ def sft_curves(run: RunFolder) -> Curves:
 
 
 def reward_curves(run: RunFolder) -> Curves:
-    """Loss and accuracy on the training pairs."""
+    """Loss and accuracy on the training pairs; with `reward.patience` also the loss on the validation pairs."""
     rows = _rows(run, "reward")
+    measured = [row for row in rows if "validation_loss" in row]
+    validated = [_series(measured, "validation_loss")] if measured else []
     plots = [
-        curve("reward-loss", "Loss (soft Bradley-Terry, nats)", [_series(rows, "loss")]),
+        curve("reward-loss", "Loss (soft Bradley-Terry, nats)", [_series(rows, "loss"), *validated]),
         curve("reward-accuracy", "Accuracy on training pairs", [_series(rows, "accuracy")]),
     ]
     return _curves(rows, plots)

@@ -26,6 +26,7 @@ from rlaif.stages.context import StageContext
 from rlaif.training.preference_metrics import agreement, held_out_report, held_out_verdict, label_entropy
 from rlaif.training.rewards import preferences
 from rlaif.training.rewards import probe as probes
+from rlaif.training.rewards.early_stop import step_kept
 from rlaif.training.rewards.model import RewardModel, frozen_states
 from rlaif.training.rewards.predictors import SOURCE, accuracy_of, trivial_predictors
 from rlaif.training.rewards.preferences import Pair, PromptGroup, answer_pairs
@@ -66,6 +67,7 @@ def run(context: StageContext) -> dict[str, float]:
     write_atomic(context.folder / "held_out.json", json.dumps(report.as_json(), indent=1))
     first = members[0]
     train_margins, train_labels = _margins(train, members), [pair.prob_a for group in train for pair in group.pairs]
+    kept = step_kept(first.metrics)
     counts = {
         "pairs_train": len(train_labels),
         "pairs_held_out": report.pairs,
@@ -75,6 +77,7 @@ def run(context: StageContext) -> dict[str, float]:
         "dropped_too_long": too_long,
         **({"dropped_identical": identical} if identical else {}),
         "steps": sum(len(member.metrics) for member in members),
+        **({} if kept is None else {"step_kept": kept, "prompts_validation": first.validated}),
         "loss_first": first.metrics[0]["loss"],
         "loss_last": first.metrics[-1]["loss"],
         "label_entropy_train": label_entropy(train_labels),
@@ -107,12 +110,14 @@ def _left_out(
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One trained reward model: its raw scores of every response by prompt id, its constants, its metrics rows."""
+    """One trained reward model: its raw scores of every response by prompt id, its constants, its metrics rows, and on
+    how many prompts it was validated."""
 
     raw: dict[str, list[float]]
     mean: float
     std: float
     metrics: list[dict[str, Any]]
+    validated: int = 0
 
 
 def _member(
@@ -126,11 +131,21 @@ def _member(
     """Member `number` from 0: trained and saved, unless it was before the stage was cut.
 
     Its seed draws the start of its adapter, the order of the prompts and, in an ensemble, which half of the training
-    prompts it sees; base and held-out prompts are shared.
+    prompts it sees; base and held-out prompts are shared. The prompts that `reward.patience` validates on are taken
+    from those to train on.
     """
     if context.config.reward.members > 1:
         train = preferences.half(train, seed=record_seed(context.config.seed, "reward member", number))
     seed = context.config.seed if number == 0 else record_seed(context.config.seed, "reward member", number) % (1 << 31)
+    validation: Sequence[PromptGroup] = ()
+    if context.config.reward.patience:
+        train, validation = preferences.split(train, share=context.config.reward.held_out, seed=seed)
+    if not train:
+        raise StageError(
+            "there is 1 prompt to train on, and reward.patience takes it to validate on",
+            where=f"reward.patience: {context.config.reward.patience}",
+            remedy="set reward.patience: 0, or make labels on more prompts",
+        )
     folder = context.run.file("reward", context.config.reward.adapters[number])
     log, checkpoints = _metrics(context, number), context.folder / "checkpoints"
     model = RewardModel.new(loaded, context.config.reward, seed=seed, pooling=pooling)
@@ -144,6 +159,7 @@ def _member(
             model,
             train,
             context.config.reward,
+            validation=validation,
             seed=seed,
             run_seed=context.config.seed,
             checkpoints=checkpoints,
@@ -164,7 +180,7 @@ def _member(
         write_folder(folder, model.save)
         shutil.rmtree(checkpoints, ignore_errors=True)
     model.unload()
-    return Member(raw, model.mean, model.std, log.read())
+    return Member(raw, model.mean, model.std, log.read(), len(validation))
 
 
 def _raw(context: StageContext, model: RewardModel, groups: Sequence[PromptGroup]) -> list[list[float]]:

@@ -156,6 +156,11 @@ def last_checkpoint(folder: Path) -> Path | None:
     return found[max(found)] if found else None
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step after which it was saved."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 class _Reporter(TrainerCallback):  # type: ignore[misc]
     """Writes a metrics row and moves the bar at each step; a loss that is not a number ends the stage."""
 
@@ -188,7 +193,7 @@ def train(
     `columns` maps names in the trainer's log to names in `metrics`, beside step, epoch and loss.
     """
     checkpoint = last_checkpoint(Path(trainer.args.output_dir))
-    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint is not None else 0
+    done = 0 if checkpoint is None else step_of(checkpoint)
     metrics.keep_before(done + 1)
     if done:
         progress.say(f"  {stage}: going on after step {done} of {schedule.steps}")

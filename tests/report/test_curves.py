@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlaif.core.evaluation import HeldOut, HeldOutAccuracy, Probe
 from rlaif.core.files import MetricsLog, RunFolder
-from rlaif.report.curves import accuracies, ppo_curves
+from rlaif.report.curves import accuracies, ppo_curves, reward_curves
 
 
 def test_sources_of_the_score_and_disagreement_have_curves_where_there_are_several(tmp_path: Path) -> None:
@@ -47,3 +47,12 @@ def test_all_who_tell_the_held_out_labels_stand_in_one_table() -> None:
         ("bag of words", 0.65),
     ]
     assert accuracies(HeldOut(accuracy=0.8)) == accuracies(None) == []
+
+
+def test_the_loss_of_validation_prompts_stands_beside_the_loss_where_there_is_one(tmp_path: Path) -> None:
+    for name, validated in (("plain", {}), ("validated", {"validation_loss": 0.6})):
+        log = MetricsLog(RunFolder(tmp_path / name).stage("reward") / "metrics.jsonl")
+        log.append(step=1, loss=0.7, accuracy=0.5)
+        log.append(step=2, loss=0.65, accuracy=0.6, **validated)
+        drawn = "".join(map(str, reward_curves(RunFolder(tmp_path / name)).plots))
+        assert ("validation_loss" in drawn) == bool(validated)

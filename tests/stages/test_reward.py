@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,52 @@ def test_who_wrote_an_answer_stands_in_the_table_and_not_in_the_verdict(
     assert report["predictors"][-1]["name"] == "source"
     assert report["predictors"][-1]["accuracy"] == 1.0
     assert "source" not in report["verdict"]
+
+
+def test_training_ends_and_keeps_the_best_weights_where_validation_says_so(
+    tmp_path: Path, tiny_model: Path, sft_adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(0)
+    noise = [replace(row, prob_a=draw.choice([0.0, 1.0]), id="") for row in planted(16)]  # learnt by heart, if at all
+    table = {"epochs": 12, "batch_size": 8, "learning_rate": 1e-2, "held_out": 0.25, "patience": 2}
+    whole = reward_context(tmp_path / "whole", tiny_model, sft_adapter, noise, **table)
+    counts = reward.run(whole)
+    rows = whole.metrics.read()
+    losses = {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}
+    assert counts["prompts_validation"] == 3  # a quarter of the 12 that are not held out
+    assert counts["step_kept"] == min(losses, key=lambda step: losses[step])
+    # 9 prompts in batches of 8: epochs end within steps 2, 3, 4, ...; two measured ones came after the best.
+    assert counts["steps"] == counts["step_kept"] + 2 < 14
+    model = RewardModel.load(whole.adapter("reward"), base(whole))
+    groups, *_ = preferences.group_by_prompt(noise, base(whole), 320)
+    train, _ = preferences.split(groups, share=0.25, seed=whole.config.seed)
+    _, validation = preferences.split(train, share=0.25, seed=whole.config.seed)
+    assert preferences.validation_loss(model, validation, "soft") == pytest.approx(min(losses.values()), abs=1e-5)
+    assert not (whole.folder / "checkpoints").exists()
+
+    def die_at_the_end(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    cut = reward_context(tmp_path / "cut", tiny_model, sft_adapter, noise, **table)
+    log = loop._Reporter.on_log
+
+    def die(self: Any, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        log(self, args, state, control, logs, **rest)
+        if state.global_step == counts["steps"] - 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Reporter, "on_log", die)
+    with pytest.raises(KeyboardInterrupt):
+        reward.run(cut)
+    monkeypatch.setattr(loop._Reporter, "on_log", log)
+    with monkeypatch.context() as patch:
+        patch.setattr(reward, "write_folder", die_at_the_end)
+        with pytest.raises(KeyboardInterrupt):  # and again, after it stopped
+            reward.run(cut)
+    assert reward.run(cut) == pytest.approx(counts, rel=1e-6)
+    assert cut.metrics.read() == rows
+
+
+def test_no_prompt_is_left_to_train_on(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
+    with pytest.raises(StageError, match=r"1 prompt to train on[\s\S]*reward\.patience: 0"):
+        reward.run(reward_context(tmp_path, tiny_model, sft_adapter, planted(2), patience=1))

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformers import Trainer, TrainingArguments
 
 from rlaif.config import RewardConfig
 from rlaif.core.errors import StageError
-from rlaif.core.files import MetricsLog
+from rlaif.core.files import MetricsLog, write_folder
 from rlaif.core.progress import Progress
 from rlaif.core.records import PreferenceLabel, Prompt, Response, record_seed
 from rlaif.lm.local.causal_lm import SHORT
@@ -30,6 +31,7 @@ from rlaif.lm.local.load import LoadedModel
 from rlaif.lm.local.packing import Row
 from rlaif.training import hf_trainer
 from rlaif.training.preference_metrics import agreement
+from rlaif.training.rewards.early_stop import LOSS, EarlyStop
 from rlaif.training.rewards.model import RewardModel, Targets, encoded, preference_loss, row_length
 from rlaif.training.rewards.predictors import AnswerPair
 
@@ -173,6 +175,7 @@ class _PreferenceTrainer(Trainer):  # type: ignore[misc]
     batch_accuracy: float | None = None
     targets: Targets = "soft"
     centering: float = 0.0
+    early_stop: EarlyStop | None = None
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """The loss over all pairs of the batch, (); its gradient is added up one micro-batch after the other."""
@@ -197,6 +200,8 @@ class _PreferenceTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.batch_accuracy is not None:
             logs["accuracy"] = self.batch_accuracy
+        if "loss" in logs and self.early_stop is not None and self.early_stop.loss is not None:
+            logs[LOSS] = self.early_stop.loss
         super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -211,6 +216,7 @@ def train(
     groups: Sequence[PromptGroup],
     config: RewardConfig,
     *,
+    validation: Sequence[PromptGroup] = (),
     seed: int,
     run_seed: int,
     checkpoints: Path,
@@ -219,14 +225,16 @@ def train(
 ) -> None:
     """Trains `model` in place; from the last checkpoint of the same work, where there is one.
 
-    `seed` is that of this member of an ensemble, `run_seed` that of the first. Raises StageError where no pair has a
-    side and `reward.targets` needs one.
+    With `validation` prompts it ends by `reward.patience`, with the weights that had the lowest loss on these. `seed`
+    is that of this member of an ensemble, `run_seed` that of the first. Raises StageError where no pair has a side and
+    `reward.targets` needs one.
     """
+    validated = bool(validation)
     if config.targets != "soft":
-        groups = with_a_side(groups)
-    if not groups:
+        groups, validation = with_a_side(groups), with_a_side(validation)
+    if not groups or validated > bool(validation):
         raise StageError(
-            "every label to train on is exactly 0.5, so none has a side",
+            f"every label to {'validate' if groups else 'train'} on is exactly 0.5, so none has a side",
             where=f"reward.targets: {config.targets}",
             remedy="set reward.targets: soft, or make more labels",
         )
@@ -251,4 +259,34 @@ def train(
             data_collator=lambda chosen: {"parts": micro_batches(chosen, config.micro_batch_size)},
         )
     trainer.targets, trainer.centering = config.targets, config.centering
-    hf_trainer.train("reward", trainer, plan.schedule, {"accuracy": "accuracy"}, metrics, progress)
+    columns = {"accuracy": "accuracy", LOSS: LOSS}
+    if not validation:
+        hf_trainer.train("reward", trainer, plan.schedule, columns, metrics, progress)
+        return
+    folder = Path(trainer.args.output_dir)
+    best, checkpoint = folder / "best", hf_trainer.last_checkpoint(folder)
+    trainer.early_stop = EarlyStop(
+        lambda: validation_loss(model, validation, config.targets),
+        lambda: write_folder(best, model.save),
+        patience=config.patience,
+        schedule=plan.schedule,
+        metrics=metrics,
+    )
+    trainer.add_callback(trainer.early_stop)
+    if checkpoint is None or not trainer.early_stop.stopped(hf_trainer.step_of(checkpoint)):
+        hf_trainer.train("reward", trainer, plan.schedule, columns, metrics, progress)
+    model.restore(best)
+
+
+def validation_loss(model: RewardModel, groups: Sequence[PromptGroup], targets: Targets) -> float:
+    """The loss over all pairs of the groups as the model is; raises StageError where it is no number."""
+    batch = PairBatch.of(groups)
+    raw = torch.tensor(model.raw_of(batch.rows))
+    loss = preference_loss(raw[batch.row_a] - raw[batch.row_b], batch.prob_a, targets).item()
+    if not math.isfinite(loss):
+        raise StageError(
+            f"the loss on the validation prompts is {loss}",
+            where="reward",
+            remedy="lower reward.learning_rate, or set model.dtype: float32",
+        )
+    return loss
