@@ -61,6 +61,12 @@ def run(context: StageContext) -> dict[str, float]:
             "or raise reward.max_length",
         )
     pooling, probe = _probed(context, loaded, train, held_out)
+    shared = len(preferences.half(train, seed=0)) if config.members > 1 else 0
+    if shared:
+        context.progress.say(
+            f"  reward: each of {config.members} members learns from {shared} of the {len(train)} training prompts, "
+            "drawn for it alone"
+        )
     members = [_member(context, loaded, number, train, groups, pooling) for number in range(config.members)]
     report = _with_company(_report(held_out, members), train, held_out, members, probe)
     context.progress.say(f"  {report.verdict}")
@@ -72,6 +78,7 @@ def run(context: StageContext) -> dict[str, float]:
         "pairs_train": len(train_labels),
         "pairs_held_out": report.pairs,
         "prompts_train": len(train),
+        **({"prompts_per_member": shared} if shared else {}),
         "prompts_held_out": len(held_out),
         "unlabelled": sum(label.prob_a is None for label in labels),
         "dropped_too_long": too_long,

@@ -13,8 +13,10 @@ from rlaif.core.evaluation import (
     Cell,
     Divergence,
     HeldOut,
+    HeldOutAccuracy,
     HeldOutBin,
     Measure,
+    Probe,
     SetDistinct,
     Summary,
     read_held_out,
@@ -91,6 +93,34 @@ def test_a_held_out_result_says_more_of_an_ensemble(tmp_path: Path) -> None:
     for record in (one, several):
         write_atomic(RunFolder(tmp_path).file("reward", "held_out.json"), json.dumps(record.as_json()))
         assert read_held_out(RunFolder(tmp_path)) == record
+
+
+def test_a_held_out_result_says_what_stands_beside_the_model_and_old_ones_still_read(tmp_path: Path) -> None:
+    model, bag = (HeldOutAccuracy(name, 0.75, 0.5, 0.9, 8) for name in ("harmful", "bag of words"))
+    silent = HeldOutAccuracy("source", None, None, None, 0)
+    found = HeldOut(
+        accuracy=0.75,
+        pairs=8,
+        accuracy_low=0.5,
+        accuracy_high=0.9,
+        parts={"slice": (model,), "principle": (), "answers": (model, silent)},
+        predictors=(bag, silent),
+        probe=Probe("mean", {"mean": 0.7, "last": 0.6, "end": 0.5}, bag),
+        beats_trivial=False,
+        verdict="It does not.",
+    )
+    path = RunFolder(tmp_path).file("reward", "held_out.json")
+    write_atomic(path, json.dumps(found.as_json()))
+    assert read_held_out(RunFolder(tmp_path)) == found
+    old = {"accuracy": 0.75, "log_loss": 0.5, "pairs": 8, "bins": [], "length_accuracy": 0.5, "prompts": 4}
+    write_atomic(path, json.dumps(old))
+    read = read_held_out(RunFolder(tmp_path))
+    assert read is not None
+    assert (read.accuracy, read.predictors, read.parts, read.probe, read.verdict) == (0.75, (), {}, None, "")
+    assert read.beats_trivial is None
+    write_atomic(path, json.dumps(old | {"predictors": [{"name": "length", "accuracy": "high"}]}))
+    with pytest.raises(DataError, match="predictors"):
+        read_held_out(RunFolder(tmp_path))
 
 
 def test_win_rate_against_sft_can_be_read_from_either_side() -> None:

@@ -66,6 +66,42 @@ def test_best_of_n_stands_in_the_result_with_its_kl_by_formula(tmp_path: Path) -
     assert "0.636by formula" in row[:200]
 
 
+def test_what_else_tells_the_held_out_labels_stands_beside_the_reward_model(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    path = run.file("reward", "held_out.json")
+
+    def row(name: str, accuracy: float | None, pairs: int = 96) -> dict[str, object]:
+        low, high = (None, None) if accuracy is None else (accuracy - 0.1, accuracy + 0.1)
+        return {"name": name, "accuracy": accuracy, "low": low, "high": high, "pairs": pairs}
+
+    said = "The reward model is right on 84% of 96 held-out labels; the best trivial predictor (length) on 46%."
+    found = {
+        "accuracy": 0.844,
+        "accuracy_low": 0.781,
+        "accuracy_high": 0.893,
+        "pairs": 96,
+        "parts": {"slice": [row("harmful", 0.75, 40), row("everyday", 0.9, 56)]},
+        "predictors": [row("length", 0.46), row("finished", None, 0)],
+        "probe": {"pooling": "mean", "cross_validated": {"mean": 0.82, "last": 0.62}, "held_out": row("probe", 0.7)},
+        "verdict": said,
+    }
+    path.write_text(json.dumps(found))
+    page = Page(write_report(run).path.read_text(encoding="utf-8"))
+    words = " ".join(page.words.split())
+    assert page.open == []
+    assert said in words
+    table = words[words.index("What else tells the held-out labels") :]
+    assert "82.0 % (mean), 62.0 % (last)" in table
+    for line in (
+        "reward model 84.4 % 78.1 % to 89.3 % 96",
+        "reward model, slice harmful 75.0 % 65.0 % to 85.0 % 40",
+        "probe, mean of the frozen states 70.0 % 60.0 % to 80.0 % 96",
+        "length 46.0 % 36.0 % to 56.0 % 96",
+        "finished not measured not measured 0",
+    ):
+        assert line in table
+
+
 def test_every_stage_shows_its_numbers(page: str) -> None:
     words = " ".join(Page(page).words.split())
     for index in range(6):

@@ -185,3 +185,5 @@ def test_reward_model_stands_beside_the_shorter_one_wins() -> None:
     assert verdict.reward_sentence(HeldOut(accuracy=0.844, pairs=96, length_accuracy=0.46)) == (
         "The reward model is right on 84.4\u00a0% of 96 held-out pairs; “the shorter one wins” on 46.0\u00a0%."
     )
+    own = "The reward model is right on 84% of 96 held-out labels; length alone on 90%."
+    assert verdict.reward_sentence(HeldOut(accuracy=0.844, length_accuracy=0.46, verdict=own)) == own

@@ -146,6 +146,27 @@ def test_labels_that_all_say_the_same_are_an_error(tmp_path: Path, tiny_model: P
         reward.run(reward_context(tmp_path / "few", tiny_model, sft_adapter, few))
 
 
+def test_held_out_labels_without_a_side_leave_the_model_unmeasured(
+    tmp_path: Path, tiny_model: Path, sft_adapter: Path
+) -> None:
+    rows = planted(8, prob=0.8)
+    context = reward_context(tmp_path / "a", tiny_model, sft_adapter, rows)
+    groups, *_ = preferences.group_by_prompt(rows, base(context), 320)
+    _, held_out = preferences.split(groups, share=0.15, seed=context.config.seed)
+    tied = {group.prompt.id for group in held_out}
+    rows = [replace(row, prob_a=0.5, id="") if row.comparison.prompt.id in tied else row for row in rows]
+    context = reward_context(tmp_path / "b", tiny_model, sft_adapter, rows)
+    assert "accuracy" not in reward.run(context)
+    report = json.loads((context.folder / "held_out.json").read_text())
+    assert {found["accuracy"] for found in report["predictors"]} == {None}
+    assert report["probe"]["held_out"]["accuracy"] is None
+    assert 0 <= report["probe"]["cross_validated"]["mean"] <= 1
+    assert (report["beats_trivial"], report["verdict"]) == (
+        None,
+        "No held-out label has a side, so the reward model was not measured.",
+    )
+
+
 def test_the_score_is_read_where_the_config_says(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
     for pooling in ("auto", "mean", "last", "end"):
         context = reward_context(tmp_path / pooling, tiny_model, sft_adapter, planted(8), pooling=pooling)

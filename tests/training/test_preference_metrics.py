@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from rlaif.training.preference_metrics import agreement, held_out_report, label_entropy
+from rlaif.core.evaluation import HeldOutAccuracy
+from rlaif.training.preference_metrics import agreement, held_out_report, held_out_verdict, label_entropy
 
 
 def test_agreement_counts_sides_and_halves_of_ties() -> None:
@@ -29,3 +31,23 @@ def test_report_worked_by_hand() -> None:
     assert held_out_report([log3], [0.25], [1], [2]).ece == pytest.approx(0.5)
     assert (held_out_report([800.0], [0.0], [1], [1]).log_loss or 0) > 700
     assert label_entropy([0.0, 1.0]) == 0.0
+
+
+def test_the_verdict_compares_the_model_with_the_best_trivial_predictor() -> None:
+    length = HeldOutAccuracy("length", 0.46, 0.4, 0.52, 96)
+    bag = HeldOutAccuracy("bag of words", 0.79, 0.72, 0.85, 96)
+    silent = HeldOutAccuracy("finished", None, None, None, 0)
+    model = HeldOutAccuracy("reward model", 0.84, 0.78, 0.89, 96)
+    assert held_out_verdict(model, [length, silent, bag]) == (
+        True,
+        "The reward model is right on 84% [78%, 89%] of 96 held-out labels; the best trivial predictor (bag of words) "
+        "on 79% [72%, 85%].",
+    )
+    for accuracy in (0.7, 0.79):  # as good is not better
+        beats, said = held_out_verdict(replace(model, accuracy=accuracy), [length, silent, bag])
+        assert beats is False
+        assert said.endswith(
+            "bag of words alone on 79% [72%, 85%]: it does not beat that, and may have learnt nothing else."
+        )
+    beats, said = held_out_verdict(replace(model, accuracy=None, low=None, high=None), [silent])
+    assert (beats, said) == (None, "No held-out label has a side, so the reward model was not measured.")

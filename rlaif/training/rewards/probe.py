@@ -37,7 +37,9 @@ def cross_validated(differences: np.ndarray[Any, Any], prefers_a: Sequence[bool]
 def held_out_margins(
     differences: np.ndarray[Any, Any], prefers_a: Sequence[bool], held_out: np.ndarray[Any, Any]
 ) -> list[float]:
-    """The margins of A over B of the held-out pairs by a probe fitted on the others."""
+    """The margins of A over B of the held-out pairs by a probe fitted on the others; none of none."""
+    if not len(held_out):
+        return []
     found: list[float] = _margins(differences, np.asarray(prefers_a, bool), held_out).tolist()
     return found
 
@@ -53,7 +55,9 @@ def chosen(accuracies: Mapping[Pooling, float], pairs: int) -> Pooling:
 def _margins(
     differences: np.ndarray[Any, Any], side: np.ndarray[Any, Any], asked: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    scale = differences.std(0) + 1e-6
+    # Not the deviation from the mean: where A is mostly preferred the mean is what is to be learnt, and which answer
+    # stands as A must change nothing.
+    scale = np.sqrt(np.square(differences).mean(0)) + 1e-6
     found: np.ndarray[Any, Any] = logistic(differences / scale, side.tolist(), strength=STRENGTH).decision_function(
         asked / scale
     )

@@ -24,6 +24,21 @@ def test_a_direction_is_found_on_prompts_that_were_not_seen_and_noise_is_not() -
     assert np.mean((np.array(margins) > 0) == sides[100:]) > 0.9
 
 
+def test_which_answer_stands_as_a_changes_nothing() -> None:
+    draw = np.random.default_rng(1)
+    sides = draw.random(120) < 0.5
+    turn = np.where(sides, 1.0, -1.0)[:, None]
+    drawn = draw.normal(size=(120, 16)) + turn * np.eye(16)[0]
+    prompts = [f"p{i // 4}" for i in range(120)]
+    always = [True] * 120  # the same pairs, the preferred answer always as A
+    assert cross_validated(drawn * turn, always, prompts) == cross_validated(drawn, list(sides), prompts)
+    asked = draw.normal(size=(20, 16))
+    told = held_out_margins(drawn, list(sides), asked)
+    assert held_out_margins(drawn * turn, always, asked) == pytest.approx(told, abs=1e-3)
+    assert max(map(abs, told)) > 0.1
+    assert held_out_margins(drawn, list(sides), asked[:0]) == []
+
+
 def test_the_mean_is_taken_unless_another_is_clearly_better() -> None:
     # The standard error of 0.8 in 100 pairs is 0.04.
     assert chosen({"mean": 0.77, "last": 0.80, "end": 0.5}, 100) == "mean"

@@ -27,6 +27,7 @@ from rlaif.training.rewards.by_judge import JudgeReward
 from rlaif.training.rewards.function import FunctionReward
 from rlaif.training.rewards.model import RewardModel
 from rlaif.training.rewards.sources import Rewards, WeightedReward, part_figures, part_values
+from tests.training.contexts import Heard
 from tests.training.planted_labels import planted, reward_context
 from tests.training.tiny_ppo import (
     PROMPTS,
@@ -243,7 +244,7 @@ def test_one_alone_has_no_number_and_all_the_prompts(
 ) -> None:
     alone = reward_context(tmp_path, tiny_model, sft_adapter, planted(20), **{**MEMBERS, "members": 1})
     counts = reward.run(alone)
-    assert "disagreement" not in counts
+    assert not {"disagreement", "prompts_per_member"} & counts.keys()
     assert sorted(path.name for path in alone.folder.iterdir()) == ["adapter", "held_out.json", "metrics.jsonl"]
     assert counts["steps"] == 4
     assert counts["pairs_train"] == members[1]["pairs_train"]
@@ -253,6 +254,7 @@ def test_a_stage_cut_between_members_goes_on_with_the_next(
     tmp_path: Path, tiny_model: Path, sft_adapter: Path, members: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut = reward_context(tmp_path, tiny_model, sft_adapter, planted(20), **MEMBERS)
+    cut.progress = heard = Heard()
     trained: list[int] = []
     train = preferences.train
 
@@ -266,6 +268,10 @@ def test_a_stage_cut_between_members_goes_on_with_the_next(
     with pytest.raises(KeyboardInterrupt):
         reward.run(cut)
     assert reward.run(cut) == members[1]
+    half, whole = members[1]["prompts_per_member"], members[1]["prompts_train"]
+    assert (half, whole) == (8, 16)
+    said = "  reward: each of 3 members learns from 8 of the 16 training prompts, drawn for it alone"
+    assert heard.lines.count(said) == 2  # once a session
     assert trained[1:3] == [trained[1]] * 2  # the first was not trained again
     assert len(trained) == 4
     for name in cut.config.reward.adapters:
