@@ -32,7 +32,7 @@ class AskingConfig(ConfigTable):
         None,
         ge=1,
         description="contrast: tokens at the beginning of a response that are judged, null = all; a very small model "
-        "tells a refusal from consent by its opening, and the rest adds noise (docs/reference/results-demo.md)",
+        "tells a refusal from consent by its opening, and the rest adds noise (docs/evidence.md)",
     )
     rating_scale: float = Field(
         1.0,
