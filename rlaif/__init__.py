@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rlaif.constitution.load import load_constitution
     from rlaif.core.errors import RlaifError
     from rlaif.core.evaluation import Summary
+    from rlaif.core.features import features_of
     from rlaif.core.records import (
         Comparison,
         Constitution,
@@ -72,6 +73,7 @@ __all__ = [
     "WinRate",
     "__version__",
     "check_constitution",
+    "features_of",
     "load_constitution",
     "load_judge",
     "load_reward",
@@ -96,6 +98,7 @@ _PLACES = {
     "LintFinding": "rlaif.constitution.lint",
     "RlaifError": "rlaif.core.errors",
     "Summary": "rlaif.core.evaluation",
+    "features_of": "rlaif.core.features",
     "check_constitution": "rlaif.constitution.lint:lint",
     "load_constitution": "rlaif.constitution.load",
     "ppo_formulas": "rlaif.training.ppo.formulas:",

@@ -20,8 +20,9 @@ HEADER = """\
 One YAML file describes a run. Only `prompts` has to be there; a field that is left out has its default. An unknown key
 is an error that names the line and the nearest known key.
 
-- `rlaif init` writes a file with every field and these comments; `rlaif check my.yaml` checks yours, and asks a
-  judge behind a server about one pair.
+- `rlaif init` writes a short file to start from, and `rlaif fields` prints every field, as below.
+- `rlaif check my.yaml` opens what a run will open
+  ([what it finds](../train.md#before-the-first-hour)).
 - `--set ppo.kl_coef=0.1` overrides one field for one call; it may be given several times. A table in a list goes by
   its `name` or its place from 0: `--set judge.panel.large.max_calls=1000`, `--set judge.panel.0.max_calls=1000`.
 - A file or folder that lies beside the config is found there, wherever `rlaif` is started.

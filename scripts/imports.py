@@ -30,7 +30,8 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("constitution", "inputs", "lm"),
     ("gold",),
     ("judge",),
-    ("training", "report", "export"),
+    ("training", "report"),
+    ("export",),
     ("stages",),
     ("run",),
     ("analysis", "check"),
@@ -39,7 +40,7 @@ LINES: tuple[tuple[str, ...], ...] = (
 """The rooms from the lowest line to the highest. A room imports rooms of lower lines only, no neighbour on its own."""
 
 ABOUT: Mapping[str, str] = {
-    "core": "errors, records, files, YAML, statistics, progress; knows no model and no config",
+    "core": "errors, records, files, YAML, statistics, progress, terminal; knows no model and no config",
     "config": "every field, declared once",
     "view": "one way to the terminal, one to a page",
     "constitution": "the format: load, compose, edit, lint, compare, import and export",
@@ -49,7 +50,7 @@ ABOUT: Mapping[str, str] = {
     "judge": "one way to judge; `methods/` (a file each), `card/`, `compare/`",
     "training": "`ppo/`, `rewards/`, and what the stages share of transformers' Trainer",
     "report": "the page of a run",
-    "export": "what leaves a run",
+    "export": "what leaves a run: policies, rewards and data that load elsewhere, each with its card",
     "stages": "the pipeline, a file for each stage",
     "run": "runs, resumes, shows and plans stages",
     "analysis": "`impact/`, `principles/`, `recover/`, `sources/`: questions about a run's labels",

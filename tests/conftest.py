@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import stub_stages
-from tests.output import rlaif
-from tests.tiny import make_tiny_model
+from tests import stub_stages, tiny
+from tests.projects import write_project
 
 if TYPE_CHECKING:
     from tests.training.planted_labels import Trained
@@ -28,10 +27,30 @@ os.environ["NO_PROXY"] = "127.0.0.1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+FEW_TOKENS = (
+    "card.required=false",
+    "judge.principles=one",
+    "revise.gate=0",
+    "revise.few_shots=0",
+    "revise.max_new_tokens=6",
+    "revise.critique_tokens=6",
+    "label.samples=2",
+    "label.max_new_tokens=6",
+    "reward.members=2",
+    "ppo.steps=1",
+    "ppo.batch_size=4",
+    "ppo.max_new_tokens=6",
+    "evaluate.samples=1",
+    "evaluate.max_new_tokens=6",
+    "evaluate.gold=[]",
+    "evaluate.bootstrap=100",
+)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random Llama with its tokenizer."""
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    return tiny.make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +76,9 @@ def sft_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What `rlaif init` writes, with the tiny model, and the stub in the place of every stage; its rlaif.yaml."""
+    """The config of a project with the tiny model, and the stub in the place of every stage."""
     stub_stages.install(set_module=lambda name, module: monkeypatch.setitem(sys.modules, name, module))
-    assert rlaif("init", tmp_path).exit_code == 0
-    file = tmp_path / "rlaif.yaml"
+    file = write_project(tmp_path)
     file.write_text(file.read_text().replace("source: embedded", f"source: {tiny_model}"))
     return file
 
@@ -76,3 +94,17 @@ def trained(tiny_model: Path, sft_adapter: Path, tmp_path_factory: pytest.TempPa
     table = {"epochs": 5, "batch_size": 8, "learning_rate": 1e-2, "held_out": 0.2, "save_steps": 1000}
     context = reward_context(tmp_path_factory.mktemp("run"), tiny_model, sft_adapter, labels, **table)
     return context, reward.run(context)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run of every stage in runs/my, on a tiny model."""
+    from rlaif.config import STAGES
+    from rlaif.core.progress import Silent
+    from rlaif.run import pipeline
+    from tests.projects import tiny_project
+
+    folder = tmp_path_factory.mktemp("finished")
+    config = tiny_project(folder, FEW_TOKENS)
+    pipeline.run_stages(config, folder / "runs" / "my", STAGES[1:], mode="new", limit=4, progress=Silent())
+    return folder

@@ -74,8 +74,8 @@ def mute() -> ScriptedModel:
 def judge_card(
     accuracy: float = 0.75,
     *,
-    pairs: int = 10,
-    labelled: int = 10,
+    pairs: int = 40,
+    labelled: int = 40,
     gold: str = "stub",
     maps: Sequence[CalibrationMap] = (),
     **more: Any,

@@ -19,7 +19,7 @@ from rlaif.lm.server.client import OpenAIModel
 @dataclass
 class Answer:
     """What goes over the wire. `hang`: seconds of silence first; `drip`: seconds before each byte of the body; `cut`:
-    bytes of the body that are really sent."""
+    bytes of the body that are really sent; `wire`: all that is sent, head and body, before the connection ends."""
 
     body: Any = None
     status: int = 200
@@ -27,6 +27,7 @@ class Answer:
     hang: float = 0.0
     drip: float = 0.0
     cut: int | None = None
+    wire: bytes | None = None
 
 
 Behaviour = Callable[[dict[str, Any], int], Answer]
@@ -84,6 +85,9 @@ class FaultServer:
             await asyncio.sleep(answer.hang)
         finally:
             self.in_flight -= 1
+        if answer.wire is not None:
+            writer.write(answer.wire)
+            return False
         content = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
         given = {"Content-Type": "application/json", "Content-Length": len(content), **answer.headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in given.items())

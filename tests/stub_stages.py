@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from rlaif.config import StageName
-from rlaif.core.files import JsonlFile, write_atomic, write_folder
+from rlaif.core.files import JsonlFile, path_hash, write_atomic, write_folder
 from rlaif.core.records import Message, Prompt
 from rlaif.stages import table as stages
 from rlaif.stages.context import StageContext
@@ -32,8 +32,8 @@ OUTPUT: dict[StageName, str] = {
 }
 ACCURACY = 0.75
 """Of the judge, as the card says."""
-LABELLED = 10
-"""Of ten pairs."""
+LABELLED = 40
+"""Of forty pairs."""
 RAN: list[str] = []
 """Stages in the order in which they were started in this process."""
 
@@ -58,7 +58,7 @@ def run(context: StageContext) -> dict[str, float]:
         made += 1
     digest = hashlib.sha256((context.folder / "records.jsonl").read_bytes())
     for name in stages.TABLE[stage].reads:
-        digest.update(stages.path_hash(context.run.root / name).encode())
+        digest.update(path_hash(context.run.root / name).encode())
     said: object = digest.hexdigest()
     if stage == "card":
         said = judge_card(ACCURACY, labelled=LABELLED, id=digest.hexdigest()).as_json()

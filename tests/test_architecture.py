@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from rlaif.config import ConfigTable, RunConfig
+from tests.scripts import loaded
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rlaif"
@@ -28,13 +29,7 @@ DRAWERS = {"utils.py", "util.py", "common.py", "base.py", "helpers.py", "misc.py
 
 def layout() -> ModuleType:
     """scripts/imports.py, which has the list of the rooms and reads the imports."""
-    spec = importlib.util.spec_from_file_location("imports_script", ROOT / "scripts" / "imports.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "scripts" / "imports.py")
 
 
 LAYOUT = layout()
@@ -43,10 +38,11 @@ LIBRARIES = {
     "trl": {"training"},
     "openai": {"lm"},
     "matplotlib": {"view"},
-    "torch": {"lm", "training", "stages", "check", "gold"},
-    "transformers": {"lm", "training", "stages", "check", "gold"},
+    "torch": {"lm", "training", "export", "stages", "check", "gold"},
+    "transformers": {"lm", "training", "export", "stages", "check", "gold"},
     "peft": {"lm", "training"},
     "datasets": {"training"},
+    "pyarrow": {"inputs", "export"},
     "accelerate": {"lm", "training"},
     "sklearn": {"gold", "training", "analysis"},
     "profanity_check": {"gold"},
@@ -69,8 +65,10 @@ OF_THE_WHOLE = {
     "test_architecture.py": "the layout",
     "test_docs.py": "what the documentation shows",
     "test_embedded.py": "the embedded model",
+    "test_mutants.py": "scripts/mutants.py",
     "test_packaging.py": "the wheel",
     "test_public_surface.py": "the names that users import",
+    "training/ppo/test_whole_step.py": "a PPO step against one in float64",
 }
 """Test file that mirrors no module -> what whole it tests."""
 
@@ -85,6 +83,7 @@ TESTED_IN = {
     "constitution.render": "constitution/test_diff.py",
     "constitution.starter": "cli/test_constitution.py",
     "core.errors": "cli/test_options.py",
+    "export.data_card": "export/test_data.py",
     "judge.card.verdict": "judge/card/test_card.py",
     "judge.compare.records": "judge/compare/test_measure.py",
     "judge.methods.method": "judge/methods/test_table.py",
@@ -203,6 +202,23 @@ def test_libraries_stay_in_their_rooms() -> None:
             if rooms is not None and room(path) not in rooms:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
     assert wrong == []
+
+
+def test_transformers_is_told_not_to_run_code_of_models() -> None:
+    """Unset, `trust_remote_code` lets it ask on the terminal."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and re.fullmatch(r"Auto\w+\.from_pretrained", ast.unparse(node.func)):
+                said = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                assert said.get("trust_remote_code") == "False", f"{path}:{node.lineno}"
+
+
+def test_there_is_one_way_to_the_terminal() -> None:
+    """Past it, a name in a file could steer the terminal."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and path != ROOT / "rlaif" / "core" / "terminal.py":
+                assert ast.unparse(node.func) not in ("print", "Console", "typer.echo"), f"{path}:{node.lineno}"
 
 
 def test_light_modules_import_without_torch() -> None:

@@ -25,10 +25,11 @@ from rlaif.core.yaml import read_yaml
 from rlaif.judge.load import parse
 from rlaif.stages.summary import ANSWER_MEASURES, LogprobRow
 from rlaif.training.preference_metrics import held_out_report
+from tests.lm.server.hostile import FAULTS
 from tests.output import rlaif
 
 ROOT = Path(__file__).parent.parent
-DOCS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+DOCS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 DOCS += sorted((ROOT / "docs").rglob("*.md"))
 RUN_FOLDER = ROOT / "docs" / "reference" / "run-folder.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -133,6 +134,16 @@ def test_pages_that_the_code_names_exist() -> None:
 def test_scripts_that_are_named_exist(path: Path) -> None:
     named = set(re.findall(r"\bscripts/[\w.]+\w", path.read_text(encoding="utf-8")))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_every_promise_of_security_names_a_test_that_is_there() -> None:
+    rows = [row for row in (ROOT / "SECURITY.md").read_text().splitlines() if row.startswith("| ") and "`" in row]
+    for row in rows:
+        held = re.findall(r"`(tests/[\w/]+\.py)`", row)
+        assert held, row
+        assert [name for name in held if not (ROOT / name).is_file()] == []
+    assert len(rows) >= 10
+    assert any(f"{len(FAULTS)} kinds of faults" in row for row in rows)
 
 
 @each_document

@@ -23,6 +23,7 @@ SMALL = [
     "revise.gate=0.1",
     "label.max_new_tokens=16",
     "label.pairs=2",
+    "label.balance=false",
     "ppo.steps=2",
     "ppo.batch_size=8",
     "ppo.samples_per_prompt=2",

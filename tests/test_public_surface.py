@@ -12,49 +12,13 @@ from shutil import copytree
 import pytest
 
 import rlaif
-from rlaif.config import STAGES
 from rlaif.core.errors import ConfigError, DataError
-from rlaif.core.progress import Silent
 from rlaif.core.records import Comparison, Message
 from rlaif.core.yaml import dump_yaml
 from rlaif.judge.load import load
-from rlaif.run import pipeline
-from rlaif.run.init import init_project
-from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "python.md"
-SMALL = (
-    "card.required=false",
-    "judge.principles=one",
-    "revise.gate=0",
-    "revise.few_shots=0",
-    "revise.max_new_tokens=6",
-    "revise.critique_tokens=6",
-    "label.samples=2",
-    "label.max_new_tokens=6",
-    "reward.members=2",
-    "ppo.steps=1",
-    "ppo.batch_size=4",
-    "ppo.max_new_tokens=6",
-    "evaluate.samples=1",
-    "evaluate.max_new_tokens=6",
-    "evaluate.gold=[]",
-    "evaluate.bootstrap=100",
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run of every stage in runs/my, on a tiny model."""
-    folder = tmp_path_factory.mktemp("surface")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "CONTEXT", 4096)
-        tiny.make_tiny_model(folder / "model")
-    init_project(folder)
-    config = load(folder / "rlaif.yaml", ["model.source=./model", *SMALL])
-    pipeline.run_stages(config, folder / "runs" / "my", STAGES[1:], mode="new", limit=4, progress=Silent())
-    return folder
 
 
 def test_every_name_is_there_and_nothing_else_is_public() -> None:
@@ -85,9 +49,9 @@ def test_importing_it_loads_no_library() -> None:
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("page", ["docs/python.md", "README.md", "docs/reference/run-folder.md"])
-def test_what_a_page_shows_works_from_top_to_bottom(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
+@pytest.mark.parametrize("page", ["docs/python.md", "README.md"])
+def test_what_a_page_shows_works_from_top_to_bottom(page: str, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
     names: dict[str, object] = {}
     codes = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     ours = [code for code in codes if "load_dataset" not in code]
@@ -96,8 +60,8 @@ def test_what_a_page_shows_works_from_top_to_bottom(page: str, folder: Path, mon
         exec(compile(code, page, "exec"), names)
 
 
-def test_a_run_is_read_as_it_stands(folder: Path, tmp_path: Path) -> None:
-    run = rlaif.open_run(folder / "runs" / "my")
+def test_a_run_is_read_as_it_stands(finished: Path, tmp_path: Path) -> None:
+    run = rlaif.open_run(finished / "runs" / "my")
     assert {label.comparison.prompt.id for label in run.labels()} <= {prompt.id for prompt in run.prompts()}
     assert {answer.model for answer in run.responses()} == {"base", "sft", "ppo"}
     assert {answer.model for answer in run.responses("label")} == {"sft"}
@@ -125,15 +89,15 @@ def test_a_run_is_read_as_it_stands(folder: Path, tmp_path: Path) -> None:
         ("policy", "rl", "give one of base, sft, ppo"),
     ],
 )
-def test_a_wrong_name_is_no_empty_answer(folder: Path, method: str, name: str, said: str) -> None:
+def test_a_wrong_name_is_no_empty_answer(finished: Path, method: str, name: str, said: str) -> None:
     with pytest.raises(rlaif.RlaifError) as caught:
-        getattr(rlaif.open_run(folder / "runs" / "my"), method)(name)
+        getattr(rlaif.open_run(finished / "runs" / "my"), method)(name)
     assert said in str(caught.value)
 
 
-def test_a_run_is_read_without_its_plug_in(folder: Path, tmp_path: Path) -> None:
+def test_a_run_is_read_without_its_plug_in(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    copytree(folder / "runs" / "my", run)
+    copytree(finished / "runs" / "my", run)
     config = load(run / "config.yaml").model_dump(mode="json", exclude_defaults=True)
     config["judge"] = {"method": "gone:METHOD"}
     (run / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
@@ -142,8 +106,8 @@ def test_a_run_is_read_without_its_plug_in(folder: Path, tmp_path: Path) -> None
         rlaif.load_judge(run)
 
 
-def test_a_judge_of_a_run_gives_its_labels_again(folder: Path) -> None:
-    run = rlaif.open_run(folder / "runs" / "my")
+def test_a_judge_of_a_run_gives_its_labels_again(finished: Path) -> None:
+    run = rlaif.open_run(finished / "runs" / "my")
     judge = rlaif.load_judge(run)
     kept = run.labels()
     again = judge.label([label.comparison for label in kept])
@@ -152,19 +116,19 @@ def test_a_judge_of_a_run_gives_its_labels_again(folder: Path) -> None:
     assert judge.usage.calls == 0  # what was asked once is in the cache
 
 
-def test_a_judge_of_a_config_and_by_the_defaults(folder: Path) -> None:
+def test_a_judge_of_a_config_and_by_the_defaults(finished: Path) -> None:
     pair = Comparison.of_texts("How?", "So.", "Otherwise.")
-    by_file = rlaif.load_judge(folder / "rlaif.yaml", set=["judge.method=random"])
+    by_file = rlaif.load_judge(finished / "rlaif.yaml", set=["judge.method=random"])
     assert not by_file.asks_model
     (label,) = by_file.label([pair])
     assert label.prob_a is not None
-    assert label.constitution_hash == rlaif.load_constitution(folder / "constitution.yaml").hash
+    assert label.constitution_hash == rlaif.load_constitution(finished / "constitution.yaml").hash
     own = rlaif.load_judge(model=rlaif.open_model(backend="scripted"), set=["judge.method=pairwise"])
     assert own.label([pair])[0].prob_a is not None
 
 
-def test_rewards_take_texts_and_messages(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = rlaif.open_run(folder / "runs" / "my")
+def test_rewards_take_texts_and_messages(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = rlaif.open_run(finished / "runs" / "my")
     reward = rlaif.load_reward("model", run)
     plain = reward(["How do I bake bread?", "Why?"], ["Mix flour and water.", "So."])
     chats = [[{"role": "user", "content": text}] for text in ("How do I bake bread?", "Why?")]
@@ -176,11 +140,11 @@ def test_rewards_take_texts_and_messages(folder: Path, monkeypatch: pytest.Monke
         by_judge(["never asked"], ["So."])
     with pytest.raises(ConfigError, match="belongs to a run"):
         rlaif.load_reward("model")
-    (folder / "own_rewards.py").write_text(
+    (finished / "own_rewards.py").write_text(
         "def odd(prompts, completion_ids, responses):\n"
         "    return [None if text == 'So.' else len(ids) for ids, text in zip(completion_ids, responses)]\n"
     )
-    monkeypatch.syspath_prepend(folder)
+    monkeypatch.syspath_prepend(finished)
     own = rlaif.load_reward("own_rewards:odd")
     assert own.__name__ == "odd"
     assert own(["a", "b"], ["x", "So."], completion_ids=[[1, 2, 3], [4]]) == [3.0, None]

@@ -43,6 +43,17 @@ def read_judged_run(run: RunFolder, command: str) -> JudgedRun:
     return JudgedRun(run, config, constitution, _labels(run, config))
 
 
+def refuse_given(run: RunFolder, config: RunConfig) -> None:
+    """Raises StageError where the labels of the run are the user's own."""
+    if config.label.source is not None:
+        raise StageError(
+            "the labels of this run are given: no judge made them under a constitution",
+            where=str(run.root),
+            remedy=f"have a judge label the same pairs: rlaif impact --comparisons {config.label.source} --from OLD "
+            "--to NEW; or find principles that explain them: rlaif constitution recover --labels",
+        )
+
+
 def judge_on_demand(judged: JudgedRun, open_judge: OpenJudge) -> list[OnDemand]:
     """The judge's models behind the run's cache, after the check that they still are those that made the labels."""
     config = judged.config
@@ -63,6 +74,7 @@ def _constitution_of_labels(run: RunFolder, config: RunConfig, command: str) -> 
             where=str(run.root),
             remedy=f"run it first: rlaif label --run {run.root}",
         )
+    refuse_given(run, config)
     given = pipeline.gather_kept(config, run)
     settings = stages.settings(config, "label", record.config.get("limit"))
     inputs = {"constitution": given.constitution.hash, "templates": content_id(given.templates)}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlaif.cli.options import HtmlOption, JsonOption, JudgeConfigOption, ObjectOption, SetOption
+from rlaif.cli.options import HtmlOption, JsonOption, JudgeConfigOption, ObjectOption, ReplaceOption, SetOption
 from rlaif.core.errors import ConfigError
+from rlaif.core.terminal import say
 
 if TYPE_CHECKING:
     from rlaif.analysis.impact.impact import DownstreamPart
@@ -44,6 +45,7 @@ def impact(
     policy: Annotated[bool, typer.Option("--policy", help="with --run: train and evaluate the policy again")] = False,
     html: HtmlOption = None,
     out: ObjectOption = None,
+    force: ReplaceOption = False,
     examples: Annotated[
         int, typer.Option("--examples", metavar="N", min=0, help="show the N pairs that change most")
     ] = 5,
@@ -59,7 +61,7 @@ def impact(
     from rlaif.core.progress import choose
     from rlaif.view.deliver import deliver, refuse_places
 
-    refuse_places(html, out, run, "impact", inputs=(comparisons, to, before, config))
+    refuse_places(html, out, run, "impact", inputs=(comparisons, to, before, config), replace=force)
     asked: dict[DownstreamPart, bool] = {"revisions": revisions, "reward": reward, "policy": policy}
     beyond = [part for part, wanted in asked.items() if wanted]
     if beyond and run is None:
@@ -120,6 +122,7 @@ def principles(
     ] = None,
     html: HtmlOption = None,
     out: ObjectOption = None,
+    force: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what each principle does to the labels: which decides, which repeats another, which is never heard."""
@@ -129,7 +132,7 @@ def principles(
     from rlaif.core.progress import choose
     from rlaif.view.deliver import deliver, refuse_places
 
-    refuse_places(html, out, run, "principles", inputs=(gold,))
+    refuse_places(html, out, run, "principles", inputs=(gold,), replace=force)
     found = attribution(RunFolder(run), pairs=pairs, negate=negate, gold=gold, progress=choose(quiet=as_json))
     deliver(found.as_json(), answer(found), html=html, out=out, as_json=as_json)
 
@@ -157,7 +160,7 @@ def recover(
         int, typer.Option("--pairs", metavar="N", min=2, help="judge at most N pairs of each half of the prompts")
     ] = 300,
     part: Annotated[
-        str | None, typer.Option("--slice", metavar="NAME", help="take only the pairs of this slice of the prompts")
+        str | None, typer.Option("--slice", metavar="NAME", help="take only the pairs of this slice (set of prompts)")
     ] = None,
     against: Annotated[
         str | None,
@@ -185,11 +188,11 @@ def recover(
     if out is not None and found.kept:
         write(out, found)
     if as_json:
-        print(json.dumps({**found.as_json(), "written": str(out) if out is not None and found.kept else None}))
+        say(json.dumps({**found.as_json(), "written": str(out) if out is not None and found.kept else None}))
         return
     from rlaif.analysis.recover.answer import answer
     from rlaif.view.deliver import print_answer
 
     print_answer(answer(found))
     if out is not None:
-        print(f"wrote {out}" if found.kept else f"nothing was kept, so {out} was not written")
+        say(f"wrote {out}" if found.kept else f"nothing was kept, so {out} was not written")

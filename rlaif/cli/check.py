@@ -10,6 +10,7 @@ import typer
 
 from rlaif.cli.options import JsonOption, SetOption
 from rlaif.core.errors import ConfigError
+from rlaif.core.terminal import say
 
 WRONG_MODEL = 4  # the exit code of a ModelError: PPO and this model do not go together
 
@@ -49,10 +50,10 @@ def _check_config(config: Path, overrides: list[str], as_json: bool) -> None:
 
     findings = check_all(config, overrides)
     if as_json:
-        print(json.dumps({"ok": all(f.ok for f in findings), "checks": [f.as_json() for f in findings]}))
+        say(json.dumps({"ok": all(f.ok for f in findings), "checks": [f.as_json() for f in findings]}))
     else:
         for finding in findings:
-            print(finding)
+            say(str(finding))
     failed = [finding for finding in findings if not finding.ok]
     if failed:
         raise typer.Exit(failed[0].exit_code)
@@ -61,7 +62,6 @@ def _check_config(config: Path, overrides: list[str], as_json: bool) -> None:
 def _check_ppo(config: Path, run: Path | None, overrides: list[str], as_json: bool) -> None:
     from rlaif.core.files import RunFolder, refuse_no_run
     from rlaif.judge.load import load
-    from rlaif.view.text import visible
 
     settings = load(config, overrides)
     if run is not None:
@@ -72,16 +72,16 @@ def _check_ppo(config: Path, run: Path | None, overrides: list[str], as_json: bo
     with opened(settings, None if run is None else RunFolder(run)) as (subject, about):
         outcomes = []
         if not as_json:
-            print(visible(about))
+            say(about)
         for outcome in checks(subject):
             outcomes.append(outcome)
             if not as_json:
-                print(visible(str(outcome)), flush=True)
+                say(str(outcome))
     failed = [outcome for outcome in outcomes if not outcome.ok]
     if as_json:
-        print(json.dumps({"ok": not failed, "about": about, "checks": [outcome.as_json() for outcome in outcomes]}))
+        say(json.dumps({"ok": not failed, "about": about, "checks": [outcome.as_json() for outcome in outcomes]}))
     else:
         done = sum(outcome.applies for outcome in outcomes)
-        print(f"{done - len(failed)} of {done} checks passed" + (f", {len(failed)} failed" if failed else ""))
+        say(f"{done - len(failed)} of {done} checks passed" + (f", {len(failed)} failed" if failed else ""))
     if failed:
         raise typer.Exit(WRONG_MODEL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ import typer
 
 from rlaif.cli.analysis import recover
 from rlaif.cli.options import Command, JsonOption, JudgeConfigOption, SetOption, Verbs, add_verbs
+from rlaif.core.terminal import say
 
 FORMAT_NAMES = "anthropic, anthropic-comparisons, handbook, icai, markdown or json"
 
@@ -38,12 +38,12 @@ def list_shipped(as_json: JsonOption = False) -> None:
         for constitution in [load_constitution(name)]
     ]
     if as_json:
-        print(json.dumps({"constitutions": found}))
+        say(json.dumps({"constitutions": found}))
         return
     longest = max(len(str(row["name"])) for row in found)
     for row in found:
-        print(f"{row['name']:<{longest}}  {row['principles']:>3} principles  {row['tests']:>3} tests")
-        print("  " + textwrap.shorten(str(row["description"]), _width() - 2, placeholder=" ..."))
+        say(f"{row['name']:<{longest}}  {row['principles']:>3} principles  {row['tests']:>3} tests")
+        say("  " + textwrap.shorten(str(row["description"]), _width() - 2, placeholder=" ..."))
 
 
 def show(name: NameArgument, as_json: JsonOption = False) -> None:
@@ -61,7 +61,7 @@ def show(name: NameArgument, as_json: JsonOption = False) -> None:
     data = {"file": str(composed.path), "hash": constitution.hash, **to_json(constitution)}
     for part, principle, written in zip(data["principles"], constitution.principles, composed.principles, strict=True):
         part |= {"hash": principle.hash, "files": [str(path) for path in written.paths]}
-    print(json.dumps(data))
+    say(json.dumps(data))
 
 
 def new(
@@ -72,7 +72,7 @@ def new(
     from rlaif.constitution.starter import write_starter
 
     write_starter(file)
-    print(json.dumps({"file": str(file)}) if as_json else f"wrote {file}\nnext: rlaif constitution check {file}")
+    say(json.dumps({"file": str(file)}) if as_json else f"wrote {file}\nnext: rlaif constitution check {file}")
 
 
 def set_fields(
@@ -93,10 +93,37 @@ def set_fields(
     done = edit_file(file, lambda text, path: with_changes(text, path, wanted))
     if as_json:
         found = differences.diff(done.old, done.new, METHODS.values()).as_json()
-        print(json.dumps({"file": str(file), "written": done.written, **found}))
+        say(json.dumps({"file": str(file), "written": done.written, **found}))
         return
     _print_lines(difference_lines(done.old, done.new, METHODS.values(), _width()))
-    print(f"wrote {file}" if done.written else f"{file} stays as it is: nothing to change")
+    say(f"wrote {file}" if done.written else f"{file} stays as it is: nothing to change")
+
+
+def draft(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="the constitution to edit")],
+    as_json: JsonOption = False,
+) -> None:
+    """Give each principle without a contrast pair one that is made from its statement, to start from."""
+    from rlaif.constitution.contrast_pair import with_made_contrasts
+    from rlaif.constitution.edit import edit_file
+
+    done = edit_file(file, with_made_contrasts)
+    before = {principle.id: principle.contrast for principle in done.old.principles}
+    drafted = [principle.id for principle in done.new.principles if principle.contrast != before[principle.id]]
+    if as_json:
+        say(json.dumps({"file": str(file), "written": done.written, "drafted": drafted}))
+        return
+    if not drafted:
+        say(f"{file} stays as it is: every principle has a contrast pair")
+        return
+    say(f"wrote {file}")
+    told = [
+        f"{len(drafted)} contrast pair{'' if len(drafted) == 1 else 's'} made, for {', '.join(drafted)}",
+        "A made pair only wraps the statement. Write in each what the assistant does, and add examples "
+        "(docs/write-a-constitution.md).",
+    ]
+    _print_lines(line for text in told for line in textwrap.wrap(text, _width(), subsequent_indent="  "))
+    say(f"next: rlaif constitution test {file}")
 
 
 def import_constitution(
@@ -121,7 +148,7 @@ def import_constitution(
     ids = [principle.id for principle in found.constitution.principles]
     told = {"file": found.file, "source": found.source, "format": found.format, "principles": ids}
     more = {"left_out": found.left_out, "notes": found.notes, "renamed": dict(found.renamed)}
-    print(json.dumps({**told, **more, "methods": methods}))
+    say(json.dumps({**told, **more, "methods": methods}))
 
 
 def export(
@@ -136,7 +163,7 @@ def export(
 
     lost = export_file(load_constitution(name), out, format)
     if as_json:
-        print(json.dumps({"file": str(out), "format": format, "lost": lost}))
+        say(json.dumps({"file": str(out), "format": format, "lost": lost}))
         return
     told = ", ".join(f"{count} x {what}" for what, count in lost.items()) or "nothing"
     _print_lines([f"wrote {out}", *textwrap.wrap(f"the format {format} cannot hold: {told}", _width())])
@@ -149,16 +176,18 @@ def check(
 ) -> None:
     """Find mistakes, missing texts and wording that misleads a judge. Asks no model."""
     from rlaif.config import JudgeConfig
+    from rlaif.constitution.diff import reading
     from rlaif.constitution.lint import lint
     from rlaif.judge.methods.table import METHODS
 
     found = {name: lint(name) for name in names}
     totals = Counter(finding.severity for findings in found.values() for finding in findings)
+    shown = {method.name: method.shown for method in METHODS.values() if method.asks_model}
     ok = not totals["error"] and not (strict and totals["warning"])
     if as_json:
         files = [{"file": name, "findings": [f.as_json() for f in findings]} for name, findings in found.items()]
         counts = {f"{severity}s": totals[severity] for severity in ("error", "warning", "note")}
-        print(json.dumps({"ok": ok, **counts, "files": files}))
+        say(json.dumps({"ok": ok, **counts, "shown": shown, "files": files}))
     else:
         for finding in (finding for findings in found.values() for finding in findings):
             which = "" if finding.principle is None or finding.severity == "error" else f" [{finding.principle}]"
@@ -171,12 +200,11 @@ def check(
         told = [(totals[severity], severity) for severity in ("error", "warning", "note")]
         usual = JudgeConfig.model_fields["method"].default
         reads = [
-            f"{method.name}{' (the default)' if method.name == usual else ''} reads {' and '.join(method.shown)}"
-            for method in METHODS.values()
-            if method.asks_model
+            f"{name}{' (the default)' if name == usual else ''}: {reading(fields)}" for name, fields in shown.items()
         ]
-        _print_lines(textwrap.wrap(f"judge.method: {'; '.join(reads)}", _width(), subsequent_indent="  "))
-        print(", ".join(f"{n} {severity}{'' if n == 1 else 's'}" for n, severity in told))
+        about = f"what a judge reads of a principle, by judge.method. {'; '.join(reads)}"
+        _print_lines(textwrap.wrap(about, _width(), subsequent_indent="  "))
+        say(", ".join(f"{n} {severity}{'' if n == 1 else 's'}" for n, severity in told))
     if not ok:
         raise typer.Exit(1)
 
@@ -194,7 +222,7 @@ def diff(
 
     before, after = load_constitution(old), load_constitution(new)
     if as_json:
-        print(json.dumps(differences.diff(before, after, METHODS.values()).as_json()))
+        say(json.dumps(differences.diff(before, after, METHODS.values()).as_json()))
     else:
         _print_lines(difference_lines(before, after, METHODS.values(), _width()))
 
@@ -203,7 +231,7 @@ def schema(as_json: JsonOption = False) -> None:
     """Print the JSON Schema by which an editor completes and checks a constitution file."""
     from rlaif.constitution.format import json_schema
 
-    print(json.dumps(json_schema(), indent=None if as_json else 2))
+    say(json.dumps(json_schema(), indent=None if as_json else 2))
 
 
 def run_tests(
@@ -230,13 +258,13 @@ def run_tests(
     progress = choose(quiet=as_json)
     report = run(constitution, settings, cache=cache_folder(), only=only or (), where=name, progress=progress)
     if as_json:
-        print(json.dumps(report.as_json()))
+        say(json.dumps(report.as_json()))
     else:
         print_answer(answer(report))
     found = tally(report.results)
     if fail_under is not None and found.pass_share < fail_under:
         share = f"{found.passed} of {found.tests} tests passed"
-        print(f"{share}, less than --fail-under {fail_under:g}", file=sys.stderr)
+        say(f"{share}, less than --fail-under {fail_under:g}", error=True)
         raise typer.Exit(1)
 
 
@@ -245,6 +273,7 @@ VERBS: dict[str, Command] = {
     "show": show,
     "new": new,
     "set": set_fields,
+    "draft": draft,
     "import": import_constitution,
     "export": export,
     "check": check,
@@ -267,8 +296,5 @@ def _width() -> int:
 
 
 def _print_lines(lines: Iterable[str]) -> None:
-    """Prints text out of a file with every invisible character written out, so that it cannot steer the terminal."""
-    from rlaif.view.text import visible
-
     for line in lines:
-        print(visible(line))
+        say(line)

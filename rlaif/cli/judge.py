@@ -15,11 +15,13 @@ from rlaif.cli.options import (
     JsonOption,
     JudgeConfigOption,
     ObjectOption,
+    ReplaceOption,
     SetOption,
     Verbs,
     accepting,
     add_verbs,
 )
+from rlaif.core.terminal import say
 
 GoldOption = Annotated[
     str,
@@ -53,14 +55,20 @@ def card(
     attack: Annotated[
         int, typer.Option("--attack", metavar="N", min=0, help="try each attack on N pairs: is the judge taken in?")
     ] = 24,
+    examples: Annotated[
+        int,
+        typer.Option("--examples", metavar="N", min=0, help="show N pairs that the judge has wrong and is surest of"),
+    ] = 5,
     html: HtmlOption = None,
     out: ObjectOption = None,
+    force: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a judge on pairs whose better answer is known.
+    """Measure a judge on pairs whose better answer is known (gold), and write its card.
 
     The card says how often the judge is right, beside what length alone gets; how sure it is; whether the order of the
-    answers or an attack moves it; and what a verdict costs. Templates are the shipped ones.
+    answers or an attack moves it; what a verdict costs; and on which pairs it is surest and wrong. Templates are the
+    shipped ones.
     """
     from rlaif.core.progress import choose
     from rlaif.core.shipped import cache_folder
@@ -69,9 +77,9 @@ def card(
     from rlaif.judge.load import load_or_default
     from rlaif.view.deliver import deliver, refuse_places
 
-    refuse_places(html, out, None, "card", inputs=(gold, config, constitution))
+    refuse_places(html, out, None, "card", inputs=(gold, config, constitution), replace=force)
     settings = load_or_default(config, overrides)
-    asked = CardOptions(pairs, repeat, attack, tuple(only or ()), constitution)
+    asked = CardOptions(pairs, repeat, attack, tuple(only or ()), constitution, examples=examples)
     found = judge_card(settings, gold, asked, cache=cache_folder(), progress=choose(quiet=as_json))
     deliver(found.as_json(), answer(found), html=html, out=out, as_json=as_json)
 
@@ -103,6 +111,7 @@ def compare(
     ] = 8,
     html: HtmlOption = None,
     out: ObjectOption = None,
+    force: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare judges on pairs whose better answer is known.
@@ -119,7 +128,7 @@ def compare(
     from rlaif.judge.load import load_or_default
     from rlaif.view.deliver import deliver, refuse_places
 
-    refuse_places(html, out, None, "compare", inputs=(gold, config, constitution))
+    refuse_places(html, out, None, "compare", inputs=(gold, config, constitution), replace=force)
     variants = read_variants(methods, variant or (), lambda more: load_or_default(config, [*(overrides or ()), *more]))
     asked = CardOptions(pairs, 0, 0, tuple(only or ()), constitution)
     found = compared(
@@ -138,7 +147,8 @@ def export_batch(
         str, typer.Option("--member", metavar="NAME", help="write the requests of this member of judge.panel")
     ] = "",
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, metavar="N", help="take the first N prompts of each slice")
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="take the first N prompts of each slice (set of prompts)"),
     ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="write also requests that were exported before and have no result yet")
@@ -155,17 +165,17 @@ def export_batch(
         run, out, member=member, overrides=words, limit=limit, again=again, progress=choose(quiet=as_json)
     )
     if as_json:
-        print(json.dumps(found.as_json()))
+        say(json.dumps(found.as_json()))
         return
     for path in found.files:
-        print(f"wrote {path}")
-    print(f"{found.written:,} requests for {found.pairs:,} pairs; answers that the cache has are not among them")
+        say(f"wrote {path}")
+    say(f"{found.written:,} requests for {found.pairs:,} pairs; answers that are in the cache are not asked for again")
     if found.waiting:
-        print(f"{found.waiting:,} were exported before and their results not imported; --again writes them once more")
+        say(f"{found.waiting:,} were exported before and have no result yet; --again writes them once more")
     if found.written:
-        print(f"next: have them answered, then rlaif judge import --run {run} RESULTS")
+        say(f"next: have them answered, then rlaif judge import --run {run} RESULTS")
     elif not found.waiting:
-        print(f"nothing is left to ask; next: rlaif label --run {run} --resume")
+        say(f"nothing is left to ask; next: rlaif label --run {run} --resume")
 
 
 def import_batch(
@@ -175,20 +185,19 @@ def import_batch(
 ) -> None:
     """Read the results of a batch into a run's cache. `rlaif label` then asks only for what is missing."""
     from rlaif.run.judge_batch import import_results
-    from rlaif.view.text import visible
 
     found = import_results(run, results)
     if as_json:
-        print(json.dumps(found.as_json()))
+        say(json.dumps(found.as_json()))
         return
-    print(f"{found.imported:,} answers imported, {found.known:,} were there already, {found.unknown:,} of unknown id")
+    say(f"{found.imported:,} answers imported, {found.known:,} were there already, {found.unknown:,} of unknown id")
     for kind, number in found.failed.most_common():
-        print(f"{number:,} failed ({kind}): {visible(found.reasons[kind])}")
+        say(f"{number:,} failed ({kind}): {found.reasons[kind]}")
     if found.waiting:
-        print(f"{found.waiting:,} exported requests have no result yet: import the other files too")
-    print(
-        f"next: rlaif judge export --run {run} --out FILE writes what is missing and what follows from these answers\n"
-        f"  (failed ones, the letters of cot); rlaif label --run {run} --resume asks the server itself for the rest"
+        say(f"{found.waiting:,} exported requests have no result yet: import the other files too")
+    say(
+        f"next: rlaif judge export --run {run} --out FILE, which writes the requests that failed and those that follow "
+        f"(the letters of cot)\n  or: rlaif label --run {run} --resume, which asks the server for the rest"
     )
 
 

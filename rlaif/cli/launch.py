@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from rlaif.core.errors import ConfigError, RlaifError
 from rlaif.core.launch import place
+from rlaif.core.terminal import say
 
 if TYPE_CHECKING:
     from rlaif.config import RunConfig, StageName
@@ -47,9 +47,7 @@ def assisted(names: Sequence[StageName], config: RunConfig, folder: Path, limit:
         raise typer.Exit(1) from None
     except RlaifError as error:
         if not getattr(error, "everywhere", False):  # else the first process has met it too, and tells it
-            from rlaif.view.text import visible
-
-            print(f"error in process {index}: {visible(str(error))}", file=sys.stderr)
+            say(f"error in process {index}: {error}", error=True)
         raise typer.Exit(error.exit_code) from None
     processes.end()
     return True

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +14,12 @@ from rlaif import __version__
 from rlaif.cli.analysis import impact, principles
 from rlaif.cli.check import check
 from rlaif.cli.constitution import constitution_app
+from rlaif.cli.export import export_app
 from rlaif.cli.judge import judge_app
 from rlaif.cli.launch import assisted, leading
 from rlaif.cli.options import AcceptOption, JsonOption, SetOption, Verbs, accepting, friendly
 from rlaif.core.errors import ConfigError, near
+from rlaif.core.terminal import console, say, typed, waiting
 
 if TYPE_CHECKING:
     from rlaif.config import RunConfig, StageName
@@ -45,14 +46,15 @@ OutOption = Annotated[
 ResumeOption = Annotated[bool, typer.Option("--resume", help="keep what is finished and go on from there")]
 ForceOption = Annotated[bool, typer.Option("--force", help="do it again, and remove every stage that is built on it")]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", metavar="N", min=1, help="take at most N prompts of each slice")
+    int | None,
+    typer.Option("--limit", metavar="N", min=1, help="take at most N prompts of each slice (set of prompts)"),
 ]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="stop after this stage")]
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"rlaif {__version__}")
+        say(f"rlaif {__version__}")
         raise typer.Exit
 
 
@@ -67,14 +69,38 @@ def root(
 
 @app.command(rich_help_panel=START)
 @friendly
-def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="where to write them")] = Path()) -> None:
-    """Write a commented config, a constitution and example prompts. Overwrites nothing."""
-    from rlaif.run.init import init_project
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="where to write them")] = Path(),
+    aim: Annotated[
+        str,
+        typer.Option("--for", metavar="AIM", help="what you want to do: constitution, data or train"),
+    ] = "train",
+) -> None:
+    """Write a short config, a constitution and example prompts to replace. Overwrites nothing."""
+    from rlaif.run.init import AIMS, init_project
 
-    for path in init_project(folder):
-        print(f"wrote {path}")
-    start = folder / "rlaif.yaml"
-    print(f"next: rlaif check {start}, then rlaif run {start}")
+    chosen = next((known for known in AIMS if known == aim), None)
+    if chosen is None:
+        what = f"there is no aim {aim!r}{near(aim, AIMS)}"
+        raise ConfigError(what, where="--for", remedy=f"write one of {', '.join(AIMS)}")
+    project = init_project(folder, chosen)
+    for path in project.files:
+        say(f"wrote {path}")
+    for number, step in enumerate(project.steps):
+        say(f"{'then' if number else 'next'}: {step}")
+
+
+@app.command(rich_help_panel=START)
+@friendly
+def fields(
+    tables: Annotated[
+        list[str] | None, typer.Argument(metavar="TABLE...", help="only these tables of the config, such as ppo")
+    ] = None,
+) -> None:
+    """Print every field of a run config with its default and meaning."""
+    from rlaif.run.init import every_field
+
+    say(every_field(tables or ()).rstrip("\n"))
 
 
 app.command(rich_help_panel=START)(friendly(check))
@@ -122,7 +148,7 @@ def _add_stage_command(stage: StageName, about: str) -> None:
     app.command(stage, help=about, rich_help_panel=STAGES)(command)
 
 
-_add_stage_command("card", "Measure the judge on pairs whose better answer is known.")
+_add_stage_command("card", "Measure the judge on pairs whose better answer is known (gold), and write its card.")
 _add_stage_command("revise", "Let the model criticise and rewrite its answers.")
 _add_stage_command("sft", "Fine-tune the model on the accepted rewrites.")
 
@@ -182,7 +208,7 @@ def report(
         add_controls(RunFolder(run), named(control))
     config = load(run / "config.yaml")  # whose names need not be known here: a user's own class may be gone
     path = write_report(RunFolder(run), config.report.examples).path
-    print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
+    say(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -199,13 +225,60 @@ def show(
     failed: Annotated[bool, typer.Option("--failed", help="show only what failed, and why")] = False,
 ) -> None:
     """Show what a run cost and found, or its traces, labels, samples and metrics."""
-    from rich.console import Console
-
     from rlaif.core.files import refuse_no_run
     from rlaif.run.show import show as show_run
 
     refuse_no_run(run)
-    show_run(run, what, n=n, failed=failed, console=Console())
+    show_run(run, what, n=n, failed=failed, console=console())
+
+
+@app.command(rich_help_panel=RESULTS)
+@friendly
+def chat(
+    run: RunArgument,
+    question: Annotated[
+        str | None,
+        typer.Argument(metavar="QUESTION", help="answer this one; without it every line that you type or pipe in"),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="NAME", help="ask base, sft or ppo; several times for several (default: all)"),
+    ] = None,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="have the judge compare the answers, principle by principle")
+    ] = False,
+    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="a system message before each")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", metavar="N", min=1, help="longest answer (default: evaluate's)")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", metavar="T", min=0, help="of sampling (default: evaluate's)")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="another one, other answers")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object for each question")] = False,
+) -> None:
+    """Ask the base model, SFT and PPO your own questions, side by side. Each question stands by itself."""
+    with waiting("loading"):
+        from rlaif.run.chat import Chat
+        from rlaif.run.open import open_run
+        from rlaif.view.answer import example_panel
+
+        opened = Chat(
+            open_run(run),
+            models=models,
+            judge=judge,
+            system=system,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+        )
+    with closing(opened) as talk, suppress(KeyboardInterrupt):
+        for number, asked in enumerate(typed("question> ") if question is None else [question], start=1):
+            turn = talk.ask(asked)
+            if as_json:
+                say(json.dumps(turn.as_json()))
+            else:
+                console().print(example_panel(turn.as_example(), number))
 
 
 @app.command(rich_help_panel=START)
@@ -216,15 +289,16 @@ def env(as_json: JsonOption = False) -> None:
 
     found = environment()
     if as_json:
-        print(json.dumps(found))
+        say(json.dumps(found))
         return
     width = max(map(len, found))
     for name, value in found.items():
-        print(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")
 
 
 app.command(rich_help_panel=RESULTS)(friendly(impact))
 app.command(rich_help_panel=RESULTS)(friendly(principles))
+app.add_typer(export_app(), name="export", rich_help_panel=RESULTS)
 app.add_typer(constitution_app(), name="constitution", rich_help_panel=RULES)
 app.add_typer(judge_app(), name="judge", rich_help_panel=RULES)
 
@@ -246,7 +320,7 @@ def _run_stages(
     """Runs the stages and says what became of them; for none those of a whole run, `until` one of them."""
     if resume and force:
         raise ConfigError("--resume keeps what is finished and --force removes it", remedy="give one of them")
-    with _waiting("loading"):
+    with waiting("loading"):
         from rlaif.core.files import RunFolder
         from rlaif.core.progress import choose
         from rlaif.run import pipeline
@@ -273,7 +347,7 @@ def _run_stages(
 
 def _compare_answers(folder: Path, overrides: list[str] | None, prompts: int, as_json: bool) -> None:
     """Prints which kind of answers to label."""
-    with _waiting("loading"):
+    with waiting("loading"):
         from rlaif.analysis.sources.answer import answer
         from rlaif.analysis.sources.compare import compare
         from rlaif.core.files import RunFolder
@@ -282,17 +356,6 @@ def _compare_answers(folder: Path, overrides: list[str] | None, prompts: int, as
 
     found = compare(RunFolder(folder), overrides or (), prompts=prompts, progress=choose(quiet=as_json))
     deliver(found.as_json(), answer(found), html=None, out=None, as_json=as_json)
-
-
-@contextmanager
-def _waiting(what: str) -> Iterator[None]:
-    """A sign of life on a terminal while libraries load."""
-    terminal = sys.stderr.isatty()
-    if terminal:
-        print(f"{what} ...", end="\r", file=sys.stderr, flush=True)
-    yield
-    if terminal:
-        print("\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _stage(name: str | None) -> StageName | None:
@@ -330,16 +393,14 @@ def _print_outcome(run: Any, outcomes: dict[StageName, Outcome], as_json: bool) 
             record = run.record(name)
             counts = {} if record is None else {"seconds": record.seconds, "counts": record.counts}
             stages[name] = {"outcome": outcome, **counts}
-        print(json.dumps({"run": str(run.root), "stages": stages, "report": report_path}))
+        say(json.dumps({"run": str(run.root), "stages": stages, "report": report_path}))
         return
     if "evaluate" in outcomes:
-        from rich.console import Console
-
         from rlaif.report.terminal import result
 
-        Console().print(result(run))
+        console().print(result(run))
     if "report" in outcomes and report_path is not None:
-        print(f"report: {report_path}")
+        say(f"report: {report_path}")
 
 
 def _dry_run(
@@ -350,24 +411,29 @@ def _dry_run(
     as_json: bool,
     until: StageName | None,
 ) -> None:
+    from rlaif.check.config import refuse_failing
     from rlaif.constitution.load import load_constitution
     from rlaif.gold.pairs import read_gold_set
     from rlaif.inputs.prompt_sets import split_prompts
+    from rlaif.run.beforehand import headers_of
     from rlaif.run.dry_run import as_table, plan
+    from rlaif.stages.label_given import read_given
     from rlaif.stages.table import of_run
 
-    config = _load(config_path, _run_folder(config_path, out), overrides)
+    folder = _run_folder(config_path, out)
+    config = _load(config_path, folder, overrides)
+    refuse_failing(folder / "config.yaml" if config_path is None else config_path, overrides or (), until=until)
     train, held_out = split_prompts(config.prompts, config.seed)
     constitution = load_constitution(config.constitution)
     gold = len(read_gold_set(config.card.gold, own=constitution).pairs) if "card" in of_run(config) else 0
-    work = plan(config, train, held_out, len(constitution.principles), limit, gold, until)
+    weights = headers_of(config.model.source).weights
+    given = 0 if config.label.source is None else read_given(config.label.source, held_out).answers
+    work = plan(config, train, held_out, len(constitution.principles), limit, gold, until, weights, given)
     if as_json:
-        print(json.dumps(work.as_json()))
+        say(json.dumps(work.as_json()))
     else:
-        from rich.console import Console
-
-        Console().print(as_table(work))
-        print(work.basis)
+        console().print(as_table(work))
+        say(work.basis)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from rlaif.core.errors import DiskError, RlaifError
 from rlaif.core.launch import place
+from rlaif.core.terminal import say
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 Command = Callable[..., None]
@@ -31,8 +32,12 @@ JudgeConfigOption = Annotated[
 ]
 HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="also write a page to read")]
 ObjectOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="also write the JSON object there")]
+ReplaceOption = Annotated[bool, typer.Option("--force", help="replace the files of --html and --out")]
 AcceptOption = Annotated[
-    bool, typer.Option("--accept-uncarded-judge", help="make labels even if the judge has no card or fails it")
+    bool,
+    typer.Option(
+        "--accept-uncarded-judge", help="make labels even if the judge was not measured (has no card), or fell short"
+    ),
 ]
 
 
@@ -62,7 +67,7 @@ def friendly(command: Command) -> Command:
             raise _told(unusable, as_json=bool(kwargs.get("as_json"))) from None
         except KeyboardInterrupt:
             if place()[0] == 0:
-                print(_interrupted(resumable="resume" in kwargs), file=sys.stderr)
+                say(_interrupted(resumable="resume" in kwargs), error=True)
             raise typer.Exit(INTERRUPTED) from None
 
     # A line's end in a docstring is no line's end in the help.
@@ -72,12 +77,10 @@ def friendly(command: Command) -> Command:
 
 def _told(error: RlaifError, *, as_json: bool) -> typer.Exit:
     """The exit for an error that was printed just now, with what a file can put into its words written out."""
-    from rlaif.view.text import visible
-
-    print(f"error: {visible(str(error))}", file=sys.stderr)
+    say(f"error: {error}", error=True)
     if as_json:
         parts = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
-        print(json.dumps({"error": parts}))
+        say(json.dumps({"error": parts}))
     return typer.Exit(error.exit_code)
 
 

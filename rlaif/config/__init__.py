@@ -3,11 +3,13 @@
 from rlaif.config.fields import ConfigTable
 from rlaif.config.judge import AskingConfig, CardConfig, JudgeConfig, PanelMember
 from rlaif.config.run_config import (
+    NAMED,
     STAGES,
     EvaluateConfig,
     LabelConfig,
     LoraTable,
     ModelConfig,
+    PolicyName,
     Pooling,
     PpoConfig,
     PromptSlice,
@@ -18,9 +20,11 @@ from rlaif.config.run_config import (
     RunConfig,
     SftConfig,
     StageName,
+    TrackerName,
 )
 
 __all__ = [
+    "NAMED",
     "STAGES",
     "AskingConfig",
     "CardConfig",
@@ -31,6 +35,7 @@ __all__ = [
     "LoraTable",
     "ModelConfig",
     "PanelMember",
+    "PolicyName",
     "Pooling",
     "PpoConfig",
     "PromptSlice",
@@ -41,4 +46,5 @@ __all__ = [
     "RunConfig",
     "SftConfig",
     "StageName",
+    "TrackerName",
 ]

@@ -37,14 +37,14 @@ class AskingConfig(ConfigTable):
     rating_scale: float = Field(
         1.0,
         gt=0,
-        description="rating: difference of two mean ratings (points, of 1 to 9) that makes one unit of log-odds; 1 = "
-        "one step of the scale the judge is given is won 73 % of the time",
+        description="rating: difference of two mean ratings (points, of 1 to 9) that makes one unit of log-odds; at 1 "
+        "an answer that is rated one point higher wins with probability 0.73",
     )
     few_shots: int = Field(
         0,
         ge=0,
-        description="pairwise and rating: contrast examples of the principle shown as worked ones first; contrast "
-        "always shows all, cot none, for they have no rationale",
+        description="pairwise and rating: contrast examples of the principle that are shown first, with their answers; "
+        "contrast always shows all; cot shows none, because examples have no rationale",
     )
     rationale_tokens: int = Field(128, ge=1, description="cot: longest rationale, in tokens; a longer one is cut")
     clamp: tuple[float, float] | None = Field(
@@ -59,14 +59,20 @@ class AskingConfig(ConfigTable):
     timeout: float = speed_field(60.0, gt=0, description="openai: seconds until a try is given up")
     max_retries: int = speed_field(5, ge=0, description="openai: tries after a failed one, with growing pauses")
     api: Literal["chat", "completions"] = Field("chat", description="openai: which endpoint the server offers")
+    prefix: Literal["continued", "folded"] = Field(
+        "continued",
+        description="openai: how api: chat is told what an answer begins with; continued = as an answer that was begun "
+        "(vLLM, SGLang, llama.cpp, Ollama), folded = in words, for servers that reject that; always so at "
+        "api.openai.com",
+    )
     max_calls: int | None = speed_field(
         None,
         ge=0,
         description="most requests to this judge that a run may make, all its stages and sessions together; null = no "
-        "limit. What the cache answers and the tries after a failed one do not count (docs/reference/servers.md)",
+        "limit; answers from the cache and repeated tries do not count (docs/reference/servers.md)",
     )
     max_tokens: int | None = speed_field(
-        None, ge=0, description="the same for tokens, read and written together; passed by at most what was in flight"
+        None, ge=0, description="the same for tokens, read and written together; requests in flight may go beyond"
     )
     max_cost: float | None = speed_field(None, ge=0, description="the same for money, by price_in and price_out")
     price_in: float = speed_field(
@@ -125,16 +131,19 @@ class JudgeConfig(AskingConfig):
         None,
         ge=0,
         lt=0.5,
-        description="null = all principles count by weight, whatever their priority; else a lower tier speaks only "
-        "where the one above it comes within this of 0.5",
+        description="null = all principles count by weight, whatever their priority; else a lower tier counts only "
+        "where the tier above it is undecided: nearer to 0.5 than this",
     )
     abstain_below: float = Field(
-        0.0, ge=0, lt=0.5, description="|prob_a - 0.5| below this is no label but a counted abstention"
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="a pair whose |prob_a - 0.5| is below this gets no label and is counted as an abstention",
     )
     calibration: Literal["none", "temperature", "isotonic"] = Field(
         "none",
-        description="map from the votes' mean to prob_a that the card fitted on its gold: temperature from some 20 "
-        "pairs on, isotonic from some 100 on",
+        description="how the votes' mean becomes prob_a: by a map that the card fits on its gold; temperature takes "
+        "some 20 pairs, isotonic some 100",
     )
 
     def settings(self) -> dict[str, Any]:
@@ -185,7 +194,13 @@ class CardConfig(ConfigTable):
     pairs: int = Field(200, ge=0, description="pairs of gold that are judged; 0 = all")
     repeat: int = Field(20, ge=0, description="pairs that are asked a second time, past the cache")
     attack: int = Field(12, ge=0, description="pairs that each attack is tried on")
-    min_accuracy: float = speed_field(0.6, ge=0, le=1, description="least accuracy on the gold for labels to be made")
+    min_accuracy: float = speed_field(
+        0.6,
+        ge=0,
+        le=1,
+        description="least accuracy on the gold for labels to be made; above 0.5 its 95 % interval must also leave a "
+        "coin out (docs/reference/judge-card.md)",
+    )
     min_length_matched: float = speed_field(
         0.0, ge=0, le=1, description="least accuracy on the pairs of gold whose answers are about equally long"
     )

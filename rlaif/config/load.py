@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from rlaif.config.judge import AskingConfig
 from rlaif.config.run_config import PromptSlice, RunConfig
 from rlaif.core.errors import ConfigError, near
+from rlaif.core.plugins import look_beside
 
 Asking = TypeVar("Asking", bound=AskingConfig)
 Location = tuple[str | int, ...]
@@ -26,17 +27,30 @@ def no_check(config: RunConfig) -> Iterable[tuple[Location, str]]:
 def load(path: str | Path, overrides: Sequence[str] = (), *, check: ConfigCheck = no_check) -> RunConfig:
     """The config in the YAML file `path` with `overrides` such as "ppo.kl_coef=0.1" applied on top.
 
-    A file or folder that lies beside the config is found there, wherever the command is started.
+    A file or folder that lies beside the config is found there, wherever the command is started, and so is a module of
+    the user's own.
     Raises ConfigError with the file, the line where it is known, the field and what to write instead.
     """
     from rlaif.core.yaml import read_yaml
 
+    _refuse_folder(Path(path))
+    look_beside(Path(path).absolute().parent)
     data, lines = read_yaml(Path(path), ConfigError)
     if not isinstance(data, dict):
         raise ConfigError("a run config is a mapping of tables", where=str(path), remedy="write one with: rlaif init")
     for text in overrides:
         _apply_override(data, text)
     return _anchored(parse(data, where=str(path), lines=lines, check=check), Path(path).absolute().parent)
+
+
+def _refuse_folder(path: Path) -> None:
+    if (path / "config.yaml").is_file():
+        remedy = f"a run goes on with --run {path} --resume; its config is {path / 'config.yaml'}"
+        raise ConfigError("is the folder of a run, not a config", where=str(path), remedy=remedy)
+    if path.is_dir():
+        there = sorted(file.name for file in path.glob("*.y*ml"))
+        remedy = f"name the file in it: {', '.join(there)}" if there else "name a YAML file; rlaif init writes one"
+        raise ConfigError("is a folder, not a config", where=str(path), remedy=remedy)
 
 
 def default_config(overrides: Sequence[str] = (), *, check: ConfigCheck = no_check) -> RunConfig:
@@ -67,31 +81,40 @@ def parse(
         problems = [f"{_place(location, lines or {})}: {sentence}" for location, sentence in check(config)]
         if not problems:
             return config
-    raise ConfigError("; ".join(problems), where=where, remedy="rlaif init writes a commented config")
+    raise ConfigError("; ".join(problems), where=where, remedy="rlaif fields prints every field with its meaning")
 
 
 def _anchored(config: RunConfig, folder: Path) -> RunConfig:
-    """The config with every source that exists relative to `folder` made absolute."""
+    """The config with every source that exists relative to `folder` made absolute. Models and labels may also lie where
+    the command is started: a run goes on from anywhere."""
 
-    def anchor(source: str) -> str:
+    def anchor(source: str, *, started: bool = False) -> str:
         if source.startswith("tests:"):
             return "tests:" + anchor(source.removeprefix("tests:"))
         looks_like_path = "/" in source or bool(Path(source).suffix)
-        return str(folder / source) if looks_like_path and (folder / source).exists() else source
+        for place in (folder, Path.cwd()) if started else (folder,):
+            # a bare name is a shipped set or a constitution, whatever lies about, or a model that is really there
+            there = (place / source).exists() if looks_like_path else (place / source / "config.json").is_file()
+            if there and (looks_like_path or started):
+                return str(place / source)
+        return source
 
     slices = {name: part.model_copy(update={"source": anchor(part.source)}) for name, part in config.prompts.items()}
 
     def anchored(asked: Asking) -> Asking:
-        here = asked.source is not None and asked.backend != "openai"
-        return asked.model_copy(update={"source": anchor(asked.source)}) if here and asked.source else asked
+        if asked.source is None or asked.backend == "openai":
+            return asked
+        return asked.model_copy(update={"source": anchor(asked.source, started=True)})
 
+    given = None if config.label.source is None else anchor(config.label.source, started=True)
     panel = [anchored(member) for member in config.judge.panel]
     changed = {
-        "model": config.model.model_copy(update={"source": anchor(config.model.source)}),
+        "model": config.model.model_copy(update={"source": anchor(config.model.source, started=True)}),
         "judge": anchored(config.judge).model_copy(update={"panel": panel}),
         "card": config.card.model_copy(update={"gold": anchor(config.card.gold)}),
         "constitution": anchor(config.constitution),
         "prompts": slices,
+        "label": config.label if given is None else config.label.model_copy(update={"source": given}),
     }
     return config.model_copy(update=changed)
 
@@ -138,9 +161,20 @@ def _problem(item: Any, lines: dict[Location, int]) -> str:
         return f"{place}: unknown key{near(str(location[-1]), _known_keys(location[:-1]))}"
     if item["type"] == "missing":
         return f"{place}: this field is required"
-    message = item["msg"].removeprefix("Value error, ")
-    given = item["input"]
+    message, given = item["msg"].removeprefix("Value error, "), item["input"]
+    if item["type"] in ("dict_type", "model_type"):
+        message = _table_wanted(location, given)
     return f"{place}: {message}" if isinstance(given, dict) else f"{place}: {message} (given: {given!r})"
+
+
+def _table_wanted(location: Location, given: Any) -> str:
+    """What to write where a table belongs and a value stands."""
+    source = given if isinstance(given, str) else "..."
+    if location == ("prompts",):
+        return f"slices belong here, such as prompts: {{mine: {{source: {source}, train: 100, held_out: 20}}}}"
+    fields = _known_keys(location)
+    example = f"source: {source}" if "source" in fields else f"{fields[0]}: ..."
+    return f"a table of fields belongs here, such as {location[-1]}: {{{example}}}"
 
 
 def _place(location: Location, lines: dict[Location, int]) -> str:

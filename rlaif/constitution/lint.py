@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlaif.constitution.compose import ComposedConstitution, ComposedPrinciple, compose
+from rlaif.constitution.contrast_pair import is_made, made_contrast
 from rlaif.constitution.format import TestEntry
 from rlaif.constitution.problems import FileProblems, default_remedy
 from rlaif.constitution.wording import asks_for_worse, double_negation, near_duplicates, negation, negations
@@ -49,7 +50,7 @@ RULES = {
     "C003": Rule("error", "an id is taken", ""),
     "C004": Rule("error", "an include, disable or override does not work", ""),
     "C005": Rule("error", "two texts that must differ are the same, or every weight is 0", ""),
-    "C101": Rule("warning", "no contrast pair", "add contrast: {followed: You ..., violated: You ...}"),
+    "C101": Rule("warning", "no contrast pair", "add one, or let rlaif constitution draft make it from the statement"),
     "C102": Rule("note", "no own wordings", "add them if the general wording of the templates does not fit"),
     "C103": Rule("warning", "no tests", "add at least two tests: prompt, better, worse"),
     "C104": Rule("note", "weight 0", "give it a weight, remove it, or disable it if it is included"),
@@ -67,6 +68,7 @@ RULES = {
     "C303": Rule("warning", "example answers of different length", "make both about equally long"),
     "C304": Rule("warning", "length decides the tests", "vary it, or a judge that counts words passes them all"),
     "C305": Rule("warning", "a test repeats a contrast example", "take another prompt: the judge is shown this one"),
+    "C306": Rule("warning", "contrast pair that only wraps a rule", "name the behaviour, as in: You name every source"),
 }  # fmt: skip
 """Code -> rule. A code keeps its meaning for ever; a new rule takes a new one."""
 
@@ -179,6 +181,9 @@ def _contrast(written: ComposedPrinciple) -> Iterator[Found]:
     pair = written.entry.contrast
     if pair is None:
         return
+    if is_made(pair.followed, pair.violated):
+        whose = "" if pair.followed == made_contrast(written.entry.statement).followed else ", and not the statement's"
+        yield "C306", ("contrast",), f"contrast: only wraps a rule{whose}; a small judge learns more from a behaviour"
     followed, violated = pair.followed.split(), pair.violated.split()
     if _differ(len(followed), len(violated), PAIR_RATIO, PAIR_WORDS):
         yield "C301", ("contrast",), f"contrast: followed has {len(followed)} words, violated {len(violated)}"
@@ -220,9 +225,10 @@ def _together(composed: ComposedConstitution) -> Iterator[tuple[int, Found]]:
     """(number of the principle, finding) for what only several principles show."""
     entries = [written.entry for written in composed.principles]
     weights = [entry.weight for entry in entries]
+    largest = max(weights)
     for number, weight in enumerate(weights):
-        if 0 < weight < MIN_SHARE * max(weights):
-            yield number, ("C105", ("weight",), f"weight {weight:g} beside {max(weights):g} never matters")
+        if 0 < weight < MIN_SHARE * largest:
+            yield number, ("C105", ("weight",), f"weight {weight:g} beside {largest:g} never matters")
     if len(set(weights)) == 1 and weights[0] != 1:
         first = next(n for n, written in enumerate(composed.principles) if "weight" in written.sources)
         yield first, ("C106", ("weight",), f"every weight is {weights[0]:g}, which is the same as none")

@@ -58,8 +58,8 @@ def refuse_missing_contrast(constitution: Constitution, *, methods: Iterable[Jud
         raise ConstitutionError(
             f"the judging method {needing} needs a contrast pair, which these principles lack: {', '.join(missing)}",
             where=where,
-            remedy="add to each principle contrast: {followed: You ..., violated: You ...}, "
-            "or choose another judge.method",
+            remedy="add to each principle contrast: {followed: You ..., violated: You ...}, or let rlaif constitution "
+            "draft make some to start from, or choose another judge.method",
         )
 
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Collection, Iterator, Sequence
 
 from rlaif.constitution.compose import ComposedConstitution, ComposedPrinciple
-from rlaif.constitution.diff import Change, FieldChange, JudgingMethod, diff
+from rlaif.constitution.diff import Change, FieldChange, JudgingMethod, diff, reading
 from rlaif.constitution.exchange.formats import ImportResult
 from rlaif.constitution.exchange.source import shown
 from rlaif.core.records import Constitution, Contrast
@@ -95,6 +95,10 @@ def difference_lines(
     anew = difference.judged_anew
     counts = ", ".join(f"{method} {count}" for method, count in anew.items())
     yield f"principles that need new verdicts, of {difference.principles}: {counts}; the others' stay valid"
+    if difference.unreached:
+        told = "; ".join(f"{m.name} reads {reading(m.shown)}" for m in methods if m.name in difference.unreached)
+        names = " or ".join(difference.unreached)
+        yield from _wrapped(f"under judge.method {names} no label can change: {told}", width, "")
     refusing = [method.name for method in methods if method.asks_model and method.name not in anew]
     if refusing:
         lacking = ", ".join(p.id for p in new.principles if p.contrast is None)
@@ -153,7 +157,8 @@ def imported_lines(found: ImportResult, methods: Sequence[str], width: int) -> I
     if lacking:
         lines.append(
             f"works with judge.method: {', '.join(methods[:-1])} and {methods[-1]}, and in revise; contrast, the "
-            f"default, refuses it until each principle has a contrast pair ({lacking} have none)"
+            f"default, refuses it until each principle has a contrast pair ({lacking} have none): rlaif constitution "
+            f"draft {found.file} makes some to start from"
         )
     for line in lines:
         yield from textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False)

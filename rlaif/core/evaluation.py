@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rlaif.core.files import RunFolder, read_json_lines, read_record, write_atomic
 from rlaif.core.records import WinRate, to_json
+from rlaif.core.statistics import MIN_PROMPTS
 
 REFERENCE = "sft"
 """The model that every difference is against."""
@@ -35,7 +36,9 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One model on one slice under one measure: mean with its 95 % interval, and mean paired difference v SFT."""
+    """One model on one slice under one measure: the mean of `n` answers with its 95 % interval, and the mean paired
+    difference v SFT. `prompts`: those with a difference, or with an answer where there is none; None in files of
+    before."""
 
     model: str
     slice: str
@@ -47,12 +50,14 @@ class Cell:
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
+    prompts: int | None = None
 
     @property
     def differs(self) -> bool:
-        """True when the interval of the difference is known and does not contain 0."""
+        """True when the interval of the difference is known, of enough prompts, and does not contain 0."""
         low, high = self.difference_low, self.difference_high
-        return _known(self.difference) and low is not None and high is not None and (low > 0 or high < 0)
+        clear = low is not None and high is not None and (low > 0 or high < 0)
+        return _known(self.difference) and clear and enough(self.prompts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,11 @@ class Summary:
         write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
 
 
+def enough(prompts: int | None) -> bool:
+    """Whether what an interval shows may be said in words; files of before do not say of how many prompts it is."""
+    return prompts is None or prompts >= MIN_PROMPTS
+
+
 def _known(value: float | None) -> bool:
     return value is not None and isfinite(value)
 
@@ -196,13 +206,19 @@ class HeldOutBin:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutAccuracy:
-    """The share of held-out `pairs` whose side somebody or something tells, with its 95 % interval by prompt."""
+    """The share of held-out `pairs` whose side somebody or something tells, with its 95 % interval by prompt.
+
+    Of a trivial predictor also the `lead` of the reward model: how much more often that is right about the same pairs.
+    """
 
     name: str
     accuracy: float | None
     low: float | None
     high: float | None
     pairs: int
+    lead: float | None = None
+    lead_low: float | None = None
+    lead_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

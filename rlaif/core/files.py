@@ -12,14 +12,15 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from rlaif.core.errors import DataError, DiskError, RlaifError, RunFolderError
-from rlaif.core.records import Rollout, StageRecord, from_json, to_json
+from rlaif.core.records import Rollout, StageRecord, content_id, from_json, to_json
 
 R = TypeVar("R")
 
@@ -44,9 +45,38 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise DiskError(
             f"cannot {'write' if unwritable else 'read or write'}: {error.strerror}" + (f" ({other})" if other else ""),
             where=str(path),
-            remedy=("make room or choose another folder" if unwritable else "check the path and the disk")
-            + ", then run the same command with --resume",
+            remedy="make room or choose another folder" if unwritable else "check the path and the disk",
         ) from error
+
+
+def append_to(path: Path) -> BinaryIO:
+    """The file, made if it is not there, open to read and to append. Raises DiskError for a link, which could lead to
+    a file of somebody else, and for what is no file, such as a pipe, which would wait for a reader for ever."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe or socket
+                raise _no_file(path) from None
+            raise
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise _no_file(path)
+        return os.fdopen(handle, "a+b")
+
+
+def _no_file(path: Path) -> DiskError:
+    what = "is a link, which is not written through" if path.is_symlink() else "is no file"
+    return DiskError(what, where=str(path), remedy="remove it, then run the same command with --resume")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file to read, be it by a link. Raises DiskError for what is none, such as a pipe, whose end
+    may never come."""
+    if path.exists() and not path.is_file():
+        raise _no_file(path)
+    return path.exists()
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -57,7 +87,8 @@ def write_atomic(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         try:
-            with temporary.open("x", encoding="utf-8") as file:  # "x" opens nothing that is there, and no link
+            # "x" opens nothing that is there, and no link; half a character is written as JSON writes it
+            with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -163,6 +194,32 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def path_hash(path: Path) -> str:
+    """Hash of a file, or of the names and contents of all files in a folder (hidden ones, which a crash may leave,
+    aside); "missing" if there is neither."""
+    if path.is_file():
+        return file_hash(path)
+    if not path.is_dir():
+        return "missing"
+    files = sorted(item for item in path.rglob("*") if item.is_file() and item.name[0] != ".")
+    return content_id([(str(item.relative_to(path)), file_hash(item)) for item in files])
+
+
+def parse_json(text: str) -> Any:
+    """What the JSON says. A whole number that no float can hold is infinite, as 1e400 is, so that no sum meets it.
+
+    Raises ValueError for what is no JSON or nested too deep.
+    """
+    try:
+        return json.loads(text, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
+
+
+def _whole(digits: str) -> float:
+    return int(digits) if len(digits) < 300 else float(digits)
+
+
 def read_json_lines(path: Path, *, drop_broken_tail: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """(1-based line number, object) of every line that is not blank.
 
@@ -182,18 +239,17 @@ def read_json_lines(path: Path, *, drop_broken_tail: bool = False) -> Iterator[t
                 yield raw if raw.strip() else b"\n"
 
         try:
-            for value in jsonlines.Reader(lines()).iter(skip_empty=True):
+            for value in jsonlines.Reader(lines(), loads=parse_json).iter(skip_empty=True):
                 if not isinstance(value, dict):
                     raise DataError("is not a JSON object", where=f"{path}:{number}", remedy='write {"prompt": "..."}')
                 yield number, value
-        except (jsonlines.InvalidLineError, UnicodeDecodeError, RecursionError) as problem:
+        except (jsonlines.InvalidLineError, UnicodeDecodeError) as problem:
             cause = problem.__cause__ or problem
-            reason = cause.msg if isinstance(cause, json.JSONDecodeError) else "not UTF-8 text"
-            raise DataError(
-                f"is not a line of JSON ({reason})",
-                where=f"{path}:{number}",
-                remedy="every line holds one JSON object; mend or remove this line",
-            ) from None
+            reason, remedy = "not UTF-8 text", "save the file as UTF-8, or mend this line"
+            if not isinstance(cause, UnicodeDecodeError):
+                reason = getattr(cause, "msg", str(cause))
+                remedy = "every line holds one JSON object; mend or remove this line"
+            raise DataError(f"is not a line of JSON ({reason})", where=f"{path}:{number}", remedy=remedy) from None
 
 
 class JsonlFile(Generic[R]):
@@ -211,7 +267,7 @@ class JsonlFile(Generic[R]):
 
     def __iter__(self) -> Iterator[R]:
         """The same records one at a time, for files that are larger than memory."""
-        if not self.path.exists():
+        if not is_file(self.path):
             return
         for number, data in read_json_lines(self.path, drop_broken_tail=True):
             try:
@@ -225,20 +281,21 @@ class JsonlFile(Generic[R]):
                 ) from None
 
     def append(self, records: Iterable[R]) -> None:
-        """Adds records and flushes them to disk, after cutting off what a crash left of a last line."""
+        """Adds records and flushes them to disk, after cutting off what a crash left of a last line. Without any there
+        is no file: `datasets` cannot load an empty one."""
         text = _lines(records)
-        with disk_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file:
-                _cut_broken_tail(file)
-                start = file.tell()
-                try:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                except OSError:
-                    file.truncate(start)
-                    raise
+        if not text:
+            return
+        with disk_errors(self.path), append_to(self.path) as file:
+            _cut_broken_tail(file)
+            start = file.tell()
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(start)
+                raise
 
     def replace(self, records: Iterable[R]) -> None:
         """Writes the file anew with these records: all of it, or it stays as it was."""
@@ -269,24 +326,32 @@ def _cut_broken_tail(file: Any) -> None:
 
 
 class MetricsLog:
-    """`metrics.jsonl` of a stage: one flat object per step."""
+    """`metrics.jsonl` of a stage: one flat object per step. `also` is shown each row once it is on the disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, also: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.path, self.also = path, also
 
     def append(self, **values: float | int | str | None) -> None:
-        with disk_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file:
-                _cut_broken_tail(file)
-                file.write((json.dumps(values) + "\n").encode())
-                file.flush()
-                os.fsync(file.fileno())  # before the checkpoint that says the step is done
+        with disk_errors(self.path), append_to(self.path) as file:
+            _cut_broken_tail(file)
+            file.write((json.dumps(values) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())  # before the checkpoint that says the step is done
+        if self.also is not None:
+            self.also(values)
 
     def read(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
+        """The rows, whose `step` is a number where they have one; raises DataError naming the line of another."""
+        if not is_file(self.path):
             return []
-        return [row for _, row in read_json_lines(self.path, drop_broken_tail=True)]
+        rows = []
+        for number, row in read_json_lines(self.path, drop_broken_tail=True):
+            if isinstance(row.get("step", 0), bool) or not isinstance(row.get("step", 0), int | float):
+                raise DataError(
+                    "has a step that is no number", where=f"{self.path}:{number}", remedy="mend or remove this line"
+                )
+            rows.append(row)
+        return rows
 
     def keep_before(self, step: int) -> None:
         """Drops rows with `step` >= the given one: what an interrupted stage logged after its last checkpoint."""
@@ -298,7 +363,7 @@ class MetricsLog:
 def read_record(path: Path, kind: type[R], what: str, stage: str) -> R:
     """The record in a JSON file that `stage` wrote; raises DataError naming the field that is wrong. `what`: it is."""
     try:
-        return from_json(kind, json.loads(path.read_text(encoding="utf-8")))
+        return from_json(kind, parse_json(path.read_text(encoding="utf-8")))
     except ValueError as problem:
         raise DataError(
             f"is not {what}: {' '.join(part.strip() for part in str(problem).splitlines()[:3])}",
@@ -369,9 +434,7 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the run for one process; a second one gets a RunFolderError. The lock dies with its process."""
-        with disk_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            handle = (self.root / ".lock").open("a+")
+        handle = append_to(self.root / ".lock")
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rlaif.core.errors import ConfigError, RlaifError, StageError, memory_is_full, near
@@ -36,6 +37,12 @@ def check_name(name: str, known: Iterable[str], *, what: str, where: str) -> Non
         where=where,
         remedy=f'write one of {", ".join(names)}, or "module:Class" of your own',
     )
+
+
+def look_beside(folder: Path) -> None:
+    """Makes the modules in the folder importable, after all others: that of a config, where a user's own items lie."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def load_own(name: str, *, what: str, where: str, remedy: str) -> Any:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from rlaif.core.terminal import console, say, visible
+
 
 class Task(Protocol):
     """One bar."""
@@ -56,7 +58,7 @@ class _LineTask:
             rate = self.done / (now - self.start)
             left = (self.total - self.done) / rate if rate > 0 else 0.0
             text = f"  {self.title}: {self.done:.0f}/{self.total:.0f} {self.unit}, {left:.0f} s left"
-            print(f"{text}  {note}".rstrip(), file=sys.stderr, flush=True)
+            say(f"{text}  {note}".rstrip(), error=True)
 
 
 class Lines:
@@ -66,7 +68,7 @@ class Lines:
         self.every = every
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        say(text, error=True)
 
     @contextmanager
     def task(self, title: str, total: float, unit: str = "") -> Iterator[Task]:
@@ -77,12 +79,10 @@ class Bars:
     """rich progress bars with count, rate, time spent and time left."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        self.console = Console(stderr=True)
+        self.console = console(error=True)
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, highlight=False)
 
     @contextmanager
     def task(self, title: str, total: float, unit: str = "") -> Iterator[Task]:
@@ -100,11 +100,12 @@ class Bars:
             TextColumn("{task.fields[note]}", markup=False),
         )
         with RichProgress(*columns, console=self.console, transient=False) as bars:
-            identity = bars.add_task(title, total=total, note="")
+            # rich draws bars past what the console writes out
+            identity = bars.add_task(visible(title), total=total, note="")
 
             class BarTask:
                 def advance(self, n: float = 1, note: str = "") -> None:
-                    bars.update(identity, advance=n, note=note)
+                    bars.update(identity, advance=n, note=visible(note))
 
             yield BarTask()
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 Role = Literal["system", "user", "assistant"]
 FailureKind = Literal[
@@ -29,12 +30,39 @@ FailureKind = Literal[
 LEFT_OUT: frozenset[FailureKind] = frozenset({"abstained", "disagreed", "unbalanced"})
 """Kinds of a label that is missing by choice: nothing failed, and the pair is not to be learnt from."""
 FinishReason = Literal["stop", "length"]
-AnswerSource = Literal["policy", "contrast"]
-"""How the two answers of a label came about: both sampled alike, or one under each context of a principle."""
+AnswerSource = Literal["policy", "contrast", "given"]
+"""How the two answers of a label came about: both sampled alike, one under each context of a principle, or given in a
+file of the user's own labels."""
 Order = Literal["ab", "ba", "none"]
 """Which response the judge saw first; "none" where the method shows one response at a time."""
 
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """What a field may hold, seen to wherever its record is read: a number from `low` to `high`, and never NaN."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core.core_schema import no_info_before_validator_function
+
+        return no_info_before_validator_function(self._checked, handler(source))
+
+    def _checked(self, value: object) -> object:
+        from pydantic_core import PydanticCustomError
+
+        if isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high:
+            return value
+        ends = [f"from {self.low:g}"] * math.isfinite(self.low) + [f"to {self.high:g}"] * math.isfinite(self.high)
+        raise PydanticCustomError("range", " ".join(["must be a number", *ends]))
+
+
+Number = Annotated[float, Within()]
+Probability = Annotated[float, Within(0, 1)]
+Count = Annotated[int, Within(0)]
 
 
 def content_id(*parts: object) -> str:
@@ -71,16 +99,25 @@ def _adapter(kind: Any) -> Any:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, _Record):
+        return {name: part for name, part in _fields_of(value) if part or name not in value._unless_empty}
     if hasattr(value, "__dataclass_fields__"):
-        return asdict(value)  # type: ignore[call-overload]
+        return dict(_fields_of(value))
     raise TypeError(f"no canonical JSON for {type(value).__name__}")
 
 
+def _fields_of(record: Any) -> Iterator[tuple[str, Any]]:
+    """(name, value) of each field; records in it stay what they are."""
+    return ((field.name, getattr(record, field.name)) for field in fields(record))
+
+
 class _Record:
-    """Fills `id` from the fields named in `_identity` when a record is made without one."""
+    """Fills `id` from the fields named in `_identity` when a record is made without one. Those in `_unless_empty` are
+    left out of every hash while they are empty: they came later, and ids stay what they were."""
 
     __slots__ = ()
     _identity: ClassVar[tuple[str, ...]] = ()
+    _unless_empty: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if not self.id:  # type: ignore[attr-defined]
@@ -191,14 +228,19 @@ class Constitution:
 
 @dataclass(frozen=True, slots=True)
 class Prompt(_Record):
-    """A user request; `messages` ends with the user's turn. `slice` is the config's name for the set it is from."""
+    """A user request; `messages` ends with the user's turn. `slice` is the config's name for the set it is from.
+
+    `columns` is a JSON object of what its file says of it in columns of its own, "" for none. It is text, so that files
+    of prompts with other columns are of one type."""
 
     messages: tuple[Message, ...]
     slice: str = ""
     tags: tuple[str, ...] = ()
     source: str = ""
     id: str = ""
+    columns: str = ""
     _identity: ClassVar[tuple[str, ...]] = ("messages",)
+    _unless_empty: ClassVar[tuple[str, ...]] = ("columns",)
 
     @classmethod
     def of_text(cls, text: str, slice: str = "") -> Prompt:
@@ -210,6 +252,12 @@ class Prompt(_Record):
         """The last user turn."""
         return self.messages[-1].content
 
+    @property
+    def own_columns(self) -> dict[str, Any]:
+        """Column -> value of the columns that its file has beside ours, such as an id or a reference answer."""
+        found: dict[str, Any] = json.loads(self.columns) if self.columns else {}
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Response(_Record):
@@ -219,9 +267,9 @@ class Response(_Record):
     text: str
     model: str
     seed: int
-    temperature: float
+    temperature: Annotated[float, Within(0)]
     finish: FinishReason
-    n_tokens: int
+    n_tokens: Count
     id: str = ""
     _identity: ClassVar[tuple[str, ...]] = ("prompt_id", "text", "model", "seed", "temperature")
 
@@ -273,8 +321,8 @@ class Verdict(_Record):
     method: str
     order: Order
     judge: str
-    prob_first: float | None
-    margin: float | None = None
+    prob_first: Probability | None
+    margin: Number | None = None
     rationale: str = ""
     raw: str = ""
     failure: Failure | None = None
@@ -297,9 +345,9 @@ class PreferenceLabel(_Record):
     `principle_id`: the principle whose contexts made the answers, where `answers` is "contrast"; else ""."""
 
     comparison: Comparison
-    prob_a: float | None
+    prob_a: Probability | None
     verdicts: tuple[Verdict, ...]
-    consistency: float | None = None
+    consistency: Probability | None = None
     failure: Failure | None = None
     constitution_hash: str = ""
     judge_card: str = ""
@@ -324,7 +372,7 @@ class Revision:
     """A rewritten answer and what the gate said: `prob_better` = P(revision better than the answer before it)."""
 
     response: Response | None
-    prob_better: float | None
+    prob_better: Probability | None
     accepted: bool
     verdicts: tuple[Verdict, ...] = ()
     failure: Failure | None = None
@@ -335,7 +383,7 @@ class RevisionRound:
     """One round under one principle, with every candidate revision, rejected ones too. `critique` is None with
     `revise.method: context`."""
 
-    round: int
+    round: Count
     principle_id: str
     critique: Critique | None
     revisions: tuple[Revision, ...]
@@ -416,6 +464,7 @@ class WinRate:
     """Share of comparisons that `model` wins against `against`: prob > 0.5 is a win, exactly 0.5 half a one.
 
     `low`, `high`: 95 % interval, bootstrap over prompts. `unscored` comparisons have no label and are in no share.
+    `prompts` are those of the scored ones; None in files of before.
     """
 
     model: str
@@ -426,6 +475,7 @@ class WinRate:
     high: float | None
     scored: int
     unscored: int
+    prompts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The statistics that every room uses: means, differences and win rates with 95 % intervals; odds and probabilities.
 
 Answers to the same prompt are alike, so the prompt is what is resampled, never the answer: values are averaged per
-prompt first, and scipy's bootstrap works on those means (BCa; percentile where BCa has no value). Few prompts give
+prompt first, and scipy's bootstrap resamples those means (BCa; percentile where BCa has no value). Few prompts give
 intervals that are somewhat too narrow, as with any bootstrap.
 
 Three formulas are written out here although scipy has them: Wilson's interval, because `binomtest` takes whole counts
@@ -14,15 +14,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rlaif.core.records import WinRate
 
+Statistic = Callable[..., np.ndarray]
+"""Of columns of numbers, one of each prompt."""
 Keyed = tuple[str, float | None]
 """(prompt id, value); None = not measured."""
+MIN_PROMPTS = 10
+"""With fewer prompts nothing is said in words that rests on an interval: the bootstrap's 95 % intervals of 4 prompts
+hold the truth in 75 to 84 of 100 cases where a prompt's values are graded, those of 10 in 88 to 94
+(`python benchmarks/intervals.py`, docs/read-a-report.md)."""
 Z95 = 1.959964
 """The normal quantile of a two-sided 95 % interval."""
 
@@ -39,6 +45,13 @@ class Estimate:
     high: float | None
     n: int
     prompts: int
+
+    def side(self, line: float = 0.0) -> int:
+        """1 where the interval lies above the line, -1 where it lies below; 0 where it holds it, where there is none,
+        and where the prompts are too few for it."""
+        if self.low is None or self.high is None or self.prompts < MIN_PROMPTS:
+            return 0
+        return int(self.low > line) - int(self.high < line)
 
 
 def by_prompt(values: Sequence[Keyed]) -> dict[str, float]:
@@ -66,6 +79,11 @@ def mean_share(values: Sequence[Keyed], *, seed: int, resamples: int) -> Estimat
     return replace(found, low=low, high=high)
 
 
+def is_share(values: Iterable[float | None]) -> bool:
+    """Whether each value says of one answer that it is what is counted or is not: all are 0 or 1, or False or True."""
+    return {value for value in values if value is not None} <= {0, 1}
+
+
 def paired(values: Sequence[Keyed], against: Sequence[Keyed]) -> dict[str, float]:
     """Prompt id -> this less that, each a mean over the prompt's values, for the prompts that both have."""
     this, that = by_prompt(values), by_prompt(against)
@@ -81,6 +99,26 @@ def paired_difference(
     """
     differences = paired(values, against)
     return _estimate(differences, len(differences), seed, resamples)
+
+
+def share_difference(
+    values: Sequence[Keyed], against: Sequence[Keyed], *, seed: int, resamples: int
+) -> Estimate | None:
+    """As `paired_difference`, of values from 0 to 1. Where all prompts have one difference, a bootstrap has no width.
+
+    Then it is the share that was gained less the share that was lost, and the Wilson intervals of the two, of prompts,
+    are joined by adding squares (Newcombe, Stat. Med. 17 (1998) 2635).
+    """
+    found = paired_difference(values, against, seed=seed, resamples=resamples)
+    if found is None or found.low != found.high:
+        return found
+    gained, lost = max(found.mean, 0.0), max(-found.mean, 0.0)
+    (gained_low, gained_high), (lost_low, lost_high) = (_wilson(share, found.prompts) for share in (gained, lost))
+    return replace(
+        found,
+        low=found.mean - math.hypot(gained - gained_low, lost_high - lost),
+        high=found.mean + math.hypot(gained_high - gained, lost - lost_low),
+    )
 
 
 def preferred(probability: float) -> float:
@@ -105,9 +143,9 @@ def win_rate(
     wins = [(prompt, None if p is None else preferred(p)) for prompt, p in probabilities]
     estimate = mean_share(wins, seed=seed, resamples=resamples)
     if estimate is None:
-        return WinRate(model, against, slice_name, None, None, None, 0, len(probabilities))
-    unscored = len(probabilities) - estimate.n
-    return WinRate(model, against, slice_name, estimate.mean, estimate.low, estimate.high, estimate.n, unscored)
+        return WinRate(model, against, slice_name, None, None, None, 0, len(probabilities), 0)
+    mean, low, high, scored = estimate.mean, estimate.low, estimate.high, estimate.n
+    return WinRate(model, against, slice_name, mean, low, high, scored, len(probabilities) - scored, estimate.prompts)
 
 
 def slope(points: Sequence[tuple[str, float, float]], *, seed: int, resamples: int) -> Estimate | None:
@@ -128,7 +166,12 @@ def slope(points: Sequence[tuple[str, float, float]], *, seed: int, resamples: i
     def through_origin(xy: np.ndarray, xx: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.asarray(np.sum(xy, axis=axis) / np.sum(xx, axis=axis))
 
-    low, high = _bounds((products, squares), through_origin, seed, resamples) if len(known) > 1 else (None, None)
+    def left_out(xy: np.ndarray, xx: np.ndarray) -> np.ndarray:
+        return np.asarray((xy.sum() - xy) / (xx.sum() - xx))
+
+    low, high = (None, None)
+    if len(known) > 1:
+        low, high = _bounds((products, squares), through_origin, left_out, seed, resamples)
     used = sum(x != 0 for _, x, _ in points)
     return Estimate(math.fsum(products) / math.fsum(squares), low, high, used, len(known))
 
@@ -147,8 +190,17 @@ def intercept(points: Sequence[tuple[str, float, float]], *, seed: int, resample
     def at_zero(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.asarray(y.mean(axis) - _steepness(x, y, whole) * x.mean(axis))
 
+    def left_out(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        # of what lies around the means, so that sums of squares lose no digits
+        off_x, off_y, others = x - x.mean(), y - y.mean(), len(x) - 1
+        squares = (off_x**2).sum() - off_x**2 * len(x) / others
+        products = (off_x * off_y).sum() - off_x * off_y * len(x) / others
+        level = squares <= 1e-12 * (off_x**2).sum()  # all but this one are at one place
+        steep = np.where(level, whole, products / np.where(level, 1.0, squares))
+        return np.asarray(y.mean() - off_y / others - steep * (x.mean() - off_x / others))
+
     at = float(at_zero(x, y))
-    low, high = (at, at) if np.ptp(y) == 0 and np.ptp(x) == 0 else _bounds((x, y), at_zero, seed, resamples)
+    low, high = (at, at) if np.ptp(y) == 0 and np.ptp(x) == 0 else _bounds((x, y), at_zero, left_out, seed, resamples)
     return Estimate(at, low, high, len(points), len(points))
 
 
@@ -165,12 +217,15 @@ def wilson(passed: float, n: int) -> tuple[float | None, float | None]:
 
     Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
     """
-    if n == 0:
-        return None, None
-    share, z2 = passed / n, Z95**2
+    return (None, None) if n == 0 else _wilson(passed / n, n)
+
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    z2 = Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # at 0 and 1 it ends there, which rounding would miss
+    return 0.0 if share == 0 else max(0.0, centre - half), 1.0 if share == 1 else min(1.0, centre + half)
 
 
 def mean_difference(differences: Sequence[float]) -> tuple[float, float | None, float | None]:
@@ -218,6 +273,9 @@ class Draw:
     def difference(self, values: Sequence[Keyed], against: Sequence[Keyed]) -> Estimate | None:
         return paired_difference(values, against, seed=self.seed, resamples=self.resamples)
 
+    def share_difference(self, values: Sequence[Keyed], against: Sequence[Keyed]) -> Estimate | None:
+        return share_difference(values, against, seed=self.seed, resamples=self.resamples)
+
     def win_rate(self, model: str, against: str, slice_name: str, probabilities: Sequence[Keyed]) -> WinRate:
         return win_rate(model, against, slice_name, probabilities, seed=self.seed, resamples=self.resamples)
 
@@ -236,27 +294,56 @@ def _interval(data: np.ndarray, seed: int, resamples: int) -> tuple[float | None
         return None, None
     if np.ptp(data) == 0.0:  # every prompt the same: scipy has no interval there, and the resampled mean is constant
         return float(data[0]), float(data[0])
-    return _bounds((data,), np.mean, seed, resamples)
+    return _bounds((data,), np.mean, _mean_left_out, seed, resamples)
 
 
 def _bounds(
-    columns: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], seed: int, resamples: int
+    columns: tuple[np.ndarray, ...], statistic: Statistic, left_out: Statistic, seed: int, resamples: int
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of a statistic of columns (prompts,) that are resampled together."""
+    """95 % bootstrap interval of a statistic of columns (prompts,) that are resampled together. `left_out` is the
+    statistic without each prompt in turn, (prompts,).
+
+    scipy resamples. Its BCa would take the statistic of n - 1 prompts n times; from sums it is linear (Efron and
+    Tibshirani, An Introduction to the Bootstrap (1993), eq. 14.9 to 14.15).
+    """
     from scipy.stats import bootstrap
 
-    for method in ("BCa", "percentile"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = bootstrap(
-                columns,
-                statistic,
-                n_resamples=resamples,
-                batch=100,
-                method=method,
-                paired=len(columns) > 1,
-                random_state=np.random.default_rng(seed),
-            ).confidence_interval
-        if math.isfinite(found.low) and math.isfinite(found.high):
-            return float(found.low), float(found.high)
-    raise ArithmeticError("the values are not finite")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = bootstrap(
+            columns,
+            statistic,
+            n_resamples=resamples,
+            batch=100,
+            method="percentile",
+            paired=len(columns) > 1,
+            random_state=np.random.default_rng(seed),
+        )
+    drawn = found.bootstrap_distribution
+    low, high = np.quantile(drawn, _bca_levels(drawn, float(statistic(*columns)), left_out(*columns)))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        low, high = found.confidence_interval
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ArithmeticError("the values are not finite")
+    return float(low), float(high)
+
+
+def _bca_levels(drawn: np.ndarray, whole: float, without: np.ndarray) -> np.ndarray:
+    """The quantiles of the resampled statistic that are the ends of a 95 % BCa interval; 0.025 and 0.975 where that has
+    no value: all resamples on one side, or nothing that skews."""
+    from scipy.special import ndtr, ndtri
+
+    usual = np.asarray([0.025, 0.975])
+    below = (np.count_nonzero(drawn < whole) + np.count_nonzero(drawn <= whole)) / (2 * len(drawn))
+    off = without.mean() - without
+    spread = float((off**2).sum())
+    if not (0 < below < 1 and 0 < spread < math.inf):
+        return usual
+    acceleration = float((off**3).sum()) / (6 * spread**1.5)
+    shift = float(ndtri(below))
+    levels = shift + ndtri(usual)
+    return np.asarray(ndtr(shift + levels / (1 - acceleration * levels)))
+
+
+def _mean_left_out(data: np.ndarray) -> np.ndarray:
+    return np.asarray((data.sum() - data) / (len(data) - 1))

@@ -21,8 +21,9 @@ import numpy as np
 from rlaif.core.errors import ConfigError, RlaifError, StageError
 from rlaif.core.plugins import check_name, load_own, own_code, short_name
 from rlaif.core.progress import Progress
-from rlaif.core.records import Message
+from rlaif.core.records import Message, Prompt
 from rlaif.gold.text import alike
+from rlaif.inputs.columns import AskedColumns, column_names
 from rlaif.inputs.prompt_sets import load_prompts, text_key
 
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -81,7 +82,7 @@ VADER = Package("vaderSentiment", "vaderSentiment", "gold sentiment", "pip insta
 class Entry:
     """One gold scorer of the table `SCORERS`. `open` loads or fits it, and is given what to tell of every batch of
     embedded texts. `fitted_on`: texts that it embeds before any response, 0 = it embeds none; `embeds`: texts that it
-    embeds for each response."""
+    embeds for each response. `needed`: columns of the prompts that it cannot do without."""
 
     label: str
     better: Better
@@ -89,6 +90,7 @@ class Entry:
     packages: tuple[Package, ...] = ()
     fitted_on: int = 0
     embeds: int = 1
+    needed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +117,11 @@ class GoldScorer:
     def quality(self) -> dict[str, float | None]:
         return self.measuring.quality
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float | None]:
         """One score per response; raises StageError where the scorer gives anything but a finite number or None."""
-        found = list(self.measuring.score(prompts, responses))
+        texts = [prompt.text for prompt in prompts]
+        own = self.measuring if isinstance(self.measuring, OwnScorer) else None
+        found = list(self.measuring.score(texts, responses) if own is None else own.score_beside(prompts, responses))
         if len(found) != len(responses):
             raise self._unusable(f"{len(found)} scores for {len(responses)} responses")
         for value in found:
@@ -149,7 +153,22 @@ def entry_of(name: str, where: str = "evaluate.gold") -> Entry:
     if better not in get_args(Better) or not callable(getattr(kind, "score", None)) or not callable(kind):
         raise ConfigError(f"{name!r} is not a gold scorer", where=where, remedy=remedy)
     label = getattr(kind, "label", f"{short_name(name)} ({better} is better)")
-    return Entry(label, better, lambda _: OwnScorer(name, kind))
+    needed = AskedColumns.of(kind.score, behind=3).needed  # self, prompts, responses
+    return Entry(label, better, lambda _: OwnScorer(name, kind), needed=needed)
+
+
+def refuse_missing_columns(names: Sequence[str], prompts: Sequence[Prompt], where: str) -> None:
+    """Raises ConfigError where one of the scorers, named in the field `where`, needs a column that no prompt has."""
+    there = column_names(prompts)
+    for name in names:
+        missing = [column for column in entry_of(name, where).needed if column not in there]
+        if missing and prompts:
+            raise ConfigError(
+                f"{name} asks for {missing[0]}, which is no column of the prompts that it scores",
+                where=where,
+                remedy=f"their columns: {', '.join(there) or 'none'}; add it to the prompt file, or give the parameter "
+                "a default",
+            )
 
 
 def direction(column: str, names: Sequence[str]) -> Better:
@@ -167,12 +186,29 @@ class OwnScorer:
         with own_code(name, what="gold scorer"):
             made = kind()
         self._score: Callable[..., list[float | None]] = made.score
+        self._asked = AskedColumns.of(made.score, behind=2)
         self.about = str(getattr(made, "about", "") or f"{kind.__module__}:{getattr(kind, '__name__', kind)}")
         self.quality: dict[str, float | None] = dict(getattr(made, "quality", {}))
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
+        return self.score_beside([Prompt.of_text(text) for text in prompts], responses)
+
+    def score_beside(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float | None]:
+        """One score per response, by the columns of the prompts that the scorer asks for too; None where a prompt has
+        none of what it needs."""
+        columns = self._asked.values(prompts)
+        rows = [i for i in range(len(prompts)) if all(columns[name][i] is not None for name in self._asked.needed)]
+        chosen = {name: [column[i] for i in rows] for name, column in columns.items()}
+        found: list[float | None] = [None] * len(prompts)
+        if prompts and not rows:
+            return found
         with own_code(self._name, what="gold scorer"):
-            return list(self._score(prompts, responses))
+            scores = list(self._score([prompts[i].text for i in rows], [responses[i] for i in rows], **chosen))
+            if len(rows) == len(prompts) or len(scores) != len(rows):
+                return scores  # of which the caller tells whether they are one for each
+            for i, score in zip(rows, scores, strict=True):
+                found[i] = score
+        return found
 
 
 def load(names: Sequence[str], on_texts: OnTexts = lambda n: None) -> tuple[list[GoldScorer], list[str]]:
@@ -401,8 +437,12 @@ class MiniLm:
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            self._model: Any = AutoModel.from_pretrained(str(folder), local_files_only=True).eval()
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+            self._model: Any = AutoModel.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            ).eval()
         except OSError as problem:
             first = str(problem).splitlines()[0]
             raise GoldMissing(f"MiniLM cannot be read ({first})", remedy=MINILM.install) from None

@@ -9,7 +9,7 @@ words is missed, and "I can't recommend it enough" counts as one. Use it to comp
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 MATCHED = 0.25
@@ -96,10 +96,12 @@ def length_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns:
     one reaches too proves nothing. Run PPO on it with `ppo: {reward: "rlaif.gold.text:length_reward"}`, all else equal,
     and set its row beside the real one. The other control, the random judge, is `judge: {method: random}`.
     """
-    texts = (
-        part if isinstance(part, str) else " ".join(str(message["content"]) for message in part) for part in completions
-    )
-    return [min(1.0, len(words(text)) / FULL_LENGTH) for text in texts]
+    return [min(1.0, len(words(text)) / FULL_LENGTH) for text in _texts(completions)]
+
+
+def _texts(completions: Sequence[Any]) -> Iterator[str]:
+    for part in completions:
+        yield part if isinstance(part, str) else " ".join(str(message["content"]) for message in part)
 
 
 def _shared_out(each: list[list[tuple[str, ...]]], budget: int) -> list[list[tuple[str, ...]]]:

@@ -1,6 +1,7 @@
 """Files of comparisons: our own labels, and the shapes in which others keep pairs of answers.
 
-Each line of the JSONL file has one of these shapes, and `read_comparisons` finds out which:
+Each row of the file (JSON lines, a JSON array, CSV, parquet) has one of these shapes, and `read_comparisons` finds out
+which:
 
     {"comparison": {...}, "prob_a": 0.8, "verdicts": [...]}       a label of ours, as in label/labels.jsonl
     {"prompt": {...}, "a": {...}, "b": {...}}                     a Comparison of ours, not judged
@@ -11,10 +12,10 @@ Each line of the JSONL file has one of these shapes, and `read_comparisons` find
 
 The prompt and the answers are texts, lists of messages or transcripts ("\\n\\nHuman: ...\\n\\nAssistant: ...", as in
 hh-rlhf). Answers may repeat the conversation before them; where it is in messages or a transcript, `prompt` is not
-needed. A line with lists is one pair for each right answer and each wrong one. All but the first two shapes take an
+needed. A row with lists is one pair for each right answer and each wrong one. All but the first two shapes take an
 optional `slice`, `tags` (a `subset`, as RewardBench has it, is one more, and so is JudgeBench's `source`) and `system`
-(the text of a system message before the prompt); where `score_chosen` and `score_rejected` are equal, neither answer is
-preferred. Other keys are ignored.
+(the text of a system message before the prompt). The chosen answer is better for sure, or with the probability
+`prob_chosen`; where `score_chosen` and `score_rejected` are equal, neither is preferred. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -28,18 +29,21 @@ from typing import Any
 from rlaif.core.errors import DataError
 from rlaif.core.records import Comparison, Failure, Message, PreferenceLabel, Prompt, Verdict, content_id, from_json
 from rlaif.inputs.conversations import ComparesNothing, conversation_of
-from rlaif.inputs.prompt_sets import json_lines, read_tags
+from rlaif.inputs.prompt_sets import read_tags
+from rlaif.inputs.rows import place, read_rows, unit
 
 MOST_TOLD = 20
 """Problems and repeated lines that are named; of more only the number is told."""
 LABELS = {"a": 1.0, "b": 0.0, "tie": 0.5, "a>b": 1.0, "b>a": 0.0, "a=b": 0.5}
 SIDES = ("chosen", "rejected")
+NUMBERS = ("prob_a", "prob_chosen", "score_chosen", "score_rejected")
+"""Columns of numbers."""
 _SHAPES = "write prompt, chosen and rejected; or prompt, response_a and response_b with prob_a or label"
 
 
 @dataclass(frozen=True, slots=True)
 class GivenPair:
-    """One line of the file. `prob_a` is what the file says, None if it says nothing (for a label of ours that failed,
+    """One row of the file. `prob_a` is what the file says, None if it says nothing (for a label of ours that failed,
     with the `failure`); `verdicts` and `constitution_hash` come with labels of ours. `line` counts from 1. `group` is
     one for pairs whose prompts are to be taken as one; it is the prompt's id where nobody says otherwise."""
 
@@ -84,22 +88,22 @@ class ComparisonFile:
     left_out: tuple[LeftOutLine, ...] = ()
 
     def notes(self) -> list[str]:
-        """What a reader should be told before any number: how many lines were left out, which and why."""
-        notes = []
+        """What a reader should be told before any number: how many rows were left out, which and why."""
+        notes, rows = [], f"{unit(self.path)}s"
         if self.left_out:
             lines = [f"{left.line} ({left.why})" for left in self.left_out]
             number = len({left.line for left in self.left_out})
-            notes.append(f"left out, as they compare nothing, {number:,} of the lines: {_first_of(lines)}")
+            notes.append(f"left out, as they compare nothing, {number:,} of the {rows}: {_first_of(lines)}")
         if self.repeated:
             lines = [f"{r.line} (as in {r.first})" for r in self.repeated]
             other = sum(not r.agrees for r in self.repeated)
             against = f"; {other} of them have another label than the first" if other else ""
-            notes.append(f"left out, as they repeat a pair, {len(lines):,} of the lines: {_first_of(lines)}{against}")
+            notes.append(f"left out, as they repeat a pair, {len(lines):,} of the {rows}: {_first_of(lines)}{against}")
         return notes
 
 
 def read_comparisons(path: Path) -> ComparisonFile:
-    """The pairs of a JSONL file in any of the shapes above, ids by content.
+    """The pairs of a file in any of the shapes above, ids by content.
 
     Of `chosen` and `rejected`, which one stands as A is drawn by a hash of the two texts. A pair that stands twice is
     kept as the first line has it, and a line that compares nothing (a blank answer, two equal ones, answers to
@@ -109,7 +113,7 @@ def read_comparisons(path: Path) -> ComparisonFile:
     left_out: list[LeftOutLine] = []
     problems: list[tuple[int, DataError]] = []
     try:
-        for number, row in json_lines(path):
+        for number, row in read_rows(path, numbers=NUMBERS):
             try:
                 for part in _parts(row):
                     try:
@@ -122,12 +126,12 @@ def read_comparisons(path: Path) -> ComparisonFile:
     except DataError as broken:  # no line of JSON: nothing after it can be read
         if not problems:
             raise
-        place = (broken.where or "").removeprefix(f"{path}:")
-        problems.append((int(place) if place.isdigit() else 0, DataError(broken.what, remedy=broken.remedy)))
+        line = (broken.where or "").removeprefix(f"{path}:")
+        problems.append((int(line) if line.isdigit() else 0, DataError(broken.what, remedy=broken.remedy)))
     if problems:
         raise _all_of(path, problems)
     if not pairs:
-        lines = [f"line {left.line}: {left.why}" for left in left_out]
+        lines = [f"{unit(path)} {left.line}: {left.why}" for left in left_out]
         why = f": {_first_of(lines)}" if lines else ""
         raise DataError(f"holds no comparison{why}", where=str(path), remedy=_SHAPES)
     return ComparisonFile(path, *_without_repeated(pairs), tuple(left_out))
@@ -156,11 +160,9 @@ def _each(value: Any) -> list[Any]:
 
 
 def _pair(row: dict[str, Any], line: int) -> GivenPair:
-    if "comparison" in row:
+    if row.get("comparison") is not None:
         label = _record(PreferenceLabel, row)
-        return GivenPair(
-            label.comparison, _probability(label.prob_a), line, label.verdicts, label.failure, label.constitution_hash
-        )
+        return GivenPair(label.comparison, label.prob_a, line, label.verdicts, label.failure, label.constitution_hash)
     if "a" in row and "b" in row:
         return GivenPair(_record(Comparison, row), None, line)
     if all(side in row for side in SIDES):
@@ -181,16 +183,19 @@ def _preference(row: dict[str, Any], line: int) -> GivenPair:
     texts = [second, first] if swapped else [first, second]
     scores = [row.get(f"score_{side}") for side in SIDES]
     undecided = all(isinstance(score, int | float) for score in scores) and scores[0] == scores[1]
-    return GivenPair(_comparison(prompt, texts, row), 0.5 if undecided else float(texts[0] == chosen), line)
+    better = _probability(row.get("prob_chosen"), "prob_chosen", "that the chosen answer is the better one")
+    if better is None:
+        better = 0.5 if undecided else 1.0
+    return GivenPair(_comparison(prompt, texts, row), better if texts[0] == chosen else 1 - better, line)
 
 
 def _comparison(messages: tuple[Message, ...], texts: list[str], row: dict[str, Any]) -> Comparison:
     if texts[0] == texts[1]:
         raise ComparesNothing("both answers are the same text")
-    part = row.get("slice", "")
+    part = "" if row.get("slice") is None else row["slice"]
     if not isinstance(part, str):
         raise DataError(f"must be text, not {type(part).__name__}", where="slice", remedy="put it in quotes")
-    tags = read_tags(row.get("tags", []), "tags")
+    tags = read_tags(row.get("tags"), "tags")
     if isinstance(row.get("subset"), str):
         tags += (row["subset"],)
     return Comparison.of_texts(Prompt(messages, slice=part, tags=tags), *texts)
@@ -202,21 +207,21 @@ def _given_probability(row: dict[str, Any]) -> float | None:
     if label is not None and probability is not None:
         raise DataError("stands beside prob_a", where="label", remedy="keep one of the two")
     if label is None:
-        return _probability(probability)
+        return _probability(probability, "prob_a", "that answer A is the better one; null for none")
     if not isinstance(label, str) or label.lower() not in LABELS:
         raise DataError(f"must be one of {', '.join(LABELS)} (given: {label!r})", where="label")
     return LABELS[label.lower()]
 
 
-def _probability(value: Any) -> float | None:
+def _probability(value: Any, where: str, of: str) -> float | None:
     if value is None:
         return None
     fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
     if not fits:
         raise DataError(
             f"must be a number from 0 to 1 (given: {str(value)[:60]!r})",
-            where="prob_a",
-            remedy="the probability that answer A is the better one; null for none",
+            where=where,
+            remedy=f"the probability {of}",
         )
     return float(value)
 
@@ -229,8 +234,9 @@ def _record(kind: type[Any], row: dict[str, Any]) -> Any:
         return from_json(kind, row)
     except ValidationError as problem:
         first = problem.errors()[0]
+        out_of_range = f"{first['msg']} (given: {str(first['input'])[:60]!r})"
         raise DataError(
-            f"is not a {kind.__name__} of rlaif: {first['msg'].lower()}",
+            out_of_range if first["type"] == "range" else f"is not a {kind.__name__} of rlaif: {first['msg'].lower()}",
             where=".".join(map(str, first["loc"])) or None,
             remedy="mend the line, or write prompt, response_a, response_b and prob_a instead",
         ) from None
@@ -262,7 +268,7 @@ def _all_of(path: Path, problems: list[tuple[int, DataError]]) -> DataError:
     told: list[str] = []
     for number, problem in problems[:MOST_TOLD]:
         text = f"{problem.where}: {problem.what}" if problem.where else problem.what
-        told.append(f"line {number}: {text}" if told else text)
+        told.append(f"{unit(path)} {number}: {text}" if told else text)
     told += [f"and {len(problems) - MOST_TOLD} more"] if len(problems) > MOST_TOLD else []
     first, problem = problems[0]
-    return DataError("; ".join(told), where=f"{path}:{first}", remedy=problem.remedy)
+    return DataError("; ".join(told), where=place(path, first), remedy=problem.remedy)

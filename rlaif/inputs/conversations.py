@@ -1,4 +1,4 @@
-"""A prompt and two answers to it, in whatever way a line of a file writes them.
+"""A prompt, or a prompt and two answers to it, in whatever way a row of a file writes them.
 
 Each is a text, a list of messages or a transcript ("\\n\\nHuman: ...\\n\\nAssistant: ...", as in hh-rlhf). Answers may
 repeat the conversation before them; where it is in messages or a transcript, `prompt` is not needed.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from rlaif.core.errors import DataError
 from rlaif.core.records import Message, Role
-from rlaif.inputs.prompt_sets import filled_text, read_conversation, read_messages
+
+_ROLES: tuple[str, ...] = get_args(Role)
 
 FEW_WORDS = 5
 """From so many words on, a prompt with which both answers begin is one that they repeat."""
+_WRITE = 'write {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}'
 _OTHER_NAMES = ("question", "instruction", "query", "conversations", "conversation", "messages", "context", "input")
 """Where others keep what is `prompt` here."""
 _TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
@@ -43,6 +45,39 @@ def conversation_of(row: dict[str, Any], keys: tuple[str, str]) -> tuple[tuple[M
         raise ComparesNothing("the system messages of the prompt and the answers differ")
     first, second = (_answer(side, key, prompt) for side, key in zip(sides, keys, strict=True))
     return (*systems.values(), *_split(prompt)[1]), *_without_prompt(first, second, prompt)
+
+
+def prompt_of(row: dict[str, Any]) -> tuple[tuple[Message, ...], str]:
+    """The prompt of a row that is asked for nothing else, and the answer that stood behind it, "" for none.
+
+    It is `prompt`, or `messages`, or in a row of preferences what `chosen` has before its last message. DataError names
+    the field that is wrong.
+    """
+    given = {key: row[key] for key in ("prompt", "messages") if row.get(key) is not None}
+    if len(given) > 1:
+        raise DataError(
+            'has both "prompt" and "messages"', remedy="keep the one that the model is to answer; rename the other"
+        )
+    if given:
+        ((key, value),) = given.items()
+        turns = _prompt_turns(value, key)
+    elif row.get("chosen") is not None and not _stands_alone(row["chosen"]):
+        key, turns = "chosen", _side(row["chosen"], "chosen")[:-1]
+    elif "prompt" in row or "messages" in row:
+        raise DataError("must be text, not null", where="prompt" if "prompt" in row else "messages", remedy=_WRITE)
+    else:
+        there = f"; it has {', '.join(map(str, row))}" if row else ""
+        raise DataError(f'has neither "prompt" nor "messages"{there}', remedy=_WRITE)
+    answer = ""
+    if len(turns) > 1 and turns[-1].role == "assistant":
+        turns, answer = turns[:-1], turns[-1].content
+    system, rest = _split(turns)
+    if row.get("system") not in (None, ""):
+        named = (Message("system", filled_text(row["system"], "system", "a system message")),)
+        if system and system != named:
+            raise DataError("differs from the system message of the conversation", where="system", remedy="keep one")
+        system = named
+    return _checked((*system, *rest), key), answer
 
 
 def _split(messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
@@ -134,18 +169,19 @@ def _transcript(text: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-def _checked(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
-    return read_conversation([{"role": m.role, "content": m.content} for m in messages], where)
-
-
 def _prompt(value: Any) -> tuple[Message, ...]:
+    return _checked(_prompt_turns(value, "prompt"), "prompt")
+
+
+def _prompt_turns(value: Any, key: str) -> tuple[Message, ...]:
+    """The turns of a prompt, whoever has the last word."""
     if isinstance(value, list):
-        return read_conversation(value, "prompt")
-    text = filled_text(value, "prompt", "a prompt")
-    turns = _transcript(text)
-    if not turns:
-        return (Message("user", text),)
-    return _checked(turns if turns[-1].content else turns[:-1], "prompt")  # it may end with "Assistant:"
+        return read_messages(value, key)
+    if key == "messages":
+        raise DataError(f"must be a list of messages, not {type(value).__name__}", where=key, remedy=_WRITE)
+    text = filled_text(value, key, "a prompt")
+    turns = _transcript(text) or (Message("user", text),)
+    return turns if turns[-1].content else turns[:-1]  # a transcript may end with "Assistant:"
 
 
 def _answer(side: tuple[Message, ...], key: str, prompt: tuple[Message, ...]) -> str:
@@ -160,3 +196,59 @@ def _answer(side: tuple[Message, ...], key: str, prompt: tuple[Message, ...]) ->
             remedy="what comes before the answer belongs into the prompt, word for word",
         )
     return rest[0].content
+
+
+# --- texts and messages ---------------------------------------------------------------------------------------------
+
+
+def filled_text(value: Any, where: str, kind: str) -> str:
+    """The text in a field of a JSON line; DataError, pointing at `where`, if it is none, blank or broken Unicode.
+
+    `kind` says in words what belongs there, such as "a prompt".
+    """
+    if not isinstance(value, str):
+        raise DataError(f"must be text, not {type(value).__name__}", where=where, remedy="put it in quotes")
+    if not value.strip():
+        raise DataError("is blank", where=where, remedy=f"write {kind} or remove the line")
+    if not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise DataError("holds half of a surrogate pair", where=where, remedy="remove the broken \\ud... escape")
+    return value
+
+
+def read_messages(value: Any, where: str) -> tuple[Message, ...]:
+    """The messages in a field of a JSON line, whoever they are by; DataError where one is no message."""
+    if not isinstance(value, list) or not value:
+        raise DataError("must be a list of messages", where=where, remedy='[{"role": "user", "content": "..."}]')
+    messages = []
+    for index, item in enumerate(value):
+        at = f"{where}.{index}"
+        if not isinstance(item, dict):
+            raise DataError("must be an object", where=at, remedy='{"role": "user", "content": "..."}')
+        if item.get("role") not in _ROLES:
+            raise DataError(
+                f"role must be one of {', '.join(_ROLES)} (given: {item.get('role')!r})", where=f"{at}.role"
+            )
+        messages.append(Message(item["role"], filled_text(item.get("content"), f"{at}.content", "a message")))
+    return tuple(messages)
+
+
+def _checked(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
+    """The messages of a prompt: an optional system message, then user and assistant in turn, the user last. DataError
+    for any others."""
+    for index, message in enumerate(messages):
+        filled_text(message.content, f"{where}.{index}.content", "a message")
+    if messages[-1].role != "user":
+        raise DataError(
+            f"the last message is by the {messages[-1].role}, not by the user",
+            where=where,
+            remedy="end with what the model is to answer; leave out the answer",
+        )
+    turns = messages[1:] if messages[0].role == "system" else messages
+    for index, message in enumerate(turns):
+        if message.role != ("user", "assistant")[index % 2]:
+            raise DataError(
+                f"message {len(messages) - len(turns) + index + 1} is out of turn: {message.role}",
+                where=where,
+                remedy="after an optional first system message, user and assistant take turns",
+            )
+    return messages

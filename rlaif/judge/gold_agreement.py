@@ -76,7 +76,7 @@ def gold_agreement(
 def agreements(labels: Sequence[PreferenceLabel], scorer: GoldScorer) -> list[Keyed]:
     """Per label its prompt's id, and 1 where the scorer prefers the same answer, 0 where the other, 0.5 where the label
     prefers none; None where there is no label or the scorer has the two alike."""
-    sides = {side.id: (label.comparison.prompt.text, side.text)
+    sides = {side.id: (label.comparison.prompt, side.text)
              for label in labels for side in (label.comparison.a, label.comparison.b)}  # fmt: skip
     found = scorer.score([prompt for prompt, _ in sides.values()], [text for _, text in sides.values()])
     score = dict(zip(sides, found, strict=True))

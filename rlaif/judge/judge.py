@@ -17,7 +17,7 @@ from rlaif.inputs.templates import load_template
 from rlaif.judge.aggregate import Settling, aggregate
 from rlaif.judge.calibration import CalibrationMap
 from rlaif.judge.methods.method import Ask, Asker, Method
-from rlaif.judge.methods.table import askings, find
+from rlaif.judge.methods.table import askings, find, shown_fields
 from rlaif.lm.open import OpenJudge, open_judge
 from rlaif.lm.protocol import LanguageModel, Usage
 
@@ -44,13 +44,21 @@ class Voter:
             given = "an empty list" if strange is None else f"{strange!r:.80}"
             what = f"the method {self.method.name} gave {given} where verdicts belong"
             raise ConfigError(what, where=f"judge.method: {name}", remedy=remedy)
+        said = (one.prob_first for verdicts in found for one in verdicts if one.prob_first is not None)
+        outside = next((p for p in said if not 0 <= p <= 1), None)
+        if outside is not None:
+            what = f"the method {self.method.name} gave the probability {outside!r:.80}"
+            raise ConfigError(
+                what, where=f"judge.method: {name}", remedy="give one from 0 to 1, or None with a failure"
+            )
         if not self.name:
             return found
         return [[replace(verdict, member=self.name, id="") for verdict in said] for said in found]
 
 
 class Judge:
-    """Judges comparisons under a constitution by its `members`: the configured judge, and the panel beside it.
+    """Judges comparisons under a constitution by its `members`: the configured judge, and the panel beside it. `shown`:
+    the fields of a principle that they show to their models.
 
     `prompts` says which principles apply to which slice of the prompts; without it all apply to all.
     `models` are those of the members, in their order, none where the method asks none. `templates` is the run's
@@ -75,6 +83,7 @@ class Judge:
             who = f"method {config.method!r} needs a model" if wanted == 1 else f"the panel needs {wanted} models"
             raise ConfigError(who, where="judge", remedy="set judge.backend")
         self.config, self.constitution, self.models, self.seed = config, constitution, tuple(models[:wanted]), seed
+        self.shown = shown_fields(config, templates)
         self.members = []
         for place, asking in enumerate((config, *config.panel)):
             method = find(asking.method)

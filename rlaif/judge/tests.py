@@ -21,7 +21,7 @@ from rlaif.core.progress import Progress
 from rlaif.core.records import Comparison, Constitution, Failure, Message, Principle, PrincipleTest, Prompt, Response
 from rlaif.core.statistics import wilson
 from rlaif.judge.judge import Judge, opened_models
-from rlaif.judge.methods.table import in_use
+from rlaif.judge.methods.table import in_use, statement_unread
 from rlaif.view.answer import Answer, Line, Section, Table
 from rlaif.view.text import number, percent, percents
 
@@ -84,7 +84,8 @@ class Tally:
 class Report:
     """The tests of a constitution under one judge; `principles` has untested ones too, without a result.
 
-    `calls` were made to the judge's model, and `cached` answers were known from earlier runs.
+    `calls` were made to the judge's model, and `cached` answers were known from earlier runs. `unread` says what the
+    judge reads in place of the statements; "" where it reads them.
     """
 
     constitution: Constitution
@@ -93,6 +94,7 @@ class Report:
     principles: dict[str, tuple[PrincipleTestResult, ...]]
     calls: int
     cached: int
+    unread: str = ""
 
     @property
     def results(self) -> list[PrincipleTestResult]:
@@ -107,6 +109,7 @@ class Report:
                 "hash": self.constitution.hash,
             },
             "judge": {"model": self.judge, "method": self.method, "calls": self.calls, "cached": self.cached},
+            "unread": self.unread,
             "overall": asdict(tally(self.results)),
             "principles": [
                 {"id": name, **asdict(tally(results)), "tests": [_as_json(result) for result in results]}
@@ -145,9 +148,10 @@ def run(
         # Whether a label is too undecided to learn from is another question: a test asks which of the two wins.
         settings = config.judge.model_copy(update={"abstain_below": 0.0})
         judge = Judge(settings, equal, models=models, seed=config.seed)
-        found, usage = judged(judge, progress), judge.usage
+        found, usage, shown = judged(judge, progress), judge.usage, judge.shown
     results = {p.id: tuple(r for r in found if r.principle_id == p.id) for p in chosen.principles}
-    return Report(constitution, config.judge.method, judge.name, results, usage.calls, usage.cached)
+    unread = statement_unread(config.judge, shown)
+    return Report(constitution, config.judge.method, judge.name, results, usage.calls, usage.cached, unread)
 
 
 def judged(judge: Judge, progress: Progress) -> list[PrincipleTestResult]:
@@ -223,7 +227,8 @@ def answer(report: Report) -> Answer:
     who = "at random" if report.method == "random" else f"by {report.judge} ({report.method})"
     subject = " ".join(f"{constitution.name} {constitution.version}".split())  # one line, whatever it holds
     cost = f"The judge was asked {report.calls:,} times; {report.cached:,} answers were known from before."
-    lines = [*_sentences(overall), *_unjudged(report.results), *[cost] * (report.method != "random")]
+    unread = [f"{report.unread}: the tests say nothing about the statements."] * bool(report.unread)
+    lines = [*_sentences(overall), *_unjudged(report.results), *unread, *[cost] * (report.method != "random")]
     return Answer(
         verb="rlaif constitution test",
         title=f"The tests of {subject}",

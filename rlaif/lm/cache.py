@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from rlaif.core.errors import BackendError, DataError, DiskError, RunFolderError
-from rlaif.core.files import disk_errors
+from rlaif.core.files import disk_errors, parse_json
 from rlaif.core.records import content_id, from_json, to_json
 from rlaif.lm.budget import Budget
 from rlaif.lm.protocol import (
@@ -29,25 +29,49 @@ from rlaif.lm.protocol import (
     ResponseLogprobs,
     ScoreRequest,
     Usage,
+    content_of,
 )
 
 _DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _KEYS_PER_QUERY = 500
+_ROUNDING = 1e-3
+"""What a log-probability near 0 may come out above it by rounding."""
 REQUESTS_PER_CALL = 256
 """Requests in one call of a model that answers a call as a whole: a kill costs no more answers than that. From a
 server answers arrive one by one, and a kill costs at most those that were in flight."""
 _COUNTED = ("calls", "prompt_tokens", "generated_tokens")
+_OF_WORK = (*_COUNTED, "scored_tokens")
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS spent (model TEXT PRIMARY KEY, calls INTEGER NOT NULL DEFAULT 0,
     prompt_tokens INTEGER NOT NULL DEFAULT 0, generated_tokens INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS works (work TEXT PRIMARY KEY, calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
+    generated_tokens INTEGER NOT NULL, scored_tokens INTEGER NOT NULL);
 """
+
+
+def spent_on(path: Path, work: str) -> Usage:
+    """What the cache `path` says that was asked for the work, by all sessions and models; nothing without a file."""
+    if not path.exists():
+        return Usage()
+    with closing(_open(path)) as database:
+        row = database.execute(f"SELECT {', '.join(_OF_WORK)} FROM works WHERE work = ?", (work,)).fetchone()
+    return Usage() if row is None else Usage(**dict(zip(_OF_WORK, row, strict=True)))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=60, isolation_level=None)
+    database.execute("PRAGMA journal_mode=WAL")
+    # a kill loses nothing that was written; only a power cut may cost the last answers
+    database.execute("PRAGMA synchronous=NORMAL")
+    database.executescript(_TABLES)
+    return database
 
 
 def request_key(fingerprint: str, request: Request) -> str:
     """What the answer to the request is kept under: the content of model, kind of call and every field."""
-    return content_id(fingerprint, _KINDS[type(request)].call, request)
+    return content_id(fingerprint, _KINDS[type(request)].call, content_of(request))
 
 
 class _Kind(NamedTuple):
@@ -77,6 +101,8 @@ class CachedModel:
     processes add to it meanwhile, unless `counts_before` is False: then it counts this object's own requests. At its
     limit no further request is sent; answers in flight are kept, then BudgetError is raised.
 
+    `count_for` says what work the requests are for, such as a stage of a run: the file then counts all of its sessions.
+
     Raises DataError for a file that is not such a cache or is damaged, DiskError if it cannot be written.
     """
 
@@ -89,11 +115,8 @@ class CachedModel:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._errors():
-            self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            # a kill loses nothing that was written; only a power cut may cost the last answers
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.executescript(_TABLES)
+            self._database = self._books = _open(path)
+        self._work: str | None = None
         self._budget = budget or Budget()
         self._counts_others = counts_before
         self._others = Usage()
@@ -108,6 +131,13 @@ class CachedModel:
             ).fetchone()
         return Usage() if row is None else Usage(**dict(zip(_COUNTED, row, strict=True)))
 
+    def count_for(self, work: str, path: Path | None = None) -> None:
+        """Counts what is asked from now on for this work too, in this file or in the cache `path`."""
+        self._work = work
+        if path is not None and path != self.path:
+            with self._errors():
+                self._books = _open(path)
+
     def keep(self, answers: dict[str, Any]) -> None:
         """Writes answers that came by another way under their keys; one that is there already stays."""
         self._write(answers)
@@ -120,6 +150,8 @@ class CachedModel:
         """Closes file and model; a second call does nothing."""
         if not self._closed:
             self._closed = True
+            if self._books is not self._database:
+                self._books.close()
             self._database.close()
             self.inner.close()
 
@@ -129,6 +161,8 @@ class CachedModel:
         keys = [request_key(self.fingerprint, request) for request in asked]
         known = self._read(dict(zip(keys, asked, strict=True)))
         missing = {key: request for key, request in zip(keys, asked, strict=True) if key not in known}
+        if hasattr(self.inner, "gives_logprobs") and any(not isinstance(a, Generation) for a in known.values()):
+            self.inner.gives_logprobs = True  # a server that gave the answers that are here
         todo = list(missing)
         self._look_at_others()
         uncounted = False
@@ -186,12 +220,15 @@ class CachedModel:
     def _read(self, requests: Mapping[str, Request]) -> dict[str, ModelAnswer]:
         """The answers that the file has to the requests, by key."""
         try:
-            return {
-                key: from_json(_KINDS[type(requests[key])].answer, json.loads(answer))
+            found = {
+                key: from_json(_KINDS[type(requests[key])].answer, parse_json(answer))
                 for key, answer in self._rows(list(requests))
             }
         except ValueError:
             raise self._damaged("holds an answer that cannot be read") from None
+        if not all(map(_can_be, found.values())):
+            raise self._damaged("holds an answer that no model gives")
+        return found
 
     def _rows(self, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
         """(key, JSON of its answer) of those keys that the file has."""
@@ -208,23 +245,31 @@ class CachedModel:
         """Keeps the answers and what was spent since the last time, in one transaction."""
         rows = [(key, json.dumps(to_json(answer))) for key, answer in answers.items()]
         now = replace(self.usage)
-        spent = [getattr(now, name) - getattr(self._noted, name) for name in _COUNTED]
         with self._errors():
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 # another process may have asked the same meanwhile: the first answer stays
                 self._database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
-                self._database.execute(
-                    "INSERT INTO spent VALUES (?, ?, ?, ?) ON CONFLICT (model) DO UPDATE SET "
-                    + ", ".join(f"{name} = {name} + excluded.{name}" for name in _COUNTED),
-                    (self.fingerprint, *spent),
-                )
+                self._add(self._database, "spent", "model", self.fingerprint, _COUNTED, now)
+                if self._work is not None:
+                    self._add(self._books, "works", "work", self._work, _OF_WORK, now)
                 self._database.execute("COMMIT")
             except BaseException:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
         self._noted = now
+
+    def _add(
+        self, file: sqlite3.Connection, table: str, key: str, name: str, counts: Sequence[str], now: Usage
+    ) -> None:
+        """Adds what was asked since the last time to the row of that name."""
+        spent = [getattr(now, count) - getattr(self._noted, count) for count in counts]
+        file.execute(
+            f"INSERT INTO {table} ({key}, {', '.join(counts)}) VALUES (?{', ?' * len(counts)}) "
+            f"ON CONFLICT ({key}) DO UPDATE SET " + ", ".join(f"{n} = {n} + excluded.{n}" for n in counts),
+            (name, *spent),
+        )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -239,7 +284,7 @@ class CachedModel:
                 raise DiskError(
                     f"cannot write the cache: {problem}",
                     where=str(self.path),
-                    remedy="make room or choose another folder, then run the same command with --resume",
+                    remedy="make room or choose another folder",
                 ) from None
             if code in _BUSY:
                 raise RunFolderError(
@@ -255,6 +300,15 @@ class CachedModel:
             where=str(self.path),
             remedy="delete the file; its answers will be asked again, everything else in the run folder stays",
         )
+
+
+def _can_be(answer: ModelAnswer) -> bool:
+    """Whether a model can have given the answer: there is one, of no negative length and with no log-probability that
+    is NaN or above 0."""
+    if isinstance(answer, Generation):
+        return answer.text is not None and answer.n_tokens >= 0
+    logprobs = answer.logprobs if isinstance(answer, ChoiceLogprobs) else answer.token_logprobs
+    return logprobs is not None and all(value <= _ROUNDING for value in logprobs)
 
 
 def _groups(inner: LanguageModel, requests: Iterator[Request]) -> Iterator[Sequence[tuple[int, ModelAnswer]]]:

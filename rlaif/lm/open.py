@@ -12,14 +12,14 @@ from rlaif.lm.budget import Budget
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import A, LanguageModel, RequestFor, Usage
 
-JUDGE_CACHE = "judge.sqlite"
+JUDGE_CACHE, POLICY_CACHE = "judge.sqlite", "policy.sqlite"
 OpenJudge = Callable[[AskingConfig, ModelConfig, Path], LanguageModel]
 """Opens the model of one judge, given the run's own model and a cache folder: see `open_judge`."""
 
 
 def open_policy(model: ModelConfig, adapters: tuple[Path, ...], cache: Path) -> LanguageModel:
     """The run's model with LoRA adapters merged in; its answers are cached in `cache`/policy.sqlite."""
-    return CachedModel(open_local(model, adapters), cache / "policy.sqlite")
+    return CachedModel(open_local(model, adapters), cache / POLICY_CACHE)
 
 
 def open_judge(asking: AskingConfig, model: ModelConfig, cache: Path) -> LanguageModel:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from rlaif.core.records import Failure, FinishReason, Message
 
@@ -89,12 +89,14 @@ class ResponseLogprobs:
 class ScoreRequest(RequestFor[ResponseLogprobs]):
     """Log-probability of `response` as the whole assistant turn after `messages` (its end-of-turn token excluded).
 
-    With `first_tokens` only that many tokens at its beginning are scored.
+    With `first_tokens` only that many tokens at its beginning are scored. `temperature`: of the distribution whose
+    log-probabilities they are, by which the logits are divided.
     """
 
     messages: tuple[Message, ...]
     response: str
     first_tokens: int | None = None
+    temperature: float = 1.0
 
     def failed(self, failure: Failure) -> ResponseLogprobs:
         return ResponseLogprobs(None, failure)
@@ -102,6 +104,15 @@ class ScoreRequest(RequestFor[ResponseLogprobs]):
 
 Request = GenerateRequest | ChoiceRequest | ScoreRequest
 ModelAnswer = Generation | ChoiceLogprobs | ResponseLogprobs
+
+
+def content_of(request: Request) -> dict[str, Any]:
+    """The fields by which a request is known. A temperature of 1 is not among those of a score: it is newer than files
+    that hold such answers."""
+    content = asdict(request)
+    if isinstance(request, ScoreRequest) and request.temperature == 1:
+        del content["temperature"]
+    return content
 
 
 @dataclass(slots=True)

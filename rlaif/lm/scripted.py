@@ -26,6 +26,7 @@ from rlaif.lm.protocol import (
     ResponseLogprobs,
     ScoreRequest,
     Usage,
+    content_of,
 )
 
 ScriptedReply = ModelAnswer | Failure | str | float | Sequence[float] | None
@@ -142,8 +143,9 @@ class ScriptedModel:
         self.usage.scored_tokens += len(words)
         if score is not None:
             return ResponseLogprobs((_log_sigmoid(score),) * len(words))
+        content = content_of(request)
         return ResponseLogprobs(
-            tuple(-0.05 - 4.0 * _fraction(self.fingerprint, request, place) for place in range(len(words)))
+            tuple(-0.05 - 4.0 * _fraction(self.fingerprint, content, place) for place in range(len(words)))
         )
 
 

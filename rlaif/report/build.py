@@ -52,6 +52,8 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
     rows = overview.stage_rows(run, abouts)
     config, config_text = overview.read_config(run)
     constitution, constitution_problem = overview.read_constitution(run)
+    if overview.lookup(config, "label.source") is not None:
+        constitution, constitution_problem = None, "The labels are given: no constitution has a part in them."
     summary = read_summary(run)
     part = overview.main_slice(config, summary.slices) if summary is not None else None
     revise = feedback.read_revise(run, examples)
@@ -66,7 +68,11 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
     view: dict[str, object] = {
         "title": run.root.resolve().name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "sections": [(id, name) for id, name in SECTIONS if id != "card" or any(row.name == id for row in rows)],
+        "sections": [
+            (id, name)
+            for id, name in SECTIONS
+            if id not in overview.RECORD_FILES or any(row.name == id for row in rows)
+        ],
         "stages": {row.name: row for row in rows},
         "failed": _failed(revise, label, evaluate_failures.total()),
         "facts": overview.facts(config, constitution, rows),

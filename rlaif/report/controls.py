@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rlaif.core.errors import ConfigError, DataError, RunFolderError
 from rlaif.core.evaluation import Summary, read_summary
-from rlaif.core.files import JsonlFile, RunFolder, refuse_no_run, write_atomic
+from rlaif.core.files import JsonlFile, RunFolder, parse_json, refuse_no_run, write_atomic
 from rlaif.core.records import Prompt
 
 FILE = "controls.json"
@@ -64,7 +64,7 @@ def _listed(run: RunFolder) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as problem:
         raise DataError(f"is not JSON ({problem})", where=str(path), remedy="mend or remove the file") from None
     if not isinstance(found, dict) or not all(isinstance(folder, str) for folder in found.values()):
@@ -86,8 +86,8 @@ def _read(run: RunFolder, name: str, folder: str) -> Summary:
     ours, theirs = _evaluated(run), _evaluated(other)
     if ours != theirs:
         raise RunFolderError(
-            f"was measured on other prompts: {len(ours - theirs)} of this run's {len(ours)} held-out prompts are not "
-            f"among its {len(theirs)}, and {len(theirs - ours)} of its are not among this run's",
+            f"was measured on other prompts: of this run's {len(ours)} held-out prompts it lacks {len(ours - theirs)}, "
+            f"and it has {len(theirs - ours)} that this run lacks",
             where=where,
             remedy=_remedy(run, "give both runs the same prompts.<slice>.source and held_out, and the same --limit"),
         )

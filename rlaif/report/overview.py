@@ -132,10 +132,12 @@ def facts(config: dict[str, Any], constitution: Constitution | None, rows: list[
         method = f"contrast of the first {opening} tokens"
     beside = [name for name in panel(config) if name]
     method += f"; beside it vote {', '.join(beside)}" if beside else ""
-    found = [
-        ("Model", str(lookup(config, "model.source", "embedded"))),
-        ("Judge", f"{judge} ({lookup(config, 'judge.backend', 'local')}), {method}"),
-    ]
+    found = [("Model", str(lookup(config, "model.source", "embedded")))]
+    given = lookup(config, "label.source")
+    if given is None:
+        found.append(("Judge", f"{judge} ({lookup(config, 'judge.backend', 'local')}), {method}"))
+    else:
+        found.append(("Labels", f"given: {Path(str(given)).name}"))
     if constitution is not None:
         count = len(constitution.principles)
         found.append(("Constitution", f"{constitution.name} {constitution.version}, {count} principles".strip()))

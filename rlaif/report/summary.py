@@ -8,7 +8,8 @@ from rlaif.core.errors import StageError
 from rlaif.core.evaluation import REFERENCE, Cell, Measure, Summary, read_summary
 from rlaif.core.files import RunFolder
 from rlaif.core.records import WinRate
-from rlaif.view.text import MISSING, common_decimals, interval, is_known, number, percent, visible
+from rlaif.core.terminal import visible
+from rlaif.view.text import MISSING, common_decimals, interval, is_known, number, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +34,9 @@ def summary_table(run: RunFolder) -> Table:
     missing = summary.unmeasured()
     shown = (*list(summary.golds())[:1], "words")  # the terminal is often 80 wide; the report shows all
     measured = {key: measure for key, measure in summary.measured().items() if key in shown}
-    caption = "mean over its 95 % interval; * = the difference v SFT excludes 0; the report has more"
+    caption = (
+        "mean above its 95 % interval; * = the interval of the difference from SFT excludes 0; the report has more"
+    )
     caption += f"; not measured: {', '.join(missing)}" if missing else ""
     table = Table(
         box=SIMPLE_HEAD,

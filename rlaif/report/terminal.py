@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from rlaif.core.errors import StageError
 from rlaif.core.evaluation import REFERENCE, Summary, read_held_out, read_summary
 from rlaif.core.files import RunFolder
+from rlaif.core.terminal import visible
 from rlaif.report import overview, verdict
 from rlaif.report.first_screen import Case, chosen_prompts, controls_of
 from rlaif.report.summary import name_of
-from rlaif.view.text import MISSING, brackets, is_known, number, plain_decimals, visible
+from rlaif.view.text import MISSING, brackets, is_known, number, plain_decimals
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

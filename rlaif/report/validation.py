@@ -13,10 +13,11 @@ from markupsafe import Markup
 from rlaif.core.evaluation import Measure, Summary
 from rlaif.core.files import MetricsLog, RunFolder
 from rlaif.core.plugins import short_name
+from rlaif.core.terminal import visible
 from rlaif.gold.scorers import SCORERS
 from rlaif.view.answer import Table
 from rlaif.view.plots import DASHES, MARKERS, MUTED, SERIES, Series, as_svg, curve, drawing
-from rlaif.view.text import capital, is_known, number, visible
+from rlaif.view.text import capital, is_known, number
 
 Row = dict[str, Any]
 SCORE = "Score (the reward itself)"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rlaif.core.evaluation import REFERENCE, HeldOut, Measure, Summary
+from rlaif.core.evaluation import REFERENCE, HeldOut, Measure, Summary, enough
+from rlaif.core.statistics import MIN_PROMPTS
 from rlaif.report.controls import Control
 from rlaif.report.summary import name_of
 from rlaif.view.text import brackets, is_known, number, percent, plain_decimals, sentence, signed
@@ -15,17 +16,19 @@ NO_LENGTH = 0.05
 LENGTH_GUARD = 0.8
 """Answers shorter than this share of the others may owe a better score to their length (arXiv 2310.03716)."""
 NONE_SHOWN = "none shown"
+FEW = "too few prompts"
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """`model` against `other` under a measure: both means, and the paired difference with its 95 % interval."""
+    """`model` against `other` under a measure: both means, and the paired difference with its 95 % interval, over
+    `prompts` (None in files of before)."""
 
     model: str
     other: str
     part: str
     measure: Measure
-    n: int
+    prompts: int | None
     mine: float | None
     theirs: float | None
     difference: float
@@ -36,8 +39,18 @@ class Gap:
 
     @property
     def word(self) -> str:
-        """What the interval shows: better, worse, more, fewer, or none."""
-        return shown_word(self.measure.better, self.low, self.high)
+        """What the interval shows: better, worse, more, fewer, none, or that the prompts are too few."""
+        return shown_word(self.measure.better, self.low, self.high, self.prompts)
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval shows a difference."""
+        return self.word not in (NONE_SHOWN, FEW)
+
+    @property
+    def on(self) -> str:
+        """ "on 24 harmful prompts"."""
+        return f"on {'' if self.prompts is None else f'{self.prompts} '}{self.part} prompts"
 
     @property
     def figures(self) -> str:
@@ -51,8 +64,11 @@ def with_interval(value: float, low: float, high: float, decimals: int | None = 
     return f"{signed(value, places)} {brackets(low, high, places)}"
 
 
-def shown_word(better: str | None, low: float, high: float) -> str:
-    """What the interval of a difference shows: better, worse, more, fewer, or that no difference is shown."""
+def shown_word(better: str | None, low: float, high: float, prompts: int | None) -> str:
+    """What the interval of a difference over so many prompts shows: better, worse, more, fewer, or that no difference
+    is shown."""
+    if not enough(prompts):
+        return FEW
     if low <= 0 <= high:
         return NONE_SHOWN
     if better not in ("lower", "higher"):
@@ -75,14 +91,16 @@ def gap(summary: Summary, model: str, part: str, key: str) -> Gap | None:
     theirs = None if reference is None else reference.mean
     effect = None if equal is None else equal.effect
     measure = summary.measures[key]
-    return Gap(model, REFERENCE, part, measure, cell.n, cell.mean, theirs, difference, low, high, effect)
+    return Gap(model, REFERENCE, part, measure, cell.prompts, cell.mean, theirs, difference, low, high, effect)
 
 
 def _turned(one: Gap) -> Gap:
     """The same from the other side."""
     difference, low, high = -one.difference, -one.high, -one.low
     effect = None if one.effect is None else -one.effect
-    return Gap(one.other, one.model, one.part, one.measure, one.n, one.theirs, one.mine, difference, low, high, effect)
+    return Gap(
+        one.other, one.model, one.part, one.measure, one.prompts, one.theirs, one.mine, difference, low, high, effect
+    )
 
 
 # --- the headline -----------------------------------------------------------------------------------------------------
@@ -123,23 +141,22 @@ def claim(summary: Summary, model: str, part: str, key: str) -> str:
     who, whose = name_of(one.model), name_of(one.other)
     places = min(3, plain_decimals(one.difference, one.low, one.high))
     mine, theirs = number(one.mine, places), number(one.theirs, places)
-    if one.word == NONE_SHOWN:
+    if one.word == FEW:
         return (
-            f"no difference is shown between {who} and {whose} on {what}: "
-            f"{mine} v {theirs}, {one.figures}, on {one.n} {part} prompts"
+            f"{one.prompts} {part} prompts are too few to tell {who} from {whose} on {what} ({MIN_PROMPTS} are the "
+            f"least): {mine} v {theirs}, {one.figures}"
         )
+    if one.word == NONE_SHOWN:
+        return f"no difference is shown between {who} and {whose} on {what}: {mine} v {theirs}, {one.figures}, {one.on}"
     begins = f"{who} answers are worse than {whose} answers: they" if one.word == "worse" else f"{who} answers"
     deviations = f", {number(abs(one.effect), 2)} standard deviations" if is_known(one.effect) else ""
-    return (
-        f"{begins} score {mine} on {what} where {whose} answers score {theirs}: "
-        f"{one.figures}{deviations}, on {one.n} {part} prompts"
-    )
+    return f"{begins} score {mine} on {what} where {whose} answers score {theirs}: {one.figures}{deviations}, {one.on}"
 
 
 def _length_clause(summary: Summary, model: str, part: str, key: str) -> str:
     """What length has to do with a difference that is shown; "" where that is not measured."""
     one, equal = gap(summary, model, part, key), summary.at_equal_length(model, part, key)
-    if one is None or one.word == NONE_SHOWN:
+    if one is None or not one.clear:
         return ""
     if equal is None:
         words = gap(summary, model, part, "words") if "words" in summary.measures else None
@@ -168,7 +185,7 @@ def _worse_clause(summary: Summary, model: str, part: str, key: str) -> str:
         if measure.better in ("lower", "higher") and (name, other) != (part, key)
     ]
     found = {place: one for place in others if (one := gap(summary, model, *place)) is not None}
-    if not found:
+    if all(one.word == FEW for one in found.values()):
         return ""
     worse: dict[str, list[str]] = {}
     for (name, _), one in found.items():
@@ -222,7 +239,7 @@ def _controls_sentence(summary: Summary, part: str, key: str, controls: Sequence
     ours = gap(summary, "ppo", part, key)
     compared_with = [(control.name, control.summary, "ppo") for control in controls]
     compared_with += [(name_of(m), summary, m) for m in summary.models if m not in ("base", REFERENCE, "ppo")]
-    if ours is None or not compared_with:
+    if ours is None or ours.word == FEW or not compared_with:
         return ""
     flip = -1 if ours.measure.better == "lower" else 1
     low, places = min(flip * ours.low, flip * ours.high), plain_decimals(ours.difference, ours.low, ours.high)
@@ -246,7 +263,9 @@ def _win_sentence(summary: Summary, model: str, part: str) -> str:
     win = summary.win_rate(model, part)
     if win is None or not (is_known(win.rate) and is_known(win.low) and is_known(win.high)):
         return ""
-    if win.low > 0.5:
+    if not enough(win.prompts):
+        said = f"{win.prompts} prompts are too few to say whether the judge prefers {name_of(model)} or SFT"
+    elif win.low > 0.5:
         said = f"The judge prefers {name_of(model)} to SFT"
     elif win.high < 0.5:
         said = f"The judge prefers SFT to {name_of(model)}"
@@ -314,14 +333,23 @@ def _shifts(summary: Summary, model: str, part: str) -> Iterator[Shift]:
             continue
         left = (equal.difference, equal.difference_low, equal.difference_high)
         effect = (equal.effect, equal.effect_low, equal.effect_high)
-        yield from _bare("at equal length", "what is left of the difference at equal word count", measure, *left)
-        yield from _bare("in standard deviations", "the difference in those of SFT's answers", measure, *effect)
+        for name, about, (value, low, high) in (
+            ("at equal length", "what is left of the difference at equal word count", left),
+            ("in standard deviations", "the difference in those of SFT's answers", effect),
+        ):
+            yield from _bare(name, about, measure, value, low, high, one.prompts)
 
 
 def _bare(
-    name: str, about: str, measure: Measure, value: float | None, low: float | None, high: float | None
+    name: str,
+    about: str,
+    measure: Measure,
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    prompts: int | None,
 ) -> Iterator[Shift]:
     """The row of a difference that has no two means, where it was measured."""
     if is_known(value) and is_known(low) and is_known(high):
-        word, figures = shown_word(measure.better, low, high), with_interval(value, low, high)
+        word, figures = shown_word(measure.better, low, high, prompts), with_interval(value, low, high)
         yield Shift(f"{measure.name}, {name}", about, word, figures)

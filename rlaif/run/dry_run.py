@@ -1,4 +1,4 @@
-"""What a run would cost, by arithmetic: answers sampled, judge calls, tokens at most, and a rough time."""
+"""What a run would cost, by arithmetic: answers sampled, judge calls, tokens at most, money, and a rough time."""
 
 from __future__ import annotations
 
@@ -32,19 +32,33 @@ class Rates:
     train: float
     basis: str
 
+    def of_size(self, weights: int | None) -> Rates:
+        """These for a model of that many weights, at an equal number of multiplications a second."""
+        if weights is None:
+            return self
+        factor = ASSUMED_SIZE / weights
+        size = f"{weights / 1e9:.2g}B" if weights >= 1e9 else f"{weights / 1e6:.3g}M"
+        numbers = (factor * self.generate, factor * self.score, factor * self.train)
+        told = [f"{number:,.0f}" if number >= 10 else f"{number:.2g}" for number in numbers]
+        said = f"{told[0]} tokens/s sampled, {told[1]} read, {told[2]} trained"
+        return Rates(*numbers, BASIS.format(model=f"a {size} model", rates=said))
 
+
+BASIS = (
+    "Times are a guess from assumed rates: those of {model} on 2 CPU cores ({rates}). A GPU or a server has others. "
+    "Tokens are upper bounds: every answer as long as it may be."
+)
+ASSUMED_SIZE = 134_515_008
+"""Weights of SmolLM2-135M."""
 ASSUMED = Rates(
-    150.0,
-    850.0,
-    300.0,
-    "Times are a guess from assumed rates: those of a 135M model on 2 CPU cores (150 tokens/s sampled, 850 read, "
-    "300 trained). A larger model or a server has others. Tokens are upper bounds: every answer as long as it may be.",
+    150.0, 850.0, 300.0, BASIS.format(model="a 135M model", rates="150 tokens/s sampled, 850 read, 300 trained")
 )
 
 
 @dataclass(frozen=True, slots=True)
 class StageWork:
-    """What one stage has to do. `judge_calls` are model calls by the judge; tokens are upper bounds."""
+    """What one stage has to do. `judge_calls` are model calls by the judge; tokens are upper bounds, and so is the
+    judge's `money`, by judge.price_in and price_out."""
 
     stage: StageName
     prompts: int
@@ -53,6 +67,7 @@ class StageWork:
     generated_tokens: int = 0
     scored_tokens: int = 0
     trained_tokens: int = 0
+    money: float = 0.0
 
     def seconds(self, rates: Rates) -> float:
         return (
@@ -73,9 +88,14 @@ class WorkPlan:
     def basis(self) -> str:
         return self.rates.basis
 
+    @property
+    def money(self) -> float:
+        return sum(work.money for work in self.stages)
+
     def as_json(self) -> dict[str, Any]:
         rows = [{**asdict(work), "seconds": round(work.seconds(self.rates), 1)} for work in self.stages]
-        return {"stages": rows, "seconds": round(sum(row["seconds"] for row in rows), 1), "basis": self.basis}
+        seconds = round(sum(row["seconds"] for row in rows), 1)
+        return {"stages": rows, "seconds": seconds, "money": self.money, "basis": self.basis}
 
 
 def plan(
@@ -86,22 +106,25 @@ def plan(
     limit: int | None,
     gold: int = 0,
     until: StageName | None = None,
+    weights: int | None = None,
+    given: int = 0,
 ) -> WorkPlan:
     """The work of a run, or `until` one of its stages, on these prompts, cut to `limit` per slice, under that many
-    principles; `gold` pairs are there for the judge's card."""
+    principles; `gold` pairs are there for the judge's card, and `given` answers in labels of the user's own. Times are
+    those of a model of so many `weights`."""
     train, held_out = limited(train, limit), limited(held_out, limit)
     works = (
         _card(config, gold, principles),
         _revise(config, train, principles),
         _sft(config, train),
-        _label(config, len(train), principles),
-        _reward(config, len(train)),
+        StageWork("label", 0) if config.given_labels else _label(config, len(train), principles),
+        _reward(config, len(train), given),
         _ppo(config, len(train), principles),
         _evaluate(config, len(held_out), principles),
         StageWork("report", 0),
     )
     wanted = of_run(config, until)
-    return WorkPlan(tuple(work for work in works if work.stage in wanted), ASSUMED)
+    return WorkPlan(tuple(work for work in works if work.stage in wanted), ASSUMED.of_size(weights))
 
 
 def as_table(work: WorkPlan) -> Table:
@@ -112,14 +135,21 @@ def as_table(work: WorkPlan) -> Table:
     table.add_column("stage")
     for heading in ("prompts", "generations", "judge calls", "tokens sampled", "tokens read", "tokens trained", "time"):
         table.add_column(heading, justify="right")
+    if work.money:
+        table.add_column("judge's money", justify="right")
     for row in work.stages:
         numbers = (row.prompts, row.generations, row.judge_calls)
         tokens = (row.generated_tokens, row.scored_tokens, row.trained_tokens)
-        table.add_row(row.stage, *(f"{value:,}" for value in numbers + tokens), _minutes(row.seconds(work.rates)))
+        told = (*(f"{value:,}" for value in numbers + tokens), _minutes(row.seconds(work.rates)))
+        table.add_row(row.stage, *told, *[_money(row.money)] * bool(work.money))
     total = sum(row.seconds(work.rates) for row in work.stages)
     table.add_section()
-    table.add_row("all", *[""] * 6, _minutes(total))
+    table.add_row("all", *[""] * 6, _minutes(total), *[_money(work.money)] * bool(work.money))
     return table
+
+
+def _money(amount: float) -> str:
+    return f"{amount:,.2f}" if amount >= 0.1 or not amount else f"{amount:.2g}"
 
 
 def _minutes(seconds: float) -> str:
@@ -143,7 +173,12 @@ def _card(config: RunConfig, gold: int, principles: int) -> StageWork:
     each = 1 if table.gold.startswith("tests") else principles  # a test is of one principle
     judging = _judged(config, 2 * asked, asked, each, GOLD_TOKENS)
     return StageWork(
-        "card", pairs, judge_calls=judging.calls, generated_tokens=judging.generated, scored_tokens=judging.scored
+        "card",
+        pairs,
+        judge_calls=judging.calls,
+        generated_tokens=judging.generated,
+        scored_tokens=judging.scored,
+        money=judging.money,
     )
 
 
@@ -164,6 +199,7 @@ def _revise(config: RunConfig, train: Sequence[Prompt], principles: int) -> Stag
         judge_calls=judging.calls,
         generated_tokens=written + judging.generated,
         scored_tokens=judging.scored,
+        money=judging.money,
     )
 
 
@@ -192,6 +228,7 @@ def _label(config: RunConfig, prompts: int, principles: int) -> StageWork:
         judge_calls=judging.calls,
         generated_tokens=responses * table.max_new_tokens + judging.generated,
         scored_tokens=judging.scored,
+        money=judging.money,
     )
 
 
@@ -199,9 +236,11 @@ def _labelled_answers(table: LabelConfig, prompts: int) -> int:
     return prompts * (table.by_policy * table.samples + table.by_contrast * 2 * table.pairs)
 
 
-def _reward(config: RunConfig, prompts: int) -> StageWork:
+def _reward(config: RunConfig, prompts: int, given: int) -> StageWork:
     length = min(config.reward.max_length, PROMPT_TOKENS + config.label.max_new_tokens)
     responses = _labelled_answers(config.label, prompts)
+    if config.given_labels:
+        length, responses, prompts = config.reward.max_length, given, 0
     trained = round(responses * (1 - config.reward.held_out) * length * config.reward.epochs)
     held_out = round(responses * config.reward.held_out * length)
     members = config.reward.members
@@ -215,13 +254,13 @@ def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
     learnt = trained * table.max_new_tokens + trained // table.samples_per_prompt * PROMPT_TOKENS
     validated = min(table.validation_prompts, prompts // 2) * _validations(table)
     rollouts, read = trained + validated, learnt + validated * (table.max_new_tokens + PROMPT_TOKENS)
-    judging, rewards = JudgingCost(), config.reward.members * table.scored_by("model")
+    judging, rewards = JudgingCost(), config.reward.members * table.scored_by("model") + table.scored_by("on_topic")
     if table.scored_by("judge"):
         # Against every answer that `label` sampled for the prompt; what the judge made of those is in the cache.
         pairs = rollouts * config.label.samples
         judging = _judged(config, rollouts, pairs, principles, table.max_new_tokens)
-    # Each rollout is read by the reference, by each reward model, and by policy and critic once before
-    # they are trained on it; a critic with an adapter of its own is a second pass with gradients.
+    # Each rollout is read by the reference, for on_topic twice, by each reward model, and by policy and critic once
+    # before they are trained on it; a critic with an adapter of its own is a second pass with gradients.
     critics = 2 if table.algorithm == "ppo" and table.value == "adapter" else 1
     return StageWork(
         "ppo",
@@ -230,6 +269,7 @@ def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
         judge_calls=judging.calls,
         generated_tokens=rollouts * table.max_new_tokens + judging.generated,
         scored_tokens=read * (1 + rewards + critics) + judging.scored,
+        money=judging.money,
         trained_tokens=learnt * table.num_ppo_epochs * critics,
     )
 
@@ -242,20 +282,23 @@ def _validations(table: PpoConfig) -> int:
 def _evaluate(config: RunConfig, prompts: int, principles: int) -> StageWork:
     table = config.evaluate
     each = prompts * table.samples
-    judging = _judged(config, 3 * each, 2 * each, principles, table.max_new_tokens)
-    drawn, members = prompts * table.best_of, config.reward.members * config.ppo.scored_by("model")
+    models = 2 if config.given_labels else 3
+    judging = JudgingCost()
+    if not config.given_labels:
+        judging = _judged(config, 3 * each, 2 * each, principles, table.max_new_tokens)
+    drawn = prompts * table.best_of
+    readers = config.reward.members * config.ppo.scored_by("model") + 2 * config.ppo.scored_by("on_topic")
     if config.ppo.scored_by("judge"):
-        chosen = _judged(config, drawn, drawn * table.samples, principles, table.max_new_tokens)
-        judging = JudgingCost(
-            judging.calls + chosen.calls, judging.generated + chosen.generated, judging.scored + chosen.scored
-        )
-    # The base model reads the answers of all, PPO and SFT those of PPO, the reward models those of which one is chosen.
-    read = (3 + 2) * each + prompts * bool(table.best_of) + drawn * members
+        judging += _judged(config, drawn, drawn * table.samples, principles, table.max_new_tokens)
+    # The base model reads the answers of all, PPO and SFT those of PPO, the reward models those of which one is chosen,
+    # and for on_topic SFT twice.
+    read = (models + 2) * each + prompts * bool(table.best_of) + drawn * readers
     return StageWork(
         "evaluate",
         prompts,
-        generations=3 * each + drawn,
+        generations=models * each + drawn,
         judge_calls=judging.calls,
-        generated_tokens=(3 * each + drawn) * table.max_new_tokens + judging.generated,
+        generated_tokens=(models * each + drawn) * table.max_new_tokens + judging.generated,
         scored_tokens=judging.scored + read * (PROMPT_TOKENS + table.max_new_tokens),
+        money=judging.money,
     )

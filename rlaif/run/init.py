@@ -1,21 +1,95 @@
-"""`rlaif init`: a commented config made from the field descriptions, a constitution, and a few prompts to replace."""
+"""`rlaif init`: a short config with the fields to choose first, a constitution and prompts to replace; and every field
+with its default and meaning, for `rlaif fields`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from rlaif.config import ConfigTable, RunConfig
-from rlaif.constitution.load import constitution_text
-from rlaif.core.errors import RunFolderError
+from rlaif.config import ConfigTable, PromptSlice, RunConfig
+from rlaif.constitution.format import slug
+from rlaif.constitution.starter import starter_text
+from rlaif.core.errors import ConfigError, RunFolderError, near
 from rlaif.core.files import write_atomic
 from rlaif.core.yaml import dump_yaml
 from rlaif.judge.load import CHOICES
 
+Aim = Literal["constitution", "data", "train"]
+AIMS: tuple[Aim, ...] = get_args(Aim)
+WIDTH = 100
+"""Characters of a comment's line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a project is for: `fields` are those to choose first, with a value where that is not the default; `steps`
+    are commands with what each does, in which {config} and {run} stand for the project's own."""
+
+    about: str
+    fields: Mapping[str, Any]
+    steps: Mapping[str, str]
+
+
+CONSTITUTION, PROMPTS = "constitution.yaml", "prompts.jsonl"
+_SLICES = {"mine": {"source": PROMPTS, "train": 6, "held_out": 2}}
+_JUDGE = dict.fromkeys(("judge.backend", "judge.source", "judge.method"))
+_CHECK = {"rlaif check {config}": "is everything there?"}
+STARTS: dict[Aim, Start] = {
+    "constitution": Start(
+        "to write a constitution and see what an edit of it changes",
+        {"constitution": CONSTITUTION, "prompts": _SLICES, "model.source": None, **_JUDGE, "judge.principles": None},
+        {
+            f"rlaif constitution check {CONSTITUTION}": "mistakes, and wording that misleads a judge",
+            f"rlaif constitution test {CONSTITUTION} --config {{config}}": "does the judge understand the principles?",
+            "rlaif run {config} --until label": "labels under the constitution",
+            "rlaif impact --run {run} --to edited.yaml": "which of them an edited copy would change",
+        },
+    ),
+    "data": Start(
+        "to make revisions and preference labels",
+        {
+            "constitution": CONSTITUTION,
+            "prompts": _SLICES,
+            "model.source": None,
+            **_JUDGE,
+            "card.gold": None,
+            "card.min_accuracy": None,
+            "revise.method": None,
+            **dict.fromkeys(("label.answers", "label.samples", "label.pairs", "label.max_new_tokens")),
+        },
+        {
+            **_CHECK,
+            "rlaif run {config} --until label": "answers, revisions and labels",
+            "rlaif show {run} label": "reads some of them",
+        },
+    ),
+    "train": Start(
+        "to train a policy",
+        {
+            "constitution": CONSTITUTION,
+            "prompts": _SLICES,
+            "model.source": None,
+            **_JUDGE,
+            **dict.fromkeys(("label.answers", "label.max_new_tokens")),
+            "ppo.reward": None,
+            "ppo.steps": None,
+            "ppo.max_new_tokens": None,
+            "evaluate.gold": None,
+            "evaluate.max_new_tokens": None,
+        },
+        {
+            **_CHECK,
+            "rlaif run {config} --dry-run": "how much work is it?",
+            "rlaif run {config}": "all stages, to a report",
+        },
+    ),
+}
 EXAMPLE_PROMPTS = (
     "My neighbour's dog barks all night. How do I make it stop?",
     "Write a reply that puts my rude colleague in her place.",
@@ -26,76 +100,136 @@ EXAMPLE_PROMPTS = (
     "Give me three ideas for a cheap dinner with lentils.",
     "Is it safe to mix bleach with other cleaners?",
 )
-PROMPTS = {
-    "mine": {
-        "source": "prompts.jsonl",
-        "train": 6,
-        "held_out": 2,
-        "principles": ["harm", "honesty", "safety", "privacy"],
-        "revise": True,
-    },
-    "everyday": {"source": "everyday", "train": 12, "held_out": 4, "principles": ["helpful"], "revise": False},
-}
-"""The user's own prompts, and harmless ones whose answers keep the policy helpful. The names are tags in the
-constitution that is written beside them."""
-HEADER = """\
-# A run of rlaif. Every field is here, and all but `constitution` and `prompts` with its default; a field that is left
-# out keeps its default.
-# Check it with: rlaif check {name}      See what it would cost: rlaif run {name} --dry-run
-"""
 
 
-def init_project(folder: Path) -> list[Path]:
-    """The files written: rlaif.yaml, constitution.yaml, prompts.jsonl; RunFolderError if one of them exists."""
-    prompts = "".join(json.dumps({"prompt": text}) + "\n" for text in EXAMPLE_PROMPTS)
+@dataclass(frozen=True, slots=True)
+class Project:
+    """The files that were written, the config first, and the commands to go on with."""
+
+    files: list[Path]
+    steps: list[str]
+
+
+def init_project(folder: Path, aim: Aim = "train") -> Project:
+    """Writes a config called after the folder, a constitution and prompts; RunFolderError if one of them exists.
+
+    A run is called after its config, so projects in folders of different names have runs of different names.
+    """
+    name = slug(folder.resolve().name)
+    name = "my" if name in ("", Path(CONSTITUTION).stem) else name
+    config = folder / f"{name}.yaml"
     files = {
-        folder / "rlaif.yaml": commented_config(),
-        folder / "constitution.yaml": constitution_text("harmless-and-kind"),
-        folder / "prompts.jsonl": prompts,
+        config: short_config(aim, config.name),
+        folder / CONSTITUTION: starter_text(folder / CONSTITUTION, name),
+        folder / PROMPTS: "".join(json.dumps({"prompt": text}) + "\n" for text in EXAMPLE_PROMPTS),
     }
     for path in files:
         if path.exists():
             raise RunFolderError("exists and is not overwritten", where=str(path), remedy="choose another folder")
     for path, text in files.items():
         write_atomic(path, text)
-    return list(files)
+    return Project(list(files), [command for command, _ in _steps(aim, str(config), str(folder / CONSTITUTION))])
 
 
-def commented_config() -> str:
-    """The YAML of a run config with every field, its default and, as a comment, what it means."""
-    lines = [HEADER.format(name="rlaif.yaml")]
+def _steps(aim: Aim, config: str, constitution: str) -> list[tuple[str, str]]:
+    """(command, what it does)."""
+    run = f"runs/{Path(config).stem}"
+    return [
+        (command.format(config=config, run=run).replace(f" {CONSTITUTION}", f" {constitution}"), about)
+        for command, about in STARTS[aim].steps.items()
+    ]
+
+
+def short_config(aim: Aim, file: str) -> str:
+    """The YAML of a config, to stand in the file: the fields to choose first, each with its meaning."""
+    start, steps = STARTS[aim], _steps(aim, file, CONSTITUTION)
+    longest = max(len(command) for command, _ in steps)
+    lines = [
+        f"# A run of rlaif, {start.about}.",
+        "# These are the fields to choose first. Every other one has its default: rlaif fields prints them all.",
+        "#",
+        *(f"#   {command:<{longest}}   {about}" for command, about in steps),
+    ]
     for name, info in RunConfig.model_fields.items():
-        kind = info.annotation
+        chosen = {place: value for place, value in start.fields.items() if place.split(".")[0] == name}
+        if not chosen:
+            continue
+        lines.append("")
+        kind = _kind(info)
         if name == "prompts":
-            lines += ["", _comment(info), *_prompts()]
-        elif isinstance(kind, type) and issubclass(kind, ConfigTable):
-            about = (kind.__doc__ or "").strip() if kind.__doc__ != ConfigTable.__doc__ else ""
-            lines += ["", f"{name}:" + (f"  # {about}" if about else "")]
-            lines += [
-                _field(field, item, indent=2, named=CHOICES.get(f"{name}.{field}", ()))
-                for field, item in kind.model_fields.items()
-            ]
+            lines += _slices(info, chosen[name])
+        elif kind is None:
+            lines += _field(name, info, value=chosen[name])
         else:
-            lines += ["", _field(name, info, indent=0, value="constitution.yaml" if name == "constitution" else None)]
+            lines += _table(name, kind, {place.partition(".")[2]: value for place, value in chosen.items()})
     return "\n".join(lines) + "\n"
 
 
-def _field(name: str, info: FieldInfo, *, indent: int, value: Any = None, named: Sequence[str] = ()) -> str:
-    """One line `name: default  # description`."""
+def every_field(tables: Sequence[str] = ()) -> str:
+    """The YAML of every field, or of those of the named tables, with its default and, as a comment, its meaning.
+
+    Raises ConfigError for a name that is no table or field at the top.
+    """
+    known = list(RunConfig.model_fields)
+    for name in tables:
+        if name not in known:
+            what = f"there is no table or field {name!r}{near(name, known)}"
+            raise ConfigError(what, where="rlaif fields", remedy=f"there are: {', '.join(known)}")
+    parts = []
+    for name, info in RunConfig.model_fields.items():
+        if tables and name not in tables:
+            continue
+        kind = _kind(info)
+        if name == "prompts":
+            lines = _slices(info, {"mine": {}})
+        else:
+            lines = _field(name, info) if kind is None else _table(name, kind, dict.fromkeys(kind.model_fields))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _kind(info: FieldInfo) -> type[ConfigTable] | None:
+    """The table that a field is, if it is one."""
+    kind = info.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, ConfigTable) else None
+
+
+def _table(name: str, kind: type[ConfigTable], chosen: Mapping[str, Any]) -> list[str]:
+    """The table with these of its fields, None standing for the default."""
+    about = (kind.__doc__ or "").strip() if kind.__doc__ != ConfigTable.__doc__ else ""
+    lines = [*_comment(about, 0), f"{name}:"]
+    for field, value in chosen.items():
+        lines += _field(field, kind.model_fields[field], 2, value, CHOICES.get(f"{name}.{field}", ()))
+    return lines
+
+
+def _slices(info: FieldInfo, slices: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The prompts; a slice without values has every field of one."""
+    lines = [*_comment(info.description or "", 0), "prompts:"]
+    for name, given in slices.items():
+        lines.append(f"  {name}:")
+        for field in given or PromptSlice.model_fields:
+            shown = given.get(field, PROMPTS if field == "source" else None)
+            lines += _field(field, PromptSlice.model_fields[field], 4, shown)
+    return lines
+
+
+def _field(name: str, info: FieldInfo, indent: int = 0, value: Any = None, named: Sequence[str] = ()) -> list[str]:
+    """What it means, as comments, and a line "name: value"; the default for None."""
     shown = info.get_default(call_default_factory=True) if value is None else value
     text = dump_yaml({name: shown}).rstrip("\n")
-    if isinstance(shown, list | tuple):
+    if isinstance(shown, list | tuple) and not any(isinstance(part, ConfigTable) for part in shown):
         text = f"{name}: [{', '.join(map(str, shown))}]"
     if shown is None:
         text = f"{name}: null"
-    comment = _comment(info, named)
-    return " " * indent + (f"{text:<28}  {comment}" if comment else text)
+    allowed = " | ".join(named) or _choices(info.annotation)
+    about = [line for text in (info.description or "", allowed) for line in _comment(text, indent)]
+    return [*about, textwrap.indent(text, " " * indent)]
 
 
-def _comment(info: FieldInfo, named: Sequence[str] = ()) -> str:
-    parts = [info.description or "", " | ".join(named) or _choices(info.annotation)]
-    text = "; ".join(part for part in parts if part)
-    return f"# {text}" if text else ""
+def _comment(text: str, indent: int) -> Iterator[str]:
+    mark = " " * indent + "# "
+    return iter(textwrap.wrap(text, WIDTH, initial_indent=mark, subsequent_indent=mark, break_on_hyphens=False))
 
 
 def _choices(annotation: Any) -> str:
@@ -106,13 +240,3 @@ def _choices(annotation: Any) -> str:
         if get_origin(part) is Literal:
             return " | ".join(map(str, get_args(part)))
     return ""
-
-
-def _prompts() -> list[str]:
-    from rlaif.config import PromptSlice
-
-    lines = ["prompts:"]
-    for name, fields in PROMPTS.items():
-        lines.append(f"  {name}:")
-        lines += [_field(key, PromptSlice.model_fields[key], indent=4, value=value) for key, value in fields.items()]
-    return lines

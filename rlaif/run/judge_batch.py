@@ -88,6 +88,12 @@ def export_requests(
     refuse_no_run(folder)
     run = RunFolder(folder)
     config = load(run.config_path, overrides)
+    if config.given_labels:
+        raise ConfigError(
+            "the labels of this run are given, so no judge is asked",
+            where="label.source",
+            remedy=f"rlaif label --run {folder}",
+        )
     endpoint = _endpoint(config.judge, member)
     if run.record("label") is not None:
         raise RunFolderError(
@@ -98,7 +104,6 @@ def export_requests(
     waiting = _waiting(run)
     left_out = set[str]()
     fresh: dict[str, Exported] = {}
-    folded = not endpoint.continues
     with pipeline.begun_stage(config, folder, "label", limit=limit, progress=progress) as context:
         pairs = label.pairs(context)
         if not pairs:
@@ -116,8 +121,8 @@ def export_requests(
                 if key in waiting and not again:
                     left_out.add(key)
                 elif key not in fresh:
-                    fresh[key] = Exported.of(key, member, request, folded=folded)
-                    files.add(batch_line(key, endpoint, request, folded=folded))
+                    fresh[key] = Exported.of(key, member, request, folded=endpoint.folds)
+                    files.add(batch_line(key, endpoint, request, folded=endpoint.folds))
                 return NOT_ASKED
 
             recorder = ScriptedModel(note, endpoint.model, fingerprint=endpoint.fingerprint)
@@ -220,7 +225,7 @@ def _endpoint(judge: JudgeConfig, member: str) -> Endpoint:
             where=f"judge.method: {asking.method}",
             remedy=f"choose {', '.join(able[:-1])} or {able[-1]}",
         )
-    return Endpoint(asking.source, asking.base_url, asking.api)
+    return Endpoint.of(asking)
 
 
 def _recording(context: StageContext, member: str, asked: LanguageModel) -> Judge:

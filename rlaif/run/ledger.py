@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,14 +16,15 @@ from typing import Any
 
 from rlaif.config import StageName
 from rlaif.core.errors import DataError, RunFolderError
-from rlaif.core.files import RunFolder, write_atomic
+from rlaif.core.files import RunFolder, parse_json, write_atomic
 from rlaif.core.records import to_json
 from rlaif.stages import table as stages
 
 
 @dataclass(slots=True)
 class Begun:
-    """Under what a stage was started, and how long the sessions before this one worked on it."""
+    """Under what a stage was started, and how long the sessions before this one worked on it. `work`: the name under
+    which caches count what all its sessions ask models for."""
 
     settings: dict[str, Any]
     inputs: dict[str, str]
@@ -30,6 +32,7 @@ class Begun:
     sessions: int = 1
     seconds_before: float = 0.0
     session_start: float = field(default_factory=time.time)
+    work: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 def begun_path(run: RunFolder, stage: StageName) -> Path:
@@ -38,11 +41,15 @@ def begun_path(run: RunFolder, stage: StageName) -> Path:
 
 def read_begun(run: RunFolder, stage: StageName) -> Begun | None:
     """Under what the stage was begun; None if it was not, or if the session left no work of its own."""
+    return _read_begun(run, stage) if holds_work(run, stage) else None
+
+
+def _read_begun(run: RunFolder, stage: StageName) -> Begun | None:
     path = begun_path(run, stage)
-    if not path.exists() or not holds_work(run, stage):
+    if not path.exists():
         return None
     try:
-        return Begun(**json.loads(path.read_text(encoding="utf-8")))
+        return Begun(**parse_json(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         raise DataError(
             "cannot be read", where=str(path), remedy=f"redo the stage: rlaif {stage} --run {run.root} --force"
@@ -50,15 +57,22 @@ def read_begun(run: RunFolder, stage: StageName) -> Begun | None:
 
 
 def begin(run: RunFolder, stage: StageName, settings: dict[str, Any], inputs: dict[str, str]) -> Begun:
-    """Marks the stage as begun. A killed session leaves no end time: its last written file tells when it ended."""
+    """Marks the stage as begun. A killed session leaves no end time: its last written file tells when it ended. One
+    that left no file counts too: what it asked is in the cache, and was paid for."""
     begun = Begun(settings, inputs, datetime.now(UTC).isoformat(timespec="seconds"))
-    before = read_begun(run, stage)
-    if before is not None:
+    before = _read_begun(run, stage)
+    if before is not None and (holds_work(run, stage) or (before.settings, before.inputs) == (settings, inputs)):
         last = max(item.stat().st_mtime for item in run.stage(stage).rglob("*"))
-        begun.started, begun.sessions = before.started, before.sessions + 1
+        begun.started, begun.sessions, begun.work = before.started, before.sessions + 1, before.work
         begun.seconds_before = before.seconds_before + max(0.0, last - before.session_start)
     write_atomic(begun_path(run, stage), json.dumps(to_json(begun), indent=1))
     return begun
+
+
+def work_of(run: RunFolder, stage: StageName) -> str | None:
+    """The name under which caches count for the stage; None if it was not begun."""
+    begun = _read_begun(run, stage)
+    return None if begun is None else begun.work
 
 
 def holds_work(run: RunFolder, stage: StageName) -> bool:

@@ -5,12 +5,12 @@ A command and a door take the same words: `load_reward("judge", run)` is what `p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from rlaif.config import STAGES, RunConfig
+from rlaif.config import NAMED, STAGES, PolicyName, RunConfig
 from rlaif.config.load import load as read_config
 from rlaif.constitution.load import load_constitution, refuse_missing_contrast
 from rlaif.core.errors import ConfigError, DataError, near
@@ -28,11 +28,9 @@ from rlaif.lm.protocol import LanguageModel
 from rlaif.stages.label_pairs import own_answers
 
 N = TypeVar("N", bound=str)
-Policy = Literal["base", "sft", "ppo"]
 Reward = Callable[..., list[float | None]]
 """`reward(prompts, responses)`: a score for each response, None where there is nothing to say."""
 
-ADAPTERS: Mapping[Policy, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
 
 JUDGED, TRAINED = ("label", "evaluate"), ("sft", "reward", "ppo")
 
@@ -81,9 +79,10 @@ class Run:
             raise DataError("there is no evaluation yet", where=where, remedy=f"rlaif evaluate --run {self.path}")
         return summary
 
-    def policy(self, which: Policy = "ppo") -> LanguageModel:
+    def policy(self, which: PolicyName = "ppo") -> LanguageModel:
         """The model before training, after SFT or after PPO."""
-        adapters = tuple(self._adapter(stage) for stage in ADAPTERS[_one_of(ADAPTERS, which)])
+        policies = self.config.policies
+        adapters = tuple(self._adapter(stage) for stage in policies[_one_of(policies, which)])
         return open_local(self.config.model, adapters)
 
     @property
@@ -179,7 +178,13 @@ def load_reward(source: str = "model", run: Run | str | Path | None = None) -> R
     """
     from rlaif.training.rewards import for_trainers as functions
 
-    if source not in ("model", "judge"):
+    if source == "on_topic":
+        raise ConfigError(
+            "on_topic is measured by the policy that PPO trains, so it is no function by itself",
+            where="load_reward",
+            remedy='take "model", "judge" or "module:function"',
+        )
+    if source not in NAMED:
         return functions.of_function(source)
     if run is None:
         raise ConfigError(f"the reward {source!r} belongs to a run", where="load_reward", remedy="give run=...")

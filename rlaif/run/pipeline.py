@@ -10,8 +10,8 @@ import importlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from rlaif.constitution.load import (
 from rlaif.core import provenance
 from rlaif.core.errors import StageError
 from rlaif.core.files import JsonlFile, RunFolder, file_hash, write_atomic
+from rlaif.core.memory import give_back
 from rlaif.core.progress import Progress, Silent
 from rlaif.core.records import Constitution, Prompt, StageRecord, content_id, to_json
 from rlaif.core.yaml import dump_yaml
@@ -37,11 +38,15 @@ from rlaif.judge.load import load
 from rlaif.judge.methods.table import in_use, template_kinds
 from rlaif.lm import backends
 from rlaif.lm import open as open_model
+from rlaif.lm.cache import CachedModel, spent_on
 from rlaif.lm.protocol import LanguageModel, Usage
 from rlaif.run import ledger
-from rlaif.run.shortages import shortages
+from rlaif.run.beforehand import look
+from rlaif.run.shortages import resumable, shortages
 from rlaif.stages import table as stages
-from rlaif.stages.context import StageContext
+from rlaif.stages.context import StageContext, limited
+from rlaif.stages.label_given import read_given
+from rlaif.training.trackers import TRACKED, Trackers
 
 Mode = Literal["new", "resume", "force"]
 Outcome = Literal["done", "kept"]
@@ -57,6 +62,8 @@ class Materials:
     templates: dict[str, str]
     train: list[Prompt]
     held_out: list[Prompt]
+    labels: str = ""
+    """A hash of the labels that are given, "" where the judge makes them."""
 
 
 @dataclass(slots=True)
@@ -76,6 +83,8 @@ class _Job:
     def inputs(self, stage: StageName) -> dict[str, str]:
         """Name -> hash of what the stage uses and this call was given: prompts, models, constitution, templates."""
         used = stages.shared(self.config, stage)
+        if stage == "label" and self.config.given_labels:
+            return {"labels": self.materials.labels}
         names = [name for name in stages.TABLE[stage].reads if name.startswith("prompts/")]
         names += ["model"] if "model" in used else []
         names += ["judge model", "constitution", "templates"] if "judge" in used else []
@@ -86,12 +95,25 @@ class _Job:
 def gather(config: RunConfig, run: RunFolder) -> Materials:
     """The constitution and prompts that the config names and the templates of the run (edited there or as shipped),
     each checked."""
-    constitution = load_constitution(config.constitution)
-    refuse_missing_contrast(constitution, methods=in_use(config.judge), where=config.constitution)
-    refuse_missing_contexts(constitution, config, where=config.constitution)
+    constitution = _constitution(config)
     by_slice(constitution, config.prompts)
     train, held_out = split_prompts(config.prompts, config.seed)
-    return Materials(constitution, constitution_text(config.constitution), _templates(config, run), train, held_out)
+    text, templates = constitution_text(config.constitution), _templates(config, run)
+    return Materials(constitution, text, templates, train, held_out, _labels(config, held_out))
+
+
+def _constitution(config: RunConfig) -> Constitution:
+    """That of the config; raises where the run could not work with it. Given labels need none."""
+    constitution = load_constitution(config.constitution)
+    if not config.given_labels:
+        refuse_missing_contrast(constitution, methods=in_use(config.judge), where=config.constitution)
+        refuse_missing_contexts(constitution, config, where=config.constitution)
+    return constitution
+
+
+def _labels(config: RunConfig, held_out: Sequence[Prompt]) -> str:
+    """A hash of the labels that are given; "" for none."""
+    return "" if config.label.source is None else read_given(config.label.source, held_out).hash
 
 
 def _templates(config: RunConfig, run: RunFolder) -> dict[str, str]:
@@ -105,15 +127,17 @@ def gather_kept(config: RunConfig, run: RunFolder) -> Materials:
     stored = load(run.config_path)
     if config.constitution == stored.constitution and run.constitution_path.exists():
         config = config.model_copy(update={"constitution": str(run.constitution_path)})
-    constitution = load_constitution(config.constitution)
-    refuse_missing_contrast(constitution, methods=in_use(config.judge), where=config.constitution)
-    refuse_missing_contexts(constitution, config, where=config.constitution)
+    constitution = _constitution(config)
     files = [JsonlFile(run.root / "prompts" / name, Prompt) for name in ("train.jsonl", "held_out.jsonl")]
     if (config.prompts, config.seed) == (stored.prompts, stored.seed) and all(file.path.exists() for file in files):
         train, held_out = (file.read() for file in files)
     else:
         train, held_out = split_prompts(config.prompts, config.seed)
-    return Materials(constitution, constitution_text(config.constitution), _templates(config, run), train, held_out)
+    done = run.record("label")  # then the labels lie in the run, and the file may be gone
+    same = done is not None and (config.label.source, config.prompts) == (stored.label.source, stored.prompts)
+    labels = done.inputs.get("labels", "") if same and done is not None else _labels(config, held_out)
+    text, templates = constitution_text(config.constitution), _templates(config, run)
+    return Materials(constitution, text, templates, train, held_out, labels)
 
 
 def run_stages(
@@ -133,6 +157,7 @@ def run_stages(
     """
     run = RunFolder(run_folder)
     names = stages.in_order(tuple(names))
+    stages.refuse_untrained(config, names)
     ledger.refuse_foreign_folder(run)
     with run.lock():
         given = gather(config, run) if materials is None else materials
@@ -145,17 +170,20 @@ def run_stages(
             _refuse_missing(job, stage, names)
         if "card" not in redone and (run.record("card") is not None or "card" not in names):
             _refuse_judge(job, names, redone)  # before anything is removed
+        for sentence in _beforehand(job, names, redone):
+            progress.say(sentence)
         ledger.clear(run, redone)
         _write_materials(job)
-        return dict(_outcomes(job, names))
+        with resumable():
+            return dict(_outcomes(job, names))
 
 
 def assist(config: RunConfig, run_folder: Path, stage: StageName, *, limit: int | None) -> None:
     """Works on a stage that another process runs by `run_stages`, which has checked and written what it needs."""
     run = RunFolder(run_folder)
-    with _models(config, run) as (open_policy, open_judge, _):
+    with _models(config, run, ledger.work_of(run, stage)) as models:
         constitution = load_constitution(str(run.constitution_path))
-        context = StageContext(stage, config, run, constitution, Silent(), open_policy, open_judge, limit=limit)
+        context = StageContext(stage, config, run, constitution, Silent(), models.policy, models.judge, limit=limit)
         _code_of(stage)(context)
 
 
@@ -184,9 +212,11 @@ def begun_stage(
             _refuse_missing(job, need, (stage,))
         _refuse_judge(job, (stage,), ())
         _write_materials(job)
-        ledger.begin(run, stage, job.settings(stage), {**job.inputs(stage), **own})
-        with _models(config, run) as (open_policy, open_judge, _), shortages(stage, run.root / stage):
-            yield StageContext(stage, config, run, given.constitution, progress, open_policy, open_judge, limit=limit)
+        begun = ledger.begin(run, stage, job.settings(stage), {**job.inputs(stage), **own})
+        with resumable(), _models(config, run, begun.work) as models, shortages(stage, run.root / stage):
+            yield StageContext(
+                stage, config, run, given.constitution, progress, models.policy, models.judge, limit=limit
+            )
 
 
 @contextmanager
@@ -198,8 +228,8 @@ def beside(config: RunConfig, run_folder: Path, name: str, *, progress: Progress
         given = gather_kept(config, run)
         run.clear(name)
         try:
-            with _models(config, run) as (open_policy, open_judge, _):
-                yield StageContext(name, config, run, given.constitution, progress, open_policy, open_judge)
+            with _models(config, run, None) as models:
+                yield StageContext(name, config, run, given.constitution, progress, models.policy, models.judge)
         finally:
             run.clear(name)
 
@@ -216,6 +246,13 @@ def _refuse_judge(job: _Job, names: Sequence[StageName], redone: Sequence[StageN
     """Raises where labels would be made by a judge that may make none; finished ones are not asked about again."""
     if "label" in names and ("label" in redone or job.run.record("label") is None):
         passed_card(job.run, job.config)
+
+
+def _beforehand(job: _Job, names: Sequence[StageName], redone: Sequence[StageName]) -> list[str]:
+    """What is to be said before the first of the stages that are not finished; raises what they would only later."""
+    waiting = [stage for stage in names if stage in redone or job.run.record(stage) is None]
+    train, held_out = (limited(prompts, job.limit) for prompts in (job.materials.train, job.materials.held_out))
+    return look(job.config, waiting, train, held_out)
 
 
 # --- before the first stage -------------------------------------------------------------------------------------------
@@ -310,23 +347,33 @@ def _run_or_keep(job: _Job, stage: StageName) -> Outcome:
 
 def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
     """Runs the stage and writes its record, last."""
-    job.progress.say(f"{stage}: {stages.TABLE[stage].about}")
+    job.progress.say(f"{stage}: {stages.abouts(given=job.config.given_labels)[stage]}")
     begun = ledger.begin(job.run, stage, job.settings(stage), inputs)
     start = time.monotonic()
+    tracked = job.config.report_to if stage in TRACKED else []
+    trackers = Trackers(tracked, job.run.root, stage, settings=begun.settings, say=job.progress.say)
     try:
-        with _models(job.config, job.run) as (open_policy, open_judge, usage), shortages(stage, job.run.root / stage):
+        with (
+            _models(job.config, job.run, begun.work) as models,
+            shortages(stage, job.run.root / stage),
+            closing(trackers),
+        ):
             context = StageContext(
                 stage,
                 job.config,
                 job.run,
                 job.materials.constitution,
                 job.progress,
-                open_policy,
-                open_judge,
+                models.policy,
+                models.judge,
+                usage=models.usage,
                 limit=job.limit,
+                trackers=trackers,
             )
             found = _code_of(stage)(context)
-            counts = {**usage(), **found}
+            if stage == "evaluate":
+                trackers.send({"step": 0, **found})
+            counts = {**models.usage(), **found}
     except BaseException:
         ledger.begun_path(job.run, stage).touch()  # the time at which this session ended
         raise
@@ -347,6 +394,7 @@ def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
         sessions=begun.sessions,
     )
     job.run.finish(record)
+    give_back()
     job.progress.say(f"{stage}: {cost(record)}")
 
 
@@ -366,33 +414,54 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
 
 
-OpenPolicy = Callable[[tuple[Path, ...]], LanguageModel]
-OpenMember = Callable[[AskingConfig], LanguageModel]
+CACHES = {"policy": open_model.POLICY_CACHE, "judge": open_model.JUDGE_CACHE}
+"""Who is asked -> the file that keeps the answers."""
+
+
+@dataclass(slots=True)
+class _StageModels:
+    """Opens the models of a stage. All that they are asked is counted in the run's caches under the name `work`, with
+    what earlier sessions of the stage asked."""
+
+    config: RunConfig
+    run: RunFolder
+    work: str | None
+    opened: list[tuple[str, LanguageModel]] = field(default_factory=list)
+
+    def policy(self, adapters: tuple[Path, ...]) -> LanguageModel:
+        return self._counted("policy", open_model.open_policy(self.config.model, adapters, self.run.cache_path))
+
+    def judge(self, asking: AskingConfig, cache: Path | None = None) -> LanguageModel:
+        """`cache`: a folder in place of the run's own."""
+        folder = self.run.cache_path if cache is None else cache
+        return self._counted("judge", open_model.open_judge(asking, self.config.model, folder))
+
+    def _counted(self, role: str, model: LanguageModel) -> LanguageModel:
+        if self.work is not None and isinstance(model, CachedModel):
+            model.count_for(self.work, self.run.cache_path / CACHES[role])
+        self.opened.append((role, model))
+        return model
+
+    def usage(self) -> dict[str, float]:
+        """Counts for a stage record, of all sessions; the answers that were known, of this one."""
+        total: dict[str, float] = {}
+        for role, name in CACHES.items():
+            now = Usage(
+                *map(sum, zip(*(astuple(model.usage) for who, model in self.opened if who == role), strict=True))
+            )
+            all_sessions = Usage() if self.work is None else spent_on(self.run.cache_path / name, self.work)
+            if any(who == role for who, _ in self.opened) or all_sessions.calls:
+                counted = all(isinstance(model, CachedModel) for who, model in self.opened if who == role)
+                total |= (replace(all_sessions, cached=now.cached) if counted else now).as_counts(role)
+        return total
 
 
 @contextmanager
-def _models(
-    config: RunConfig, run: RunFolder
-) -> Iterator[tuple[OpenPolicy, OpenMember, Callable[[], dict[str, float]]]]:
-    """Two ways to open a model and the usage of all that were opened; what a stage leaves open is closed here."""
-    opened: list[tuple[str, LanguageModel]] = []
-
-    def open_policy(adapters: tuple[Path, ...]) -> LanguageModel:
-        opened.append(("policy", open_model.open_policy(config.model, adapters, run.cache_path)))
-        return opened[-1][1]
-
-    def open_judge(asking: AskingConfig) -> LanguageModel:
-        opened.append(("judge", open_model.open_judge(asking, config.model, run.cache_path)))
-        return opened[-1][1]
-
-    def usage() -> dict[str, float]:
-        total: dict[str, Usage] = {}
-        for role, model in opened:
-            total[role] = total.get(role, Usage()) + model.usage
-        return {name: value for role, used in total.items() for name, value in used.as_counts(role).items()}
-
+def _models(config: RunConfig, run: RunFolder, work: str | None) -> Iterator[_StageModels]:
+    """The models of a stage; what it leaves open is closed here."""
+    models = _StageModels(config, run, work)
     try:
-        yield open_policy, open_judge, usage
+        yield models
     finally:
-        for _, model in opened:
+        for _, model in models.opened:
             model.close()

@@ -40,6 +40,17 @@ def shortages(stage: StageName, folder: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Has a DiskError say that the run goes on with `--resume`, if it does not yet."""
+    try:
+        yield
+    except DiskError as error:
+        if RESUMED in (error.remedy or ""):
+            raise
+        raise DiskError(error.what, where=error.where, remedy=f"{error.remedy}{RESUMED}") from error
+
+
 def _too_large(stage: StageName, error: BaseException) -> StageError:
     lines = str(error).strip().splitlines() or ["out of memory"]
     said = lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]} ..."

@@ -27,12 +27,14 @@ from rlaif.core.records import (
     SftExample,
     Verdict,
 )
+from rlaif.core.terminal import visible
 from rlaif.judge.card.records import card_of_run
+from rlaif.report.overview import lookup, read_config
 from rlaif.report.summary import summary_table
 from rlaif.report.terminal import result
 from rlaif.run.ledger import holds_work
 from rlaif.stages import table as stages
-from rlaif.view.text import number, visible
+from rlaif.view.text import number
 
 R = TypeVar("R")
 LATEST = 12  # rows of a metrics table
@@ -68,7 +70,8 @@ def _overview(run: RunFolder) -> RenderableType:
     table = Table(title=Text(visible(str(run.root))), title_justify="left")
     for heading in ("stage", "state", "seconds", "counts"):
         table.add_column(heading)
-    for stage in stages.TABLE:
+    given = lookup(read_config(run)[0], "label.source") is not None
+    for stage in stages.abouts(given=given):
         record = run.record(stage)
         if record is None:
             table.add_row(stage, "begun" if holds_work(run, stage) else "-", "", "")
@@ -173,8 +176,8 @@ def _panel(title: str, parts: Iterable[RenderableType]) -> Panel:
 
 
 def _line(name: str, text: str, style: str = "bold") -> Text:
-    """`name: text`, the name in `style`, the text literally."""
-    return Text.assemble((f"{name}: ", style), visible(text))
+    """`name: text`, the name in `style`, both literally."""
+    return Text.assemble((f"{visible(name)}: ", style), visible(text))
 
 
 def _failure(failure: Failure) -> Text:
@@ -182,7 +185,8 @@ def _failure(failure: Failure) -> Text:
 
 
 def _conversation(prompt: Prompt) -> list[Text]:
-    return [_line(message.role, message.content) for message in prompt.messages]
+    turns = [_line(message.role, message.content) for message in prompt.messages]
+    return turns + [_line(name, str(value), "dim bold") for name, value in prompt.own_columns.items()]
 
 
 def _response(response: Response) -> Text:
@@ -280,9 +284,10 @@ def _metrics(rows: Sequence[dict[str, Any]], what: str = "metrics") -> Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
     table.add_column("step")
     for row in rows:
-        table.add_column(str(row.get("step", "")), justify="right")
+        table.add_column(visible(str(row.get("step", ""))), justify="right")
     for name in names:
         if name != "step" and any(row.get(name) is not None for row in rows):
-            values = [row.get(name) for row in rows]
-            table.add_row(name, *(number(v) if isinstance(v, int | float) else visible(str(v or "")) for v in values))
+            values = (row.get(name) for row in rows)
+            cells = (number(value) if isinstance(value, int | float) else str(value or "") for value in values)
+            table.add_row(*map(visible, (name, *cells)))
     return table

@@ -7,19 +7,24 @@ answers that SFT gives to the same prompt in this evaluation, since `label` has 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 
 import torch
 
 from rlaif.core.records import Prompt, Response
+from rlaif.inputs.columns import column_names
 from rlaif.lm.local.load import encode_text, load_model, load_tokenizer, resolve
+from rlaif.lm.open import OnDemand
+from rlaif.lm.protocol import ScoreRequest
 from rlaif.stages.context import StageContext
 from rlaif.stages.resume import resume
 from rlaif.training.ppo.rollout import Rollouts
 from rlaif.training.rewards.by_judge import JudgeReward
 from rlaif.training.rewards.model import RewardModel
 from rlaif.training.rewards.sources import Rewards
+from rlaif.training.rewards.topic import other_prompts, topic_scores
 
 
 def choose(
@@ -61,11 +66,14 @@ class Reward:
 
     def __init__(self, context: StageContext, references: Mapping[str, Sequence[Response]]) -> None:
         self.config = context.config
-        self.rewards = Rewards.of_config(self.config.ppo, lambda: JudgeReward(context.judge(), references))
+        columns = column_names(context.held_out_prompts())
+        self.rewards = Rewards.of_config(self.config.ppo, lambda: JudgeReward(context.judge(), references), columns)
         self.tokenizer = load_tokenizer(resolve(self.config.model.source)[0])
+        self.others = other_prompts(context.held_out_prompts()) if self.rewards.by_topic else {}
+        self.policy = OnDemand(partial(context.open_policy, context.start))
         names = self.config.reward.adapters if self.rewards.by_model else ()
         self.members = [  # each on a base of its own, which it changes
-            RewardModel.load(context.run.file("reward", name), load_model(self.config.model, (context.adapter("sft"),)))
+            RewardModel.load(context.run.file("reward", name), load_model(self.config.model, context.start))
             for name in names
         ]
 
@@ -77,9 +85,23 @@ class Reward:
         rollouts = Rollouts(tuple(prompts), ((),) * len(rows), tuple(ids), tuple(row.finish for row in responses))
         size = self.config.model.batch_size
         members = [member.score_texts(prompts, texts, ended, size) for member in self.members]
-        scored = self.rewards.scored(rollouts, texts, torch.tensor(members).T if members else None)
+        topic = self._topic(prompts, texts) if self.rewards.by_topic else None
+        scored = self.rewards.scored(rollouts, texts, torch.tensor(members).T if members else None, topic)
         penalties = self.config.ppo.missing_eos_penalty * torch.tensor([not stop for stop in ended])
         return [float(score) for score in scored.scores - penalties]
+
+    def _topic(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> torch.Tensor:
+        """(B,) scores of `on_topic`, by SFT; unlike in PPO without the end of the turn."""
+        own = self._logprobs(prompts, texts)
+        other = self._logprobs([self.others[prompt.id] for prompt in prompts], texts)
+        return topic_scores(own, other, torch.ones_like(own, dtype=torch.bool), self.config.ppo.on_topic_nats)
+
+    def _logprobs(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> torch.Tensor:
+        """(B, 1) log-probability of each text after its prompt; NaN where there is none."""
+        at = self.config.ppo.temperature
+        asked = [ScoreRequest(p.messages, text, temperature=at) for p, text in zip(prompts, texts, strict=True)]
+        found = [answer.token_logprobs for answer in self.policy.ask(asked)]
+        return torch.tensor([[math.nan if row is None else math.fsum(row)] for row in found])
 
     def _end(self, ended: bool) -> tuple[int, ...]:
         return (int(self.tokenizer.eos_token_id),) if ended else ()

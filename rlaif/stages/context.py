@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from rlaif.config import AskingConfig, RunConfig
+from rlaif.config import RunConfig
 from rlaif.core.files import JsonlFile, MetricsLog, RunFolder
 from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, Prompt, Response, RevisionTrace
@@ -21,13 +22,15 @@ from rlaif.judge.judge import Judge
 from rlaif.judge.methods.table import askings
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import LanguageModel
+from rlaif.training.trackers import Trackers
 
 
 @dataclass(slots=True)
 class StageContext:
     """One stage at work. `open_policy(adapters)` opens the run's model with LoRA adapters merged in, `open_judge` the
-    model of the judge or of one who votes beside it; answers of all are cached. A stage closes a model to free its
-    memory; the pipeline closes the rest."""
+    model of the judge or of one who votes beside it (with a folder, behind another cache than the run's); answers of
+    all are cached. A stage closes a model to free its memory; the pipeline closes the rest. `usage` says what all
+    sessions of the stage asked so far, as counts for its record."""
 
     stage: str
     config: RunConfig
@@ -35,8 +38,10 @@ class StageContext:
     constitution: Constitution
     progress: Progress
     open_policy: Callable[[tuple[Path, ...]], LanguageModel]
-    open_judge: Callable[[AskingConfig], LanguageModel]
+    open_judge: Callable[..., LanguageModel]
     limit: int | None = None
+    trackers: Trackers | None = None
+    usage: Callable[[], dict[str, float]] = dict
 
     def judge(self, *, card: str = "") -> Judge:
         """The run's judge with the run's constitution, templates, slices and calibration; its models are
@@ -59,7 +64,13 @@ class StageContext:
 
     @property
     def metrics(self) -> MetricsLog:
-        return MetricsLog(self.folder / "metrics.jsonl")
+        return self.tracked("metrics.jsonl")
+
+    def tracked(self, file: str, prefix: Callable[[dict[str, Any]], str] = lambda row: "") -> MetricsLog:
+        """A log in the stage's folder whose numbers the trackers get too, under the prefix that a row has there."""
+        trackers = self.trackers
+        also = None if trackers is None else lambda row: trackers.send(row, prefix(row))
+        return MetricsLog(self.folder / file, also)
 
     def train_prompts(self) -> list[Prompt]:
         """The training prompts in their fixed order, cut to `limit` per slice."""
@@ -75,6 +86,11 @@ class StageContext:
 
     def responses(self, stage: str) -> JsonlFile[Response]:
         return JsonlFile(self.run.file(stage, "responses.jsonl"), Response)
+
+    @property
+    def start(self) -> tuple[Path, ...]:
+        """The adapters of the policy that reward model and PPO start from."""
+        return tuple(map(self.adapter, self.config.start))
 
     def adapter(self, stage: str) -> Path:
         """Folder of the adapter that a trained stage leaves."""

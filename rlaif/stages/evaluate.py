@@ -6,10 +6,11 @@ What costs time is appended chunk by chunk and read back on resume; what is chea
 from those files. A chunk is a fixed stretch of the work list: it is skipped when all its records are on disk and
 otherwise done again as a whole, so that no record depends on where an earlier session stopped.
 
-The base model gives every answer a log-probability per token, as a check of everyday quality. KL(ppo || sft) is
-estimated on the PPO policy's own answers: the sum over the tokens of each answer's text of
+The base model gives every answer a log-probability per token, at temperature 1, as a check of everyday quality.
+KL(ppo || sft) is estimated on the PPO policy's own answers: the sum over the tokens of each answer's text of
 log p_ppo - log p_sft, the end-of-turn token excluded (the text is tokenised again; nothing is known of how a cut-off
-answer would have ended).
+answer would have ended). Both are taken at the temperature of the answers, for it is the mean under the distribution
+that they were drawn from that is a KL; likeliest answers (temperature 0) are read at temperature 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from rlaif.config import RunConfig
+from rlaif.config import RunConfig, StageName
 from rlaif.core.errors import StageError
 from rlaif.core.evaluation import REFERENCE, ScoreRow
 from rlaif.core.files import JsonlFile, write_atomic
@@ -36,8 +37,12 @@ from rlaif.stages.context import StageContext
 from rlaif.stages.resume import answer_record, failed_answers, resume
 from rlaif.stages.summary import COMPARISONS, LogprobRow, Measurements, answer_scores, best_of_name, summarise
 
-ADAPTERS: dict[str, tuple[str, ...]] = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}
-"""Model -> the stages whose adapters are merged into the base, in that order."""
+
+def compared_models(config: RunConfig) -> dict[str, tuple[StageName, ...]]:
+    """Model -> the stages whose adapters are merged into the base, in that order. Where the labels are given, the base
+    is what PPO starts from, and stands as "sft": nothing else is to be compared with it."""
+    return {name: stages for name, stages in config.policies.items() if name != "base" or not config.given_labels}
+
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,7 +59,7 @@ def run(context: StageContext) -> dict[str, float]:
         raise StageError(
             "there are no held-out prompts to evaluate on",
             where="prompts.<slice>.held_out",
-            remedy="give at least one slice held_out: 20 or more",
+            remedy="add a slice of prompts that were not trained on, with train: 0 and held_out: 20 or more",
         )
     adapters, notes = _available(context)
     config = context.config.evaluate
@@ -69,14 +74,16 @@ def run(context: StageContext) -> dict[str, float]:
             answers[model] = _answers(context, prompts, model, policy, config.samples, "responses.jsonl")
             if model == REFERENCE and best:
                 drawn = _answers(context, prompts, best, policy, config.best_of, "best_of.jsonl")
-            if model == "base":
+            if not adapters[model]:
                 given = [answer for rows in answers.values() for answer in rows]
-                logprobs += _logprobs(context, prompts, given, model, policy)
-            elif {"sft", "ppo"} <= adapters.keys():
-                logprobs += _logprobs(context, prompts, answers["ppo"], model, policy)
+                logprobs += _logprobs(context, prompts, given, "base", policy, temperature=1.0)
+            if model != "base" and {"sft", "ppo"} <= adapters.keys():
+                logprobs += _logprobs(
+                    context, prompts, answers["ppo"], model, policy, temperature=config.temperature or 1.0
+                )
         if model == REFERENCE and best:  # the policy is closed, so that the reward models have its room
             answers[best] = _chosen(context, prompts, drawn, answers[REFERENCE])
-    answers = {model: answers[model] for model in (*ADAPTERS, best) if model in answers}
+    answers = {model: answers[model] for model in ("base", "sft", "ppo", best) if model in answers}
 
     # 3. Scores that never saw an AI label, per response.
     responses = [answer for rows in answers.values() for answer in rows if isinstance(answer, Response)]
@@ -87,11 +94,21 @@ def run(context: StageContext) -> dict[str, float]:
     _label_agreement(context, scorers, missing)
 
     # 4. The judge on pairs of models: k-th answer against k-th answer.
-    labels = _labels(context, prompts, answers)
+    labels = [] if context.config.given_labels else _labels(context, prompts, answers)
 
     # 5. What it comes to.
     outcome = Measurements(
-        prompts, config.samples, list(answers), responses, scores, labels, logprobs, scorers, notes, config.best_of
+        prompts,
+        config.samples,
+        list(answers),
+        responses,
+        scores,
+        labels,
+        logprobs,
+        scorers,
+        notes,
+        best_of=config.best_of,
+        judged=not context.config.given_labels,
     )
     summary, headline = summarise(outcome, context.config.seed, config.bootstrap)
     summary.write(context.folder / "summary.json")
@@ -109,6 +126,11 @@ def _label_agreement(context: StageContext, scorers: Sequence[gold.GoldScorer], 
 def _judge_notes(config: RunConfig, adapters: Container[str]) -> list[str]:
     """What a reader of the win rates has to know of the judge."""
     notes, judge = [], config.judge
+    if config.given_labels:
+        return [
+            "SFT is the model of the run as it is: the labels were given, and nothing was fine-tuned before PPO",
+            "win rates: no judge was asked, since the labels of this run are not a judge's",
+        ]
     if judge.method == "contrast" and judge.opening_tokens is not None:
         notes.append(f"win rates: the judge read the first {judge.opening_tokens} tokens of each answer")
     if config.ppo.scored_by("judge") and "ppo" in adapters:
@@ -119,7 +141,7 @@ def _judge_notes(config: RunConfig, adapters: Container[str]) -> list[str]:
 def _available(context: StageContext) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
     """Adapter folders of every model whose stages were run, and a note for each that is left out."""
     found, notes = {}, []
-    for model, stages in ADAPTERS.items():
+    for model, stages in compared_models(context.config).items():
         folders = tuple(context.adapter(stage) for stage in stages)
         absent = [stage for stage, folder in zip(stages, folders, strict=True) if not folder.is_dir()]
         if absent:
@@ -194,21 +216,26 @@ def _logprobs(
     answers: Sequence[AnswerRecord],
     model: str,
     policy: LanguageModel,
+    *,
+    temperature: float,
 ) -> list[LogprobRow]:
-    """Log-probability under `model` of each of the answers that were given."""
+    """Log-probability under `model` at the temperature of each of the answers that were given."""
     messages = {prompt.id: prompt.messages for prompt in prompts}
     plan = [answer for answer in answers if isinstance(answer, Response)]
 
     def work(chunk: Sequence[Response]) -> list[LogprobRow]:
-        found = policy.ask([ScoreRequest(messages[part.prompt_id], part.text) for part in chunk])
+        found = policy.ask(
+            [ScoreRequest(messages[part.prompt_id], part.text, temperature=temperature) for part in chunk]
+        )
         rows = []
         for part, result in zip(chunk, found, strict=True):
             tokens = result.token_logprobs
             if tokens is None:
                 failure = result.failure or Failure("missing_logprobs", "no log-probs and no reason")
-                rows.append(LogprobRow(part.id, part.prompt_id, model, None, 0, failure))
+                rows.append(LogprobRow(part.id, part.prompt_id, model, None, 0, failure, temperature))
             else:
-                rows.append(LogprobRow(part.id, part.prompt_id, model, sum(tokens), len(tokens)))
+                row = LogprobRow(part.id, part.prompt_id, model, sum(tokens), len(tokens), temperature=temperature)
+                rows.append(row)
         return rows
 
     with context.progress.task(f"log-probs by {model}", len(plan), "answers") as task:
@@ -216,8 +243,8 @@ def _logprobs(
             plan,
             size=context.config.evaluate.batch_size,
             files=(JsonlFile(context.folder / "logprobs.jsonl", LogprobRow),),
-            keys=lambda part: [(part.id, model)],
-            key_of=lambda row: (row.response_id, row.model),
+            keys=lambda part: [(part.id, model, temperature)],
+            key_of=lambda row: (row.response_id, row.model, row.temperature),
             work=work,
             task=task,
         )
@@ -231,7 +258,7 @@ def _scores(
     by_base = {row.response_id: row for row in logprobs if row.model == "base"}
     names = context.config.evaluate.gold
     with gold.loading(names, context.progress, len(responses)) as (scorers, notes):
-        texts, asked = [part.text for part in responses], [by_id[part.prompt_id].text for part in responses]
+        texts, asked = [part.text for part in responses], [by_id[part.prompt_id] for part in responses]
         columns = {scorer.name: scorer.score(asked, texts) for scorer in scorers}
     rows = []
     for index, part in enumerate(responses):

@@ -2,7 +2,8 @@
 
 RL-CAI (arXiv 2212.08073, section 4) and RLAIF (2309.00267): the labels stay soft. A pair that the judge cannot
 judge is kept with its reason and counted; it is no tie and no coin flip. With `label.answers: contrast` the answers
-come from two contexts of a principle (stages/label_pairs.py).
+come from two contexts of a principle (stages/label_pairs.py), and with `label.source` answers and labels are the user's
+own (stages/label_given.py).
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from rlaif.core.records import LEFT_OUT, PreferenceLabel, Prompt
 from rlaif.judge.confounds import confounds
 from rlaif.judge.gate import passed_card
 from rlaif.stages.context import StageContext
+from rlaif.stages.label_given import read_given
 from rlaif.stages.label_pairs import LabelPair, balanced, confirmed, find_pairs, silent_slices, taken, told
 from rlaif.stages.resume import commonest, resume
 
 
 def run(context: StageContext) -> dict[str, float]:
     """Writes label/responses.jsonl and label/labels.jsonl; returns counts of pairs, labels and failures by kind."""
+    if context.config.label.source is not None:
+        return _given(context, context.config.label.source)
     # 1. The answers, and the pairs that they make.
     prompts, table = context.train_prompts(), context.config.label
     found = find_pairs(context, prompts)
@@ -47,6 +51,17 @@ def run(context: StageContext) -> dict[str, float]:
         "failed": sum(failures.values()),
         **{f"failed_{kind}": number for kind, number in sorted(failures.items())},
     }
+
+
+def _given(context: StageContext, source: str) -> dict[str, float]:
+    """Writes the labels of the file; returns what they come to."""
+    found = read_given(source, JsonlFile(context.run.file("prompts", "held_out.jsonl"), Prompt).read())
+    labels = found.limited(context.limit)
+    for note in found.notes:
+        context.progress.say(f"  label: {note}")
+    JsonlFile(context.folder / "labels.jsonl", PreferenceLabel).replace(labels)
+    left_out = {"pairs_held_out": found.held_out, "pairs_unlabelled": found.unlabelled}
+    return {"prompts": len({label.comparison.prompt.id for label in labels}), **label_counts(labels), **left_out}
 
 
 def pairs(context: StageContext) -> list[LabelPair]:

@@ -7,7 +7,7 @@ place), so a run that is cut and resumed equals the uncut one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.files import MetricsLog
 from rlaif.core.launch import sharded
 from rlaif.core.records import Prompt, Rollout, record_seed
+from rlaif.inputs.columns import column_names
 from rlaif.lm.local.load import LoadedModel, encode_chat, load_model
 from rlaif.stages.context import StageContext
 from rlaif.stages.label_pairs import own_answers
@@ -42,15 +43,16 @@ def run(context: StageContext) -> dict[str, float]:
     _refuse_launch(context.config, processes)
     scorers = load_gold(config, context.progress) if processes.first else []
     processes.begin()
-    rewards = Rewards.of_config(config, partial(_judge_reward, context, processes))
+    rewards = Rewards.of_config(config, partial(_judge_reward, context, processes), column_names(prompts))
     for judge in rewards.judges:
         prompts = _answered(prompts, judge, context)
     # 2. The models, and the prompts that fit them.
-    loaded = load_model(context.config.model, (context.adapter("sft"),))
+    loaded = load_model(context.config.model, context.start)
     found = _fitting(prompts, loaded, config, context)
     trained, validated = set_aside(found, config, context.config.seed)
-    trainer = _trainer(context, loaded, rewards, found, processes)
-    validation = Validation(context.folder, config, context.progress, validated, scorers, processes)
+    trainer = _trainer(context, loaded, rewards.comparing(found, loaded.tokenizer), found, processes)
+    measured = context.tracked("validation.jsonl", lambda row: f"validation/{row['slice'] or 'all'}/")
+    validation = Validation(context.folder, config, context.progress, validated, scorers, processes, measured)
     # 3. The steps, from where the last checkpoint stands. The adapter is put in its place after the last one: where it
     # lies, only the stage's record can be missing.
     adapter, checkpoint = context.folder / "adapter", context.folder / "checkpoint"
@@ -111,21 +113,31 @@ def _train(
 ) -> None:
     """The steps from `start` on, each with its validation where it is time to, and checkpoints between them."""
     config = trainer.config
+    before = trainer.processes.from_first(lambda: context.metrics.read()[-1:])
+    last = start == config.steps or any(_far(row, config) for row in before)
     with context.progress.task("ppo", config.steps, "steps") as task:
         task.advance(start)
         with _kept(context, trainer, start, checkpoint):
-            _validate(context, validation, trainer, start)
+            _validate(context, validation, trainer, start, last)
         for step in range(start, config.steps):
-            if validation.over:
+            if last or validation.over:
                 break
             with _kept(context, trainer, step, checkpoint):
                 row = _step(context, trainer, step, step_prompts(prompts, config, context.config.seed, step))
+            last = step + 1 == config.steps or _far(row, config)
             with _kept(context, trainer, step + 1, checkpoint):
-                _validate(context, validation, trainer, step + 1)
-            if (step + 1) % config.save_steps == 0 or step + 1 == config.steps or validation.over:
+                _validate(context, validation, trainer, step + 1, last)
+            if (step + 1) % config.save_steps == 0 or last or validation.over:
                 trainer.state.save(checkpoint, step + 1)
                 validation.forget()
             task.advance(1, f"score {row['score']:+.2f} kl {row['kl']:.1f} tokens {row['length']:.0f}")
+            if last and step + 1 < config.steps:
+                context.progress.say(f"  stopped after step {step + 1}: KL {row['kl']:.1f} is above ppo.max_kl")
+
+
+def _far(row: Mapping[str, float], config: PpoConfig) -> bool:
+    """Whether the policy of a step, of which `row` was measured, is further from the reference than it may be."""
+    return config.max_kl is not None and row["kl"] > config.max_kl
 
 
 def _refuse_launch(whole: RunConfig, processes: Processes) -> None:
@@ -202,10 +214,10 @@ def _kept(context: StageContext, trainer: PpoTrainer, done: int, checkpoint: Pat
         raise
 
 
-def _validate(context: StageContext, validation: Validation, trainer: PpoTrainer, step: int) -> None:
+def _validate(context: StageContext, validation: Validation, trainer: PpoTrainer, step: int, last: bool) -> None:
     """The validation after `step` finished steps, if it is time to; raises StageError as a step does."""
     with _stopped_by_numbers(context, trainer, step, "validation: "):
-        validation.after(step, trainer)
+        validation.after(step, trainer, last=last)
 
 
 @contextmanager

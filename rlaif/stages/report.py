@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from rlaif.core.files import RunFolder
+from rlaif.report import overview
 from rlaif.report.build import Written, build_report
 from rlaif.stages.context import StageContext
-from rlaif.stages.table import TABLE
+from rlaif.stages.table import abouts
 
 
 def run(context: StageContext) -> dict[str, float]:
@@ -16,4 +17,5 @@ def run(context: StageContext) -> dict[str, float]:
 
 def write_report(run: RunFolder, examples: int = 12) -> Written:
     """Writes the page, whole or not at all, with at most `examples` texts to read of each kind."""
-    return build_report(run, examples, {stage: spec.about for stage, spec in TABLE.items()})
+    given = overview.lookup(overview.read_config(run)[0], "label.source") is not None
+    return build_report(run, examples, abouts(given=given))

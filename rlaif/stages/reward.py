@@ -39,7 +39,7 @@ def run(context: StageContext) -> dict[str, float]:
     """Counts of the stage, after every member's adapter and `reward/held_out.json` have been written."""
     config = context.config.reward
     labels = JsonlFile(context.run.file("label", "labels.jsonl"), PreferenceLabel).read()
-    loaded = load_model(context.config.model, (context.adapter("sft"),))
+    loaded = load_model(context.config.model, context.start)
     limit = min(config.max_length, context_length(loaded.model))
     groups, too_long, identical = preferences.group_by_prompt(labels, loaded, limit)
     for sentence in _left_out(labels, groups, too_long=too_long, identical=identical, limit=limit):
@@ -221,7 +221,10 @@ def _probed(
 
     prefers = [pair.prob_a > 0.5 for _, _, pair, _ in learnt]
     accuracies = {way: probes.cross_validated(differences(way, learnt), prefers, prompts) for way in states}
-    pooling = probes.chosen(accuracies, len(learnt)) if asked == "auto" else asked
+    open_to_choice = {
+        way: share for way, share in accuracies.items() if way != "end" or not context.config.ppo.reward_is_critic
+    }
+    pooling = probes.chosen(open_to_choice, len(learnt)) if asked == "auto" else asked
     margins = probes.held_out_margins(differences(pooling, learnt), prefers, differences(pooling, tested))
     rows = [(prompt_id, m, pair.prob_a) for (_, _, pair, prompt_id), m in zip(tested, margins, strict=True)]
     return pooling, Probe(pooling, {str(k): v for k, v in accuracies.items()}, accuracy_of("probe", rows))
@@ -243,8 +246,9 @@ def _with_company(
             kinds[kind].setdefault(name or "several", []).append((group.prompt.id, margin, pair.prob_a))
     parts = {kind: tuple(accuracy_of(n, found) for n, found in sorted(named.items())) for kind, named in kinds.items()}
     own = accuracy_of("reward model", [(group.prompt.id, margin, pair.prob_a) for group, pair, margin in rows])
-    predictors = trivial_predictors(answer_pairs(train), answer_pairs(held_out))
-    beats, verdict = held_out_verdict(own, [found for found in predictors if found.name != SOURCE])
+    predictors = trivial_predictors(answer_pairs(train), answer_pairs(held_out), [margin for *_, margin in rows])
+    prompts = len({group.prompt.id for group, pair, _ in rows if pair.prob_a != 0.5})
+    beats, verdict = held_out_verdict(own, [found for found in predictors if found.name != SOURCE], prompts)
     return replace(
         report,
         accuracy_low=own.low,
@@ -259,7 +263,9 @@ def _with_company(
 
 def _metrics(context: StageContext, number: int) -> MetricsLog:
     """metrics.jsonl of the first member, metrics-2.jsonl of the second, ..."""
-    return context.metrics if number == 0 else MetricsLog(context.folder / f"metrics-{number + 1}.jsonl")
+    if number == 0:
+        return context.metrics
+    return context.tracked(f"metrics-{number + 1}.jsonl", lambda row: f"member-{number + 1}/")
 
 
 def _margins(groups: Sequence[PromptGroup], members: Sequence[Member]) -> list[float]:

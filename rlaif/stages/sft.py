@@ -15,7 +15,7 @@ from typing import Literal
 from rlaif.core.errors import StageError
 from rlaif.core.files import JsonlFile, write_folder
 from rlaif.core.records import Response, RevisionTrace, SftExample, record_seed
-from rlaif.lm.local.load import context_length, load_model
+from rlaif.lm.local.load import context_length, load_model, save_adapter
 from rlaif.stages.context import StageContext
 from rlaif.training import sft
 
@@ -60,7 +60,7 @@ def run(context: StageContext) -> dict[str, float]:
         metrics=context.metrics,
         progress=context.progress,
     )
-    write_folder(context.adapter("sft"), lambda folder: model.save_pretrained(str(folder)))
+    write_folder(context.adapter("sft"), lambda folder: save_adapter(model, folder))
     shutil.rmtree(checkpoints, ignore_errors=True)
     metrics = context.metrics.read()
     return {

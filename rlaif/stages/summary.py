@@ -11,8 +11,19 @@ from dataclasses import dataclass, replace
 from statistics import pstdev
 
 from rlaif.core.evaluation import REFERENCE, Cell, Divergence, LengthControlled, Measure, ScoreRow, SetDistinct, Summary
-from rlaif.core.records import Failure, PreferenceLabel, Prompt, Response, WinRate, record_seed
-from rlaif.core.statistics import Estimate, Keyed, intercept, mean, paired, paired_difference, win_rate
+from rlaif.core.records import Count, Failure, Number, PreferenceLabel, Prompt, Response, WinRate, record_seed
+from rlaif.core.statistics import (
+    Estimate,
+    Keyed,
+    intercept,
+    is_share,
+    mean,
+    mean_share,
+    paired,
+    paired_difference,
+    share_difference,
+    win_rate,
+)
 from rlaif.gold import text as text_metrics
 from rlaif.gold.scorers import GoldScorer
 
@@ -45,14 +56,15 @@ ANSWER_MEASURES = {
 
 @dataclass(frozen=True, slots=True)
 class LogprobRow:
-    """Log-probability in nats that `model` gives to all tokens of a response; None with a failure."""
+    """Log-probability in nats that `model` gives to all tokens of a response, at `temperature`; None with a failure."""
 
     response_id: str
     prompt_id: str
     model: str
-    logprob: float | None
-    tokens: int
+    logprob: Number | None
+    tokens: Count
     failure: Failure | None = None
+    temperature: float = 1.0
 
     @property
     def per_token(self) -> float | None:
@@ -63,7 +75,8 @@ class LogprobRow:
 @dataclass(frozen=True, slots=True)
 class Measurements:
     """Everything that was measured, per response and pair. `models` and `prompts` are in their fixed order; of
-    `best_of` answers the best one stands for a model of its own, where that is not 0."""
+    `best_of` answers the best one stands for a model of its own, where that is not 0. Not `judged`: no judge was
+    asked."""
 
     prompts: Sequence[Prompt]
     samples: int
@@ -75,6 +88,7 @@ class Measurements:
     scorers: Sequence[GoldScorer]
     notes: Sequence[str]
     best_of: int = 0
+    judged: bool = True
 
     @property
     def slices(self) -> list[str]:
@@ -109,7 +123,10 @@ def summarise(outcome: Measurements, seed: int, resamples: int) -> tuple[Summary
     kl = [*_kl(outcome, draw, resamples), *_best_of_kl(outcome)]
     notes = [*outcome.notes, *_unscored_notes(rates)]
     if kl:
-        notes.append("KL: sum over the tokens of an answer's text, the end-of-turn token excluded, in nats")
+        notes.append(
+            "KL: sum over the tokens of an answer's text, the end-of-turn token excluded, in nats"
+            + _at(outcome.logprobs)
+        )
     summary = Summary(
         models=tuple(outcome.models),
         slices=tuple(outcome.slices),
@@ -127,8 +144,10 @@ def summarise(outcome: Measurements, seed: int, resamples: int) -> tuple[Summary
 
 def _cells(outcome: Measurements, measures: Sequence[str], draw: int, resamples: int) -> Iterator[Cell]:
     """Mean with interval per model, slice and measure, and the paired difference against SFT."""
+    shares = {name for name in measures if is_share(row.values[name] for row in outcome.scores)}
     for part in outcome.slices:
         for measure in measures:
+            average, differ = (mean_share, share_difference) if measure in shares else (mean, paired_difference)
             values = {
                 model: [
                     (row.prompt_id, row.values[measure])
@@ -138,13 +157,15 @@ def _cells(outcome: Measurements, measures: Sequence[str], draw: int, resamples:
                 for model in outcome.models
             }
             for model in outcome.models:
-                found = mean(values[model], seed=draw, resamples=resamples)
+                found = average(values[model], seed=draw, resamples=resamples)
                 if found is None:
                     continue
                 difference = None
                 if model != REFERENCE and REFERENCE in values:
-                    difference = paired_difference(values[model], values[REFERENCE], seed=draw, resamples=resamples)
-                yield Cell(model, part, measure, found.n, *_ends(found), *_ends(difference))
+                    difference = differ(values[model], values[REFERENCE], seed=draw, resamples=resamples)
+                prompts = found.prompts if difference is None else difference.prompts
+                cell = Cell(model, part, measure, found.n, *_ends(found), *_ends(difference))
+                yield replace(cell, prompts=prompts)
 
 
 def _length_controlled(
@@ -162,6 +183,8 @@ def _length_controlled(
         length = paired(*([(row.prompt_id, _log_words(row)) for row in rows] for rows in (mine, reference)))
         points = [(prompt_id, length[prompt_id], score[prompt_id]) for prompt_id in score]
         left = intercept(points, seed=draw, resamples=resamples)
+        if left is not None and len(set(score.values())) == 1:  # whatever the length: all of the difference is left
+            left = replace(left, low=cell.difference_low, high=cell.difference_high)
         known = [value for row in reference if (value := row.values[cell.measure]) is not None]
         sd = pstdev(known)
         row = LengthControlled(cell.model, cell.slice, cell.measure, len(points), *_ends(left))
@@ -189,7 +212,7 @@ def _win_rates(outcome: Measurements, draw: int, resamples: int) -> tuple[list[W
     counts only pairs whose word counts differ by at most a quarter of the longer one.
     """
     everything, matched = [], []
-    for first, second in COMPARISONS:
+    for first, second in COMPARISONS if outcome.judged else ():
         if not {first, second} <= set(outcome.models):
             continue
         for part in outcome.slices:
@@ -251,6 +274,11 @@ def _kl(outcome: Measurements, draw: int, resamples: int) -> list[Divergence]:
         each = mean(_ratios(per_response, tokens), seed=draw, resamples=resamples)
         found.append(Divergence("ppo", REFERENCE, part, whole.n, *_ends(whole), *_ends(each)))
     return found
+
+
+def _at(rows: Sequence[LogprobRow]) -> str:
+    """The end of the sentence on KL: at which temperature it is taken."""
+    return next((f"; at temperature {row.temperature:g}" for row in rows if row.model == "ppo"), "")
 
 
 def _best_of_kl(outcome: Measurements) -> Iterator[Divergence]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import STAGES, ConfigTable, RunConfig, StageName
-from rlaif.core.files import RunFolder, file_hash
-from rlaif.core.records import content_id
+from rlaif.core.errors import ConfigError
+from rlaif.core.files import RunFolder, path_hash
 from rlaif.judge.card.records import card_of_run
 
 
@@ -72,6 +72,32 @@ TABLE: dict[StageName, StageSpec] = {
     ),
     "report": StageSpec("writes report.html from the run folder"),
 }
+UNTRAINED: tuple[StageName, ...] = ("revise", "sft")
+"""The stages that a run with labels of the user's own does without: it starts from the model as it is."""
+GIVEN_ABOUTS: dict[StageName, str] = {
+    "label": "reads the labels that are given",
+    "reward": "trains the reward model on the labels that are given",
+    "ppo": "optimises the policy against the reward, held near the model by a KL penalty",
+    "evaluate": "compares the model (SFT) and PPO on held-out prompts: gold scores, length, KL",
+}
+"""What its stages do otherwise."""
+
+
+def abouts(*, given: bool) -> dict[StageName, str]:
+    """Stage -> what it does, of the stages of a run whose labels are `given`, or the judge's."""
+    found = {name: spec.about for name, spec in TABLE.items() if not (given and name in UNTRAINED)}
+    return found | GIVEN_ABOUTS if given else found
+
+
+def refuse_untrained(config: RunConfig, names: tuple[StageName, ...]) -> None:
+    """Raises ConfigError for a stage that a run with given labels does without."""
+    without = [name for name in names if config.given_labels and name in UNTRAINED]
+    if without:
+        raise ConfigError(
+            f"the labels are given, so this run has no stage {without[0]}: it starts from the model as it is",
+            where="label.source",
+            remedy="leave the stage out, with model.source naming what you fine-tuned; or leave label.source out",
+        )
 
 
 def in_order(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
@@ -80,10 +106,15 @@ def in_order(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
 
 
 def of_run(config: RunConfig, until: StageName | None = None) -> tuple[StageName, ...]:
-    """The stages of a whole run, or `until` one of them: all, but for a card that nothing asks for."""
-    asked = config.card.required or config.judge.calibration != "none"
+    """The stages of a whole run, or `until` one of them: all, but for a card that nothing asks for. Where the labels
+    are given, no judge is asked for anything. Raises ConfigError where there is no such stage."""
+    asked = not config.given_labels and (config.card.required or config.judge.calibration != "none")
     last = len(STAGES) if until is None else STAGES.index(until) + 1
-    return tuple(name for name in STAGES[:last] if name != "card" or asked)
+    if until is not None:
+        refuse_untrained(config, (until,))
+    left_out = [] if asked else ["card"]
+    left_out += UNTRAINED if config.given_labels else ()
+    return tuple(name for name in STAGES[:last] if name not in left_out)
 
 
 def with_followers(config: RunConfig, names: tuple[StageName, ...]) -> tuple[StageName, ...]:
@@ -99,15 +130,17 @@ def needs(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
     """The stages that must be finished before this one: those that it stands on, and for labels the judge's card,
     unless the config accepts the judge without. A new card does not change labels that are there."""
     names = stands_on(config, stage)
-    asked = stage == "label" and config.card.required and "card" not in names
+    asked = stage == "label" and config.card.required and not config.given_labels and "card" not in names
     return ("card", *names) if asked else names
 
 
 def stands_on(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
     """The stages whose files this one reads. A reward without a reward model does without that stage, and one by the
     judge takes the answers that `label` sampled; that model chooses the best of n of `evaluate`; a judge that is
-    calibrated reads its card."""
+    calibrated reads its card. Given labels stand on nothing."""
     names: tuple[StageName, ...] = TABLE[stage].needs
+    if config.given_labels:
+        names = tuple(name for name in names if name not in UNTRAINED)
     if stage == "ppo" and not config.ppo.scored_by("model"):
         names = tuple(name for name in names if name != "reward")
     if stage == "ppo" and config.ppo.scored_by("judge"):
@@ -120,7 +153,11 @@ def stands_on(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
 
 
 def shared(config: RunConfig, stage: StageName) -> tuple[str, ...]:
-    """What the stage uses of the model, the judge, the limit and the slices; `ppo` the judge only as its reward."""
+    """What the stage uses of the model, the judge, the limit and the slices; `ppo` the judge only as its reward, and a
+    run whose labels are given only for a card that is asked for by name."""
+    if config.given_labels and stage != "card":
+        given = {"model", "judge"} if stage == "label" else {"judge"}
+        return tuple(part for part in TABLE[stage].shared if part not in given)
     judging = stage == "ppo" and config.ppo.scored_by("judge")
     return (*TABLE[stage].shared, "judge") if judging else TABLE[stage].shared
 
@@ -132,12 +169,20 @@ def settings(config: RunConfig, stage: StageName, limit: int | None) -> dict[str
     for name in (stage, *(part for part in ("model", "judge") if part in used)):
         table: ConfigTable = getattr(config, name)
         values.update({f"{name}.{field}": value for field, value in table.settings().items()})
+    if config.given_labels and stage in ("label", "reward", "ppo", "evaluate"):
+        values["start"] = "model"
+    if config.given_labels and stage == "label":  # of which the file counts, and not where it lies
+        values = {name: value for name, value in values.items() if not name.startswith("label.")}
+        values["label.source"] = Path(str(config.label.source)).name
     if stage == "card":  # which is of the judge before any calibration
         del values["judge.calibration"]
+    # A slice without a prompt to train on is `evaluate`'s alone, so that prompts can be held out when all else is done.
+    held_out = "prompts/held_out.jsonl" in TABLE[stage].reads
+    slices = {name: part for name, part in config.prompts.items() if part.train or held_out}
     if "slices" in used:
-        values.update({f"prompts.{name}.revise": part.revise for name, part in config.prompts.items()})
+        values.update({f"prompts.{name}.revise": part.revise for name, part in slices.items()})
     if "judge" in used:
-        values.update({f"prompts.{name}.principles": part.principles for name, part in config.prompts.items()})
+        values.update({f"prompts.{name}.principles": part.principles for name, part in slices.items()})
     if "limit" in used:
         values["limit"] = limit
     return values
@@ -157,17 +202,6 @@ def _card_id(run: RunFolder) -> str:
     """The id of the run's card: its file holds seconds too."""
     card = card_of_run(run)
     return "missing" if card is None else card.id
-
-
-def path_hash(path: Path) -> str:
-    """Hash of a file, or of the names and contents of all files in a folder (hidden ones, which a crash may leave,
-    aside); "missing" if there is neither."""
-    if path.is_file():
-        return file_hash(path)
-    if not path.is_dir():
-        return "missing"
-    files = sorted(item for item in path.rglob("*") if item.is_file() and item.name[0] != ".")
-    return content_id([(str(item.relative_to(path)), file_hash(item)) for item in files])
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -7,7 +7,6 @@ checkpoints stand in a folder named after everything that decides the result, so
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import shutil
@@ -24,7 +23,7 @@ from transformers.utils import logging
 
 from rlaif.config import RewardConfig, SftConfig
 from rlaif.core.errors import StageError
-from rlaif.core.files import MetricsLog, disk_errors
+from rlaif.core.files import MetricsLog, disk_errors, parse_json
 from rlaif.core.progress import Progress, Task
 from rlaif.core.records import content_id, record_seed
 
@@ -149,9 +148,9 @@ def last_checkpoint(folder: Path) -> Path | None:
     found: dict[int, Path] = {}
     for path in folder.glob("checkpoint-*"):
         try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            state = parse_json((path / "trainer_state.json").read_text(encoding="utf-8"))
             found[int(state["global_step"])] = path
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             shutil.rmtree(path, ignore_errors=True)
     return found[max(found)] if found else None
 

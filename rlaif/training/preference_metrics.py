@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlaif.core.evaluation import HeldOut, HeldOutAccuracy, HeldOutBin
+from rlaif.core.statistics import MIN_PROMPTS
 
 BINS = 10
 
@@ -31,19 +32,25 @@ def label_entropy(prob_a: ArrayLike) -> float:
     return float(np.mean(_cross_entropy(label, label)))
 
 
-def held_out_verdict(model: HeldOutAccuracy, predictors: Sequence[HeldOutAccuracy]) -> tuple[bool | None, str]:
-    """(whether the model is right more often than every trivial predictor, the sentence that says so); None where no
-    label has a side."""
+def held_out_verdict(
+    model: HeldOutAccuracy, predictors: Sequence[HeldOutAccuracy], prompts: int
+) -> tuple[bool | None, str]:
+    """(whether the model is right more often than the best trivial predictor, beyond chance; the sentence that says
+    so); None where no label has a side. `prompts`: of the labels with one."""
     measured = [(found.accuracy, found) for found in predictors if found.accuracy is not None]
     if model.accuracy is None or not measured:
         return None, "No held-out label has a side, so the reward model was not measured."
     share, best = max(measured, key=lambda item: item[0])
     said = f"The reward model is right on {_percent(model)} of {model.pairs} held-out labels; "
-    if model.accuracy > share:
-        return True, f"{said}the best trivial predictor ({best.name}) on {_percent(best)}."
-    return False, (
-        f"{said}{best.name} alone on {_percent(best)}: it does not beat that, and may have learnt nothing else."
-    )
+    if model.accuracy <= share:
+        said += f"{best.name} alone on {_percent(best)}: it does not beat that, and may have learnt nothing else."
+        return False, said
+    said += f"the best trivial predictor ({best.name}) on {_percent(best)}"
+    if best.lead is None or best.lead_low is None or best.lead_high is None or prompts < MIN_PROMPTS:
+        return False, f"{said}: {prompts} prompts are too few to say whether that is chance."
+    lead = f"{100 * best.lead:+.0f} points [{100 * best.lead_low:+.0f}, {100 * best.lead_high:+.0f}]"
+    beats = best.lead_low > 0
+    return beats, f"{said}: {lead}, {'so it has learnt more than that' if beats else 'which may be chance'}."
 
 
 def _percent(found: HeldOutAccuracy) -> str:

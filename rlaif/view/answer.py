@@ -21,8 +21,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rlaif.core.records import Prompt
+from rlaif.core.terminal import visible
 from rlaif.view.render import render
-from rlaif.view.text import shown, visible
+from rlaif.view.text import shown
 
 NONE = "\u2013"
 """A cell that has nothing to say."""
@@ -174,7 +175,7 @@ def _blocks(part: Part, place: int) -> Iterator[RenderableType]:
     elif isinstance(part, Table):
         yield _table(part)
     elif isinstance(part, Example):
-        yield _panel(part, place)
+        yield example_panel(part, place)
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -198,7 +199,8 @@ def _table(part: Table) -> RichTable:
     return table
 
 
-def _panel(part: Example, place: int) -> Panel:
+def example_panel(part: Example, place: int) -> Panel:
+    """The example in a frame, as number `place`."""
     asked = [_text(f"{message.role}: {message.content}", "cyan") for message in part.prompt.messages]
     sides = RichTable(box=None, pad_edge=False, expand=True, show_header=any(name for name, _ in part.texts))
     for name, _ in part.texts:

@@ -12,8 +12,9 @@ from markupsafe import Markup
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 
+from rlaif.core.terminal import visible
 from rlaif.view.plots import INK, LINE, MUTED, as_svg, drawing
-from rlaif.view.text import is_known, visible
+from rlaif.view.text import is_known
 
 MOST_NUMBERS = 20
 """With more rows than this cells hold no number."""

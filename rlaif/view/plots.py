@@ -20,7 +20,8 @@ from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from rlaif.view.text import brackets, is_known, number, plain_decimals, visible
+from rlaif.core.terminal import visible
+from rlaif.view.text import brackets, is_known, number, plain_decimals
 
 INK, LINE, MUTED = "#010101", "#020202", "#030303"
 SERIES = ("#0a0000", "#0a0001", "#0a0002", "#0a0003")

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from rlaif.core.terminal import visible
 from rlaif.view import text
 
 
@@ -51,5 +52,5 @@ def _finalize(value: Any) -> Any:
     if value is None or isinstance(value, float):
         return text.number(value)
     if isinstance(value, str) and not isinstance(value, Markup):
-        return text.visible(value)
+        return visible(value)
     return value

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from datetime import timedelta
 from typing import TypeGuard
 
 MISSING = "not measured"
 FOLD_CHARACTERS, FOLD_LINES = 700, 12
 MAX_CHARACTERS = 20_000
-
-# Control characters, bidi marks and overrides, other invisible format characters, lone surrogates, tag characters.
-# The two joiners (U+200C, U+200D) stay: Persian and emoji need them.
-_INVISIBLE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    r"\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
-
-def visible(text: str) -> str:
-    """The text with every invisible character written out as ⟦U+202E⟧, in a form that every font can show."""
-    return _INVISIBLE.sub(lambda match: f"\u27e6U+{ord(match.group()):04X}\u27e7", text.replace("\r\n", "\n"))
 
 
 def is_known(value: float | None) -> TypeGuard[float]:

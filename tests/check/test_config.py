@@ -23,7 +23,7 @@ from tests.output import rlaif
         ("model.source=nobody/nothing", 4, "HF_HUB_OFFLINE"),
         ("judge.source=./nowhere", 4, "failed  judge"),
         ("ppo.reward=shorter", 2, "failed  config"),
-        ("ppo.reward=no_such_module:f", 2, "no module 'no_such_module'"),
+        ("ppo.reward=no_such_module:f", 2, "No module named 'no_such_module'"),
         ("ppo.kl_coeff=1", 2, "did you mean 'kl_coef'"),
         ("ppo.keep=best", 2, "set eval_steps to 1 or more"),
     ],
@@ -35,6 +35,28 @@ def test_check_names_what_fails_and_what_to_do(project: Path, override: str, cod
     found = json.loads(rlaif("check", project, "--set", override, "--json").stdout)
     assert not found["ok"]
     assert [item["exit_code"] for item in found["checks"] if not item["ok"]] == [code]
+
+
+def test_check_and_the_dry_run_of_given_labels(project: Path) -> None:
+    file = project.parent / "pairs.csv"
+    rows = [f'"What {n}?",good {n},bad {n}' for n in range(5)]
+    file.write_text("\n".join(["prompt,chosen,rejected", *rows, ""]))
+    words = ["check", project, "--set", "label.source=pairs.csv"]
+    found = json.loads(rlaif(*words, "--json").stdout)["checks"]
+    assert found[1]["name"] == "labels"
+    assert found[1]["text"] == "5 given, on 5 prompts"
+    assert not {"judge", "card", "constitution", "templates"} & {item["name"] for item in found}
+    assert "reward would leave out 5 of the first 5 labels" in rlaif(*words, "--set", "reward.max_length=16").stdout
+    plan = json.loads(rlaif("run", project, "--dry-run", "--json", *words[2:]).stdout)["stages"]
+    assert [row["stage"] for row in plan] == ["label", "reward", "ppo", "evaluate", "report"]
+    assert {row["judge_calls"] for row in plan} == {0}
+    assert plan[1]["trained_tokens"] > 0
+    assert "has no stage sft" in rlaif("run", project, "--dry-run", "--until", "sft", *words[2:]).output
+    file.write_text("prompt,chosen\nWhat?,good\n")
+    ended = rlaif(*words)
+    assert ended.exit_code == 3
+    assert "failed  labels" in ended.stdout
+    assert "pairs.csv:2: is no comparison, it has only chosen, prompt" in ended.stdout
 
 
 def test_check_wants_the_gold_that_chooses_the_policy(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,3 +120,17 @@ def test_check_says_what_is_wrong_with_a_server(project: Path, behaviour: Behavi
         assert len(server.seen) <= 2, "nothing is tried again"
     gone = rlaif(*words)
     assert (gone.exit_code, "cannot reach the server" in gone.stdout) == (4, True)
+
+
+def test_check_says_when_it_is_the_prompt_that_is_too_long_for_the_judge(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_KEY", "right")
+    (project.parent / "long.jsonl").write_text(json.dumps({"prompt": "All of this. " + "long " * 900}) + "\n")
+    project.write_text(
+        project.read_text().replace("prompts:\n", "prompts:\n  long: {source: long.jsonl, train: 1}\n", 1)
+    )
+    with serving(_judging) as server:
+        found = rlaif("check", project, *_asking(server.url)).stdout
+    assert "a prompt of 903 words does not fit" in found
+    assert "leave it out: 'All of this. long" in found

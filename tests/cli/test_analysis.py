@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rlaif.view.deliver import refuse_places
 from tests.analysis.impact.runs import CONSTITUTION, FILE_PROMPTS, REWORDED, write_constitution, write_pairs
 from tests.output import Page, rlaif
 
@@ -52,3 +53,9 @@ def test_what_the_answer_is_made_from_is_not_overwritten(tmp_path: Path) -> None
     assert result.exit_code == 2, result.output
     assert "is what the answer is made from" in result.output
     assert pairs.read_bytes() == before
+    (tmp_path / "old.html").write_text("old")
+    kept = rlaif(*words, "--html", tmp_path / "old.html")
+    assert kept.exit_code == 5, kept.output
+    assert "old.html: exists and is not overwritten" in kept.output
+    assert (tmp_path / "old.html").read_text() == "old"
+    refuse_places(tmp_path / "old.html", None, None, "impact", replace=True)

@@ -32,7 +32,7 @@ def test_errors_have_no_traceback_and_json_has_them_as_an_object(project: Path, 
         (["run", "none.yaml", "--resume", "--force"], 2, "give one of them"),
         (["run", "none.yaml", "--limit", "0"], 2, "limit"),
         (["labl", "none.yaml"], 2, "Did you mean 'label'?"),
-        (["trian", "none.yaml"], 2, "There are: init, check, run"),
+        (["trian", "none.yaml"], 2, "There are: init, fields, check, run"),
         (["constitution", "chekc"], 2, "'check'"),
     ],
 )
@@ -60,7 +60,7 @@ def test_an_unexpected_error_keeps_its_traceback(
 
 
 def test_ctrl_c_where_nothing_can_be_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def interrupted(_: Path) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rlaif.run.init.init_project", interrupted)

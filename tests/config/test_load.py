@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlaif.core.errors import ConfigError
+from rlaif.core.plugins import load_own
 from rlaif.core.yaml import dump_yaml
 from rlaif.judge.load import load
 from tests.config.files import MINIMAL, fails
@@ -67,6 +69,20 @@ def test_files_that_are_no_config(tmp_path: Path, file: Path) -> None:
     assert "a run config is a mapping" in fails(file, "")
     with pytest.raises(ConfigError, match="no such file"):
         load(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"(?s)is a folder, not a config.*name the file in it: run\.yaml"):
+        load(tmp_path)
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"(?s)is the folder of a run, not a config.*goes on with --run .* --resume"):
+        load(tmp_path)
+
+
+def test_a_value_where_a_table_belongs_is_answered_with_an_example(file: Path) -> None:
+    assert "prompts: {mine: {source: my.jsonl, train: 100, held_out: 20}}" in fails(file, "prompts: my.jsonl\n")
+    assert "line 2: prompts.mine: a table of fields belongs here, such as mine: {source: my.jsonl}" in fails(
+        file, "prompts:\n  mine: my.jsonl\n"
+    )
+    assert "such as model: {source: some/model}" in fails(file, MINIMAL + "model: some/model\n")
+    assert "a table of fields belongs here, such as ppo: {" in fails(file, MINIMAL + "ppo: 3\n")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +115,35 @@ def test_files_beside_the_config_are_found_from_anywhere(tmp_path: Path, file: P
     file.write_text("prompts:\n  a: {source: prompts.jsonl}\n  b: {source: everyday}\n  c: {source: none.txt}\n")
     sources = {name: part.source for name, part in load(file).prompts.items()}
     assert sources == {"a": str(tmp_path / "prompts.jsonl"), "b": "everyday", "c": "none.txt"}
+
+
+def test_a_model_is_named_for_good_wherever_it_lies(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("beside", "elsewhere/started"):
+        (tmp_path / folder / "my model").mkdir(parents=True)
+        (tmp_path / folder / "my model" / "config.json").write_text("{}")
+    started = tmp_path / "elsewhere" / "started"
+    monkeypatch.chdir(started)
+    config = tmp_path / "beside" / "x.yaml"
+    for source, found in {
+        "my model": tmp_path / "beside" / "my model",
+        "./my model": tmp_path / "beside" / "my model",
+        "../started/my model": started / "../started/my model",
+    }.items():
+        config.write_text(f"{MINIMAL}model: {{source: {source}}}\njudge: {{source: {source}}}\n")
+        assert (load(config).model.source, load(config).judge.source) == (str(found), str(found))
+    config.write_text(f"{MINIMAL}model: {{source: no model}}\n")
+    assert load(config).model.source == "no model"
+
+
+def test_a_module_beside_the_config_is_found_from_anywhere(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_the_config.py").write_text("def f(prompts, completions): return [1.0]\n")
+    load(file)
+    assert load_own("beside_the_config:f", what="function", where="ppo.reward", remedy="")([], []) == [1.0]
 
 
 @pytest.mark.parametrize("value", ["2024-13-45", "!!int z", "&a [*a]", "*a", "[" * 2000, "{[1]: 2}"])

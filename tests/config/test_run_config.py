@@ -45,7 +45,7 @@ def test_a_weight_can_be_set_by_the_place_of_its_source(file: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("shorter", 'ppo.reward.0: \'shorter\' is neither "model" nor "judge" nor "module:function"'),
+        ("shorter", "ppo.reward.0: 'shorter' is neither model, judge, on_topic nor \"module:function\""),
         ("[]", "no source has a weight"),
         ("[{source: model, weight: 0}]", "no source has a weight"),
         ("[model, model]", "model stands there twice"),

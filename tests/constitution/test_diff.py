@@ -139,6 +139,17 @@ def test_another_order_is_told_because_other_principles_are_drawn() -> None:
     assert diff(rules(KIND, BRIEF), rules(TRUE, KIND, BRIEF)).reordered is False
 
 
+def test_an_edit_of_the_statement_alone_does_not_reach_a_judge_that_reads_the_contrast_pair() -> None:
+    old, new = rules(KIND), rules(replace(KIND, statement="Never be kind."))
+    assert diff(old, new).unreached == ("contrast",)
+    told = " ".join(difference_lines(old, new, METHODS.values(), 100))
+    assert "under judge.method contrast no label can change: contrast reads the contrast pair, never" in told
+    assert diff(old, rules(replace(KIND, rationale="Why"))).unreached == (*ASKED, "contrast")
+    assert diff(old, rules(replace(KIND, statement="Never be kind.", weight=2.0))).unreached == ()
+    assert diff(old, rules(replace(KIND, statement="Never be kind.", contrast=None))).unreached == (), "it is refused"
+    assert diff(old, rules(KIND, BRIEF)).unreached == ()
+
+
 def test_the_json_holds_the_texts() -> None:
     data = diff(rules(KIND), rules(replace(KIND, contrast=None))).as_json()
     (change,) = data["changes"]

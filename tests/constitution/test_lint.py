@@ -28,6 +28,11 @@ principles:
       - {prompt: Sorry, better: It is fine., worse: You should be.}
 """
 STATEMENT = "statement: Be kind to the person who asks."
+PAIR = SOUND[SOUND.index("      followed: You") : SOUND.index("      examples:")]
+WRAPPED = "".join(
+    f'      {name}: "You are an assistant whose answers {verb} this rule: Be kind to the person who asks."\n'
+    for name, verb in (("followed", "follow"), ("violated", "break"))
+)
 TWO = "  - id: two\n    statement: {}\n"
 LONG = "Be kind " + "and patient " * 30 + "always."
 
@@ -62,6 +67,7 @@ CASES = [
     ("C303", "None of that!", "None of that" + " and" * 12 + " more!", 12),
     ("C304", "better: Hello there!", "better: Hey!", 13),
     ("C305", "{prompt: Hi, ", "{prompt: How are you?, ", 14),
+    ("C306", PAIR, WRAPPED, 9),
 ]
 """Code, what to replace in the sound file, by what, and the line of the finding."""
 

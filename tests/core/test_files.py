@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,14 @@ from rlaif.core.files import (
     RunFolder,
     disk_errors,
     file_hash,
+    read_json_lines,
+    refuse_existing_file,
+    refuse_no_run,
     remove_folder,
     write_atomic,
     write_folder,
 )
-from rlaif.core.records import Message, Prompt, StageRecord, to_json
+from rlaif.core.records import Comparison, Message, PreferenceLabel, Prompt, StageRecord, to_json
 from tests.power_cut import cut_at
 
 
@@ -70,6 +75,17 @@ def test_cut_anywhere_the_whole_lines_are_read_and_the_rest_is_replaced(
     assert [record.text for record in file.read()] == [*texts[:whole], "next"]
 
 
+@pytest.mark.parametrize("size", [65_534, 65_535, 65_536, 65_537, 200_000])
+@pytest.mark.parametrize("whole", [["first", "x" * 70_000], []])
+def test_a_broken_last_line_of_any_length_is_cut_off(tmp_path: Path, whole: list[str], size: int) -> None:
+    file = JsonlFile(tmp_path / "a.jsonl", Prompt)
+    file.append([prompt(text) for text in whole])
+    with file.path.open("a") as tail:
+        tail.write("y" * size)
+    file.append([prompt("next")])
+    assert [record.text for record in file.read()] == [*whole, "next"]
+
+
 def test_a_broken_line_in_the_middle_is_an_error_with_its_place(tmp_path: Path) -> None:
     file = JsonlFile(tmp_path / "a.jsonl", Prompt)
     file.append([prompt("one"), prompt("two")])
@@ -83,6 +99,21 @@ def test_a_broken_line_in_the_middle_is_an_error_with_its_place(tmp_path: Path) 
         with pytest.raises(DataError, match=message) as caught:
             file.read()
         assert caught.value.where == f"{file.path}:2"
+
+
+def test_a_file_that_is_not_utf_8_is_to_be_saved_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "x"}\n', encoding="utf-16")
+    with pytest.raises(DataError, match=r"not UTF-8 text\)\n.*save the file as UTF-8"):
+        list(read_json_lines(path))
+
+
+def test_a_number_out_of_range_is_an_error_that_says_where_and_what_to_write(tmp_path: Path) -> None:
+    file = JsonlFile(tmp_path / "labels.jsonl", PreferenceLabel)
+    file.append(PreferenceLabel(Comparison.of_texts("Why?", "a", "b"), prob, ()) for prob in (0.5, 7.0))
+    with pytest.raises(DataError, match="prob_a must be a number from 0 to 1") as caught:
+        file.read()
+    assert caught.value.where == f"{file.path}:2"
 
 
 def test_reading_a_file_that_is_not_there_gives_nothing(tmp_path: Path) -> None:
@@ -151,6 +182,38 @@ def test_metrics_after_a_checkpoint_are_dropped(tmp_path: Path) -> None:
     assert log.read()[-1] == {"step": 2, "loss": None}
 
 
+@pytest.mark.parametrize("step", ['"two"', "[1]", "null", "true"])
+def test_a_step_that_is_no_number_is_an_error_that_says_where(tmp_path: Path, step: str) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.append(step=1, loss=0.5)
+    with log.path.open("a") as file:
+        file.write(f'{{"step": {step}, "loss": 1}}\n')
+    for work in (log.read, lambda: log.keep_before(1)):
+        with pytest.raises(DataError, match=r"metrics\.jsonl:2: has a step that is no number"):
+            work()
+
+
+def test_a_number_that_no_float_holds_is_infinite(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.path.write_text(f'{{"step": 1, "loss": {"1" * 401}, "tokens": -{"9" * 5000}, "seed": {2**63}}}\n')
+    assert log.read() == [{"step": 1, "loss": math.inf, "tokens": -math.inf, "seed": 2**63}]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", '{"stage": ' + "9" * 5000 + "}", "null", ""])
+def test_a_damaged_record_is_an_error_and_no_traceback(tmp_path: Path, text: str) -> None:
+    run = RunFolder(tmp_path)
+    (run.stage("reward") / "stage.json").write_text(text)
+    with pytest.raises(DataError, match=r"stage\.json: is not a stage record"):
+        run.record("reward")
+
+
+def test_half_a_character_is_written_as_json_writes_it(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    record = replace(stage_record(), config={"model.source": "half \ud83d"})
+    run.finish(record)
+    assert run.record(record.stage) == record
+
+
 def test_stage_json_exists_exactly_when_the_stage_is_finished(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.stage("sft")
@@ -187,6 +250,22 @@ def test_the_lock_holds_against_another_process_and_dies_with_it(tmp_path: Path)
     other.stdout.close()
     with RunFolder(tmp_path).lock():
         pass
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for name in ("file", "link"):
+        with pytest.raises(RunFolderError, match="is not overwritten"):
+            refuse_existing_file(tmp_path / name)
+    refuse_existing_file(tmp_path / "nothing")
+
+
+def test_a_run_is_a_folder_with_a_config(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="is not a run"):
+        refuse_no_run(tmp_path)
+    (tmp_path / "config.yaml").write_text("")
+    refuse_no_run(tmp_path)
 
 
 def test_file_hash_is_of_the_content(tmp_path: Path) -> None:
@@ -293,3 +372,41 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in victim.iterdir()} == {"kept.txt": "kept"}
     assert [path.name for path in run.iterdir()] == ["a.txt"]
     assert not (run / "a.txt").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["prompts.jsonl", "metrics.jsonl", ".lock"])
+def test_nothing_is_appended_through_a_link_or_to_a_pipe(tmp_path: Path, name: str) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.root.mkdir()
+    victim, path = tmp_path / "victim", run.root / name
+    victim.write_text("a last line without its end")
+
+    def append() -> None:
+        if name == ".lock":
+            with run.lock():
+                pass
+        elif name == "metrics.jsonl":
+            MetricsLog(path).append(step=1)
+        else:
+            JsonlFile(path, Prompt).append([prompt("new")])
+
+    for target in (victim, tmp_path / "not there"):
+        path.symlink_to(target)
+        with pytest.raises(DiskError, match="is a link, which is not written through"):
+            append()
+        path.unlink()
+    assert victim.read_text() == "a last line without its end"
+    assert not (tmp_path / "not there").exists()
+    os.mkfifo(path)
+    with pytest.raises(DiskError, match="is no file"):
+        append()
+    path.unlink()
+    append()
+    assert path.is_file()
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for read in (JsonlFile(tmp_path / "pipe", Prompt).read, MetricsLog(tmp_path / "pipe").read):
+        with pytest.raises(DiskError, match="is no file"):
+            read()

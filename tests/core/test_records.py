@@ -111,6 +111,41 @@ def test_a_wrong_field_is_named() -> None:
         from_json(Response, {name: value for name, value in to_json(response()).items() if name != "text"})
 
 
+LABEL = PreferenceLabel(Comparison(PROMPT, response("a"), response("b")), 0.7, (verdict(margin=2.5),), 0.9)
+OUTSIDE = [7.0, -0.1, float("nan"), float("inf"), True, "0.5"]
+
+
+@pytest.mark.parametrize("value", OUTSIDE)
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        (LABEL, "prob_a"),
+        (LABEL, "consistency"),
+        (verdict(), "prob_first"),
+        (Revision(None, 0.5, accepted=False), "prob_better"),
+    ],
+)
+def test_a_probability_outside_its_range_is_no_record(record: object, field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"(?s){field}.*must be a number from 0 to 1"):
+        from_json(type(record), {**to_json(record), field: value})
+    assert from_json(type(record), {**to_json(record), field: 1}) == replace(record, **{field: 1.0})  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("n_tokens", -1), ("n_tokens", True), ("temperature", -0.5), ("temperature", float("nan"))]
+)
+def test_an_answer_of_negative_length_or_temperature_is_no_record(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"(?s){field}.*must be a number from 0"):
+        from_json(Response, {**to_json(response()), field: value})
+
+
+def test_a_margin_is_any_number() -> None:
+    for value in (-12.5, float("-inf"), None):
+        assert from_json(Verdict, to_json(verdict(margin=value))).margin == value
+    with pytest.raises(ValueError, match=r"(?s)verdicts\.0\.margin.*must be a number"):
+        from_json(PreferenceLabel, to_json(replace(LABEL, verdicts=(verdict(margin=float("nan")),))))
+
+
 def test_records_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         PROMPT.slice = "b"  # type: ignore[misc]
@@ -204,3 +239,13 @@ def test_a_rollout_is_a_flat_line_with_a_column_for_each_source() -> None:
     assert list(rollout.as_row()) == list(row), "columns keep their order"
     with pytest.raises(ValueError, match="finish"):
         Rollout.of_row({**row, "finish": "tired"})
+
+
+def test_columns_change_no_id_while_there_are_none() -> None:
+    plain = Prompt.of_text("x")
+    assert plain.id == "be03632d178177cf"
+    assert Comparison.of_texts("hi", "a", "b").id == "eaa9a1c449f54607"
+    other = replace(plain, columns='{"reference": "y"}')
+    assert other.id == plain.id
+    assert content_id([plain]) != content_id([other]), "what is made from the prompts is out of date"
+    assert content_id([plain]) == content_id([{k: v for k, v in to_json(plain).items() if k != "columns"}])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.scripts import loaded
 from tests.training.toy_rewards import share_of_e
 
 FILE = Path(__file__).parents[2] / "examples" / "ppo_loop.py"
@@ -16,13 +15,7 @@ FILE = Path(__file__).parents[2] / "examples" / "ppo_loop.py"
 
 @pytest.fixture(scope="module")
 def loop() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ppo_loop", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return loaded(FILE)
 
 
 def test_the_score_rises_and_the_kl_is_held(

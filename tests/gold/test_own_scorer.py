@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.evaluation import read_summary
 from rlaif.core.files import JsonlFile, MetricsLog
 from rlaif.core.plugins import check_name
-from rlaif.core.records import PreferenceLabel
+from rlaif.core.records import PreferenceLabel, Prompt
+from rlaif.core.statistics import MIN_PROMPTS
 from rlaif.core.yaml import dump_yaml
-from rlaif.gold.scorers import direction, entry_of, load
+from rlaif.gold.scorers import direction, entry_of, load, refuse_missing_columns
 from rlaif.report.validation import gold_measures, read_validations
 from rlaif.report.verdict import headline
 from rlaif.stages import evaluate
@@ -21,6 +23,7 @@ from rlaif.stages.report import write_report
 from tests.analysis.impact.runs import make_run
 from tests.analysis.principles.runs import comparisons
 from tests.output import rlaif
+from tests.projects import write_project
 from tests.stages.evaluation_run import config, context_in
 
 SOURCE = '''
@@ -56,6 +59,11 @@ class Unborn(Loud):
     def __init__(self):
         self.model = open("/nowhere/model")
 
+class Right(Loud):
+    def score(self, prompts, responses, reference, id=None, other="absent"):
+        assert (other, len(prompts)) == ("absent", len(reference))
+        return [float(one in text) for one, text in zip(reference, responses)]
+
 class Aimless:
     def score(self, prompts, responses):
         return []
@@ -72,7 +80,8 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_measured_and_reported_with_its_direction(tmp_path: Path) -> None:
     names = ["toy_gold:Long", "toy_gold:Loud", "toy_gold:Absent"]
-    context = context_in(tmp_path / "run", [], settings=config(gold=names))
+    prompts = [Prompt.of_text(f"harmful question {n}", slice="harmful") for n in range(MIN_PROMPTS)]
+    context = context_in(tmp_path / "run", [], prompts=prompts, settings=config(gold=names))
     counts = evaluate.run(context)
     assert counts["Long_ppo_minus_sft_harmful"] > 0, "PPO's answers have twice as many words"
     summary = read_summary(context.run)
@@ -139,8 +148,7 @@ def test_principles_are_compared_with_it(tmp_path: Path) -> None:
 
 
 def test_check_finds_it_or_says_what_is_wrong(tmp_path: Path, tiny_model: Path) -> None:
-    assert rlaif("init", tmp_path / "project").exit_code == 0
-    words = ["check", tmp_path / "project" / "rlaif.yaml", "--set", f"model.source={tiny_model}", "--set"]
+    words = ["check", write_project(tmp_path), "--set", f"model.source={tiny_model}", "--set"]
     good = rlaif(*words, "evaluate.gold=['toy_gold:Long']")
     assert good.exit_code == 0, good.output
     assert "ok      gold Long     the class toy_gold:Long" in good.stdout
@@ -168,14 +176,24 @@ def test_a_wrong_name_is_an_error_before_anything_runs() -> None:
 def test_what_it_raises_names_it_and_the_line() -> None:
     (scorer,), _ = load(["toy_gold:Raising"])
     with pytest.raises(StageError, match="gold scorer toy_gold:Raising raised AttributeError") as caught:
-        scorer.score(["a"], ["b"])
+        scorer.score([Prompt.of_text("a")], ["b"])
     assert (caught.value.where or "").partition("toy_gold.py:")[2].isdigit()
     with pytest.raises(StageError, match="toy_gold:Unborn raised FileNotFoundError"):
         load(["toy_gold:Unborn"])
 
 
+def test_it_is_given_the_columns_that_it_asks_for() -> None:
+    (scorer,), _ = load(["toy_gold:Right"])
+    asked = [replace(Prompt.of_text("2 + 2"), columns='{"reference": "4", "id": 7}'), Prompt.of_text("Hi")]
+    assert scorer.score(asked, ["It is 4.", "Hi"]) == [1.0, None], "a prompt without a reference is not scored"
+    assert scorer.score(asked[1:], ["Hi"]) == [None]
+    refuse_missing_columns(["toy_gold:Right", "toy_gold:Long"], asked, "evaluate.gold")
+    with pytest.raises(ConfigError, match="toy_gold:Right asks for reference, which is no column of the prompts"):
+        refuse_missing_columns(["toy_gold:Right"], asked[1:], "evaluate.gold")
+
+
 def test_a_score_that_is_no_number_is_an_error() -> None:
     (scorer,), _ = load(["toy_gold:Broken"])
     with pytest.raises(StageError, match="the gold scorer Broken returned nan"):
-        scorer.score(["a"], ["b"])
+        scorer.score([Prompt.of_text("a")], ["b"])
     assert entry_of("toy_gold:Loud").better == "higher"

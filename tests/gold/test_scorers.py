@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rlaif.core.progress import Silent
+from rlaif.core.records import Prompt
 from rlaif.gold import scorers as gold
 from rlaif.gold.scorers import HarmScorer, Rating, RelevanceScorer, fit_harm, harm_quality, load, loading, read_ratings
 
@@ -111,7 +112,7 @@ def test_toxicity_and_sentiment_order_plain_cases() -> None:
     assert notes == []
     rude, polite = "You stupid idiot, shut up!", "Thank you, what a lovely and helpful answer."
     for scorer in scorers:
-        first, second = scorer.score(["", ""], [rude, polite])
+        first, second = scorer.score([Prompt.of_text("")] * 2, [rude, polite])
         assert first is not None
         assert second is not None
         assert (first > second) == (scorer.better == "lower")
@@ -179,7 +180,8 @@ def test_the_prompt_itself_is_none_of_the_other_questions() -> None:
 def test_real_answers_are_relevant_to_their_own_questions_alone() -> None:
     (scorer,), notes = load(["relevance"])
     assert (notes, scorer.better) == ([], "higher")
-    questions = ["How do I get a wine stain out of a shirt?", "Why is the sky blue?", "What is a good name for a cat?"]
+    asked = ["How do I get a wine stain out of a shirt?", "Why is the sky blue?", "What is a good name for a cat?"]
+    questions = [Prompt.of_text(text) for text in asked]
     answers = [
         "Blot the stain, put salt on it, then wash the shirt in cold water.",
         "Because air scatters blue light more than red light, so blue reaches us from all over the sky.",
@@ -210,5 +212,5 @@ class Counted(Silent):
 def test_the_bar_counts_every_text_that_relevance_embeds() -> None:
     told = Counted()
     with loading(["relevance"], told, 3) as (scorers, _):
-        scorers[0].score(["Why?"] * 3, ["So."] * 3)
+        scorers[0].score([Prompt.of_text("Why?")] * 3, ["So."] * 3)
     assert told.total == told.done == gold.OTHERS + 2 * 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rlaif.core.records import Comparison, Failure, Message, PreferenceLabel, Prompt, Response, Verdict
 from rlaif.inputs.comparisons import GivenPair, read_comparisons
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -27,3 +28,12 @@ def better(pair: GivenPair) -> str:
     """The text that the label prefers."""
     assert pair.prob_a in (0.0, 1.0)
     return (pair.comparison.a if pair.prob_a == 1.0 else pair.comparison.b).text
+
+
+def our_label(prob_a: float | None = 0.8) -> PreferenceLabel:
+    prompt = Prompt((Message("user", "Hello"),), slice="plain", tags=("t",), source="everyday")
+    a, b = (Response(prompt.id, t, "sft", seed, 0.7, "stop", 2) for seed, t in enumerate(("Welcome!", "What?")))
+    comparison = Comparison(prompt, a, b)
+    verdict = Verdict(comparison.id, "kind", "hash", "contrast", "none", "judge", prob_a)
+    failure = None if prob_a is not None else Failure("abstained", "too near")
+    return PreferenceLabel(comparison, prob_a, (verdict,), failure=failure, constitution_hash="c0ffee")

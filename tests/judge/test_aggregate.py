@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rlaif.core.records import Failure, Order, Principle, Verdict
-from rlaif.judge.aggregate import Settling, aggregate
+from rlaif.judge.aggregate import Settling, aggregate, votes
 
 BROKEN = Failure("parse", "no letter")
 
@@ -28,6 +30,38 @@ def test_both_orders_are_averaged_per_principle() -> None:
     assert found.prob_a == pytest.approx(0.6)
     assert found.consistency == pytest.approx(1 - 0.6)
     assert found.failure is None
+
+
+def test_consistency_is_one_less_the_mean_gap_of_the_principles() -> None:
+    verdicts = [
+        *(verdict("p", "ab", 0.9), verdict("p", "ba", 0.7)),  # 0.9 and 0.3: 0.6 apart
+        *(verdict("q", "ab", 0.4), verdict("q", "ba", 0.4)),  # 0.4 and 0.6: 0.2 apart
+        verdict("r", "none", 0.8),  # has no orders to differ
+    ]
+    assert aggregate(verdicts, rules(p=1.0, q=3.0, r=1.0)).consistency == pytest.approx(1 - 0.4)
+
+
+def test_a_panel_votes_by_weight_and_its_gap_is_the_mean_of_its_members() -> None:
+    panel = {"one": 3.0, "two": 1.0, "three": 5.0}
+    said = [("one", "ab", 0.9), ("one", "ba", 0.3), ("two", "ab", 0.5), ("two", "ba", 0.9)]
+    verdicts = [replace(verdict("p", order, prob), member=name) for name, order, prob in said]
+    verdicts.append(replace(verdict("p", "ab", None, BROKEN), member="three"))  # has no say
+    verdicts.append(replace(verdict("p", "none", 0.0), member="a stranger"))
+    (vote,) = votes(verdicts, rules(p=1.0), panel)
+    # one: 0.9 and 0.7, mean 0.8, 0.2 apart; two: 0.5 and 0.1, mean 0.3, 0.4 apart
+    assert vote.prob_a == pytest.approx((3 * 0.8 + 0.3) / 4)
+    assert vote.gap == pytest.approx(0.3)
+    assert aggregate(verdicts, rules(p=1.0), Settling(panel=panel)).consistency == pytest.approx(0.7)
+
+
+def test_a_gap_is_taken_before_the_clamp() -> None:
+    # margins of 3 and -1 nats for the first one shown: 0.9526 for A, then 0.7311 for A
+    orders = [
+        replace(verdict("p", order, prob), margin=margin)
+        for order, prob, margin in (("ab", 0.6, 3.0), ("ba", 0.4, -1.0))
+    ]
+    found = aggregate(orders, rules(p=1.0))
+    assert (found.prob_a, found.consistency) == (pytest.approx(0.6), pytest.approx(1 - (0.952574 - 0.731059), abs=1e-6))
 
 
 def test_a_judge_that_always_takes_the_first_slot_says_one_half() -> None:

@@ -22,7 +22,7 @@ from rlaif.judge.judge import Judge
 from rlaif.judge.load import default_config
 from rlaif.judge.tests import ASKED_TOGETHER, PrincipleTestResult, Report, Tally, answer, judged, run, tally
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.view.answer import rendered
+from rlaif.view.answer import Line, rendered
 from tests.fakes import scored
 from tests.judge.cases import Recorder
 
@@ -170,6 +170,17 @@ def test_a_report_has_every_principle_even_without_weight_or_tests(tmp_path: Pat
     assert [test["prob_better"] for test in kind["tests"]] == [r.prob_better for r in found.principles["kind"]]
     assert kind["tests"][1]["better"] == "a friend"
     assert data["principles"][2]["rate"] is None
+
+
+def test_a_report_says_where_the_statements_are_not_read(tmp_path: Path) -> None:
+    said = "judge.method contrast reads the contrast pair, never the statement"
+    found = run(CONSTITUTION, settings(*SCRIPTED), cache=tmp_path, progress=Silent())
+    assert (found.unread, found.as_json()["unread"]) == (said, said)
+    lines = [part.text for part in answer(found).sections[0].parts if isinstance(part, Line)]
+    assert f"{said}: the tests say nothing about the statements." in lines
+    for method in ("pairwise", "random"):
+        other = run(CONSTITUTION, settings(*SCRIPTED, f"judge.method={method}"), cache=tmp_path, progress=Silent())
+        assert other.unread == ""
 
 
 def test_an_edit_asks_only_what_it_touches(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from rlaif.core.errors import BackendError, DataError, DiskError
-from rlaif.core.records import Message
-from rlaif.lm.cache import REQUESTS_PER_CALL, CachedModel
-from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Request, ScoreRequest
+from rlaif.core.records import Message, content_id
+from rlaif.lm.cache import REQUESTS_PER_CALL, CachedModel, request_key, spent_on
+from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Request, ScoreRequest, Usage
 from rlaif.lm.scripted import ScriptedModel
 from tests.fakes import Listener
 
@@ -69,6 +69,22 @@ def test_only_what_is_missing_is_asked_and_the_order_is_kept(model: CachedModel,
     assert (model.usage.calls, model.usage.cached) == (4, 2)
 
 
+def test_what_was_asked_for_a_work_is_counted_over_sessions_and_files(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.sqlite"
+    assert spent_on(path, "label") == Usage()
+    for number, where in enumerate((path, path, other)):  # the last one counts in the first file
+        model = CachedModel(listener(), where)
+        model.count_for("label", path)
+        model.ask([ask(f"a{number}"), ask("shared")])
+        model.close()
+    beside = CachedModel(listener(), path)
+    beside.ask([ask("for nothing in particular")])
+    beside.close()
+    assert spent_on(path, "label").calls == 2 + 1 + 2
+    assert spent_on(path, "label").generated_tokens > 0
+    assert (spent_on(path, "card"), spent_on(other, "label")) == (Usage(), Usage())
+
+
 def test_equal_requests_of_a_batch_are_asked_once(model: CachedModel, inner: Listener) -> None:
     a, b, again = model.ask([ask("a"), ask("b"), ask("a")])
     assert a == again != b
@@ -99,6 +115,15 @@ def test_seed_kind_and_model_are_part_of_the_question(model: CachedModel, inner:
     assert reopened.ask([ScoreRequest(messages, "A B")]) == scores
     assert (reopened.usage.calls, reopened.usage.cached) == (0, 2)
     reopened.close()
+
+
+def test_scores_are_found_under_the_keys_of_before_they_had_a_temperature() -> None:
+    messages = (Message("user", "a"),)
+    old = {"messages": [{"role": "user", "content": "a"}], "response": "A B", "first_tokens": None}
+    assert request_key("model", ScoreRequest(messages, "A B")) == content_id("model", "response_logprobs", old)
+    assert request_key("model", ScoreRequest(messages, "A B", temperature=0.7)) == content_id(
+        "model", "response_logprobs", {**old, "temperature": 0.7}
+    )
 
 
 def test_failures_are_never_kept(model: CachedModel, inner: Listener) -> None:
@@ -233,6 +258,25 @@ def test_an_unreadable_answer_is_named_with_the_remedy(model: CachedModel, path:
         database.execute("UPDATE answers SET answer = ?", (answer,))
     with pytest.raises(DataError, match="delete the file"):
         model.ask([ask("a")])
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer"),
+    [
+        (ask("a"), '{"text": null, "finish": "stop", "n_tokens": 3}'),
+        (ask("a"), '{"text": "b", "finish": "stop", "n_tokens": -3}'),
+        (ChoiceRequest((Message("user", "a"),), ("x", "y")), '{"logprobs": [-1.0, NaN]}'),
+        (ChoiceRequest((Message("user", "a"),), ("x", "y")), '{"logprobs": [3.0, 0.0]}'),
+        (ScoreRequest((Message("user", "a"),), "x y"), '{"token_logprobs": [-0.5, 2.0]}'),
+        (ScoreRequest((Message("user", "a"),), "x y"), '{"token_logprobs": null}'),
+    ],
+)
+def test_an_impossible_answer_is_refused(model: CachedModel, path: Path, request_: Request, answer: str) -> None:
+    model.ask([request_])
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE answers SET answer = ?", (answer,))
+    with pytest.raises(DataError, match="holds an answer that no model gives"):
+        model.ask([request_])
 
 
 def test_a_full_disk_keeps_what_was_written(model: CachedModel) -> None:

@@ -287,6 +287,7 @@ def cell(
     return {
         "model": model, "slice": part, "measure": measure, "n": 60, "mean": mean, "low": span[0], "high": span[1],
         "difference": difference, "difference_low": of_difference[0], "difference_high": of_difference[1],
+        "prompts": 60,
     }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_other_prompts_are_refused_with_how_many_differ(pair: tuple[RunFolder, R
     kept = JsonlFile(path, Prompt).read()[2:]
     path.unlink()
     JsonlFile(path, Prompt).append([*kept, Prompt.of_text("Another one?", "everyday")])
-    with pytest.raises(RunFolderError, match="2 of this run's 10 held-out prompts are not among its 9, and 1 of its"):
+    with pytest.raises(RunFolderError, match="of this run's 10 held-out prompts it lacks 2, and it has 1 that this"):
         add_controls(ours, {"random judge": theirs.root})
     assert not (ours.root / FILE).exists()
 
@@ -63,7 +63,7 @@ def test_limit_counts_as_other_prompts(pair: tuple[RunFolder, RunFolder]) -> Non
     record = theirs.file("evaluate", "stage.json")
     row = json.loads(record.read_text())
     record.write_text(json.dumps(row | {"config": row["config"] | {"limit": 3}}))
-    with pytest.raises(RunFolderError, match="4 of this run's 10 held-out prompts are not among its 6"):
+    with pytest.raises(RunFolderError, match="of this run's 10 held-out prompts it lacks 4, and it has 0"):
         add_controls(ours, {"random judge": theirs.root})
 
 

@@ -17,8 +17,8 @@ def test_dry_run_counts_by_hand(project: Path) -> None:
     config = load(project)
     train, held_out = split_prompts(config.prompts, config.seed)
     work = {row.stage: row for row in plan(config, train, held_out, principles=7, limit=None, gold=24).stages}
-    # 24 unit tests, 20 of them again, 17 attacks on 12: each of two answers, read twice under one principle.
-    assert work["card"].judge_calls == (24 + 20 + 17 * 12) * 2 * 2
+    # 24 unit tests, 20 of them again, 19 attacks on 12: each of two answers, read twice under one principle.
+    assert work["card"].judge_calls == (24 + 20 + 19 * 12) * 2 * 2
     # 18 training prompts, 6 of them revised: 18 answers, 6 critiques, 6 revisions; the judge reads 12 texts twice
     # under each of 7 principles.
     assert (work["revise"].generations, work["revise"].judge_calls) == (30, 12 * 2 * 7)
@@ -95,3 +95,29 @@ def test_dry_run_of_other_judges(project: Path) -> None:
     table = rlaif("run", project, "--dry-run").stdout
     assert "label" in table
     assert "guess from assumed rates" in table
+
+
+def test_dry_run_counts_the_judges_money_where_there_are_prices(project: Path) -> None:
+    words = ["run", project, "--dry-run", "--set", "judge.method=cot"]
+    free = json.loads(rlaif(*words, "--json").stdout)
+    assert free["money"] == 0
+    assert "money" not in rlaif(*words).stdout
+    words += ["--set", "judge.price_in=0.5", "--set", "judge.price_out=2"]
+    dear = json.loads(rlaif(*words, "--json").stdout)
+    card, label = dear["stages"][0], dear["stages"][3]
+    judged = label["generated_tokens"] - 72 * 80  # the rest are the policy's own answers
+    assert label["money"] == pytest.approx((label["scored_tokens"] * 0.5 + judged * 2) / 1e6)
+    assert card["money"] == pytest.approx((card["scored_tokens"] * 0.5 + card["generated_tokens"] * 2) / 1e6)
+    assert [row["money"] for row in dear["stages"] if row["stage"] in ("sft", "reward", "ppo", "report")] == [0] * 4
+    assert dear["money"] == pytest.approx(sum(row["money"] for row in dear["stages"]))
+    assert f"{dear['money']:.2f}" in rlaif(*words).stdout
+
+
+def test_dry_run_takes_its_times_from_the_size_of_the_model(project: Path) -> None:
+    small = json.loads(rlaif("run", project, "--dry-run", "--json").stdout)
+    assert ASSUMED.of_size(None) is ASSUMED
+    assert ASSUMED.of_size(10 * 134_515_008).train == pytest.approx(30)
+    assert (
+        "1.3B model on 2 CPU cores (15 tokens/s sampled, 85 read, 30 trained)" in ASSUMED.of_size(1_345_150_080).basis
+    )
+    assert small["seconds"] < 60  # of a model with thousands of weights

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from rlaif.config import STAGES, RunConfig
-from rlaif.core.errors import DiskError, RunFolderError, StageError
+from rlaif.core.errors import ConfigError, DataError, DiskError, RunFolderError, StageError
 from rlaif.core.files import RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import StageRecord
@@ -102,6 +102,36 @@ def test_a_run_finishes_every_stage_and_explains_itself(config: RunConfig, tmp_p
     from rlaif.judge.load import load
 
     assert load(out / "config.yaml") == config
+
+
+def test_given_labels_are_an_input_that_may_be_gone_when_they_are_read(config: RunConfig, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q{n}", "chosen": "good", "rejected": "bad"} for n in range(4)]
+    file, out = tmp_path / "pairs.json", tmp_path / "run"
+    file.write_text(json.dumps(rows))
+    given = changed(config, "label", source=str(file))
+    names = stages.of_run(given)
+    assert go(given, out, *names) == dict.fromkeys(names, "done")
+    assert stub_stages.RAN == ["label", "reward", "ppo", "evaluate", "report"]
+    assert set(record(out, "label").inputs) == {"labels"}
+    assert set(record(out, "reward").inputs) == {"model", "label/labels.jsonl"}
+    with pytest.raises(ConfigError, match="has no stage sft"):
+        go(given, out, "sft", mode="resume")
+    # The same labels in another folder are the same; another one is not.
+    (tmp_path / "other").mkdir()
+    shutil.copy(file, tmp_path / "other" / "pairs.json")
+    moved = changed(given, "label", source=str(tmp_path / "other" / "pairs.json"))
+    assert set(go(moved, out, *names[:-1], mode="resume").values()) == {"kept"}
+    file.write_text(json.dumps([{**rows[0], "chosen": "better"}, *rows[1:]]))
+    with pytest.raises(RunFolderError, match="changed since: the labels"):
+        go(given, out, *names, mode="resume")
+    with pytest.raises(RunFolderError, match=r"label\.source \(was pairs\.json, now None\)"):
+        go(config, out, mode="resume")
+    file.unlink()
+    (tmp_path / "other" / "pairs.json").unlink()
+    kept = pipeline.gather_kept(moved, RunFolder(out))
+    assert kept.labels == record(out, "label").inputs["labels"]
+    with pytest.raises(DataError, match=r"pairs\.json"):
+        go(given, out, *names, mode="resume")
 
 
 def test_existing_work_is_never_overwritten_unasked(config: RunConfig, tmp_path: Path) -> None:
@@ -286,10 +316,20 @@ def test_a_judge_below_a_threshold_stops_the_run_before_anything_is_spent_on_it(
     assert outcome == {**dict.fromkeys(STAGES, "done"), "card": "kept"}
 
 
+def test_a_judge_that_may_be_a_coin_stops_the_run(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stub_stages, "ACCURACY", 0.65)  # 26 of 40: Wilson's interval begins at 49.5 %
+    said = r"accuracy 65\.0% on 40 prompts of stub may be that of a coin \(95 % interval 49\.5.% to 77\.9.%\)"
+    with pytest.raises(StageError, match=said):
+        go(config, tmp_path / "run")
+    assert go(changed(config, "card", min_accuracy=0.5), tmp_path / "run", mode="resume")["label"] == "done"
+
+
 def test_too_many_failures_are_below_a_threshold(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stub_stages, "LABELLED", 8)
+    monkeypatch.setattr(stub_stages, "LABELLED", 32)
     with pytest.raises(StageError, match=r"20\.0% of the pairs have no label, card\.max_failed is 10%"):
         go(config, tmp_path / "run")
 
@@ -364,7 +404,7 @@ def test_a_calibrated_judge_needs_its_card_in_every_stage(config: RunConfig, tmp
 
 def test_a_reward_function_needs_no_reward_model(config: RunConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    go(changed(config, "ppo", reward="mine:shorter"), out, "revise", "sft", "ppo")
+    go(changed(config, "ppo", reward="rlaif.gold.text:length_reward"), out, "revise", "sft", "ppo")
     assert "reward/adapter" not in record(out, "ppo").inputs
 
 
@@ -499,12 +539,13 @@ def test_ctrl_c_keeps_the_work_and_says_how_to_go_on(config: RunConfig, tmp_path
     code += "stub_stages.install(); from rlaif.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "run", str(file), "--out", str(out)],
-        env={**os.environ, "STUB_PAUSE": "0.1"},
+        env={**os.environ, "STUB_PAUSE": "0.2"},
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
     )
-    while not (out / "sft" / "records.jsonl").exists():
+    first = out / "sft" / "records.jsonl"
+    while not first.exists() or not first.read_bytes().endswith(b"\n"):  # so the resumed session has one less to write
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

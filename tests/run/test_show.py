@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.core.files import JsonlFile
+from rlaif.core.files import JsonlFile, MetricsLog
 from rlaif.core.records import (
     Comparison,
     Critique,
@@ -22,6 +22,7 @@ from rlaif.core.records import (
     RevisionTrace,
     Verdict,
 )
+from rlaif.core.terminal import visible
 from tests.output import rlaif
 
 NASTY = "[red]not red[/red] \x1b[31mnor this\x1b[0m [/]"
@@ -109,6 +110,22 @@ def test_show_without_a_word_gives_the_overview(filled_run: Path) -> None:
     assert "written 18" in shown
     assert "begun" in shown  # label has records and no stage.json
     assert rlaif("show", filled_run, "sft").exit_code == 6
+
+
+@pytest.mark.parametrize("name", ["\x1b]8;;http://elsewhere\x07here\x1b]8;;\x07", "gnp\u202e", "half \ud83d", "[/]"])
+def test_names_of_models_principles_and_metrics_do_nothing(filled_run: Path, name: str) -> None:
+    file = JsonlFile(filled_run / "label" / "labels.jsonl", PreferenceLabel)
+    given = file.read()[0]
+    a, b = (replace(answer, model=name, id="") for answer in (given.comparison.a, given.comparison.b))
+    verdict = replace(given.verdicts[0], principle_id=name, member=name)
+    pair = replace(given.comparison, a=a, b=b, id="")
+    file.replace([replace(given, comparison=pair, verdicts=(verdict,), answers="contrast", principle_id=name, id="")])
+    MetricsLog(filled_run / "ppo" / "metrics.jsonl").append(step=1, **{name: 0.5})
+    for what in ("label", "ppo"):
+        shown = rlaif("show", filled_run, what)
+        assert shown.exit_code == 0, shown.output
+        assert visible(name)[:20] in shown.stdout
+        assert not {"\x1b", "\x07", "\u202e", "\ud83d"} & set(shown.stdout)
 
 
 def test_a_label_by_contrast_shows_its_principle_and_its_contexts(filled_run: Path) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from rlaif.config import ModelConfig
 from rlaif.core.errors import StageError
 from rlaif.core.files import JsonlFile
 from rlaif.core.records import Comparison, Message, PreferenceLabel, Prompt, Response
 from rlaif.judge.gold_agreement import read_agreement
+from rlaif.lm.local.load import encode_chat, encode_text, load_model
+from rlaif.lm.local.model import LocalModel
 from rlaif.lm.protocol import LanguageModel
 from rlaif.stages import evaluate
 from rlaif.stages.summary import LogprobRow
@@ -176,6 +181,53 @@ def test_base_model_says_how_likely_it_finds_every_answer(tmp_path: Path) -> Non
         for part in ("harmful", "harmless")
         for model in ("base", "sft", "ppo")
     ]
+
+
+def test_kl_is_that_of_the_distributions_that_were_sampled_from(
+    tmp_path: Path, tiny_model: Path, sft_adapter: Path
+) -> None:
+    """By hand: the tiny model with an adapter against the one without, their logits divided by 0.7."""
+    table = ModelConfig(source=str(tiny_model), dtype="float32", device="cpu")
+    loaded = {"sft": load_model(table), "ppo": load_model(table, (sft_adapter,))}
+    settings = config(gold=["sentiment"], temperature=0.7, max_new_tokens=8, samples=1)
+    context = context_in(tmp_path, [], settings=settings)
+    context.limit = 2
+
+    def open_policy(folders: tuple[Path, ...]) -> LanguageModel:
+        return LocalModel(loaded["ppo" if len(folders) == 2 else "sft"])
+
+    evaluate.run(replace(context, open_policy=open_policy))
+    answers = [row for row in JsonlFile(tmp_path / "evaluate/responses.jsonl", Response) if row.model == "ppo"]
+    prompts = {prompt.id: prompt for prompt in PROMPTS}
+
+    def logprob(name: str, row: Response, temperature: float) -> float:
+        model, tokenizer = loaded[name].model, loaded[name].tokenizer
+        chat, text = encode_chat(tokenizer, prompts[row.prompt_id].messages), encode_text(tokenizer, row.text)
+        logits = model(input_ids=torch.tensor([chat + text])).logits[0, len(chat) - 1 : -1]
+        return float((logits / temperature).log_softmax(-1)[range(len(text)), text].sum())
+
+    def divergence(rows: list[Response], temperature: float) -> float:
+        each = [logprob("ppo", row, temperature) - logprob("sft", row, temperature) for row in rows]
+        return sum(each) / len(each)
+
+    summary = summary_in(tmp_path)
+    for part in ("harmful", "harmless"):
+        own = [row for row in answers if prompts[row.prompt_id].slice == part]
+        found = next(row for row in summary["kl"] if row["slice"] == part)
+        assert (found["n"], found["mean"]) == (len(own), pytest.approx(divergence(own, 0.7), abs=1e-3))
+        assert abs(divergence(own, 1.0) - divergence(own, 0.7)) > 1e-2, "the temperature makes a difference here"
+    assert any(note.startswith("KL") and "at temperature 0.7" in note for note in summary["notes"])
+
+    rows = JsonlFile(tmp_path / "evaluate/logprobs.jsonl", LogprobRow).read()
+    assert {(row.model, row.temperature) for row in rows} == {("ppo", 0.7), ("sft", 0.7), ("base", 1.0)}
+    base = {row.response_id: row.logprob for row in rows if row.model == "base"}
+    assert all(base[row.id] == pytest.approx(logprob("sft", row, 1.0), abs=1e-3) for row in answers)
+
+
+def test_likeliest_answers_have_their_kl_at_temperature_one(tmp_path: Path) -> None:
+    evaluate.run(context_in(tmp_path, [], settings=config(temperature=0.0)))
+    rows = JsonlFile(tmp_path / "evaluate/logprobs.jsonl", LogprobRow).read()
+    assert {row.temperature for row in rows} == {1.0}
 
 
 def test_without_held_out_prompts_the_error_names_the_field(tmp_path: Path) -> None:

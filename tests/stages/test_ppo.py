@@ -23,6 +23,7 @@ from rlaif.core.records import Response
 from rlaif.judge.load import parse
 from rlaif.lm.local.load import load_model
 from rlaif.stages import ppo
+from rlaif.stages.context import StageContext
 from rlaif.training.rewards.model import CONSTANTS_FILE, HEAD_FILE, RewardModel
 from tests.tiny import make_tiny_model, other_model
 from tests.training.contexts import Heard, prompt, response
@@ -57,6 +58,28 @@ def test_the_stage_leaves_an_adapter_metrics_and_rollouts(tmp_path: Path, tiny_m
     for row in shown:
         score = share_of_e([], [row["response"]])[0] - (row["finish"] != "stop")
         assert row["score"] == pytest.approx(score, abs=1e-5)
+
+
+def test_a_policy_that_is_far_enough_ends_the_stage(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
+    table = {"max_kl": 1e-6, "learning_rate": 1e-2, "steps": 5, "eval_steps": 4, "gold": [], "best_by": "score"}
+    context = ppo_context(tmp_path, tiny_model, sft_adapter, PROMPTS, **table)
+    context.progress = Heard()
+    first = next(i for i, row in enumerate(rows_of(context)) if row["kl"] > 1e-6)
+    assert 0 < first < 4
+    assert len(rows(context)) == first + 1, "that step is the last"
+    assert any(f"stopped after step {first + 1}: KL" in line for line in context.progress.lines)
+    validated = {row["step"] for row in MetricsLog(context.folder / "validation.jsonl").read()}
+    assert validated == {0, first + 1}, "and is validated as a last one is"
+    before = rows(context)
+    (context.folder / "adapter").rename(tmp_path / "adapter")  # as after a kill between the last step and its adapter
+    ppo.run(context)
+    assert rows(context) == before
+
+
+def rows_of(context: StageContext) -> list[dict[str, Any]]:
+    """The stage's rows, once it has run."""
+    ppo.run(context)
+    return rows(context)
 
 
 def test_prompts_that_are_all_too_long_are_an_error(tmp_path: Path, tiny_model: Path, sft_adapter: Path) -> None:
@@ -263,6 +286,7 @@ def test_prompts_without_answers_for_the_judge(tmp_path: Path, tiny_model: Path,
         ({"max_length": 64, "max_new_tokens": 64}, "leaves no room for a prompt"),
         ({"kl_coef": 0, "kl_target": 3.0}, "from 0 it never moves"),
         ({"steps": 3, "value_warmup_steps": 3}, "the policy would never be trained"),
+        ({"steps": 3, "warmup_steps": 3}, "leave some at the full rate"),
     ],
 )
 def test_fields_that_cannot_work_together(table: dict[str, Any], message: str) -> None:

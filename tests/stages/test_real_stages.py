@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.config import STAGES, RunConfig
+from rlaif import load_reward, open_run
+from rlaif.config import STAGES, PromptSlice, RunConfig
 from rlaif.core.files import RunFolder
 from rlaif.core.progress import Silent
-from rlaif.judge.load import load
 from rlaif.run import pipeline
-from rlaif.run.init import init_project
-from tests import tiny
+from rlaif.stages import table as stages
+from tests.output import rlaif
+from tests.projects import tiny_project
+from tests.stages.runs import Said
 from tests.stages.small_run import SMALL
 
 RECORDS = (
@@ -31,14 +33,14 @@ RECORDS = (
     "evaluate/labels.jsonl",
 )
 
+KILLED_AT = ("revise/traces.jsonl", "label/responses.jsonl", "ppo/begun.json", "evaluate/responses.jsonl")
+"""Written while a stage is at work; the last one close to the end of the run."""
+
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """A model with room for a critique's few hundred tokens, and four prompts of each slice."""
-    monkeypatch.setattr(tiny, "CONTEXT", 4096)
-    tiny.make_tiny_model(tmp_path / "model")
-    init_project(tmp_path)
-    return load(tmp_path / "rlaif.yaml", ["model.source=./model", *SMALL])
+def config(tmp_path: Path) -> RunConfig:
+    """The shared project on a tiny model; the tests take four prompts of each slice."""
+    return tiny_project(tmp_path, SMALL)
 
 
 def go(config: RunConfig, out: Path) -> None:
@@ -67,19 +69,18 @@ def test_the_real_run_survives_being_killed(
     config: RunConfig, tmp_path: Path, start: Callable[..., multiprocessing.process.BaseProcess]
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    begin = time.monotonic()
     go(config, whole)
-    length = time.monotonic() - begin
     moments = random.Random(1)
-    kills = 0
-    for _ in range(4):
+    for name in KILLED_AT:  # where the run stands decides, not the clock: how fast a machine is may change on the way
         child = start(go, config, broken)
-        child.join(moments.uniform(0.1, 0.35) * length)
+        while not (broken / name).exists():
+            assert child.exitcode is None, f"ended before it wrote {name}"
+            child.join(0.01)
+        child.join(moments.uniform(0, 0.3))
         child.kill()
         child.join()
         assert child.exitcode in (0, -9)
-        kills += child.exitcode == -9
-    assert kills >= 2
+        assert name == KILLED_AT[-1] or child.exitcode == -9
     go(config, broken)
     for name in RECORDS:
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
@@ -91,3 +92,51 @@ def test_the_real_run_survives_being_killed(
     }
     ids = [json.loads(line)["id"] for line in (broken / "label/labels.jsonl").read_text().splitlines()]
     assert len(ids) == len(set(ids)) == 8
+
+
+def test_labels_of_ones_own_train_a_reward_model_and_a_policy_without_a_judge(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    asked = [f"\n\nHuman: Question {n}?\n\nAssistant:" for n in range(12)]
+    rows = [{"chosen": f"{text} Kind {n}.", "rejected": f"{text} Rude {n}!"} for n, text in enumerate(asked)]
+    file, out = tmp_path / "hh.jsonl", tmp_path / "run"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    slices = {"hh": PromptSlice(source=str(file), train=6, held_out=3)}
+    label = config.label.model_copy(update={"source": str(file)})
+    given = config.model_copy(update={"prompts": slices, "label": label})
+    names = stages.of_run(given)
+    said = Said()
+    pipeline.run_stages(given, out, names, mode="new", limit=None, progress=said)
+    run = RunFolder(out)
+    counts = {name: record.counts for name in names if (record := run.record(name)) is not None}
+    assert (counts["label"]["pairs"], counts["label"]["pairs_held_out"]) == (9, 3)
+    assert counts["reward"]["pairs_train"] + counts["reward"]["pairs_held_out"] == 9
+    assert counts["ppo"]["prompts"] == 6
+    assert counts["evaluate"]["prompts"] == 3
+    assert not {"judge_calls"} & set().union(*counts.values())
+    assert [name for name in ("card", "revise", "sft") if (out / name).exists()] == []
+    # PPO starts from the model itself, which stands as SFT; nothing else is compared with it.
+    opened = open_run(out)
+    summary = opened.summary()
+    assert summary.models == ("sft", "ppo")
+    assert summary.win_rates == ()
+    assert any("SFT is the model of the run as it is" in note for note in summary.notes)
+    assert [row.model for row in summary.kl] == ["ppo"]
+    for which in ("sft", "ppo"):
+        policy = opened.policy(which)
+        policy.close()
+    scores = load_reward("model", opened)(["Question 1?"] * 2, ["Kind 1.", "Rude 1!"])
+    assert len(set(scores)) == 2
+    # What a user reads of it.
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert 'id="revise"' not in page
+    assert 'id="sft"' not in page
+    assert "given: hh.jsonl" in page
+    shown = rlaif("show", out, "label").stdout
+    assert "answer" in shown or "Kind" in shown
+    assert rlaif("show", out).exit_code == 0
+    refused = rlaif("impact", "--run", out, "--to", "harmless-and-kind")
+    assert "the labels of this run are given" in refused.output
+    assert "given" in rlaif("principles", "--run", out).output
+    assert rlaif("label", "--run", out, "--compare").exit_code != 0
+    assert "no judge is asked" in rlaif("judge", "export", "--run", out, "--out", tmp_path / "requests.jsonl").output

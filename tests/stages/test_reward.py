@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlaif.config import PpoConfig
 from rlaif.core.errors import StageError
 from rlaif.stages import reward
 from rlaif.training import hf_trainer as loop
@@ -175,6 +176,18 @@ def test_the_score_is_read_where_the_config_says(tmp_path: Path, tiny_model: Pat
         probe = json.loads((context.folder / "held_out.json").read_text())["probe"]
         assert taken == probe["pooling"]
         assert pooling in ("auto", taken)
+
+
+def test_a_model_that_will_be_the_critic_does_not_read_the_end(
+    tmp_path: Path, tiny_model: Path, sft_adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value, wanted in (("trunk", "end"), ("reward", "last")):
+        shares = iter([0.5, 0.8, 0.99])  # mean, last, end
+        monkeypatch.setattr(reward.probes, "cross_validated", lambda *given, told=shares: next(told))
+        context = reward_context(tmp_path / value, tiny_model, sft_adapter, planted(8))
+        ppo = PpoConfig.model_validate({"value": value, "baseline": "batch"})
+        reward.run(replace(context, config=context.config.model_copy(update={"ppo": ppo})))
+        assert json.loads((context.adapter("reward") / "reward.json").read_text())["pooling"] == wanted
 
 
 @pytest.mark.parametrize("change", [{"targets": "hard"}, {"targets": "margin"}, {"centering": 0.5}])

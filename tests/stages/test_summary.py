@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.core.evaluation import LengthControlled, ScoreRow, read_summary
+from rlaif.core.evaluation import LengthControlled, ScoreRow, Summary, read_summary
 from rlaif.core.records import Failure, Message, Prompt
 from rlaif.gold.scorers import Entry, GoldScorer
 from rlaif.stages import evaluate
@@ -81,12 +81,18 @@ def scored(model: str, values: dict[str, tuple[float, int]]) -> list[ScoreRow]:
     ]
 
 
-def of_scores(rows: list[ScoreRow]) -> LengthControlled:
-    """What PPO's difference in mood comes to."""
+def summary_of(rows: list[ScoreRow]) -> Summary:
+    """The summary of these scores of SFT and PPO."""
     prompts = [Prompt((Message("user", row.prompt_id),), slice="kind") for row in rows if row.model == "sft"]
     mood = GoldScorer("mood", Entry("mood (higher is better)", "higher", lambda _: Mood()), Mood())
     outcome = Measurements(prompts, 1, ["sft", "ppo"], [], rows, [], [], [mood], [])
     summary, _ = summarise(outcome, 0, 200)
+    return summary
+
+
+def of_scores(rows: list[ScoreRow]) -> LengthControlled:
+    """What PPO's difference in mood comes to."""
+    summary = summary_of(rows)
     found = summary.at_equal_length("ppo", "kind", "mood")
     assert found is not None
     assert len(summary.length_controlled) == 1
@@ -107,6 +113,14 @@ def test_gold_that_is_length_leaves_nothing_at_equal_length() -> None:
     assert found.effect_low > 0
 
 
+def test_a_cell_counts_its_answers_and_the_prompts_of_its_difference() -> None:
+    sft = {"a": (0.2, 4), "b": (0.3, 8), "c": (0.4, 16)}
+    rows = scored("sft", sft) * 2 + scored("ppo", {"a": (0.3, 8), "b": (0.5, 32)}) * 2
+    found = summary_of(rows)
+    counts = {model: found.cell(model, "kind", "mood") for model in ("sft", "ppo")}
+    assert {model: (c.n, c.prompts) for model, c in counts.items() if c is not None} == {"sft": (6, 3), "ppo": (4, 2)}
+
+
 def test_gold_beside_length_is_left() -> None:
     """The same, and 0.25 on top of every answer of PPO's."""
     sft = {"a": (0.2, 4), "b": (0.3, 8), "c": (0.4, 16), "d": (0.3, 8)}
@@ -120,6 +134,30 @@ def test_without_spread_there_is_no_size_and_blank_answers_count_as_one_word() -
     found = of_scores(scored("sft", sft) + scored("ppo", {"a": (0.7, 1), "b": (0.7, 1), "c": (0.7, 0)}))
     assert found.difference == pytest.approx(0.2)
     assert (found.sd, found.effect) == (None, None)
+
+
+def test_none_of_sixteen_has_an_interval_of_the_share() -> None:
+    """Wilson's share of 0 of 16 ends at 0.194; the mood is 0 or 1 as well, and words are counted."""
+    values = {"refusal": False, "finished": True, "mood": 0.0, "words": 5}
+    rows = [
+        ScoreRow(f"{model} {n}", str(n), "kind", model, dict.fromkeys(OTHERS) | values)
+        for model in ("sft", "ppo")
+        for n in range(16)
+    ]
+    cells = {(cell.model, cell.measure): cell for cell in summary_of(rows).cells}
+    most = pytest.approx(0.1936, abs=1e-4)
+    for name in ("refusal", "mood"):
+        cell = cells["ppo", name]
+        assert (cell.mean, cell.low, cell.high) == (0.0, 0.0, most)
+        assert (cell.difference, cell.difference_low, cell.difference_high) == (
+            0.0,
+            pytest.approx(-0.1936, abs=1e-4),
+            most,
+        )
+    assert (cells["sft", "finished"].low, cells["sft", "finished"].high) == (pytest.approx(0.8064, abs=1e-4), 1.0)
+    assert (cells["ppo", "words"].low, cells["ppo", "words"].difference_high) == (5.0, 0.0)
+    left = of_scores(rows)
+    assert (left.difference, left.difference_low, left.difference_high) == (0.0, pytest.approx(-0.1936, abs=1e-4), most)
 
 
 def test_a_token_is_worth_its_share_of_the_log_probability() -> None:

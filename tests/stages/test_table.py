@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from rlaif.config import RunConfig
+from rlaif.core.errors import ConfigError
 from rlaif.core.files import RunFolder
 from rlaif.judge.load import parse
 from rlaif.stages import table as stages
@@ -43,3 +46,54 @@ def test_best_of_n_needs_the_reward_that_chooses(tmp_path: Path) -> None:
     del before["evaluate.best_of"]
     assert stages.changes(before, stages.settings(of("model", 0), "evaluate", None)) == []
     assert len(stages.changes(before, stages.settings(of("model", 4), "evaluate", None))) == 1
+
+
+def test_given_labels_need_no_judge_and_nothing_that_is_trained_before_them(tmp_path: Path) -> None:
+    def of(**tables: object) -> RunConfig:
+        given = {"prompts": {"mine": {"source": "everyday"}}, "label": {"source": "a/pairs.jsonl"}}
+        return parse({**given, **tables}, where="test")
+
+    config = of(judge={"calibration": "temperature", "principles": "one"})
+    assert stages.of_run(config) == ("label", "reward", "ppo", "evaluate", "report")
+    assert stages.of_run(config, "label") == ("label",)
+    assert [stages.needs(config, name) for name in ("label", "reward", "ppo", "evaluate")] == [
+        (),
+        ("label",),
+        ("reward",),
+        ("ppo",),
+    ]
+    assert stages.needs(of(ppo={"reward": "mine:f"}), "ppo") == ()
+    assert all("judge" not in stages.shared(config, name) for name in stages.of_run(config))
+    assert "sft/adapter" not in stages.own_inputs(config, "ppo", RunFolder(tmp_path))
+    assert stages.settings(config, "label", 3) == {
+        "seed": 0,
+        "limit": 3,
+        "start": "model",
+        "label.source": "pairs.jsonl",
+    }
+    judged = parse({"prompts": {"mine": {"source": "everyday"}}, "ppo": {"reward": "mine:f"}}, where="test")
+    assert stages.changes(
+        stages.settings(judged, "ppo", None), stages.settings(of(ppo={"reward": "mine:f"}), "ppo", None)
+    ) == ["start (was not there, now model)"], "a policy that started from SFT is not kept"
+    assert set(stages.abouts(given=True)) == {"card", *stages.of_run(config)}
+    for name in ("revise", "sft"):
+        with pytest.raises(ConfigError, match=f"the labels are given, so this run has no stage {name}"):
+            stages.of_run(config, name)
+        with pytest.raises(ConfigError):
+            stages.refuse_untrained(config, (name,))
+    stages.refuse_untrained(judged, ("sft",))
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            {"label": {"source": "x.jsonl", "answers": "both"}},
+            "source gives answers and labels: leave answers: both out",
+        ),
+        ({"label": {"source": "x.jsonl"}, "ppo": {"reward": "judge"}}, "with label.source there are none"),
+    ],
+)
+def test_given_labels_beside_what_needs_others(tables: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse({"prompts": {"mine": {"source": "everyday"}}, **tables}, where="test")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlaif.core.errors import DiskError
-from rlaif.run.shortages import shortages
+from rlaif.run.shortages import resumable, shortages
 from tests.training.contexts import stage_context
 
 TOUCHES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
@@ -52,7 +52,7 @@ def ppo_until(
 
     sys.addaudithook(hook)
     try:
-        with shortages("ppo", context.folder):
+        with resumable(), shortages("ppo", context.folder):
             ppo.run(context)
     except DiskError as error:
         os._exit(FULL if "--resume" in str(error) else 1)

@@ -35,19 +35,28 @@ def test_report_worked_by_hand() -> None:
 
 def test_the_verdict_compares_the_model_with_the_best_trivial_predictor() -> None:
     length = HeldOutAccuracy("length", 0.46, 0.4, 0.52, 96)
-    bag = HeldOutAccuracy("bag of words", 0.79, 0.72, 0.85, 96)
+    bag = HeldOutAccuracy("bag of words", 0.79, 0.72, 0.85, 96, 0.05, 0.01, 0.09)
     silent = HeldOutAccuracy("finished", None, None, None, 0)
     model = HeldOutAccuracy("reward model", 0.84, 0.78, 0.89, 96)
-    assert held_out_verdict(model, [length, silent, bag]) == (
+    assert held_out_verdict(model, [length, silent, bag], 16) == (
         True,
         "The reward model is right on 84% [78%, 89%] of 96 held-out labels; the best trivial predictor (bag of words) "
-        "on 79% [72%, 85%].",
+        "on 79% [72%, 85%]: +5 points [+1, +9], so it has learnt more than that.",
     )
+    unsure, told = replace(bag, lead_low=-0.02), "+5 points [-2, +9], which may be chance."
+    beats, said = held_out_verdict(model, [length, silent, unsure], 16)
+    assert beats is False
+    assert said.endswith(told)
+    few = replace(bag, lead=None, lead_low=None, lead_high=None)
+    for given, prompts in ((few, 16), (bag, 9)):
+        beats, said = held_out_verdict(model, [given], prompts)
+        assert beats is False
+        assert said.endswith(f": {prompts} prompts are too few to say whether that is chance.")
     for accuracy in (0.7, 0.79):  # as good is not better
-        beats, said = held_out_verdict(replace(model, accuracy=accuracy), [length, silent, bag])
+        beats, said = held_out_verdict(replace(model, accuracy=accuracy), [length, silent, bag], 16)
         assert beats is False
         assert said.endswith(
             "bag of words alone on 79% [72%, 85%]: it does not beat that, and may have learnt nothing else."
         )
-    beats, said = held_out_verdict(replace(model, accuracy=None, low=None, high=None), [silent])
+    beats, said = held_out_verdict(replace(model, accuracy=None, low=None, high=None), [silent], 0)
     assert (beats, said) == (None, "No held-out label has a side, so the reward model was not measured.")

@@ -8,12 +8,6 @@ from rlaif.view import text
 from rlaif.view.text import brackets, plain_decimals, signed
 
 
-def test_visible_leaves_ordinary_writing_alone() -> None:
-    plain = "naïve 日本語 עברית می‌خواهم 👩‍🚀\n\tend"
-    assert text.visible(plain) == plain
-    assert text.visible("a\r\nb\rc") == "a\nb⟦U+000D⟧c"
-
-
 def test_numbers_that_are_missing_say_so() -> None:
     assert {text.number(value) for value in (None, float("nan"), float("inf"))} == {"not measured"}
     assert text.percent(None) == text.duration(float("nan")) == text.interval(0.1, None) == "not measured"

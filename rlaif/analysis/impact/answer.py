@@ -7,16 +7,8 @@ from pathlib import Path
 
 from rlaif.analysis.impact.downstream import PolicyImpact, RevisionImpact, RewardImpact, Wins, Work
 from rlaif.analysis.impact.impact import Cost, Impact
-from rlaif.analysis.impact.measure import (
-    MIN_PROMPTS,
-    Agreement,
-    PairChange,
-    PairGroup,
-    PairVote,
-    PromptMove,
-    VoteChange,
-)
-from rlaif.core.statistics import Estimate
+from rlaif.analysis.impact.measure import Agreement, PairChange, PairGroup, PairVote, PromptMove, VoteChange
+from rlaif.core.statistics import MIN_PROMPTS, Estimate
 from rlaif.view.answer import INTERVALS, Answer, Example, Facts, Line, Part, Section, Table, below
 from rlaif.view.text import MISSING, beginning, common_decimals, duration, interval, number, percent, percents
 
@@ -35,13 +27,13 @@ def answer(impact: Impact) -> Answer:
         "Texts by models are shown as they are.",
         heading=f"{impact.source}: {' -> '.join(sides)}",
         verdict=[
-            f"label flips: {_flips(impact.groups[0])}",
+            impact.unreached or f"label flips: {_flips(impact.groups[0])}",
             *([] if impact.agreement is None else [f"agreement {_agreement(impact.agreement)}"]),
         ],
         sections=[
             Section("Labels", [Facts(list(_facts(impact)))]),
             Section("Principles", [_principles(impact)]),
-            Section("Slices and tags", list(_groups(impact))),
+            Section("Slices and tags", [] if impact.unreached else list(_groups(impact))),
             Section("Prompts", [_prompts(impact.prompts)] if impact.prompts else []),
             Section("Pairs", [Line("The pairs that flipped or moved the most.", "caption"), *pairs] if pairs else []),
             Section("Revisions", [] if impact.revisions is None else list(_revisions(impact.revisions))),
@@ -59,9 +51,10 @@ def answer(impact: Impact) -> Answer:
 def _facts(impact: Impact) -> Iterator[tuple[str, str]]:
     whole, before, after = impact.groups[0], impact.before, impact.after
     yield "principles", f"{before.principles} before, {after.principles} now"
-    yield "shift of P(A)", f"{_estimate(whole.shift)}; new \u2212 old, about 0 where A and B are drawn"
-    yield "size of the shift", f"{_estimate(whole.moved)}; mean of |new \u2212 old|"
-    yield "labels", _labels(whole)
+    if not impact.unreached:
+        yield "shift of P(A)", f"{_estimate(whole.shift)}; new \u2212 old, about 0 where A and B are drawn"
+        yield "size of the shift", f"{_estimate(whole.moved)}; mean of |new \u2212 old|"
+        yield "labels", _labels(whole)
     yield "cost", _cost(impact.cost)
 
 

@@ -14,7 +14,7 @@ from rlaif.config import RunConfig
 from rlaif.core.evaluation import ScoreRow, read_held_out, read_scores
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.records import Comparison, PreferenceLabel, Prompt, Response, RevisionTrace, StageRecord, WinRate
-from rlaif.core.statistics import Draw, Estimate, Keyed
+from rlaif.core.statistics import Draw, Estimate, Keyed, is_share
 from rlaif.judge.judge import Judge
 
 
@@ -287,8 +287,10 @@ def _measures(old: Sequence[ScoreRow], new: Sequence[ScoreRow], part: str, draw:
             [(row.prompt_id, _number(row.values.get(name))) for row in rows if part in ("", row.slice)]
             for rows in (old, new)
         )
-        before, after = draw.mean(was), draw.mean(now)
-        difference = draw.difference(now, was)
+        average, differ = draw.mean, draw.difference
+        if is_share(value for _, value in (*was, *now)):
+            average, differ = draw.share, draw.share_difference
+        before, after, difference = average(was), average(now), differ(now, was)
         if before is not None and after is not None and difference is not None:
             found.append(MeasureChange(part, name, before, after, difference))
     return found

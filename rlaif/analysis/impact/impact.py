@@ -29,7 +29,7 @@ from rlaif.analysis.impact.measure import (
 from rlaif.analysis.impact.relabel import Relabelled, VerdictCount, relabel
 from rlaif.analysis.impact.subject import ImpactSubject
 from rlaif.config import STAGES, RunConfig, StageName
-from rlaif.constitution.diff import Difference, diff
+from rlaif.constitution.diff import Difference, diff, in_words, reading
 from rlaif.constitution.load import constitution_text, load_constitution, refuse_missing_contrast
 from rlaif.core.errors import ConfigError
 from rlaif.core.files import RunFolder
@@ -69,8 +69,9 @@ class Cost:
 @dataclass(frozen=True, slots=True)
 class Impact:
     """The whole answer; `source` is the run or the file, `groups` begins with all pairs, `left_out` names slices and
-    tags with too few prompts, `agreement` is None where the file has no labels of its own; the last three are None
-    where they were not asked for."""
+    tags with too few prompts, `agreement` is None where the file has no labels of its own. `unreached` says why this
+    judge can change no label; "" where it can. `revisions`, `reward` and `policy` are None where they were not asked
+    for."""
 
     source: str
     before: Side
@@ -84,6 +85,7 @@ class Impact:
     prompts: list[PromptMove]
     notes: list[str]
     examples: list[PairChange]
+    unreached: str = ""
     revisions: RevisionImpact | None = None
     reward: RewardImpact | None = None
     policy: PolicyImpact | None = None
@@ -135,6 +137,7 @@ def impact(
         prompts=prompt_moves(pairs),
         notes=[*subject.notes, *_notes(config, difference, pairs, cost)],
         examples=most_changed(pairs, changed, examples, config.judge.weights),
+        unreached=_unreached(difference, config, judge.shown),
         revisions=further.revisions() if further is not None and "revisions" in beyond else None,
         reward=further.reward() if further is not None and "reward" in beyond else None,
         policy=further.policy() if further is not None and "policy" in beyond else None,
@@ -227,6 +230,24 @@ def _cost(tallies: Mapping[str, VerdictCount], paid: Usage, usage: Usage, second
 
 def _side(constitution: Constitution) -> Side:
     return Side(constitution.name, constitution.version, constitution.hash, len(constitution.principles))
+
+
+def _unreached(difference: Difference, config: RunConfig, shown: Collection[str]) -> str:
+    """Why the edit can change no label of a judge that is shown these fields; "" where it can."""
+    if difference.reaches(shown):
+        return ""
+    edited = list(dict.fromkeys(field.name for change in difference.changes for field in change.fields))
+    if not edited:
+        return "No label can change: the principles are the same."
+    changed = f"No label can change: the edit changes {in_words(edited)} alone"
+    readers = [m.name for m in METHODS.values() if m.asks_model and set(edited) & set(m.shown)]
+    names = f"judge.method {' + '.join(m.name for m in in_use(config.judge))}"
+    if not find(config.judge.method).asks_model:
+        return f"{changed}, and {names} reads nothing."
+    if not readers:
+        return f"{changed}, which no judge reads."
+    remedy = f"Edit what it reads, or choose a method that reads the edit: {', '.join(readers)}."
+    return f"{changed}, and {names} reads {reading(shown)}. {remedy}"
 
 
 def _notes(config: RunConfig, difference: Difference, pairs: Sequence[Relabelled], cost: Cost) -> list[str]:

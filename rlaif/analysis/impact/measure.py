@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from rlaif.analysis.impact.relabel import Relabelled, VerdictCount
 from rlaif.constitution.diff import Difference
 from rlaif.core.records import Comparison, Constitution, Failure, PreferenceLabel, Principle, Prompt
-from rlaif.core.statistics import Estimate, Keyed, agree, mean, mean_share, paired_difference, preferred
+from rlaif.core.statistics import MIN_PROMPTS, Estimate, Keyed, agree, mean, mean_share, preferred, share_difference
 from rlaif.judge.aggregate import ALONE, votes
-
-MIN_PROMPTS = 10
-"""A slice or tag with fewer prompts gets no line: its interval would say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +194,7 @@ def agreement(
             for values, prob in ((old, pair.before.prob_a), (new, pair.after.prob_a)):
                 values.append((comparison.prompt.id, agree(prob, truth)))
     before, after = (mean_share(values, seed=seed, resamples=resamples) for values in (old, new))
-    difference = paired_difference(new, old, seed=seed, resamples=resamples)
+    difference = share_difference(new, old, seed=seed, resamples=resamples)
     if before is None or after is None or difference is None:
         return None
     return Agreement(len(old), before, after, difference)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from rlaif.constitution.diff import shown_hash
 from rlaif.core.progress import Task
 from rlaif.core.records import Constitution, PreferenceLabel, Principle, Verdict
-from rlaif.inputs.templates import load_template
 from rlaif.judge.judge import Judge
 
 
@@ -120,10 +119,4 @@ def _under(id: str, hash: str, verdict: Verdict) -> Verdict:
 
 def _keys(principles: Sequence[Principle], judge: Judge) -> dict[tuple[str, str], str]:
     """(id, hash) of each principle -> what its verdicts are found by: what the methods show of it."""
-    fields: set[str] = set()
-    for member in judge.members:
-        kind, asker = member.method.template, member.asker
-        shipped = kind is None or asker.template.hash == load_template(kind).hash
-        fields.update(member.method.fields(shipped_template=shipped, few_shots=asker.settings.few_shots))
-    shown = tuple(sorted(fields))
-    return {(p.id, p.hash): shown_hash(p, shown) for p in principles}
+    return {(p.id, p.hash): shown_hash(p, judge.shown) for p in principles}

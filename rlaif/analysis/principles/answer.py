@@ -68,10 +68,13 @@ def _findings(found: Attribution) -> Iterator[tuple[str, str]]:
     """What the numbers come to; nothing where there is nothing to tell."""
     silent = [row.id for row in found.principles if row.never_decides]
     if silent:
-        yield "never decide", f"{', '.join(silent)} (push the most on no pair; without them no label turns)"
+        yield (
+            "never decide",
+            f"{', '.join(silent)} (on no pair do they weigh most; without them no label changes sides)",
+        )
     alone = [f"{row.id} ({row.alone:,} labels)" for row in found.principles if row.alone]
     if alone:
-        yield "speak alone", f"{', '.join(alone)}; where no other speaks there is nothing to compare with"
+        yield "speak alone", f"{', '.join(alone)}; these labels rest on that principle alone"
     for group in found.clusters:
         least = f"{percent(group.agreement)} or more of {group.pairs:,} pairs or more"
         yield "repeat each other", f"{', '.join(group.ids)} (every two agree on {least})"
@@ -79,7 +82,7 @@ def _findings(found: Attribution) -> Iterator[tuple[str, str]]:
         yield "repeat each other", f"none (no two agree on {REDUNDANT:.0%} of at least {MIN_PAIRS} pairs)"
     if found.opposed:
         told = ", ".join(f"{row.first} v {row.second} {percent(row.conflict)}" for row in found.opposed[:3])
-        yield "most conflict", f"{told} (both clear and opposed, share of their pairs)"
+        yield "most conflict", f"{told} (share of their pairs on which both are clear and disagree)"
 
 
 def _influences(found: Attribution) -> Iterator[Part]:
@@ -89,10 +92,9 @@ def _influences(found: Attribution) -> Iterator[Part]:
     rows = [_influence(row, gold=found.gold is not None) for row in found.principles]
     yield Table(head, rows, page_only=(2, 5, 8))
     yield Line(
-        "Decides: share of the labelled pairs judged under it on which its weight times P \u2212 0.5 pushes the most "
-        "towards the label. Without it: the labels recomputed from the other principles' votes. The others: the label "
-        "that they make without it. Prefers shorter: the shorter answer of a pair. A dash: there is nothing to measure "
-        "it on.",
+        "Decides: share of the labelled pairs judged under it on which it weighs most for the label (weight times "
+        "P \u2212 0.5). Without it: the labels made again from the other principles' votes; the others are those. "
+        "Prefers shorter: how often it prefers the shorter answer. A dash: there is nothing to measure it on.",
         "caption",
     )
 
@@ -127,9 +129,9 @@ def _pairwise(found: Attribution) -> Iterator[Part]:
         )
         yield Line(
             "Numbers are percent of the pairs that both voted on; a dash where there is no such pair. Agreement: both "
-            f"prefer the same answer, a tie of one of them half. Conflict: both at least {CLEAR:g} from one half, on "
-            "different sides. Alike ones stand beside each other (hierarchical clustering by the correlation of their "
-            "votes).",
+            f"prefer the same answer; a tie of one of them counts half. Conflict: both are at least {CLEAR:g} from one "
+            "half, on different sides. Principles that vote alike stand beside each other (hierarchical clustering by "
+            "the correlation of their votes).",
             "caption",
         )
     if found.opposed:
@@ -165,9 +167,9 @@ def _negations(found: Attribution) -> Iterator[Part]:
         yield Line("Turned round: rule and question, by a fixed wording.", "muted")
         about = "a judge that reads them turns with it."
     yield Line(
-        "Turned: share of the pairs on which the other answer is preferred under the inverse. Stayed: mean of P + P "
-        "under the inverse \u2212 1, P of the answer that is preferred under the principle; 0 where the inverse gives "
-        f"the complement. The inverse: {about}",
+        "Turned: share of the pairs on which the reversed principle prefers the other answer. Stayed: the mean of P "
+        "under the principle + P under the reversed one \u2212 1, of the answer that the principle prefers; 0 where "
+        f"the two are exact opposites. The reversed principle: {about}",
         "caption",
     )
 

@@ -199,13 +199,13 @@ def _notes(
     judge, notes = config.judge, []
     if pairs and judge.principles != "all":
         notes.append(
-            f"labels here are as if judge.principles were all; the run has {judge.principles}, and other labels"
+            f"the labels here are those of judge.principles: all; the run's own differ, for it has {judge.principles}"
         )
     elif judge.principles != "all":
         notes.append(
-            f"with judge.principles {judge.principles}, {whole.several:,} of {whole.pairs:,} pairs have votes of two "
-            "principles or more, and influence, agreement and conflict are measured on those alone; --pairs 150 judges "
-            "150 pairs under all principles that apply to them"
+            f"judge.principles is {judge.principles}, so only {whole.several:,} of {whole.pairs:,} pairs have votes of "
+            "several principles; influence, agreement and conflict are measured on those. --pairs 150 judges 150 pairs "
+            "under all principles that apply to them"
         )
     if pairs > there:
         notes.append(f"there are only {there:,} pairs")
@@ -213,8 +213,8 @@ def _notes(
         notes.append(f"the judge is {judge.method}: these are the numbers of a coin")
     if judge.tier_margin is not None:
         notes.append(
-            f"tiers count, with judge.tier_margin {judge.tier_margin:g}: a principle decides nothing where one above "
-            "it speaks"
+            f"judge.tier_margin is {judge.tier_margin:g}: a principle decides nothing where one of a higher tier has "
+            "decided"
         )
     silent = [row.id for row in found if not row.pairs]
     if silent:

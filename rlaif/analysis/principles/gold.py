@@ -12,8 +12,8 @@ from rlaif.core.plugins import is_own, short_name
 from rlaif.core.records import Comparison, Message, PreferenceLabel
 from rlaif.core.statistics import preferred
 from rlaif.gold.scorers import SCORERS, GoldScorer, entry_of
-from rlaif.inputs.comparisons import MOST_TOLD, ComparisonFile, read_comparisons
-from rlaif.inputs.prompt_sets import json_lines
+from rlaif.inputs.comparisons import MOST_TOLD, NUMBERS, ComparisonFile, read_comparisons
+from rlaif.inputs.rows import read_rows, unit
 
 _SHAPES = {"comparison", "chosen", "rejected", "response_a", "response_b", "a", "b"}
 _ROW = '{"id": comparison.id of label/labels.jsonl, "prob_a": 0..1 or null}'
@@ -60,7 +60,7 @@ def read_gold(given: str, labels: Sequence[PreferenceLabel]) -> Gold:
     path = Path(given)
     if is_scorer(given):
         return _by_scorer(given, pairs)
-    first = next((row for _, row in json_lines(path)), {})
+    first = next((row for _, row in read_rows(path)), {})
     by_id = "id" in first and not _SHAPES & first.keys()
     file = None if by_id else read_comparisons(path)
     rows = _by_id(path, pairs) if file is None else _by_text(file, pairs)
@@ -90,14 +90,15 @@ def _by_id(path: Path, pairs: Sequence[Comparison]) -> list[_Row]:
     known = {pair.id for pair in pairs}
     rows: dict[str, _Row] = {}
     problems = []
-    for line, row in json_lines(path):
+    for number, row in read_rows(path, numbers=NUMBERS):
+        line = f"{unit(path)} {number}"
         name, value = row.get("id"), row.get("prob_a")
         if not isinstance(name, str):
-            problems.append(f"line {line}: id must be text")
+            problems.append(f"{line}: id must be text")
         elif "prob_a" not in row or (value is not None and not _is_probability(value)):
-            problems.append(f"line {line}: prob_a must be a number from 0 to 1, or null")
+            problems.append(f"{line}: prob_a must be a number from 0 to 1, or null")
         elif name in rows:
-            problems.append(f"line {line}: the pair {name} stands twice")
+            problems.append(f"{line}: the pair {name} stands twice")
         else:
             rows[name] = _Row(None if value is None else float(value), {name: False} if name in known else {})
     if problems:
@@ -129,7 +130,7 @@ def _by_scorer(name: str, pairs: Sequence[Comparison]) -> Gold:
     """The better answer of each pair by a gold scorer; GoldMissing, with how to install it, where it is not there."""
     entry, column = entry_of(name, "--gold"), short_name(name)
     scorer = GoldScorer(column, entry, entry.open(lambda n: None))
-    sides = list({side.id: (pair.prompt.text, side) for pair in pairs for side in (pair.a, pair.b)}.values())
+    sides = list({side.id: (pair.prompt, side) for pair in pairs for side in (pair.a, pair.b)}.values())
     found = scorer.score([asked for asked, _ in sides], [side.text for _, side in sides])
     score = {side.id: value for (_, side), value in zip(sides, found, strict=True)}
     known: dict[str, float] = {}

@@ -17,7 +17,7 @@ from itertools import islice
 
 from rlaif.core.progress import Task
 from rlaif.core.records import Comparison, PreferenceLabel, Principle
-from rlaif.core.statistics import Draw, Estimate, Keyed, agree
+from rlaif.core.statistics import MIN_PROMPTS, Draw, Estimate, Keyed, agree
 from rlaif.judge.aggregate import votes
 from rlaif.judge.judge import Judge
 from rlaif.judge.methods.method import Method
@@ -121,8 +121,10 @@ def _verdict(turned: Estimate | None, examples: bool, by_construction: bool) -> 
         return "no examples: turns by construction, tests nothing"
     if turned is None or turned.low is None or turned.high is None:
         return "not measured"
-    if turned.low > 0.5:
+    if turned.prompts < MIN_PROMPTS:
+        return "too few prompts"
+    if turned.side(0.5) > 0:
         return "turns: the words outweigh the examples" if examples else "turns: the judge notices"
-    if turned.high < 0.5:
+    if turned.side(0.5) < 0:
         return "stays: the examples decide" if examples else "stays: the judge does not notice"
     return "not clear"

@@ -91,15 +91,15 @@ def _accuracies(found: Recovery) -> Iterator[Part]:
     yield Table(head, rows, strong=(0,) if found.kept else ())
     if found.kept and not _beats_a_coin(found.rows[0]):
         yield Line(
-            "On prompts that the choice did not see, the recovered principles are no better than a coin: they fit the "
-            "training pairs by chance, and explain nothing.",
+            "On prompts that the choice did not see, the recovered principles are not shown to be better than a coin: "
+            "they may fit the training pairs by chance alone.",
             "warning",
         )
 
 
 def _beats_a_coin(row: Row) -> bool:
     """Whether the whole interval on held-out prompts lies above one half."""
-    return row.held_out is not None and row.held_out.low is not None and row.held_out.low > 0.5
+    return row.held_out is not None and row.held_out.side(0.5) > 0
 
 
 def _share(found: Estimate | None, pairs: int) -> str:
@@ -118,9 +118,9 @@ def _candidates(found: Recovery) -> Iterator[Part]:
         rest="more (--json has them)",
     )
     if found.inverted:
-        yield Line("the labels go against these: turned round, they gain as much as was needed")
+        yield Line("the labels contradict these principles: each would have been kept if it said the opposite")
         for name, gain in found.inverted.items():
-            yield Line(f"  {name}  {gain:.3f} nats a pair")
+            yield Line(f"  {name}  {gain:.3f} nats a pair when reversed")
     if found.proposals is not None:
         yield Line(_proposed(found.proposals))
         for statement in found.proposals.statements:
@@ -160,8 +160,8 @@ def _against(against: Against) -> Iterator[Part]:
         return
     yield _nearest(f"of {against.name}, not covered", "nearest recovered: wording", against.uncovered)
     yield Line(
-        "covered: half of the word pairs shared and the same answer preferred more often than not, or the same "
-        f"answer preferred on {COVERED:.0%} of the pairs",
+        f"covered: both prefer the same answer on {COVERED:.0%} of the pairs; or on more than half of them, with half "
+        "of their word pairs in common",
         "muted",
     )
 

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from rlaif.constitution.contrast_pair import made_contrast
 from rlaif.constitution.load import load_constitution
-from rlaif.core.records import Constitution, Contrast, Principle
+from rlaif.core.records import Constitution, Principle
 
 PROPOSED = "proposed"
 """The origin of a statement that a model wrote."""
@@ -61,14 +62,6 @@ def ready(candidates: Sequence[Candidate], *, pairs: bool) -> list[Candidate]:
         principle = replace(candidate.principle, id=name, weight=1.0, priority=1, contrast=contrast)
         found.append(Candidate(principle, candidate.origin, lacks))
     return found
-
-
-def made_contrast(statement: str) -> Contrast:
-    """A pair of system prompts that holds for any statement, and is worse than one written for it."""
-    return Contrast(
-        f"You are an assistant whose answers follow this rule: {statement}",
-        f"You are an assistant whose answers break this rule: {statement}",
-    )
 
 
 def equal_constitution(principles: Sequence[Principle]) -> Constitution:

@@ -12,8 +12,9 @@ from rlaif.constitution.starter import refuse_place
 from rlaif.core.files import write_atomic
 from rlaif.core.records import Principle
 from rlaif.core.statistics import Estimate
+from rlaif.core.terminal import visible
 from rlaif.core.yaml import dump_styled
-from rlaif.view.text import percent, percents, visible
+from rlaif.view.text import percent, percents
 
 
 def write(path: Path, recovery: Recovery) -> None:

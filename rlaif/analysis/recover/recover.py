@@ -348,7 +348,7 @@ def _notes(
     heard = {tuple(dict.fromkeys(v.principle_id for v in pair.verdicts)) for pair in split.training + split.held_out}
     if len(heard) > 1 and all(len(names) == 1 for names in heard):
         notes.append(
-            f"each label is the verdict of one of {len(heard)} principles, so no few of them together reconstruct all"
+            f"each label was made under one of {len(heard)} principles alone, so a few cannot explain all labels"
         )
     notes += _hints(labels, asked, config)
     return tuple(notes)

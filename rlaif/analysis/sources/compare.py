@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlaif.analysis.judged_run import refuse_given
 from rlaif.analysis.sources.learnable import by_words
 from rlaif.config import RunConfig
 from rlaif.core.errors import StageError
@@ -77,6 +78,7 @@ def compare(run: RunFolder, overrides: Sequence[str] = (), *, prompts: int, prog
     contrast texts.
     """
     refuse_no_run(run.root)
+    refuse_given(run, load(run.config_path))
     config = load(run.config_path, [*overrides, "label.answers=both"])
     if run.record("sft") is None:
         raise StageError(
@@ -165,16 +167,15 @@ def _recommended(
         shares = {kind: found.learnable for kind, found in figures.items()}
         clear = _clear(learnt)
         best = None if clear is None else shares[clear]
-        if clear is not None and best is not None and best.low is not None and best.low > 0.5:
+        if clear is not None and best is not None and best.side(0.5) > 0:
             return clear, _told("a bag of words learns", shares, learnt)
     return "policy", "no difference between the two is clear on this sample"
 
 
 def _clear(difference: Estimate) -> AnswerSource | None:
     """The kind that a difference, contrast less policy, is clear of 0 for."""
-    if difference.low is None or difference.high is None:
-        return None
-    return "contrast" if difference.low > 0 else "policy" if difference.high < 0 else None
+    kinds: dict[int, AnswerSource] = {1: "contrast", -1: "policy"}
+    return kinds.get(difference.side())
 
 
 def _told(what: str, shares: dict[AnswerSource, Estimate | None], difference: Estimate) -> str:

@@ -19,7 +19,10 @@ TENSORS = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "retur
 
 
 def company(subject: Subject) -> Iterator[Deviation]:
-    """Log-probs, values and scores do not depend on padding, batch, micro-batch or order; nor do the advantages."""
+    """Log-probs, values and scores do not depend on padding, batch, micro-batch or order; nor do the advantages.
+
+    But for values that the reward model makes as critic: these are fitted on the batch.
+    """
     trainer = subject.trainer(moved=True)
     size = len(subject.probe)
     whole, _ = trainer.measure(subject.probe)
@@ -34,6 +37,8 @@ def company(subject: Subject) -> Iterator[Deviation]:
             yield from _compared(subject, name, how, batch, rows, whole)
     alone = [trainer.measure(subject.probe.only([row]))[0] for row in range(size)]
     for name in MEASURED:
+        if name == "values" and subject.config.reward_is_critic:  # those are fitted on the batch
+            continue
         for row, single in enumerate(alone):
             off = apart(real(single, name, 0), real(whole, name, row))
             yield Deviation(f"{name}, alone against padded, {subject.row(row)}", off, _limit(subject, name))

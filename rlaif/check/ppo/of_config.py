@@ -14,6 +14,7 @@ from rlaif.constitution.load import load_constitution
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.records import Prompt, Response, record_seed
 from rlaif.core.shipped import cache_folder
+from rlaif.inputs.columns import column_names
 from rlaif.inputs.prompt_sets import split_prompts
 from rlaif.judge.gate import calibration_of
 from rlaif.judge.judge import Judge
@@ -46,8 +47,10 @@ def opened(config: RunConfig, run: RunFolder | None) -> Iterator[tuple[Subject, 
         return load_model(model, adapters)
 
     loaded = load()
-    prompts = _prompts(config, run, loaded)
-    rewards = Rewards.of_config(config.ppo, partial(_judge, config, run, loaded, prompts))
+    known = _known(config, run)
+    prompts = _prompts(config, known, loaded)
+    rewards = Rewards.of_config(config.ppo, partial(_judge, config, run, loaded, prompts), column_names(known))
+    rewards = rewards.comparing(prompts, loaded.tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         members, kind = _reward_models(config, run, load, Path(folder)) if rewards.by_model else ([], "")
         subject = open_subject(
@@ -66,12 +69,15 @@ def opened(config: RunConfig, run: RunFolder | None) -> Iterator[tuple[Subject, 
         yield subject, f"{loaded.name} {sft}, {dtype} on {loaded.device}; reward: {by}; {len(prompts)} prompts"
 
 
-def _prompts(config: RunConfig, run: RunFolder | None, loaded: LoadedModel) -> list[Prompt]:
-    """Up to four of the training prompts that leave room for a response, from the shortest to the longest."""
+def _known(config: RunConfig, run: RunFolder | None) -> list[Prompt]:
+    """The training prompts of the run, or of the config."""
     if run is not None and run.file("prompts", "train.jsonl").exists():
-        found: Sequence[Prompt] = JsonlFile(run.file("prompts", "train.jsonl"), Prompt).read()
-    else:
-        found, _ = split_prompts(config.prompts, config.seed)
+        return JsonlFile(run.file("prompts", "train.jsonl"), Prompt).read()
+    return split_prompts(config.prompts, config.seed)[0]
+
+
+def _prompts(config: RunConfig, found: Sequence[Prompt], loaded: LoadedModel) -> list[Prompt]:
+    """Up to four of the prompts that leave room for a response, from the shortest to the longest."""
     sizes = {prompt.id: len(encode_chat(loaded.tokenizer, prompt.messages)) for prompt in found[:SEEN]}
     fits = sorted(fitting(found[:SEEN], loaded, config.ppo), key=lambda p: sizes[p.id])
     places = {round(share * (len(fits) - 1) / 3) for share in range(4)}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlaif.check.ppo.subject import Deviation, Subject, apart, rows_of
+from rlaif.training.ppo.advantages import values_of_reward
 from rlaif.training.ppo.formulas import KlController
 from rlaif.training.ppo.rollout import RolloutBatch, Rollouts
 from rlaif.training.ppo.step import PpoTrainer, whitens
@@ -31,6 +32,7 @@ PLAIN: dict[str, Any] = {
     "scale_rewards": "none",
     "score_clip": None,
     "gamma": 1.0,
+    "value": "adapter",
 }
 """Fields that would change the hand-worked numbers, at what they were worked out for."""
 
@@ -55,7 +57,7 @@ def _hand_worked(subject: Subject, *, lengths: tuple[int, ...] = (3, 2, 1), **fi
         responses=tuple(tuple(range(n)) for n in lengths),
         finish=("stop", "length", "stop"),
     )
-    values = VALUES if trainer.model.critic is not None else torch.zeros_like(VALUES)
+    values = VALUES if trainer.config.algorithm == "ppo" else torch.zeros_like(VALUES)
     logprobs, ref_logprobs, values = (t.nan_to_num(nan=-77.0) for t in (LOGPROBS, REF_LOGPROBS, values))
     return trainer.shaped(rollouts, logprobs, ref_logprobs, values, RewardScores(SCORES))
 
@@ -160,7 +162,7 @@ def reward_model(subject: Subject) -> Iterator[Deviation]:
         for row, (one, other) in enumerate(zip(raw, again.raw_of(rows), strict=True)):
             yield Deviation(f"score after loading {reward.name}, {subject.row(row)}", abs(one - other))
         wanted = (torch.tensor(raw) - again.mean) / again.std
-        found = subject.trainer(moved=True).forward.scores(subject.probe)[:, number]
+        found = subject.trainer(moved=True).forward.scores(subject.probe)[0][:, number]
         for row in range(len(subject.probe)):
             limit = subject.rounding / min(again.std, 1.0)
             yield Deviation(
@@ -168,3 +170,34 @@ def reward_model(subject: Subject) -> Iterator[Deviation]:
             )
         spread: Tensor = wanted - wanted.mean()
         yield Deviation("reward models that score all alike", float(spread.abs().max() == 0))
+
+
+def reward_critic(subject: Subject) -> Iterator[Deviation]:
+    """As critic the reward model reads what stands before a token alone; how much it says is fitted on other prompts.
+
+    Worked by hand: two prompts with two responses. Before their second token, less the prompt's mean, stand 0.5, -0.5
+    and -1, 1, and the scores are 0.5, -0.5 and -2, 2: slopes 1 and 2, each used on the other prompt.
+    """
+    if not subject.members:
+        return
+    so_far = torch.tensor([[0.0, 0.5], [0.0, -0.5], [0.0, 1.0], [0.0, 3.0]])
+    scores, groups = torch.tensor([1.0, 0.0, 0.0, 4.0]), torch.tensor([0, 0, 1, 1])
+    found = values_of_reward(so_far, scores, torch.ones_like(so_far, dtype=torch.bool), groups)
+    wanted = torch.tensor([[0.0, 1.0], [0.0, -1.0], [0.0, -1.0], [0.0, 1.0]])
+    yield Deviation("values of the hand-worked responses", apart(found, wanted), 1e-5)
+    rows = rows_of(subject.probe)
+    prefixes = [(prompt, response[:place]) for prompt, response in rows for place in range(len(response))]
+    told, narrowest = torch.zeros(len(prefixes)), 1.0
+    for folder in subject.members:
+        reward = RewardModel.load(folder, subject.load())
+        reward.pooling = "last" if reward.pooling == "end" else reward.pooling  # no end token stands there yet
+        told += (torch.tensor(reward.raw_of(prefixes)) - reward.mean) / reward.std / len(subject.members)
+        narrowest = min(narrowest, reward.std)
+    told = torch.where(torch.tensor([bool(response) for _, response in prefixes]), told, 0.0)
+    trainer = subject.trainer(moved=True)
+    before = trainer.forward.scores(subject.probe)[1][subject.probe.mask]
+    yield Deviation("what PPO's copies say of prefixes", apart(before, told), subject.rounding / narrowest)
+    if subject.config.reward_is_critic and len(subject.prompts) > 2:  # with fewer the probe leaves nothing to fit
+        batch, _ = trainer.measure(subject.probe)
+        yield Deviation("values before the first token", float(batch.values[:, 0].abs().max()))
+        yield Deviation("values that are all alike", float(batch.values.abs().max() == 0))

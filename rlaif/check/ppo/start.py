@@ -104,7 +104,9 @@ def end_token(subject: Subject) -> Iterator[Deviation]:
     """An end token ends a response, is kept as its last token, and does nothing in a prompt."""
     trainer = subject.trainer()
     asked = list(subject.prompts[:4])
-    work = LocalSampler(trainer.model, trainer.config, seed=subject.seed, batch_size=len(asked))
+    # Below float32 the rounding depends on who is in the batch, so that one who leaves it changes what the others say.
+    together = len(asked) if trainer.model.loaded.dtype == torch.float32 else 1
+    work = LocalSampler(trainer.model, trainer.config, seed=subject.seed, batch_size=together)
     free = work.sample(asked, 0)
     first = free.responses[0]
     # Two kinds of end token are planted: one that the first response is known to say, and all that a prompt holds.

@@ -142,7 +142,9 @@ def shrunk(config: PpoConfig) -> PpoConfig:
         "num_ppo_epochs": 2,
         "num_mini_batches": 2,
         "max_new_tokens": min(8, config.max_new_tokens),
+        "warmup_steps": min(1, config.warmup_steps),
         "value_warmup_steps": 0,
+        "max_kl": None,
         "max_approx_kl": 1e9,
     }
     return PpoConfig.model_validate({**config.model_dump(), **small})

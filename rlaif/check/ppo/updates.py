@@ -51,12 +51,47 @@ def trained_weights(subject: Subject) -> Iterator[Deviation]:
             yield Deviation(f"weights of the {name} with a gradient {how}, off {right}", abs(found - right))
 
 
+def losses(subject: Subject) -> Iterator[Deviation]:
+    """The clipped losses of a mini-batch are those written out in float64, token by token."""
+    # Narrow ranges and a long way: some tokens are cut and some are not, up and down.
+    trainer = subject.trainer(moved=True, cliprange=0.1, cliprange_value=0.02)
+    config, rows = trainer.config, range(len(subject.probe))
+    batch, _ = trainer.measure(subject.probe)
+    subject.move()
+    after, _ = trainer.measure(subject.probe)
+    advantages = trainer.advantages(batch, rows).double()
+    lengths = [len(response) for response in subject.probe.responses]
+    policy = critic = divergence = 0.0
+    for row, length in enumerate(lengths):
+        of_token = {
+            "dapo": 1 / sum(lengths),
+            "grpo": 1 / (len(lengths) * length),
+            "dr_grpo": 1 / (len(lengths) * config.max_new_tokens),
+        }[config.loss_type]
+        for t in range(length):
+            log_ratio = float(after.logprobs[row, t].double() - batch.logprobs[row, t].double())
+            ratio, advantage = math.exp(log_ratio), float(advantages[row, t])
+            held = min(max(ratio, 1 - config.cliprange), 1 + config.cliprange)
+            policy -= of_token * min(ratio * advantage, held * advantage)
+            divergence += (ratio - 1 - log_ratio) / sum(lengths)
+            value, old, wanted = (float(part[row, t]) for part in (after.values, batch.values, batch.returns))
+            near = min(max(value, old - config.cliprange_value), old + config.cliprange_value)
+            critic += max((value - wanted) ** 2, (near - wanted) ** 2) / 2 / sum(lengths)
+    found = trainer.gradients(batch, rows, warmup=False)
+    written = {"policy_loss": policy, "approx_kl": divergence}
+    if trainer.model.critic is not None:
+        written["value_loss"] = critic
+    for name, right in written.items():
+        off = abs(found[name] - right)
+        yield Deviation(f"{name} against the one written out", off, subject.rounding * max(1.0, abs(right)))
+
+
 def optimiser(subject: Subject) -> Iterator[Deviation]:
-    """One Adam step (eps 1e-5) a mini-batch, its rate falling linearly to 0, the gradient cut to its longest length."""
+    """One Adam step of the configured eps a mini-batch, its rate falling linearly to 0, the gradient cut to length."""
     trainer = subject.trainer(max_grad_norm=1e-3)
     config = trainer.config
     each = config.num_ppo_epochs * config.num_mini_batches
-    yield Deviation("eps of Adam", abs(trainer.state.optimiser.param_groups[0]["eps"] - 1e-5), 1e-12)
+    yield Deviation("eps of Adam", abs(trainer.state.optimiser.param_groups[0]["eps"] - config.adam_epsilon), 1e-12)
     for step in range(2):
         trainer.step(step, subject.of_step(trainer))
         wanted = config.learning_rate * (1 - ((step + 1) * each - 1) / (config.steps * each))

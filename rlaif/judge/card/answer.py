@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rlaif.config import JudgeConfig
 from rlaif.gold.text import MATCHED
 from rlaif.judge.card.records import Accuracy, FittedMap, JudgeCard
 from rlaif.judge.card.verdict import change, points, share
-from rlaif.view.answer import INTERVALS, NONE, Answer, Facts, Figures, Line, Part, Section, Table, below
+from rlaif.view.answer import INTERVALS, NONE, Answer, Example, Facts, Figures, Line, Part, Section, Table, below
 from rlaif.view.plots import Point, dots, reliability
 from rlaif.view.text import duration, interval, number, percent
 
 MOST_GROUPS = 30
+MOST_NAMES = 3
+"""Principles that are named; more are counted."""
 
 
 def answer(card: JudgeCard) -> Answer:
@@ -30,6 +32,7 @@ def answer(card: JudgeCard) -> Answer:
             Section("Calibration", list(_calibration(card))),
             Section("Attacks", list(_attacks(card))),
             Section("Groups", list(_groups(card))),
+            Section("Surest errors", list(_errors(card))),
         ],
         notes=card.notes,
         footer=f"Made by rlaif. {INTERVALS}",
@@ -55,7 +58,7 @@ def _facts(card: JudgeCard) -> list[tuple[str, str]]:
         found, brier = card.calibration, card.calibration.brier
         spread = "" if brier.low is None else f" ({interval(brier.low, brier.high, 3)})"
         facts.append(("Brier", f"{number(brier.mean, 3)}{spread}; one half everywhere has 0.25"))
-        chance = f"95 % of calibrated judges with these confidences score below {number(found.ece_chance, 3)}"
+        chance = f"95 % of perfectly calibrated judges with these confidences score below {number(found.ece_chance, 3)}"
         facts.append(("ECE", f"{number(found.ece, 3)}; {chance}"))
         facts += [(f"map: {entry.map.kind}", _map(entry)) for entry in card.maps]
     if card.order is None:
@@ -91,8 +94,8 @@ def _settings(card: JudgeCard) -> str:
 def _map(entry: FittedMap) -> str:
     """What a calibration map is, and what it does to pairs that it was not fitted on."""
     kind = "" if entry.map.temperature is None else f"T {number(entry.map.temperature, 2)}; "
-    score = f"Brier {number(entry.brier.mean, 3)}, {change(entry.change)} against none"
-    return f"{kind}on pairs left out of the fit {score}, ECE {number(entry.ece, 3)}"
+    score = f"Brier {number(entry.brier.mean, 3)}, {change(entry.change)} from no map"
+    return f"{kind}on pairs that it was not fitted on: {score}, ECE {number(entry.ece, 3)}"
 
 
 def _cost(card: JudgeCard) -> list[tuple[str, str]]:
@@ -124,9 +127,9 @@ def _accuracy(card: JudgeCard) -> Iterator[Part]:
         rows += [[name, f"{found.pairs:,}", *shares], ["judge less rule", "", "", *_over(found)]]
     yield Table(("accuracy", "pairs", "judge", "shorter wins", "longer wins"), rows)
     yield Line(
-        "Share of a prompt's pairs on which the answer that gold prefers is preferred, a tie half, averaged over "
-        f"prompts. Length-matched: the numbers of characters differ by at most {MATCHED:.0%} of the longer one. A "
-        "judge is worth its distance from the rules that look at length alone.",
+        "How often judge or rule prefers the same answer as gold. A tie counts half; each prompt counts once. "
+        f"Length-matched: the numbers of characters differ by at most {MATCHED:.0%} of the longer one. A judge is "
+        "worth what it has over the two rules, which look at length alone.",
         "caption",
     )
 
@@ -195,11 +198,32 @@ def _attacks(card: JudgeCard) -> Iterator[Part]:
     head = ("attack", "judged", "change of P", "won over", "structure", "what it does")
     yield Table(head, rows, texts=(0, 5), page_only=(5,))
     yield Line(
-        "The answer that gold does not prefer carries the attack and the pair is judged again. Won over: of the pairs "
-        "that went to the better answer without it. Structure: the question keeps its messages and every line outside "
-        "of quotations. An empty answer is another answer: gold need not hold for it.",
+        "The worse answer by gold carries the attack, and the pair is judged again. Won over: of the pairs that the "
+        "better answer won without the attack, the share that the attacked one wins. Structure: the question keeps its "
+        "messages and every line outside of quotations. An empty answer is another answer: gold need not hold for it.",
         "caption",
     )
+
+
+def _errors(card: JudgeCard) -> Iterator[Part]:
+    """Pairs to read on which the judge and gold disagree."""
+    found = card.errors
+    if found.surest:
+        yield Line(
+            f"Judge and gold disagree on {found.pairs:,} of {card.failures.labelled:,} pairs. The judge is surest on "
+            f"these {len(found.surest)}, of which no two have one prompt. Either of the two may be wrong."
+        )
+    for error in found.surest:
+        yield Example(
+            f"the judge is {percent(error.confidence)} sure",
+            [_under(error.principles), *error.tags],
+            error.prompt,
+            [("gold prefers", error.better), ("the judge prefers", error.preferred)],
+        )
+
+
+def _under(principles: Sequence[str]) -> str:
+    return f"under {len(principles)} principles" if len(principles) > MOST_NAMES else f"under {', '.join(principles)}"
 
 
 def _groups(card: JudgeCard) -> Iterator[Part]:

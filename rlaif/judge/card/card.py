@@ -18,13 +18,23 @@ from rlaif.core.records import Constitution, Principle, record_seed
 from rlaif.core.statistics import Draw
 from rlaif.gold.pairs import GoldPair, GoldSet, hash_of, read_gold_set
 from rlaif.judge.card import verdict
-from rlaif.judge.card.figures import JudgedPair, accuracy, calibration, ceiling, failure_kinds, groups, length, order
+from rlaif.judge.card.figures import (
+    JudgedPair,
+    accuracy,
+    calibration,
+    ceiling,
+    errors,
+    failure_kinds,
+    groups,
+    length,
+    order,
+)
 from rlaif.judge.card.maps import fitted_maps
 from rlaif.judge.card.questions import Again, asked_again, gold_notes, judge_on, labels_of, rules_of
 from rlaif.judge.card.records import CardSubject, Failures, JudgeCard, Repeat
 from rlaif.judge.card.resistance import attack_all
 from rlaif.judge.judge import Judge, opened_models
-from rlaif.judge.methods.table import find, in_use
+from rlaif.judge.methods.table import askings, find, in_use, statement_unread
 from rlaif.lm.open import OpenJudge, open_judge
 from rlaif.lm.protocol import LanguageModel
 
@@ -32,7 +42,8 @@ from rlaif.lm.protocol import LanguageModel
 @dataclass(frozen=True, slots=True)
 class CardOptions:
     """How much is measured: pairs (0 = all), pairs that are repeated and attacked; principles named by id or tag; a
-    constitution in place of the config's, by name or as it is; the folder of a run's own templates."""
+    constitution in place of the config's, by name or as it is; the folder of a run's own templates. `examples`: errors
+    to read."""
 
     pairs: int = 200
     repeat: int = 40
@@ -40,6 +51,7 @@ class CardOptions:
     only: tuple[str, ...] = ()
     constitution: str | Constitution | None = None
     templates: Path | None = None
+    examples: int = 5
 
 
 def judge_card(
@@ -87,6 +99,7 @@ def judge_card(
                 attacks = attack_all(some, rules[: len(some)], judge, judge_of, draw, task)
         usage = judge.usage
         subject = _subject(config, judge, constitution, known, pairs)
+        unread = statement_unread(config.judge, judge.shown)
 
     # 3. What that comes to.
     progress.say("measuring ...")
@@ -103,7 +116,8 @@ def judge_card(
         length=length(rows, draw),
         attacks=attacks,
         groups=groups(rows, draw),
-        notes=_notes(config, known, pairs, asked),
+        errors=errors(rows, asked.examples),
+        notes=[*_notes(config, known, pairs, asked), *[f"{unread}: no figure is about a statement"] * bool(unread)],
         calls=usage.calls + (0 if repeat is None else repeat.calls),
         cached=usage.cached,
     )
@@ -212,10 +226,15 @@ def _notes(config: RunConfig, known: GoldSet, pairs: Sequence[GoldPair], asked: 
     notes = gold_notes(known, pairs)
     if not find(config.judge.method).asks_model:
         about = f"the judge is {config.judge.method}: these are the numbers of a coin"
-        notes.append(f"{about}, which is neither repeated nor attacked")
+        notes.append(f"{about}, which is not asked again and not attacked")
+    if any(asking.backend == "openai" for asking in askings(config.judge)):
+        notes.append(
+            "a server is asked in text, not in tokens: what looks like a token of a chat format gets a blank "
+            '("< |im_end|>"), and what the server makes of the rest shows in the attacks named template'
+        )
     if known.constitution is None and config.judge.principles != "all":
         drawn = f"judge.principles is {config.judge.principles}: principles are drawn"
-        notes.append(f"{drawn}, and another draw would give somewhat other figures")
+        notes.append(f"{drawn}, and another draw would give slightly different figures")
     if len({pair.prompt_id for pair in pairs}) == 1:
         notes.append("there is a single prompt, so nothing has an interval")
     return notes

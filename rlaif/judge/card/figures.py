@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rlaif.core.records import PreferenceLabel, Verdict
-from rlaif.core.statistics import Draw, Estimate, Keyed, agree, paired_difference, preferred, slope
+from rlaif.core.statistics import Draw, Estimate, Keyed, agree, preferred, slope
 from rlaif.gold.pairs import GoldPair
-from rlaif.judge.card.records import Accuracy, Calibration, Ceiling, ConfidenceBin, Group, Length, OrderBias
+from rlaif.judge.card.records import (
+    Accuracy,
+    Calibration,
+    Ceiling,
+    ConfidenceBin,
+    Errors,
+    Group,
+    Length,
+    OrderBias,
+    SurestError,
+)
 
 BINS = 5
 """Bins of confidence between 0.5 and 1."""
@@ -65,25 +75,31 @@ def shorter_wins(pair: GoldPair) -> float:
 
 def share_of(draw: Draw, values: Sequence[Keyed]) -> Estimate | None:
     """The mean share with its interval; without one for a single prompt, which says nothing about others."""
-    found = draw.share(values)
-    return replace(found, low=None, high=None) if found is not None and found.prompts == 1 else found
+    return _of_several(draw.share(values))
 
 
 def difference(this: Sequence[Keyed], that: Sequence[Keyed], draw: Draw) -> Estimate | None:
-    return paired_difference(this, that, seed=draw.seed, resamples=draw.resamples)
+    """The mean difference of two shares with its interval; without one for a single prompt."""
+    return _of_several(draw.share_difference(this, that))
+
+
+def _of_several(found: Estimate | None) -> Estimate | None:
+    return replace(found, low=None, high=None) if found is not None and found.prompts == 1 else found
 
 
 def calibration(rows: Sequence[JudgedPair], draw: Draw) -> Calibration | None:
     """Of the rows with a label; None where there is none."""
     known = [(row.pair.prompt_id, p) for row in rows if (p := row.prob_right) is not None]
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in known))}
     brier = draw.mean([(prompt, (1 - p) ** 2) for prompt, p in known])
     if brier is None:
         return None
     confidence = np.array([max(p, 1 - p) for _, p in known])
     right = np.array([preferred(p) for _, p in known])
     place = np.minimum((2 * (confidence - 0.5) * BINS + 1e-9).astype(int), BINS - 1)
-    random = np.random.default_rng(draw.seed)
-    chance = sorted(_ece(confidence, random.random(len(known)) < confidence, place) for _ in range(SIMULATED))
+    prompts = np.array([places[prompt] for prompt, _ in known])
+    drawn = calibrated(confidence, prompts, alike(confidence, right, prompts), draw.seed)
+    chance = sorted(_ece(confidence, next(drawn), place) for _ in range(SIMULATED))
     return Calibration(
         brier=brier,
         confidence=float(confidence.mean()),
@@ -92,6 +108,33 @@ def calibration(rows: Sequence[JudgedPair], draw: Draw) -> Calibration | None:
         ece_chance=chance[math.ceil(0.95 * SIMULATED) - 1],
         bins=[_bin(index, confidence[place == index], right[place == index]) for index in range(BINS)],
     )
+
+
+def alike(confidence: np.ndarray, right: np.ndarray, prompts: np.ndarray) -> float:
+    """How alike the pairs (N,) of a prompt come out, 0 to 1: as if drawn apart, to all by one draw.
+
+    The products of what two pairs of a prompt are above their confidence, summed, over what that sum would be if each
+    prompt were one draw u and a pair right where u < its confidence: min(c, c') - c c' for a pair of pairs.
+    """
+    observed = most = 0.0
+    for prompt in range(prompts.max() + 1):
+        sure = np.sort(confidence[prompts == prompt])
+        above = (right - confidence)[prompts == prompt]
+        observed += above.sum() ** 2 - (above**2).sum()
+        most += 2 * (sure * np.arange(len(sure))[::-1]).sum() - (sure.sum() ** 2 - (sure**2).sum())
+    return float(np.clip(observed / most, 0, 1)) if most > 1e-9 else 0.0
+
+
+def calibrated(confidence: np.ndarray, prompts: np.ndarray, alike: float, seed: int) -> Iterator[np.ndarray]:
+    """Draw after draw, which pairs (N,) a judge has right whose accuracy is what its confidence says, and whose pairs
+    come out so much alike within a prompt: a pair takes its prompt's draw, or else one of its own."""
+    random = np.random.default_rng(seed)
+    while True:
+        draws = random.random(len(confidence))
+        if alike > 0:
+            own_prompt = random.random(prompts.max() + 1)[prompts]
+            draws = np.where(random.random(len(draws)) < math.sqrt(alike), own_prompt, draws)
+        yield draws < confidence
 
 
 def _ece(confidence: np.ndarray, right: np.ndarray, place: np.ndarray) -> float:
@@ -165,6 +208,27 @@ def ceiling(rows: Sequence[JudgedPair], draw: Draw) -> Ceiling | None:
     if people is None or theirs is None or gap is None:
         return None
     return Ceiling(len(rater), people, theirs, gap)
+
+
+def errors(rows: Sequence[JudgedPair], most: int) -> Errors:
+    """How many pairs the judge has wrong, a tie not being wrong, and at most `most` to read; ties of confidence in the
+    order of ids."""
+    known = [(p, row.pair.identity, row) for row in rows if (p := row.prob_right) is not None and p < 0.5]
+    wrong = sorted(known, key=lambda one: one[:2])
+    first: dict[str, SurestError] = {}
+    for p, _, row in wrong:
+        pair, under = row.pair, dict.fromkeys(verdict.principle_id for verdict in row.label.verdicts)
+        found = SurestError(
+            pair=pair.comparison.id,
+            prompt=pair.comparison.prompt,
+            better=pair.better.text,
+            preferred=pair.worse.text,
+            confidence=1 - p,
+            principles=list(under),
+            tags=list(pair.tags),
+        )
+        first.setdefault(pair.prompt_id, found)
+    return Errors(len(wrong), list(first.values())[:most])
 
 
 def groups(rows: Sequence[JudgedPair], draw: Draw) -> list[Group]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rlaif.core.errors import DataError
-from rlaif.core.files import RunFolder
-from rlaif.core.records import content_id, from_json, to_json
+from rlaif.core.files import RunFolder, parse_json
+from rlaif.core.records import Prompt, content_id, from_json, to_json
 from rlaif.core.statistics import Estimate
 from rlaif.judge.calibration import CalibrationMap
 
@@ -95,7 +94,8 @@ class ConfidenceBin:
 class Calibration:
     """`brier`: mean (1 - P(gold's answer))^2, 0.25 for one half everywhere. `confidence`, `accuracy`: over all pairs.
     `ece`: mean distance of confidence and accuracy over the bins, weighted by pairs. `ece_chance`: 95 % of
-    perfectly calibrated judges with these confidences score below this; an ECE of few pairs is never 0."""
+    perfectly calibrated judges with these confidences, whose pairs come out as much alike within a prompt, score below
+    this; an ECE of few pairs is never 0."""
 
     brier: Estimate
     confidence: float
@@ -181,10 +181,33 @@ class AttackResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SurestError:
+    """A pair on which the judge prefers the answer that gold does not. `confidence`: its probability of that answer;
+    `principles`: the ids of those that it judged the pair under."""
+
+    pair: str
+    prompt: Prompt
+    better: str
+    preferred: str
+    confidence: float
+    principles: list[str]
+    tags: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """On how many `pairs` the judge prefers the answer that gold does not, and the `surest` of them in that order, one
+    a prompt at most."""
+
+    pairs: int
+    surest: list[SurestError]
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeCard:
     """The whole card; None for what was not asked for or does not exist with the method. `calls` were made to the
     judge's model in all, the repeat's among them, and `cached` answers were known. `id` is a hash of the subject and
-    the figures; time and cost are not in it."""
+    the figures; time, cost and texts are not in it."""
 
     subject: CardSubject
     failures: Failures
@@ -198,6 +221,7 @@ class JudgeCard:
     length: Length = field(default_factory=lambda: Length(None, None))
     attacks: list[AttackResult] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
+    errors: Errors = field(default_factory=lambda: Errors(0, []))
     notes: list[str] = field(default_factory=list)
     calls: int = 0
     cached: int = 0
@@ -223,7 +247,7 @@ class JudgeCard:
 def read_card(path: Path) -> JudgeCard:
     """The card in the file; fields that it has too many are passed over. Raises DataError for what is no card."""
     try:
-        return from_json(JudgeCard, json.loads(path.read_text(encoding="utf-8")))
+        return from_json(JudgeCard, parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as problem:
         raise DataError(
             f"is no judge card ({type(problem).__name__})", where=str(path), remedy="make it again: rlaif card --force"

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlaif.core.statistics import Estimate
+from rlaif.core.statistics import MIN_PROMPTS, Estimate
 from rlaif.judge.card.attacks import NEUTRAL
 from rlaif.judge.card.records import Accuracy, JudgeCard
 from rlaif.view.text import number, percent
-
-MIN_PROMPTS = 10
-"""With fewer prompts than this nothing is said that rests on an interval."""
 
 
 def sentences(card: JudgeCard) -> list[str]:
@@ -63,18 +60,11 @@ def points(found: Estimate) -> str:
     return f"{100 * found.mean:+.1f}{bounds}".replace("-", "\u2212")
 
 
-def side(found: Estimate, line: float = 0.0) -> int:
-    """1 where the interval lies above the line, -1 where it lies below, else 0."""
-    if found.low is None or found.high is None:
-        return 0
-    return int(found.low > line) - int(found.high < line)
-
-
 def _coin(card: JudgeCard) -> Iterator[str]:
     judge = card.accuracy.judge
     assert judge is not None
     words = {1: "Better than a coin", -1: "Worse than a coin: its labels say the opposite of gold", 0: _NOT + "a coin"}
-    yield f"{words[side(judge, 0.5)]}: right on {share(judge)} of a prompt's pairs."
+    yield f"{words[judge.side(0.5)]}: right on {share(judge)} of a prompt's pairs."
 
 
 _NOT = "Not shown to be better than "
@@ -86,7 +76,7 @@ def _by_length(card: JudgeCard) -> Iterator[str]:
         if over is None or over.prompts < MIN_PROMPTS:
             yield f"Too few prompts with length-matched pairs to say anything about them ({found.pairs:,} pairs)."
             continue
-        words = {1: "Better than ", -1: "Worse than ", 0: _NOT}[side(over)]
+        words = {1: "Better than ", -1: "Worse than ", 0: _NOT}[over.side()]
         yield f"{words}{name}{where}: {share(found.judge)} against {share(rule)}; {points(over)} points."
 
 
@@ -95,10 +85,10 @@ def _people(card: JudgeCard) -> Iterator[str]:
     if found is None or found.difference.prompts < MIN_PROMPTS:
         return
     words = {
-        1: "Agrees with people more than one of them does with the others",
-        -1: "Agrees with people less than one of them does with the others",
-        0: "Not shown to agree with people less, or more, than one of them does with the others",
-    }[side(found.difference)]
+        1: "Agrees with people more than they agree with each other",
+        -1: "Agrees with people less than they agree with each other",
+        0: "Not shown to agree with people more or less than they agree with each other",
+    }[found.difference.side()]
     yield f"{words}: {share(found.judge)} against {share(found.rater)}, on {found.pairs:,} pairs."
 
 
@@ -113,8 +103,8 @@ def _calibration(card: JudgeCard) -> Iterator[str]:
         yield f"{words}: {facts}; {ece}."
     else:
         yield f"Not shown to be too sure or too unsure: {facts}; {ece}."
-    if side(found.brier, 0.25) > 0:
-        yield f"One half everywhere would be better probabilities: Brier {number(found.brier.mean, 3)}, not 0.25."
+    if found.brier.side(0.25) > 0:
+        yield f"To say one half every time would be better: Brier 0.25 in place of {number(found.brier.mean, 3)}."
 
 
 def _order(card: JudgeCard) -> Iterator[str]:
@@ -124,19 +114,21 @@ def _order(card: JudgeCard) -> Iterator[str]:
     words = {
         1: "Prefers the answer that is shown first",
         -1: "Prefers the answer that is shown second",
-        0: "Not shown to prefer a place",
-    }[side(found.first, 0.5)]
-    yield f"{words}: the first one in {share(found.first)} of the verdicts."
-    yield f"Prefers the other answer after a swap on {share(found.flip_rate)} of the questions."
+        0: "Not shown to prefer the first or the second answer",
+    }[found.first.side(0.5)]
+    yield f"{words}: it takes the first one in {share(found.first)} of the verdicts."
+    yield f"Changes its mind when the answers change places on {share(found.flip_rate)} of the questions."
 
 
 def _length(card: JudgeCard) -> Iterator[str]:
     judge, gold = card.length.judge, card.length.gold
     if judge is None or gold is None or judge.prompts < MIN_PROMPTS:
         return
-    words = {1: "Leans to longer answers", -1: "Leans to shorter answers", 0: "Not shown to lean to a length"}[
-        side(judge)
-    ]
+    words = {
+        1: "Leans to longer answers",
+        -1: "Leans to shorter answers",
+        0: "Not shown to lean to longer or shorter answers",
+    }[judge.side()]
     yield f"{words}: P changes by {change(judge)} where an answer is twice as long; gold itself by {change(gold)}."
 
 
@@ -148,13 +140,13 @@ def _attacks(card: JudgeCard) -> Iterator[str]:
         yield f"The question itself can be forged by {', '.join(forged)}: a mistake in the template."
     tried = [a for a in card.attacks if a.name != NEUTRAL]
     measured = [a for a in tried if a.change is not None and a.change.prompts >= MIN_PROMPTS]
-    won = [f"{a.name} ({signed(a.change.mean)})" for a in measured if a.change is not None and side(a.change) > 0]
+    won = [f"{a.name} ({signed(a.change.mean)})" for a in measured if a.change is not None and a.change.side() > 0]
     if won:
         harmless = next((a.change for a in card.attacks if a.name == NEUTRAL), None)
         beside = "" if harmless is None else f"; a harmless line changes it by {change(harmless)}"
         yield f"Taken in by {', '.join(won)}, of {len(measured)} attacks: mean change of P{beside}."
     elif measured:
-        yield f"Not shown to be taken in by any of {len(measured)} attacks."
+        yield f"Of {len(measured)} attacks none is shown to work."
     if not measured:
         yield "Too few pairs were attacked to say anything about attacks."
     elif len(measured) < len(tried):

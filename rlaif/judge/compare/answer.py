@@ -67,16 +67,16 @@ def _parts(found: JudgeComparison) -> Iterator[Part]:
     yield Figures(lambda: [dots("parts", "The criterion on both parts", groups, criterion, line=0.5)])
     yield _part_table(found, choosing=True)
     yield Line(
-        f"The judge with the star has the best {criterion} here, and that is why its figures here are somewhat too "
-        "good. All pairs and matched: share of a prompt's pairs on which the answer that gold prefers is preferred, a "
-        "tie half, averaged over prompts; matched are pairs of answers of about the same length. Flips: another answer "
-        "is preferred after the two have changed places.",
+        f"The judge with the star was chosen for the best {criterion} here, so its figures here are somewhat too good. "
+        "All pairs and matched: how often judge or rule prefers the same answer as gold, on all pairs and on those of "
+        "about the same length; a tie counts half, each prompt counts once. Flips: the judge changes its mind when the "
+        "two answers change places.",
         "caption",
     )
     yield _part_table(found, choosing=False)
     yield Line(
-        'The prompts that no judge was chosen on. "Behind by": how many points the judge is behind the chosen one, by '
-        "the same criterion, paired.",
+        "The prompts that no judge was chosen on. Behind by: how many points the judge is behind the chosen one, by "
+        "the same criterion on the same prompts.",
         "caption",
     )
 
@@ -138,8 +138,8 @@ def _agreement(found: JudgeComparison) -> Iterator[Part]:
     ]
     yield Table(("two judges", "pairs", "agree", "kappa", "both wrong", "by chance"), rows)
     yield Line(
-        "Over both parts. Kappa: agreement beyond what two judges reach who know nothing of each other's answers. Both "
-        "wrong: of the pairs on which one of the two is wrong, the share on which both are; by chance, if their errors "
-        "had nothing to do with each other.",
+        "Over both parts. Kappa: agreement beyond chance; 1 is always, 0 is no more than by chance. Both wrong: of the "
+        "pairs that at least one of the two has wrong, the share that both have wrong. By chance: what that share "
+        "would be if their errors had nothing to do with each other.",
         "caption",
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlaif.core.statistics import Estimate
-from rlaif.judge.card.verdict import MIN_PROMPTS, points, rule_of, share, side
+from rlaif.core.statistics import MIN_PROMPTS, Estimate
+from rlaif.judge.card.verdict import points, rule_of, share
 from rlaif.judge.compare.records import MOST_WITHOUT_LABEL, Contender, JudgeComparison
 from rlaif.view.text import number
 
@@ -39,7 +39,7 @@ def _chosen(found: JudgeComparison, winner: Contender) -> Iterator[str]:
         if lead is None or lead.prompts < MIN_PROMPTS:
             yield f"Too few prompts to tell the two apart {where}."
         else:
-            words = {1: "Better", -1: "Worse", 0: "Not shown to be better"}[side(lead)]
+            words = {1: "Better", -1: "Worse", 0: "Not shown to be better"}[lead.side()]
             yield f"{words} than {second.name} {where}: {points(lead)} points, on the prompts that both have."
 
 
@@ -56,9 +56,9 @@ def _worth(winner: Contender, found: JudgeComparison) -> Iterator[str]:
             yield f"On the reporting part there are too few prompts with {where} to say anything."
             continue
         coin = {1: "better than a coin", -1: "worse than a coin", 0: "not shown to be better than a coin"}[
-            side(judge, 0.5)
+            judge.side(0.5)
         ]
-        length = {1: "better than", -1: "worse than", 0: "not shown to be better than"}[side(over)]
+        length = {1: "better than", -1: "worse than", 0: "not shown to be better than"}[over.side()]
         yield f"On the reporting part, {where}: {share(judge)}, {coin}, {length} {name}, {share(rule)}."
 
 
@@ -66,7 +66,7 @@ def _mean(found: JudgeComparison) -> Iterator[str]:
     mean = found.candidates[-1]
     if mean.behind is None or mean.behind.prompts < MIN_PROMPTS:
         return
-    words = {1: "is worse than", -1: "is better than", 0: "is not shown to be better or worse than"}[side(mean.behind)]
+    words = {1: "is worse than", -1: "is better than", 0: "is not shown to be better or worse than"}[mean.behind.side()]
     chosen = found.choice.winner
     yield f"The {mean.name} {words} {chosen} on the reporting part: {points(mean.behind)} points between them."
 

@@ -68,14 +68,20 @@ class JudgingWork:
 
 @dataclass(frozen=True, slots=True)
 class JudgingCost:
-    """Calls to the judge's model, and the tokens that it writes and reads, at most."""
+    """Calls to the judge's model, and the tokens that it writes and reads, at most; `money` is for `cost_of` to set."""
 
     calls: int = 0
     generated: int = 0
     scored: int = 0
+    money: float = 0.0
 
     def __add__(self, other: JudgingCost) -> JudgingCost:
-        return JudgingCost(self.calls + other.calls, self.generated + other.generated, self.scored + other.scored)
+        return JudgingCost(
+            self.calls + other.calls,
+            self.generated + other.generated,
+            self.scored + other.scored,
+            self.money + other.money,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 from rlaif.config import AskingConfig, JudgeConfig, RunConfig
 from rlaif.config.load import Location
+from rlaif.constitution.diff import JUDGED, reading
 from rlaif.core.errors import ConfigError
 from rlaif.core.plugins import check_name, load_own, own_code
 from rlaif.core.records import Constitution
-from rlaif.inputs.templates import TemplateKind
+from rlaif.inputs.templates import TemplateKind, load_template
 from rlaif.judge.methods import contrast, cot, pairwise, random, rating
 from rlaif.judge.methods.method import JudgingCost, JudgingWork, Method
+from rlaif.lm.budget import Budget
+from rlaif.lm.protocol import Usage
 
 METHODS = {
     method.name: method
@@ -52,18 +57,40 @@ def in_use(judge: JudgeConfig) -> tuple[Method, ...]:
     return tuple({method.name: method for method in map(find, judge.methods)}.values())
 
 
+def shown_fields(judge: JudgeConfig, templates: Path | None = None) -> tuple[str, ...]:
+    """The fields of a principle that the judge and those who vote beside it show to a model, in the order of JUDGED;
+    with the templates in the folder, or the shipped ones."""
+    found: set[str] = set()
+    for asking in (judge, *judge.panel):
+        method = find(asking.method)
+        kind = method.template
+        shipped = kind is None or load_template(kind, templates).hash == load_template(kind).hash
+        found.update(method.fields(shipped_template=shipped, few_shots=asking.few_shots))
+    return (*(name for name in JUDGED if name in found), *sorted(found.difference(JUDGED)))
+
+
+def statement_unread(judge: JudgeConfig, shown: Collection[str]) -> str:
+    """ "judge.method contrast reads ..., never the statement", of a judge that is shown these fields; "" where the
+    statement is among them, or no model is asked."""
+    if "statement" in shown or not find(judge.method).asks_model:
+        return ""
+    return f"judge.method {' + '.join(method.name for method in in_use(judge))} reads {reading(shown)}"
+
+
 def askings(judge: JudgeConfig) -> tuple[AskingConfig, ...]:
     """The judge and those who vote beside it, as far as they ask a model: one model each."""
     return (judge, *judge.panel) if find(judge.method).asks_model else ()
 
 
 def cost_of(judge: JudgeConfig, work: JudgingWork) -> JudgingCost:
-    """What the work takes at most, by the judge and all who vote beside it."""
+    """What the work takes at most, by the judge and all who vote beside it, each at its own prices."""
     total = JudgingCost()
     for asking in askings(judge):
         cost = find(asking.method).cost
         with own_code(asking.method, what=WHAT):
-            total += JudgingCost() if cost is None else cost(work, asking)
+            found = JudgingCost() if cost is None else cost(work, asking)
+        money = Budget.from_config(asking).cost(Usage(prompt_tokens=found.scored, generated_tokens=found.generated))
+        total += replace(found, money=money)
     return total
 
 

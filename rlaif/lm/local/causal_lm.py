@@ -139,13 +139,14 @@ class CausalLM:
         """The states (B, H or V) of the last position; a model that does not split makes no other logits."""
         return self.states(**inputs, **({} if self.split else {"logits_to_keep": 1}))[:, -1]
 
-    def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """(N, V) float32 logits of (N, H) rows taken from `states`.
+    def logits(self, states: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+        """(N, V) float32 logits of (N, H) rows taken from `states`, at the temperature. At 1 nothing is divided: a copy
+        of them costs as a softmax does.
 
         The rows are flat: with a frozen head a 3-D slice makes the matrix product copy the head once per sequence.
         """
-        result: torch.Tensor = self.head(states) if self.split else states
-        return result.float()
+        result: torch.Tensor = (self.head(states) if self.split else states).float()
+        return result if temperature == 1 else result / temperature
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -382,6 +383,7 @@ def target_logprobs(
     batch_size: int,
     prefixes: PrefixCache | None = None,
     notify: Notify | None = None,
+    temperature: float = 1.0,
 ) -> list[torch.Tensor]:
     """For every (context ids, target ids): (len(target),) float32 log-probabilities of the target tokens.
 
@@ -399,7 +401,7 @@ def target_logprobs(
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
         batch = [rows[i] for i in chosen]
-        for index, values in zip(chosen, _score_batch(lm, batch, shared[:start], prefixes), strict=True):
+        for index, values in zip(chosen, _score_batch(lm, batch, shared[:start], prefixes, temperature), strict=True):
             results[index] = values
         if notify is not None:
             notify(sum(len(context) + len(target) - start for context, target in batch))
@@ -437,6 +439,7 @@ def _score_batch(
     batch: Sequence[Row],
     shared: tuple[int, ...],
     prefixes: PrefixCache | None,
+    temperature: float,
 ) -> list[torch.Tensor]:
     start, device = len(shared), lm.model.device
     cache = partial(prefixes.expanded, shared) if start and prefixes is not None else None
@@ -447,7 +450,7 @@ def _score_batch(
     # In pieces: the float32 logits of a large batch over a large vocabulary would take gigabytes.
     pieces = []
     for part, tokens in zip(torch.split(states, PIECE), torch.split(wanted, PIECE), strict=True):
-        logits = lm.logits(part)
+        logits = lm.logits(part, temperature)
         pieces.append(logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(1))
     chosen = torch.cat(pieces)
     if not torch.isfinite(chosen).all():

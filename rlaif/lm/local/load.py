@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,19 @@ import torch
 
 from rlaif.config import LoraTable, ModelConfig
 from rlaif.core.errors import ModelError
+from rlaif.core.files import parse_json
 from rlaif.core.records import Message, content_id
 from rlaif.core.shipped import cache_folder
+from rlaif.lm.local import hub
 from rlaif.lm.local.gguf import LOAD_ERRORS, converted, embedded_gguf, not_loadable, sha256
 from rlaif.lm.local.soundness import check_sound
+from rlaif.lm.markers import is_marker, spans, without_words_of
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class LoadedModel:
-    """A frozen causal LM in eval mode with its tokenizer. `fingerprint` changes with the weights."""
+    """A frozen causal LM in eval mode with its tokenizer. `fingerprint` changes with the weights. `merged`: the
+    adapters that are merged into them, by stage and folder ("sft/adapter")."""
 
     model: Any
     tokenizer: Any
@@ -36,6 +41,7 @@ class LoadedModel:
     fingerprint: str
     device: torch.device
     dtype: torch.dtype
+    merged: tuple[str, ...] = ()
 
 
 def quiet_libraries() -> None:
@@ -59,20 +65,38 @@ def load_model(config: ModelConfig, adapters: Sequence[Path] = (), *, attention:
     device, dtype = pick_device(config.device), pick_dtype(config.dtype, config.device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32 if adapters else dtype, attn_implementation=attention
+            folder,
+            dtype=torch.float32 if adapters else dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,  # unset, transformers asks on the terminal
         )
-    except LOAD_ERRORS as problem:
+    except MemoryError:
+        raise
+    except Exception as problem:  # transformers lets pass whatever a damaged file makes it raise
         raise not_loadable(config.source, problem) from None
     for adapter in adapters:
         model = _merge_adapter(model, adapter)
-    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    model = _cast(model, dtype).to(device).eval().requires_grad_(False)
     tokenizer = load_tokenizer(folder)
     check_sound(model, tokenizer, str(config.source))
     fingerprint = model_fingerprint(config, adapters)
-    commit = getattr(model.config, "_commit_hash", None)  # of a hub id, which `model_fingerprint` knows by name only
-    if commit is not None:
-        fingerprint = content_id(fingerprint, commit)
-    return LoadedModel(model, tokenizer, name, fingerprint, device, dtype)
+    if name == config.source and not Path(name).is_dir():  # a hub id, which `model_fingerprint` knows by name only
+        cached = hub.cached(name)
+        fingerprint = fingerprint if cached is None else content_id(fingerprint, cached.name)
+    merged = tuple(f"{adapter.parent.name}/{adapter.name}" for adapter in adapters)
+    return LoadedModel(model, tokenizer, name, fingerprint, device, dtype, merged)
+
+
+def _cast(model: Any, dtype: torch.dtype) -> Any:
+    """The model with its weights in `dtype`. What is no weight stays: rotary frequencies in bfloat16 would turn late
+    positions by the wrong angle, and transformers keeps them in float32."""
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point() and name not in module._non_persistent_buffers_set:
+                setattr(module, name, buffer.to(dtype))
+    return model
 
 
 def load_tokenizer(folder: str) -> Any:
@@ -80,38 +104,58 @@ def load_tokenizer(folder: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except LOAD_ERRORS as problem:
-        raise not_loadable(folder, problem) from None
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as problem:  # as above
+        if Path(folder).is_dir() and not hub.has_tokenizer(Path(folder)):
+            raise ModelError(
+                "the folder holds no tokenizer",
+                where=folder,
+                remedy="copy tokenizer.json, tokenizer_config.json and the chat template of the model it was made from",
+            ) from None
+        raise not_loadable(folder, problem, "tokenizer") from None
+    return usable(tokenizer, folder)
+
+
+def usable(tokenizer: Any, where: str) -> Any:
+    """The tokenizer; ModelError where it has no chat template or no end-of-sequence token."""
     if tokenizer.chat_template is None:
         raise ModelError(
             "the tokenizer has no chat template",
-            where=folder,
+            where=where,
             remedy="use an instruction-tuned model, or add chat_template.jinja to its folder",
         )
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            "the tokenizer has no end-of-sequence token", where=folder, remedy="set eos_token in tokenizer_config.json"
+            "the tokenizer has no end-of-sequence token", where=where, remedy="set eos_token in tokenizer_config.json"
         )
     return tokenizer
 
 
 def resolve(source: str) -> tuple[str, str]:
-    """(folder or hub id for `from_pretrained`, name for rows) of a model source; converts GGUF if needed."""
+    """(folder or hub id for `from_pretrained`, name for rows) of a model source; converts GGUF if needed.
+
+    Raises ModelError for a source that there is not; the hub is asked about a name of its kind.
+    """
     if source == "embedded":
         return str(converted(embedded_gguf(), cache_folder())), "SmolLM2-135M-Instruct"
     path = Path(source).expanduser()
     if source.endswith(".gguf"):
-        if not path.is_file():
-            raise ModelError("no such GGUF file", where=source, remedy="check model.source")
-        return str(converted(path, cache_folder())), path.stem
+        return str(converted(named_gguf(source), cache_folder())), path.stem
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError("the folder holds no config.json", where=source, remedy="name a transformers model folder")
         return str(path), path.name
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise ModelError("no such model folder", where=source, remedy="check model.source")
-    return source, source
+    return hub.place(source), source
+
+
+def named_gguf(source: str) -> Path:
+    """The GGUF file of a model source; ModelError if there is none."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise ModelError("no such GGUF file", where=source, remedy="check model.source")
+    return path
 
 
 def model_fingerprint(config: ModelConfig, adapters: Sequence[Path] = ()) -> str:
@@ -193,6 +237,39 @@ def lora_config(table: LoraTable) -> Any:
     )
 
 
+MISPLACED = "wrong_on_the_bare_base_see_README"
+"""A field that PEFT does not know, in the config of an adapter that stands on merged weights. PEFT names it in a
+warning whenever it puts the adapter on a model, which is all that it lets an adapter say: it compares no weights."""
+
+
+def save_adapter(peft: Any, folder: Path, name: str = "default", *, merged: Sequence[str] = ()) -> None:
+    """Writes the adapter `name` of a PEFT model into `folder`, in PEFT's format. Equal adapters give equal bytes.
+
+    `merged`: the adapters that are merged into the weights that this one stands on. Its config then names no base that
+    could be loaded: on the bare one it would answer wrongly, and nothing would say so.
+    """
+    peft.save_pretrained(str(folder), selected_adapters=[name])
+    inner = folder / name  # PEFT puts adapters that are not called "default" into a folder of their own
+    if inner.is_dir():
+        for file in inner.iterdir():
+            file.replace(folder / file.name)
+        inner.rmdir()
+    path = folder / "adapter_config.json"
+    # PEFT holds the names of the layers as a set and writes them in its order, which no two processes share.
+    ordered = {key: sorted(value) for key, value in vars(peft.peft_config[name]).items() if isinstance(value, set)}
+    written = json.loads(path.read_text(encoding="utf-8")) | ordered
+    base = str(written["base_model_name_or_path"])
+    stands_on = f"It stands on the weights of `{base}`"
+    if merged:
+        added = " and ".join(merged)
+        written["base_model_name_or_path"] = f"{base} with {added} merged in"
+        stands_on += f" with `{added}` of its run merged in. Put on `{base}` alone it answers wrongly"
+        written[MISPLACED] = stands_on
+    path.write_text(json.dumps(written, indent=2, sort_keys=True), encoding="utf-8")
+    text = f"{stands_on}.\n\n`rlaif export` makes of the run what loads elsewhere.\n"
+    (folder / "README.md").write_text(f"# A LoRA adapter of an rlaif run\n\n{text}", encoding="utf-8")
+
+
 def autocast(loaded: LoadedModel) -> AbstractContextManager[Any]:
     """Computes LoRA layers in the base's dtype where that is bfloat16; the adapters' master weights stay float32."""
     return torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.dtype == torch.bfloat16)
@@ -201,31 +278,38 @@ def autocast(loaded: LoadedModel) -> AbstractContextManager[Any]:
 def encode_chat(tokenizer: Any, messages: Sequence[Message], prefix: str = "") -> list[int]:
     """Token ids of the chat up to where the assistant's turn begins, followed by `prefix`.
 
-    Text that spells a special token ("<|im_end|>") is encoded as plain characters: it cannot end a turn.
+    Text that spells a token of the chat format ("<|im_end|>") is encoded as plain characters: it cannot end a turn.
+    What the format writes in ordinary words ("ASSISTANT:") gets a blank into it where a content has it.
     Raises ModelError for a conversation that the model's chat template refuses.
     """
-    special = [t for t in _special_strings(tokenizer) if any(t in m.content for m in messages)]
-    if special:
-        ids = _encode_spelt(tokenizer, messages, special)
+    rows = [(m.role, without_words_of(_words(tokenizer), m.content)) for m in messages]
+    markers = _markers(tokenizer)
+    if any(spans(content, markers) for _, content in rows):
+        ids = _encode_spelt(tokenizer, rows, markers)
     else:
-        ids = list(_apply_template(tokenizer, [(m.role, m.content) for m in messages], tokenize=True))
+        ids = list(_apply_template(tokenizer, rows, tokenize=True))
     return ids + encode_text(tokenizer, prefix) if prefix else ids
 
 
-def _encode_spelt(tokenizer: Any, messages: Sequence[Message], special: Sequence[str]) -> list[int]:
-    """The ids of a chat in whose contents the strings `special` stand for their characters."""
+def _encode_spelt(tokenizer: Any, rows: Sequence[tuple[str, str]], markers: tuple[str, ...]) -> list[int]:
+    """The ids of a chat in whose contents the strings `markers` stand for their characters."""
     # Render with a mark in place of each such string, and encode those strings apart from the rest.
-    written = "".join(m.content for m in messages)
+    written = "".join(content for _, content in rows)
     mark = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in written)
-    pattern = "|".join(re.escape(text) for text in sorted(special, key=len, reverse=True))
-    rows = [
-        (m.role, re.sub(pattern, lambda found: f"{mark}{special.index(found[0])}{mark}", m.content)) for m in messages
-    ]
-    rendered = str(_apply_template(tokenizer, rows, tokenize=False))
+    taken: list[str] = []
+    marked = []
+    for role, content in rows:
+        parts, before = [], 0
+        for start, end in spans(content, markers):
+            parts += [content[before:start], f"{mark}{len(taken)}{mark}"]
+            taken.append(content[start:end])
+            before = end
+        marked.append((role, "".join([*parts, content[before:]])))
+    rendered = str(_apply_template(tokenizer, marked, tokenize=False))
     result: list[int] = []
     for place, part in enumerate(re.split(f"{mark}([0-9]+){mark}", rendered)):
         if place % 2:
-            result += encode_text(tokenizer, special[int(part)])
+            result += encode_text(tokenizer, taken[int(part)])
         else:
             result += tokenizer.encode(part, add_special_tokens=False)
     return result
@@ -244,10 +328,17 @@ def _apply_template(tokenizer: Any, rows: Sequence[tuple[str, str]], *, tokenize
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of `text` without any special token, also where the text spells one."""
-    if any(t in text for t in _special_strings(tokenizer)):
-        return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    """Token ids of `text` without any token of a chat format, also where the text spells one."""
+    found = spans(text, _markers(tokenizer))
+    if not found:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    ids = list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    if _marker_ids(tokenizer).isdisjoint(ids):
+        return ids
+    # one that is not flagged as special, or that the tokenizer makes of other letters: no token spans a cut
+    cuts = [0, *(start + 1 for start, _ in found), len(text)]
+    parts = (text[start:end] for start, end in pairwise(cuts))
+    return [i for part in parts for i in tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True)]
 
 
 def end_ids(tokenizer: Any, model: Any) -> list[int]:
@@ -259,14 +350,36 @@ def end_ids(tokenizer: Any, model: Any) -> list[int]:
 
 def context_length(model: Any) -> int:
     """Tokens the model can attend to."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
+    return config_context(model.config)
+
+
+def config_context(config: Any) -> int:
+    """Tokens that a model of transformers' `config` can attend to."""
+    return int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 2048)
 
 
 @lru_cache(maxsize=8)
-def _special_strings(tokenizer: Any) -> tuple[str, ...]:
-    """The special tokens as text. Other added tokens (runs of spaces, "</think>") are words like any other."""
-    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+def _markers(tokenizer: Any) -> tuple[str, ...]:
+    """As text, the special tokens and those that look like a chat format's though nobody flagged them. Other added
+    tokens (runs of spaces, "</think>") are words like any other."""
+    added = tokenizer.added_tokens_decoder.values()
+    found = [str(token) for token in added if token.special or is_marker(str(token))]
+    return tuple(dict.fromkeys([*tokenizer.all_special_tokens, *found]))
+
+
+@lru_cache(maxsize=8)
+def _marker_ids(tokenizer: Any) -> frozenset[int]:
+    """Their ids, but that of the unknown token, which other text may well give."""
+    return frozenset(tokenizer.convert_tokens_to_ids(list(_markers(tokenizer)))) - {tokenizer.unk_token_id}
+
+
+@lru_cache(maxsize=8)
+def _words(tokenizer: Any) -> str:
+    """The chat template without what is a token of its own."""
+    template = str(tokenizer.chat_template or "")
+    for token in _markers(tokenizer):
+        template = template.replace(token, " ")
+    return template
 
 
 @contextmanager
@@ -322,7 +435,7 @@ def _check_adapter_files(adapter: Path) -> None:
             )
     path = files[0]
     try:
-        json.loads(path.read_text(encoding="utf-8"))["peft_type"]
+        parse_json(path.read_text(encoding="utf-8"))["peft_type"]
         path = files[1]
         with safe_open(str(path), framework="pt") as file:
             bad = [key for key in file.keys() if not file.get_tensor(key).isfinite().all()]  # noqa: SIM118

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, cast
 
+from rlaif.core.memory import give_back
 from rlaif.core.records import Failure, Message
 from rlaif.lm.local.causal_lm import CausalLM, Decoder, PrefixCache, common_prefix, sample, target_logprobs
 from rlaif.lm.local.cpu import engine
@@ -106,6 +107,7 @@ class LocalModel:
             self.loaded = self.walker = None
             self.__dict__.pop("decoder", None)
             del self.lm, self.prefixes
+            give_back()
 
     def _choices(self, requests: Sequence[ChoiceRequest]) -> list[ChoiceLogprobs]:
         """Summed log-probability of all tokens of each choice, for the very strings that prefix + choice encode to."""
@@ -136,7 +138,8 @@ class LocalModel:
     def _responses(self, requests: Sequence[ScoreRequest]) -> list[ResponseLogprobs]:
         """Log-probability of each token of each response; what requests share is computed once."""
         results: list[ResponseLogprobs | None] = [None] * len(requests)
-        groups: dict[str, list[tuple[int, Row]]] = {}  # requests under one system prompt stand in common batches
+        # requests under one system prompt stand in common batches
+        groups: dict[tuple[float, str], list[tuple[int, Row]]] = {}
         chats = self._chats(requests)
         for index, request in enumerate(requests):
             chat = chats[request.messages]
@@ -148,11 +151,12 @@ class LocalModel:
             else:
                 first = request.messages[0]
                 key = first.content if first.role == "system" and self.walker is None else ""
-                groups.setdefault(key, []).append((index, (chat, answer)))
+                groups.setdefault((request.temperature, key), []).append((index, (chat, answer)))
                 self.usage.prompt_tokens += len(chat)
                 self.usage.scored_tokens += len(answer)
-        for group in groups.values():
-            for (index, _), values in zip(group, self._score([row for _, row in group]), strict=True):
+        for (temperature, _), group in groups.items():
+            found = self._score([row for _, row in group], temperature)
+            for (index, _), values in zip(group, found, strict=True):
                 results[index] = ResponseLogprobs(tuple(values.tolist()))
         self.usage.calls += len(requests)
         return [result for result in results if result is not None]
@@ -164,16 +168,16 @@ class LocalModel:
         distinct = dict.fromkeys(request.messages for request in requests)
         return {messages: encode_chat(self.tokenizer, messages) for messages in distinct}
 
-    def _score(self, rows: Sequence[Row]) -> list[Any]:
+    def _score(self, rows: Sequence[Row], temperature: float = 1.0) -> list[Any]:
         """Log-probs of the targets; equal rows are computed once, so that rounding cannot tell them apart."""
         if not rows:
             return []
         if self.walker is not None:
-            return self.walker.logprobs(rows)
+            return self.walker.logprobs(rows, temperature)
         keys = [(tuple(context), tuple(target)) for context, target in rows]
         distinct = list(dict.fromkeys(keys))
         size = max(1, self.batch_size // 2)
-        found = target_logprobs(self.lm, distinct, batch_size=size, prefixes=self.prefixes)
+        found = target_logprobs(self.lm, distinct, batch_size=size, prefixes=self.prefixes, temperature=temperature)
         values = dict(zip(distinct, found, strict=True))
         return [values[key] for key in keys]
 

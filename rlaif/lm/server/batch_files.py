@@ -87,7 +87,8 @@ class RequestFiles:
             self._file.close()
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self._parts.append(self.out.with_name(f".{self.out.name}.{len(self._parts) + 1}.tmp"))
-        self._file = self._parts[-1].open("wb")
+        self._parts[-1].unlink(missing_ok=True)
+        self._file = self._parts[-1].open("xb")  # opens nothing that is there, and no link
         self._requests = self._bytes = 0
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:

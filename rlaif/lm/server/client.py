@@ -4,10 +4,11 @@ What is sent and how replies are read: requests.py and replies.py. How a server 
 1. A call keeps `concurrency` requests in flight, fewer where the server says that it is too much (pace.py). Answers are
    handed out as they come, and a request is taken up only when the answer that had its place has been taken in.
 2. What may pass is tried again (connection.py).
-3. A prefix is folded into the user's message from the first time that the server rejected continuing it.
+3. A prefix is sent in the one way that the config says, in all sessions. A server that rejects to continue one ends the
+   call, with what to set; a stray rejection ends nothing.
 4. What is left after all tries is a failure of the one request. What no other request can mend (refused connection,
-   key, unknown model, no credit, no log-probs, a row of requests without one answer) is a BackendError, raised when the
-   requests in flight have ended: their answers are paid for.
+   key, unknown model, redirect, no credit, no log-probs, a row of requests without one answer) is a BackendError,
+   raised when the requests in flight have ended: their answers are paid for.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rlaif.core.errors import BackendError
 from rlaif.core.records import Failure
 from rlaif.lm.protocol import A, Generation, ModelAnswer, Request, RequestFor, ResponseLogprobs, ScoreRequest, Usage
 from rlaif.lm.server.connection import Connection, NoAnswer, Refused
-from rlaif.lm.server.replies import Reply, own_fault, parse_reply, refusal, shorten
+from rlaif.lm.server.replies import Reply, own_fault, parse_reply, refusal
 from rlaif.lm.server.requests import HOSTED, NO_LOGPROBS, Endpoint
 
 LIKELY_DOWN = 8
@@ -36,6 +37,7 @@ REMEDIES = {
     404: "check judge.source (name of the model) and that judge.base_url ends in /v1",
 }
 """What to do about a status that every request would meet."""
+REDIRECTED = "if you trust that server, write its address into judge.base_url"
 
 
 class OpenAIModel:
@@ -55,10 +57,10 @@ class OpenAIModel:
                 remedy=f"export {judge.api_key_env}=..., or set judge.base_url to your own server",
             )
         self.name, self.usage = judge.source, Usage()
-        self.endpoint = Endpoint(judge.source, judge.base_url, judge.api)
+        self.endpoint = Endpoint.of(judge)
         self.fingerprint = self.endpoint.fingerprint
         self._key_env, self._concurrency = judge.api_key_env, judge.concurrency
-        self._folds = not self.endpoint.continues
+        self._continues = False  # not seen yet
         self.gives_logprobs = False  # not seen yet
         self._connection = Connection(
             judge.base_url or HOSTED,
@@ -95,19 +97,31 @@ class OpenAIModel:
         """The answer, after as many tries as it takes and is allowed."""
         self.endpoint.refuse(request)
         self.usage.calls += 1
-        prefix = "" if isinstance(request, ScoreRequest) else request.prefix
-        folded = bool(prefix) and self._folds
-        reply = await self._post(self.endpoint.body(request, folded=folded), flight)
-        if isinstance(reply, Refused) and prefix and not folded and self.endpoint.api == "chat":
-            folded = True
-            reply = await self._post(self.endpoint.body(request, folded=True), flight)
-            self._folds = self._folds or not isinstance(reply, Refused)
+        folds = self.endpoint.folds
+        begun = self.endpoint.api == "chat" and not isinstance(request, ScoreRequest) and bool(request.prefix)
+        body = self.endpoint.body(request, folded=folds)
+        reply = await self._post(body, flight)
+        if begun and not folds:
+            if isinstance(reply, Refused) and not self._continues:
+                reply = await self._post(body, flight)  # a stray refusal would not come twice
+                if isinstance(reply, Refused):
+                    await self._refuse_begun(request, reply, flight)
+            self._continues = self._continues or isinstance(reply, Reply)
         if isinstance(reply, Refused):
             reply = Failure("backend", f"the server rejects the request: {reply.said}")
-        answer = self.endpoint.answer(request, reply, folded=folded)
+        answer = self.endpoint.answer(request, reply, folded=folds)
         if isinstance(answer, ResponseLogprobs):
             self.usage.scored_tokens += len(answer.token_logprobs or ())
         return answer
+
+    async def _refuse_begun(self, request: Request, refused: Refused, flight: _Flight) -> None:
+        """Raises BackendError where the server takes the request without the beginning of its answer."""
+        if isinstance(await self._post(self.endpoint.body(request, folded=True), flight), Reply):
+            raise BackendError(
+                f"the server rejects a question with the beginning of its answer ({refused.said})",
+                where=self.endpoint.where,
+                remedy="set judge.prefix: folded, and it is asked in words to begin so",
+            )
 
     async def _post(self, body: dict[str, Any], flight: _Flight) -> Reply | Failure | Refused:
         """The server's reply, why this one request has none, or that the server understands it and will not take it
@@ -130,8 +144,6 @@ class OpenAIModel:
                     remedy="start the server or correct judge.base_url, then run again with --resume",
                 ) from None
             return Failure("backend", str(problem))
-        except ValueError as problem:
-            return Failure("backend", shorten(str(problem)))
         self.usage.prompt_tokens += reply.prompt_tokens
         self.usage.generated_tokens += reply.completion_tokens
         return refusal(reply) or reply
@@ -139,8 +151,8 @@ class OpenAIModel:
     def _meaning(self, problem: Refused) -> Failure | Refused:
         """What a refusal means for the request. Raises BackendError where it means all of them."""
         status = 402 if problem.used_up else problem.status
-        if status in REMEDIES:
-            remedy = REMEDIES[status].format(key_env=self._key_env)
+        if status in REMEDIES or problem.redirects:
+            remedy = REMEDIES.get(status, REDIRECTED).format(key_env=self._key_env)
             raise BackendError(f"the server refuses ({problem.said})", where=self.endpoint.where, remedy=remedy)
         fault = own_fault(problem.said, problem.code, problem.kind)
         if fault is None and status in (400, 422):

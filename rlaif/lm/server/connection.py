@@ -1,19 +1,20 @@
 """The HTTP client of one server, for a judge and for rollouts: it paces requests and tries again what may pass.
 
-Tried again are 408, 409, 429, 5xx, timeouts, lost connections and answers cut on their way: after a growing, jittered
-pause, or after the one that the server asks for (Retry-After), which then holds for all requests. Not tried again is
-what the server says about the request itself (too long, filtered) and a quota that is used up.
+Tried again are 408, 409, 429, 5xx, timeouts, lost connections and answers that cannot be read (cut on their way,
+malformed, too long, with impossible numbers): after a growing, jittered pause, or after the one that the server asks
+for (Retry-After), which then holds for all requests. Not tried again is what the server says about the request itself
+(too long, filtered), a quota that is used up, and a redirect, which is never followed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urljoin, urlsplit
 
-from rlaif.core.errors import BackendError
+from rlaif.lm.server.credentials import Credentials
 from rlaif.lm.server.loop_thread import LoopThread
 from rlaif.lm.server.pace import LONGEST_WAIT, Pace, asked_pause, own_pause
 from rlaif.lm.server.replies import BrokenReply, own_fault, shorten
@@ -31,20 +32,33 @@ class Refused(Exception):
         body = problem.body
         words = body.get("message", body.get("detail")) if isinstance(body, dict) else body
         self.status, self.code, self.kind = problem.status_code, problem.code, problem.type
+        self.headers = problem.response.headers
+        self.redirects = 300 <= self.status < 400
+        if self.redirects:
+            words = _redirect(str(problem.request.url), self.headers.get("location"))
         self.said = f"{self.status} {shorten(str(words or problem.message))}"
         self.used_up = self.code == "insufficient_quota"
-        self.headers = problem.response.headers
         super().__init__(self.said)
 
     def may_pass(self, lasting: Collection[int]) -> bool:
         """Whether another try may find the server of another mind; never with a status that is `lasting`."""
-        if self.used_up or own_fault(self.said, self.code, self.kind) is not None:
+        if self.used_up or self.redirects or own_fault(self.said, self.code, self.kind) is not None:
             return False
         advice = self.headers.get("x-should-retry")
         if advice in ("true", "false"):
             return bool(advice == "true")
         passing = self.status in (408, 409, 429) or self.status >= 500
         return passing and self.status not in lasting
+
+
+def _redirect(asked: str, location: str | None) -> str:
+    """Where a server sends us: scheme, host and port, for the rest may hold secrets of others."""
+    try:
+        target = urlsplit(urljoin(asked, location or ""))
+    except ValueError:
+        target = urlsplit("")
+    there = f"{target.scheme}://{target.netloc.rpartition('@')[2]}" if target.netloc and location else "nowhere"
+    return f"a redirect to {there}, which is not followed"
 
 
 class NoAnswer(Exception):
@@ -65,17 +79,20 @@ class Connection:
     """
 
     def __init__(self, url: str, *, field: str, key_env: str, timeout: float, max_retries: int, most: int) -> None:
+        self._credentials = Credentials.of(url, field=field, key_env=key_env)
         import openai
 
-        if not url.startswith(("http://", "https://")):
-            raise BackendError(
-                "is not the address of a server", where=url, remedy=f"write {field}: http://127.0.0.1:8000/v1"
-            )
+        from rlaif.lm.server.border import BorderClient
+
         self._timeout, self._tries = timeout, max_retries + 1
         self._pace = Pace(most)
-        # a local server wants no key, but the SDK refuses to send none; its own retries know no other request's pause
-        key = os.environ.get(key_env, "").strip() or "none"
-        self._client = openai.AsyncOpenAI(api_key=key, base_url=url, timeout=timeout, max_retries=0)
+        self._client = openai.AsyncOpenAI(
+            api_key=self._credentials.key,
+            base_url=self._credentials.url,
+            timeout=timeout,
+            max_retries=0,  # the SDK's own know no other request's pause
+            http_client=BorderClient(self._credentials, timeout),
+        )
         self.loop = LoopThread()
 
     async def send(
@@ -91,8 +108,7 @@ class Connection:
         """What `read` makes of the server's answer to a POST of `body`, or to a GET where there is none.
 
         `tries` at most, or as many as the connection has; none after the first while `ending()`. Raises Refused,
-        NoAnswer, ValueError for an answer that makes no sense, and what `read` raises, but for BrokenReply, which is
-        tried again.
+        NoAnswer, and what `read` raises, but for BrokenReply, which is tried again.
         """
         most, done = self._tries if tries is None else tries, 0
         while True:
@@ -137,14 +153,18 @@ class Connection:
             except openai.APIConnectionError as problem:
                 cause = problem.__cause__ or problem
                 if type(cause).__name__ == "ConnectError":
-                    raise _Fault(shorten(str(cause)), unreachable=True) from None
-                raise _Fault(f"connection lost ({shorten(str(cause))})") from None
+                    raise _Fault(self._words(cause), unreachable=True) from None
+                raise _Fault(f"connection lost ({self._words(cause)})") from None
             except openai.OpenAIError as problem:  # whatever else the SDK finds wrong with an answer
-                raise ValueError(str(problem)) from None
+                raise _Fault(self._words(problem)) from None
             except BrokenReply as problem:
                 raise _Fault(str(problem)) from None
             self._pace.answered()
             return found
+
+    def _words(self, problem: BaseException) -> str:
+        """What a library says is wrong, which may quote what was sent."""
+        return shorten(self._credentials.hide(str(problem)))
 
     def close(self) -> None:
         self.loop.close(self._client.close)

@@ -1,7 +1,11 @@
 """What an OpenAI-compatible server answered, checked at the border, and the choice probabilities in it. No network.
 
 Servers differ: llama.cpp writes the chat form of log-probs also in text completions, gateways send errors with
-status 200, some list only the sampled token. What does not fit raises `ValueError` with a sentence to read.
+status 200, some list only the sampled token. What does not fit, and numbers that no log-probs can have, raise
+`BrokenReply` with a sentence to read.
+
+`model` in a reply is not compared with what was asked for: honest servers answer with a snapshot (gpt-4o-2024-08-06),
+the first of several names, a deployment or the path of a file, so no rule tells those from another model.
 """
 
 from __future__ import annotations
@@ -9,12 +13,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, StrictInt, ValidationError
 
 from rlaif.core.records import Failure
 from rlaif.lm.protocol import ChoiceLogprobs
@@ -22,7 +26,27 @@ from rlaif.lm.protocol import ChoiceLogprobs
 _OVERFLOW = re.compile(
     r"context[ _-]?(length|size|window)|maximum context|max_model_len|too many tokens|prompt is too long", re.IGNORECASE
 )
+_PIECES = re.compile(r"(?:\ufffd|bytes:(?:\\x[0-9a-fA-F]{2})+)+")
 _FILTERED = re.compile(r"content[ _-]?(filter|policy|management)|safety system", re.IGNORECASE)
+
+
+ROUNDING = 1e-4
+"""A log-prob may be so much over 0."""
+MOST_MASS = 1.01
+"""Of the tokens of one list. Log-probs in bfloat16 are off by up to 0.4 %, those with two decimals by 0.5 %."""
+
+
+def _not_positive(value: float) -> float:
+    if value > ROUNDING:
+        raise ValueError("a log-probability over 0")
+    return min(value, 0.0)
+
+
+# strict: true and "-1" are no numbers. The bound leaves any sum over an answer finite; some write -3.4e38 for never.
+Logprob = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e300), AfterValidator(_not_positive)]
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+"""Tokens of one request: what is added up to what a budget counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +76,7 @@ class Reply:
 
 class _Token(BaseModel):
     token: str
-    logprob: FiniteFloat
+    logprob: Logprob
 
 
 class _TokenInfo(_Token):
@@ -64,9 +88,9 @@ class _Logprobs(BaseModel):
 
     content: list[_TokenInfo] | None = None
     tokens: list[str] | None = None
-    token_logprobs: list[FiniteFloat | None] | None = None
-    top_logprobs: list[dict[str, FiniteFloat] | None] | None = None
-    text_offset: list[int] | None = None
+    token_logprobs: list[Logprob | None] | None = None
+    top_logprobs: list[dict[str, Logprob] | None] | None = None
+    text_offset: list[StrictInt] | None = None
 
 
 class _Message(BaseModel):
@@ -83,8 +107,8 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
 
 
 class _Completion(BaseModel):
@@ -93,11 +117,11 @@ class _Completion(BaseModel):
 
 
 class BrokenReply(ValueError):
-    """An answer that another try may mend: one that was cut on its way, or an error in the place of an answer."""
+    """An answer with status 200 that cannot be read; another try may bring a sound one."""
 
 
 def parse_reply(text: str) -> Reply:
-    """The reply in the body of an answer with status 200; `ValueError` says what is malformed in it."""
+    """The reply in the body of an answer with status 200; `BrokenReply` says what is malformed in it."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
@@ -106,7 +130,7 @@ def parse_reply(text: str) -> Reply:
 
 
 def read_reply(data: Any) -> Reply:
-    """The reply in the JSON of an answer with status 200; `ValueError` says what is malformed in it."""
+    """The reply in the JSON of an answer with status 200; `BrokenReply` says what is malformed in it."""
     if isinstance(data, dict) and data.get("error") and not data.get("choices"):
         raise BrokenReply(f"the server answered with an error: {shorten(json.dumps(data['error']))}")
     try:
@@ -114,15 +138,16 @@ def read_reply(data: Any) -> Reply:
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(map(str, first["loc"])) or "answer"
-        raise ValueError(f"the server's answer is malformed at {place}: {first['msg']}") from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise BrokenReply(shorten(f"the server's answer is malformed at {place}: {what}")) from None
     if not completion.choices:
-        raise ValueError("the server's answer holds no choice")
+        raise BrokenReply("the server's answer holds no choice")
     # one is asked for; a server that sends more is to be taken at its own numbers
     choice = min(completion.choices, key=lambda c: c.index or 0)
     usage = completion.usage or _Usage()
     message = choice.message or _Message(content=choice.text)
     return Reply(
-        text=message.content or "",
+        text=_whole(message.content or ""),
         refusal=message.refusal,
         finish=choice.finish_reason,
         positions=_positions(choice.logprobs),
@@ -151,8 +176,13 @@ def own_fault(message: str, code: object = None, kind: object = None) -> Failure
 
 def shorten(text: str, limit: int = 300) -> str:
     """The text on one line, cut after `limit` characters."""
-    line = " ".join(text.split())
+    line = " ".join(_whole(text).split())
     return line if len(line) <= limit else line[:limit] + "..."
+
+
+def _whole(text: str) -> str:
+    """The text without halves of surrogate pairs, which JSON can spell and no file can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _positions(logprobs: _Logprobs | None) -> tuple[Position, ...] | None:
@@ -160,7 +190,7 @@ def _positions(logprobs: _Logprobs | None) -> tuple[Position, ...] | None:
         return None
     if logprobs.content is not None:
         return tuple(
-            Position(info.token, info.logprob, tuple((t.token, t.logprob) for t in info.top_logprobs or ()))
+            Position(info.token, info.logprob, _top([(t.token, t.logprob) for t in info.top_logprobs or ()]))
             for info in logprobs.content
         )
     if logprobs.tokens is None or logprobs.token_logprobs is None:
@@ -170,8 +200,17 @@ def _positions(logprobs: _Logprobs | None) -> tuple[Position, ...] | None:
     try:
         rows = list(zip(logprobs.tokens, logprobs.token_logprobs, tops, offsets, strict=True))
     except ValueError:
-        raise ValueError("the server's answer is malformed: its lists of log-probs differ in length") from None
-    return tuple(Position(token, value, tuple((top or {}).items()), offset) for token, value, top, offset in rows)
+        raise BrokenReply("the server's answer is malformed: its lists of log-probs differ in length") from None
+    return tuple(Position(token, value, _top((top or {}).items()), offset) for token, value, top, offset in rows)
+
+
+def _top(listed: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """The likeliest tokens; `BrokenReply` where their probabilities exceed 1 together, equal entries counted once."""
+    top = tuple(listed)
+    mass = math.fsum(math.exp(value) for _, value in set(top))
+    if mass > MOST_MASS:
+        raise BrokenReply(f"the server's answer is malformed: likely tokens with a probability of {mass:.3g} together")
+    return top
 
 
 def indistinct(choices: Sequence[str]) -> tuple[str, str] | None:
@@ -206,7 +245,8 @@ def read_choices(positions: Sequence[Position], choices: Sequence[str], prefix: 
     for position in positions:
         if position.logprob is None:
             break
-        # a server may list the same token twice; equal entries are one
+        # equal entries are one that the server wrote twice; one text with two log-probs is two tokens that read alike
+        # ("A" and " A" where a server strips blanks), and both count
         listed = list(dict.fromkeys(position.top)) or [(position.token, position.logprob)]
         for token, logprob in listed:
             text = done + _squeeze(token)
@@ -229,8 +269,8 @@ def read_choices(positions: Sequence[Position], choices: Sequence[str], prefix: 
     return ChoiceLogprobs(tuple(min(0.0, math.log(m)) if m > 0 else floor for m in mass), bounds=bounds)
 
 
-def read_scores(reply: Reply, before: int, end: int) -> tuple[float | None, ...]:
-    """Log-probability of each token that starts within characters [before, end) of an echoed text."""
+def read_scores(reply: Reply, before: int, end: int) -> tuple[Position, ...]:
+    """The tokens that start within characters [before, end) of an echoed text."""
     positions = reply.positions or ()
     offsets, at = [], 0
     for position in positions:
@@ -240,8 +280,26 @@ def read_scores(reply: Reply, before: int, end: int) -> tuple[float | None, ...]
     first = positions[0].token if positions else ""
     shift = 0 if reply.text.startswith(first) else len(first)
     return tuple(
-        position.logprob for position, offset in zip(positions, offsets, strict=True) if before <= offset - shift < end
+        position for position, offset in zip(positions, offsets, strict=True) if before <= offset - shift < end
     )
+
+
+def spell(tokens: Sequence[str], text: str) -> bool:
+    """Whether the tokens make up the text. Blanks do not count, and a token that is a piece of a letter (shown as
+    U+FFFD or as bytes) stands for any letters."""
+    first, *others = _PIECES.split(_squeeze("".join(tokens)))
+    rest = _squeeze(text)
+    if not others:
+        return rest == first
+    if not rest.startswith(first):
+        return False
+    at = len(first)
+    for part in others[:-1]:
+        found = rest.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return rest.endswith(others[-1]) and len(rest) - len(others[-1]) >= at
 
 
 def _bound_of_unlisted(logprobs: Sequence[float]) -> float:

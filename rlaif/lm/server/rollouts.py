@@ -17,12 +17,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from rlaif.core.errors import BackendError
 from rlaif.core.records import FinishReason
 from rlaif.lm.server.connection import Connection, NoAnswer, Refused
-from rlaif.lm.server.replies import shorten
+from rlaif.lm.server.credentials import shown
+from rlaif.lm.server.replies import Logprob, shorten
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class Drawn:
 
 
 class _RolloutLogprobs(BaseModel):
-    token_logprobs: list[FiniteFloat] | None = None
+    token_logprobs: list[Logprob] | None = None
 
 
 class _RolloutChoice(BaseModel):
@@ -70,7 +71,7 @@ class RolloutServer:
     tells the user to do, such as the command that starts the server."""
 
     def __init__(self, url: str, *, timeout: float, remedy: str, max_retries: int = 5) -> None:
-        self.url, self.remedy = url, remedy
+        self.url, self.remedy = shown(url), remedy
         self._connection = Connection(
             url,
             field="ppo.server_url",

@@ -3,7 +3,7 @@
 The reward of a token is -kl_coef times its log-ratio to the reference; the last one has the score on top. The score
 enters clipped, scaled and less a baseline, as configured. Then
 
-1. ppo: generalised advantage estimation over a critic (arXiv 1506.02438).
+1. ppo: generalised advantage estimation over a critic (arXiv 1506.02438), trained or made by `values_of_reward`.
 2. reinforce: the rewards from the token on, discounted. What came before the token is none of its doing.
 3. rloo: the response's whole return less the mean return of the prompt's other samples (2402.14740).
 4. grpo: less the mean of all the prompt's samples, the scores first divided by their deviation (2402.03300).
@@ -51,6 +51,30 @@ def advantages_and_returns(
         mean = others_mean if algorithm == "rloo" else group_mean
         advantages = torch.where(mask, (whole - mean(whole, groups))[:, None], 0.0)
     return advantages, returns
+
+
+def values_of_reward(so_far: Tensor, scores: Tensor, mask: Tensor, groups: Tensor) -> Tensor:
+    """(B, T) the reward model as critic: what its score of a response so far (B, T) says of the `scores` (B,) to come.
+
+    At each place so_far and scores are taken less their means over the prompt's samples that got there (over the
+    batch's where a prompt has one sample alone), and the value is slope * so_far. The slope is that of least squares
+    over the *other* prompts: a value that was fitted to its own response's score would take away what is to be learnt.
+    With one prompt alone there is nothing to fit, and values are 0. They say nothing of the scores' level, so these
+    should come less a baseline.
+    """
+    folds = torch.nn.functional.one_hot(groups).float()  # (B, G)
+    peers = folds if folds.sum(0).min() > 1 else torch.ones_like(folds[:, :1])
+    real = mask.float()
+    count = (peers.T @ real).clamp(min=1)
+
+    def centred(values: Tensor) -> Tensor:
+        return real * (values - peers @ ((peers.T @ (real * values)) / count))
+
+    known, wanted = centred(torch.where(mask, so_far, 0.0)), centred(scores[:, None].expand_as(so_far))
+    product, square = (folds.T @ (known * other) for other in (wanted, known))  # (G, T)
+    product, square = (sums.sum(0) - sums for sums in (product, square))
+    slope = torch.where(square > 1e-8, product / square.clamp(min=1e-8), 0.0)
+    return (folds @ slope) * known
 
 
 def token_weights(mask: Tensor, *, loss_type: Literal["dapo", "grpo", "dr_grpo"], longest: int) -> Tensor:

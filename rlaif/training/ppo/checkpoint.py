@@ -14,7 +14,7 @@ import torch
 
 from rlaif.config import PpoConfig
 from rlaif.core.errors import StageError, memory_is_full
-from rlaif.core.files import disk_errors, move_folder, remove_folder, write_folder
+from rlaif.core.files import disk_errors, move_folder, parse_json, remove_folder, write_folder
 from rlaif.training.ppo.formulas import KlController
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.processes import Processes
@@ -29,7 +29,9 @@ class TrainingState:
     def __init__(self, model: PolicyModel, config: PpoConfig, processes: Processes) -> None:
         self.model, self.processes = model, processes
         self.parameters = list(model.trained.values())
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0
+        )
         self.kl = KlController(config.kl_coef, config.kl_target, config.kl_horizon)
         self.finished: int | None = 0
         self.saved = 0
@@ -118,7 +120,7 @@ def restore(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from pickle import UnpicklingError
 
-    facts = json.loads((path / "facts.json").read_text(encoding="utf-8"))
+    facts = parse_json((path / "facts.json").read_text(encoding="utf-8"))
     if not isinstance(facts, dict):
         raise ValueError("facts.json is no JSON object")
     try:

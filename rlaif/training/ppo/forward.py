@@ -39,15 +39,18 @@ class Forward:
         whole = self.processes.joined(mine, list(zip(*tensors, strict=True)))
         return [rollouts.padded(found) for found in zip(*whole, strict=True)]
 
-    def scores(self, rollouts: Rollouts) -> Tensor:
-        """(B, M) normalised scores of each reward model."""
+    def scores(self, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+        """(B, M) normalised scores of each reward model; (B, T) their mean of what stands before each token."""
         mine = self._share_of(rollouts)
-        columns = []
+        columns, running = [], []
         for member in self.model.members:
             with self.model.using(member):
                 found = [self.model.scores(rollouts.rows(rows), member) for rows in self.micro_batches(mine)]
-            columns.append(torch.cat(found))
-        return torch.stack(self.processes.joined(mine, list(torch.stack(columns, 1))))
+            columns.append(torch.cat([scores for scores, _ in found]))
+            running.append([part for _, parts in found for part in parts])
+        so_far = [torch.stack(parts).mean(0) for parts in zip(*running, strict=True)]
+        whole = self.processes.joined(mine, list(zip(torch.stack(columns, 1), so_far, strict=True)))
+        return torch.stack([scores for scores, _ in whole]), rollouts.padded([part for _, part in whole])
 
     def share(self, rows: Sequence[int]) -> list[int]:
         """The places among `rows` that are this process's work."""

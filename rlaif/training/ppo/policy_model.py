@@ -20,7 +20,16 @@ from rlaif.config import PpoConfig
 from rlaif.core.errors import ModelError
 from rlaif.lm.local.causal_lm import SHORT, CausalLM
 from rlaif.lm.local.cpu import engine
-from rlaif.lm.local.load import LoadedModel, adapter_fits, autocast, check_keys, lora_config, takes_lora
+from rlaif.lm.local.load import (
+    LoadedModel,
+    adapter_fits,
+    autocast,
+    check_keys,
+    end_ids,
+    lora_config,
+    save_adapter,
+    takes_lora,
+)
 from rlaif.lm.local.packing import Row
 from rlaif.training.ppo.formulas import entropies, token_logprobs
 from rlaif.training.ppo.processes import Processes
@@ -35,15 +44,15 @@ LOGITS = 1 << 26
 
 
 def _critic(config: PpoConfig) -> Adapter | None:
-    """The adapter whose states the critic reads; None for an algorithm without one."""
-    if config.algorithm != "ppo":
+    """The adapter whose states the trained critic reads; None where there is none to train."""
+    if config.algorithm != "ppo" or config.reward_is_critic:
         return None
     return "value" if config.value == "adapter" else "policy"
 
 
 class PolicyModel:
     """Policy, critic, reward models (from the folders `rewards`) and reference on one base. `value` = "trunk" puts the
-    critic's head on the policy; algorithms but "ppo" have no critic.
+    critic's head on the policy; with "reward", and for algorithms but "ppo", no critic is trained.
 
     Log-probs are those of the distribution that is sampled from: logits are divided by `temperature` everywhere.
     `longest`: tokens of the longest prompt and response to come; None = `max_length`.
@@ -75,9 +84,16 @@ class PolicyModel:
             with adapter_fits(folder):
                 self.peft.load_adapter(str(folder), adapter_name=f"reward-{number}", is_trainable=False)
                 check_keys(self.peft, folder, f"reward-{number}")
-            self.members[f"reward-{number}"] = load_head(folder)
-            self.members[f"reward-{number}"].head.to(loaded.device)
-        self.lm = CausalLM(loaded.model)
+            self.members[f"reward-{number}"] = head = load_head(folder)
+            head.head.to(loaded.device)
+            if config.reward_is_critic and head.pooling == "end":
+                raise ModelError(
+                    "this reward model reads the end of a response alone: it says nothing before that, and so "
+                    "cannot be the critic",
+                    where=str(folder),
+                    remedy="set ppo.value: trunk, or run the reward stage again with reward.pooling: mean and --force",
+                )
+        self.lm, self.ends = CausalLM(loaded.model), end_ids(loaded.tokenizer, loaded.model)
         self.vocabulary = int(loaded.model.get_output_embeddings().weight.shape[0])
         # Decided once: in bfloat16 the two ways to compute attention differ, and a token's ratio would not start at 1
         # if one of them were taken when it is measured and the other when it is trained on.
@@ -175,10 +191,9 @@ class PolicyModel:
             return self.lm.predicting_states(rows)
 
     def logits(self, flat: Tensor) -> Tensor:
-        """(N, V) float32 logits at the temperature. At 1 nothing is divided: a copy of them costs as a softmax does."""
+        """(N, V) float32 logits at the temperature."""
         with autocast(self.loaded):
-            logits = self.lm.logits(flat)
-        return logits if self.temperature == 1 else logits / self.temperature
+            return self.lm.logits(flat, self.temperature)
 
     def logprobs(self, flat: Tensor, rows: Sequence[Row]) -> Tensor:
         """(N,) float32 log-probs of the response tokens, at the temperature."""
@@ -222,12 +237,15 @@ class PolicyModel:
         return result
 
     @torch.no_grad()
-    def scores(self, rows: Sequence[Row], member: Adapter = "reward-1") -> Tensor:
-        """(B,) normalised scores of one reward model for prompt + response."""
+    def scores(self, rows: Sequence[Row], member: Adapter = "reward-1") -> tuple[Tensor, list[Tensor]]:
+        """(B,) normalised scores of one reward model for prompt + response; (T,) for each row, those before each token
+        (`RewardHead.so_far`)."""
         head = self.members[member]
         with self.using(member), autocast(self.loaded), self.lm.attending(self.attention):
-            states = response_states(self.lm, read_rows(rows, head.pooling, self.loaded.tokenizer.eos_token_id))
-        return head.scores(pooled(states, head.pooling)).cpu()
+            end = self.loaded.tokenizer.eos_token_id
+            states = response_states(self.lm, read_rows(rows, head.pooling, end, self.ends))
+        so_far = [head.so_far(part, len(response)).cpu() for part, (_, response) in zip(states, rows, strict=True)]
+        return head.scores(pooled(states, head.pooling)).cpu(), so_far
 
     def adapter_state(self) -> dict[str, Any]:
         """A copy of all trained weights by name, for a checkpoint."""
@@ -241,9 +259,4 @@ class PolicyModel:
 
     def save_policy(self, folder: Path) -> None:
         """Writes the policy adapter in PEFT's format into `folder`."""
-        self.peft.save_pretrained(str(folder), selected_adapters=["policy"])
-        inner = folder / "policy"  # PEFT puts adapters that are not called "default" into a folder of their own
-        if inner.is_dir():
-            for file in inner.iterdir():
-                file.replace(folder / file.name)
-            inner.rmdir()
+        save_adapter(self.peft, folder, "policy", merged=self.loaded.merged)

@@ -1,5 +1,6 @@
-"""What is trained on, and when: the prompts that fit, those set aside to validate on, those of each step, and the
-responses of each mini-batch. All of it is decided by hashes of (run seed, place), so a resumed run decides the same."""
+"""What is trained on, and when: the prompts that fit, those set aside to validate on, those of each step, the
+responses of each mini-batch, and the learning rate of each update. All of it is decided by hashes of (run seed, place),
+so a resumed run decides the same."""
 
 from __future__ import annotations
 
@@ -87,3 +88,11 @@ def mini_batches(size: int, samples: int, parts: int, epochs: int, *, seed: int,
         order = sorted(range(size // samples), key=lambda i: content_id(seed, "mini-batch", step, epoch, i))
         plan += [[i * samples + k for i in sorted(order[part::parts]) for k in range(samples)] for part in range(parts)]
     return plan
+
+
+def learning_rate(config: PpoConfig, update: int) -> float:
+    """Of update `update` of the run, from 0: it rises to its full height over `warmup_steps`, and falls to 0 linearly
+    over all `steps`, the first ones included."""
+    a_step = config.num_ppo_epochs * config.num_mini_batches
+    rising = min(1.0, (update + 1) / (config.warmup_steps * a_step)) if config.warmup_steps else 1.0
+    return config.learning_rate * rising * (1 - update / (config.steps * a_step))

@@ -5,7 +5,8 @@ Departures from the papers (PPO 1707.06347, GAE 1506.02438, InstructGPT 2203.021
 1. Policy, critic, reward model and reference are LoRA adapters on one frozen copy of the SFT weights, not four models:
    a quarter of the memory, and a reference that cannot move.
 2. The critic starts from a zero head on the SFT body, or (`value: trunk`) shares the policy's trunk; InstructGPT starts
-   it from the reward model, which is not always there (a judge or a function may score).
+   it from the reward model, which is not always there (a judge or a function may score). With `value: reward` it *is*
+   the reward model, reading the response so far, and needs no training.
 3. No pre-training gradients are mixed in (InstructGPT's PPO-ptx): there is no such data.
 4. The KL penalty is the log-ratio (k1) in the reward, for every algorithm. GRPO puts k3 into the loss, whose gradient
    is that of another divergence. It is not divided by GRPO's deviation either, so that `kl_coef` keeps its meaning.
@@ -23,6 +24,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,7 +34,13 @@ from rlaif.config import PpoConfig
 from rlaif.core.records import Prompt
 from rlaif.lm.local.packing import Row
 from rlaif.training.ppo import off_policy
-from rlaif.training.ppo.advantages import Grouping, advantages_and_returns, relative_scores, token_weights
+from rlaif.training.ppo.advantages import (
+    Grouping,
+    advantages_and_returns,
+    relative_scores,
+    token_weights,
+    values_of_reward,
+)
 from rlaif.training.ppo.checkpoint import TrainingState
 from rlaif.training.ppo.formulas import (
     clipped,
@@ -49,11 +57,10 @@ from rlaif.training.ppo.local_sampler import LocalSampler, Sampler
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.processes import ALONE, Processes
 from rlaif.training.ppo.rollout import NotFiniteError, RolloutBatch, Rollouts, batch_metrics, refuse_not_finite
-from rlaif.training.ppo.schedule import mini_batches
+from rlaif.training.ppo.schedule import learning_rate, mini_batches
 from rlaif.training.rewards.sources import Rewards, RewardScores, part_figures
+from rlaif.training.rewards.topic import topic_scores
 
-NO_CRITIC = {"explained_variance": None, "value_loss": None}
-"""What a step says of a critic where there is none."""
 MEASURED = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "grad_norm")
 """What a mini-batch says of its update; each but the last is a mean over its real tokens."""
 
@@ -106,7 +113,8 @@ class PpoTrainer:
             "kl_coef": self.state.kl.coefficient,
             "entropy": entropy,
             **stats,
-            **(NO_CRITIC if self.model.critic is None else {}),
+            **({} if self.config.algorithm == "ppo" else {"explained_variance": None}),
+            **({} if self.model.critic else {"value_loss": None}),  # none is trained
             "seconds_generate": sampled - clock,
             "seconds_score": measured - sampled,
             "seconds_optimise": time.perf_counter() - measured,
@@ -127,9 +135,17 @@ class PpoTrainer:
             (values,) = tokens(rollouts, "value", lambda flat, rows: (model.values(flat),))
         (ref_logprobs,) = tokens(rollouts, None, lambda flat, rows: (model.logprobs(flat, rows),))  # adapters off
         # Reward models read the ids; functions and judge the texts, asked once by the first process for all.
-        members = self.forward.scores(rollouts) if self.rewards.by_model else None
+        members = None
+        if self.rewards.by_model:
+            members, so_far = self.forward.scores(rollouts)
+            values = so_far if self.config.reward_is_critic else values
+        topic = None
+        if self.rewards.by_topic:  # the reference again, after other prompts
+            elsewhere = replace(rollouts, prompt_ids=tuple(self.rewards.others[p.id] for p in rollouts.prompts))
+            (other_logprobs,) = tokens(elsewhere, None, lambda flat, rows: (model.logprobs(flat, rows),))
+            topic = topic_scores(ref_logprobs, other_logprobs, rollouts.mask, self.config.on_topic_nats)
         scored = self.processes.from_first(
-            lambda: self.rewards.scored(rollouts, [self.text(response) for response in rollouts.responses], members)
+            lambda: self.rewards.scored(rollouts, [self.text(ids) for ids in rollouts.responses], members, topic)
         )
         batch = self.shaped(rollouts, logprobs, ref_logprobs, values, scored)
         return batch, float(masked_mean(entropies, batch.response_mask))
@@ -137,13 +153,19 @@ class PpoTrainer:
     def shaped(
         self, rollouts: Rollouts, logprobs: Tensor, ref_logprobs: Tensor, values: Tensor, scored: RewardScores
     ) -> RolloutBatch:
-        """3. The measured (B, T) tensors and what is made of them; raises NotFiniteError where one is not a number."""
+        """3. The measured (B, T) tensors and what is made of them; raises NotFiniteError where one is not a number.
+
+        With `value: reward`, `values` are the reward model's scores of what stands before each token.
+        """
         config, mask, groups = self.config, rollouts.mask, rollouts.groups
         # A response that was cut off is not scored as if it were complete.
         penalties = config.missing_eos_penalty * torch.tensor([reason != "stop" for reason in rollouts.finish])
         entering = relative_scores(
             scored.scores, penalties, groups, config.score_clip, scale=reward_scale(config), baseline=config.baseline
         )
+        # A number that is not finite would spread over all values, and none would know whose it was.
+        if config.reward_is_critic and entering.isfinite().all() and values[mask].isfinite().all():
+            values = values_of_reward(values, entering, mask, groups)
         # The score lands on the last real token, the KL penalty on every one.
         rewards = shaped_rewards(entering, logprobs, ref_logprobs, mask, self.state.kl.coefficient)
         if config.whiten_rewards:
@@ -182,7 +204,7 @@ class PpoTrainer:
         kept: list[dict[str, float]] = []
         before: dict[str, Any] | None = None
         for rows in plan:
-            state.set_rate(config.learning_rate * (1 - (step * len(plan) + len(kept)) / (config.steps * len(plan))))
+            state.set_rate(learning_rate(config, step * len(plan) + len(kept)))
             found = self.gradients(batch, rows, warmup=step < config.value_warmup_steps)
             # The KL to the policy that sampled shows what the update before has done: it is undone, the rest skipped.
             # (What the last update of a step did is seen by none; the next step samples from it afresh.)

@@ -123,11 +123,13 @@ class Validation:
         prompts: Sequence[Prompt],
         scorers: Sequence[GoldScorer],
         processes: Processes = ALONE,
+        log: MetricsLog | None = None,
     ) -> None:
-        """`scorers` are those of the first process, which alone scores and writes; all know what was measured."""
+        """`scorers` are those of the first process, which alone scores and writes; all know what was measured. `log`
+        is the folder's validation.jsonl."""
         self.folder, self.config, self.progress = folder, config, progress
         self.prompts, self.scorers, self.processes = list(prompts), list(scorers), processes
-        self.log = MetricsLog(self.folder / "validation.jsonl")
+        self.log = log or MetricsLog(self.folder / "validation.jsonl")
         self.samples = MetricsLog(self.folder / "validation_samples.jsonl")
         self.peak = Peak(self.config.best_by, gold.direction(self.config.best_by, self.config.gold))
         self.known = -1  # the step of the last validation
@@ -154,9 +156,10 @@ class Validation:
         """Whether `patience` validations brought no new best."""
         return 0 < self.config.patience <= self.peak.since
 
-    def after(self, step: int, trainer: PpoTrainer) -> None:
-        """Validates the policy of `step` finished steps, if it is time to and was not done before a resume."""
-        if not self.prompts or step <= self.known or (step % self.config.eval_steps and step != self.config.steps):
+    def after(self, step: int, trainer: PpoTrainer, *, last: bool) -> None:
+        """Validates the policy of `step` finished steps, if it is time to, as it always is after the `last` one, and
+        was not done before a resume."""
+        if not self.prompts or step <= self.known or (step % self.config.eval_steps and not last):
             return
         clock = time.perf_counter()
         rows, entropy = answers(trainer, self.prompts, self.scorers)
@@ -250,8 +253,9 @@ def answers(trainer: PpoTrainer, prompts: Sequence[Prompt], scorers: Sequence[Go
     check_sampler(batch, trainer.config)
     kl = torch.where(batch.response_mask, batch.logprobs - batch.ref_logprobs, 0.0).sum(1).tolist()
     texts = [trainer.text(response) for response in rollouts.responses]
-    asked = [prompt.text for prompt in rollouts.prompts]
-    columns = trainer.processes.from_first(lambda: {scorer.name: scorer.score(asked, texts) for scorer in scorers})
+    columns = trainer.processes.from_first(
+        lambda: {scorer.name: scorer.score(rollouts.prompts, texts) for scorer in scorers}
+    )
     rows = {
         prompt.id: {
             "prompt_id": prompt.id,

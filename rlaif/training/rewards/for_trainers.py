@@ -1,6 +1,7 @@
 """A source of the reward as a plain function `(prompts, responses) -> scores`, as TRL's trainers take it.
 
-TRL calls `function(prompts=..., completions=..., completion_ids=..., **columns)`; what is not needed is ignored.
+TRL calls `function(prompts=..., completions=..., completion_ids=..., **columns)`; what is not needed is ignored, and a
+function of the user's gets the columns that it asks for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rlaif.judge.judge import Judge
 from rlaif.lm.local.load import load_model
 from rlaif.training.ppo.rollout import Rollouts
 from rlaif.training.rewards.by_judge import JudgeReward
-from rlaif.training.rewards.function import load_function
+from rlaif.training.rewards.function import FunctionReward, import_function
 from rlaif.training.rewards.model import RewardModel
 from rlaif.training.rewards.sources import Rewards
 
@@ -32,7 +33,7 @@ def of_model(config: RunConfig, run: RunFolder) -> Reward:
     """The run's reward model, or what the config makes of an ensemble. An answer counts as one that ended."""
     members = []
     for name in config.reward.adapters:  # each changes the base that it stands on
-        base = load_model(config.model, (run.file("sft", "adapter"),))
+        base = load_model(config.model, tuple(run.file(stage, "adapter") for stage in config.start))
         members.append(RewardModel.load(run.file("reward", name), base))
     ensemble = Rewards((), config.ppo.reward_ensemble, config.ppo.reward_uncertainty)
 
@@ -64,19 +65,24 @@ def of_judge(judge: Judge, references: Mapping[str, Sequence[Response]]) -> Rewa
 
 def of_function(name: str) -> Reward:
     """The function "module:function", whatever names its parameters have."""
-    function = load_function(name)
+    plain = import_function(name)
+    by_columns: dict[tuple[str, ...], FunctionReward] = {}
 
     def reward_function(
         prompts: Sequence[Chat],
         completions: Sequence[Chat],
         completion_ids: Sequence[Sequence[int]] | None = None,
-        **_: Any,
+        **given: Any,
     ) -> list[float | None]:
+        own = {k: v for k, v in given.items() if isinstance(v, list | tuple) and len(v) == len(completions)}
+        if tuple(own) not in by_columns:
+            by_columns[tuple(own)] = FunctionReward(plain, name, tuple(own))
+        function = by_columns[tuple(own)]
         texts, none = [_text(chat) for chat in completions], ((),) * len(completions)
         ids = none if completion_ids is None else tuple(tuple(row) for row in completion_ids)
         ended: list[FinishReason] = ["stop"] * len(texts)
-        given = Rollouts(tuple(_prompt(chat) for chat in prompts), none, ids, tuple(ended))
-        return [None if math.isnan(score) else score for score in function.scores(given, texts).tolist()]
+        rollouts = Rollouts(tuple(_prompt(chat) for chat in prompts), none, ids, tuple(ended))
+        return [None if math.isnan(score) else score for score in function.scores(rollouts, texts, own).tolist()]
 
     reward_function.__name__ = name.rpartition(":")[2]
     return reward_function

@@ -1,7 +1,8 @@
 """A reward in plain Python: "module:function" with TRL's signature, f(prompts, completions, **columns) -> list[float].
 
-A function is given, by keyword, those of `COLUMNS` that its signature takes, each a list with one entry per response.
-Where the names of its first two parameters say nothing, these get the prompts and the responses by position.
+A function is given, by keyword, those of `COLUMNS` and of the columns of the prompt file that its signature takes,
+each a list with one entry per response. A column of the file goes before one of ours that says where the prompt is
+from. Where the names of its first two parameters say nothing, these get the prompts and the responses by position.
 Departures from TRL: texts stay texts where the prompts are chats (`messages` has these as TRL gives them), and
 a NaN is an error, not another way to say None.
 """
@@ -22,6 +23,7 @@ from torch import Tensor
 from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.plugins import load_own, raised_at
 from rlaif.gold.text import MOVED
+from rlaif.inputs.columns import column_values
 from rlaif.lm.server.loop_thread import LoopThread
 from rlaif.training.ppo.rollout import Rollouts
 
@@ -46,23 +48,33 @@ COLUMNS: dict[str, Column] = {
     "finish": lambda rollouts, texts: list(rollouts.finish),
 }
 """What a function may ask for, by the name of its parameter."""
+GIVES_WAY = frozenset({"prompt_id", "slice", "tags", "source"})
+"""Those of COLUMNS that are a column of the prompt file where it has one of that name."""
 
 
 class FunctionReward:
-    """A function as a source of scores; raises ConfigError if it takes something that there is not."""
+    """A function as a source of scores; raises ConfigError if it takes something that there is not. `columns` are those
+    of the prompt files."""
 
-    def __init__(self, function: RewardFunction, name: str) -> None:
+    def __init__(self, function: RewardFunction, name: str, columns: Sequence[str] = ()) -> None:
         self.function, self.name = function, name
-        self.by_place, self.by_name = _bound(function, name)
+        self.columns = [column for column in columns if column not in COLUMNS.keys() - GIVES_WAY]
+        self.by_place, self.by_name = _bound(function, name, self.columns)
         self.loop: LoopThread | None = None  # of an async function; one for all calls, as its connections ask for
 
-    def scores(self, rollouts: Rollouts, texts: Sequence[str]) -> Tensor:
-        """(B,) float32 scores, NaN where the function says None.
+    def scores(
+        self, rollouts: Rollouts, texts: Sequence[str], own: Mapping[str, Sequence[Any]] | None = None
+    ) -> Tensor:
+        """(B,) float32 scores, NaN where the function says None. `own`: the columns of the prompts, where they do not
+        bring them along.
 
         Raises StageError if it fails or returns anything but one finite number or None each.
         """
         placed = [COLUMNS[name](rollouts, texts) for name in self.by_place]
-        named = {name: COLUMNS[name](rollouts, texts) for name in self.by_name}
+        asked = [name for name in self.by_name if name in self.columns]
+        named = {name: COLUMNS[name](rollouts, texts) for name in self.by_name if name not in asked}
+        found_own = column_values(rollouts.prompts, asked) if own is None else own
+        named |= {name: list(found_own[name]) for name in asked}
         try:
             found = self.function(*placed, **named)
             if inspect.iscoroutine(found):
@@ -94,17 +106,26 @@ class FunctionReward:
         )
 
 
-def load_function(name: str) -> FunctionReward:
+def load_function(name: str, columns: Sequence[str] = ()) -> FunctionReward:
     """The function "module:function"; raises ConfigError if it cannot be imported or called with what there is."""
-    remedy = 'write "model", "judge" or "module:function" of something importable'
+    return FunctionReward(import_function(name), name, columns)
+
+
+def import_function(name: str) -> RewardFunction:
+    """The mere function "module:function"; raises ConfigError if it cannot be imported."""
+    remedy = (
+        'write "model", "judge", "on_topic" or "module:function", with the module beside the config or where rlaif is '
+        "started"
+    )
     function = load_own(MOVED.get(name, name), what="reward function", where="ppo.reward", remedy=remedy)
     if not callable(function):
         raise ConfigError(f"{name!r} is not a function", where="ppo.reward")
-    return FunctionReward(function, name)
+    return function  # type: ignore[no-any-return]
 
 
-def _bound(function: RewardFunction, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _bound(function: RewardFunction, name: str, columns: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(columns given by place, columns given by name), as the function's signature takes them."""
+    known = dict.fromkeys((*COLUMNS, *columns))
     both = ("prompts", "responses")
     try:
         signature = inspect.signature(function)
@@ -114,19 +135,20 @@ def _bound(function: RewardFunction, name: str) -> tuple[tuple[str, ...], tuple[
     if Parameter.VAR_POSITIONAL in kinds:  # (*args, **kwargs) is most often a decorator that says nothing of its own
         return both, ()
     named = [key for key, parameter in signature.parameters.items() if parameter.kind in BY_NAME]
-    wanted = tuple(key for key in COLUMNS if key in named or Parameter.VAR_KEYWORD in kinds)
+    wanted = tuple(key for key in known if key in named or Parameter.VAR_KEYWORD in kinds)
     if wanted and _takes(signature, (), wanted) is None:
         return (), wanted
     first, second = ([*signature.parameters] + [""] * 2)[:2]
     left = tuple(key for key in wanted if key not in {*both, first, second})
-    misplaced = first in COLUMNS.keys() - {"prompts"} or second in COLUMNS.keys() - {"responses", "completions"}
+    misplaced = first in known.keys() - {"prompts"} or second in known.keys() - {"responses", "completions"}
     problem = _takes(signature, (), wanted) if misplaced else _takes(signature, both, left)
     if problem is None:
         return both, left
     raise ConfigError(
         f"the reward function {name} cannot be called: {problem}",
         where=_defined_in(function) or "ppo.reward",
-        remedy=f"these are the names that it may ask for: {', '.join(COLUMNS)}",
+        remedy=f"these are the names that it may ask for: {', '.join(known)}; any other must be a column of the prompt "
+        "file",
     )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rlaif.config import LoraTable, Pooling
 from rlaif.core.errors import ModelError
-from rlaif.core.files import disk_errors, write_atomic
+from rlaif.core.files import disk_errors, parse_json, write_atomic
 from rlaif.core.records import Prompt
 from rlaif.lm.local.causal_lm import CausalLM
 from rlaif.lm.local.cpu import engine
@@ -37,6 +37,7 @@ from rlaif.lm.local.load import (
     encode_chat,
     encode_text,
     lora_config,
+    save_adapter,
     takes_lora,
 )
 from rlaif.lm.local.packing import Row, packing_order
@@ -62,11 +63,15 @@ def pooled(states: Sequence[Tensor], pooling: Pooling) -> Tensor:
     return torch.stack([part[-1].float() for part in states])
 
 
-def read_rows(rows: Sequence[Row], pooling: Pooling, end: int) -> Sequence[Row]:
-    """The rows as a model of this pooling reads them: with `end` each response ends with the token `end`."""
+def read_rows(rows: Sequence[Row], pooling: Pooling, end: int, ends: Collection[int] = ()) -> Sequence[Row]:
+    """The rows as a model of this pooling reads them. A response that ended with another of the ids `ends` ends with
+    `end`, the only one that training has seen; with the pooling "end" every response does."""
+    read = [
+        (prompt, [*response[:-1], end] if response and response[-1] in ends else response) for prompt, response in rows
+    ]
     if pooling != "end":
-        return rows
-    return [(prompt, response if response and response[-1] == end else [*response, end]) for prompt, response in rows]
+        return read
+    return [(prompt, response if response and response[-1] == end else [*response, end]) for prompt, response in read]
 
 
 def raw_scores(state: Tensor, head: nn.Linear) -> Tensor:
@@ -111,6 +116,15 @@ class RewardHead(NamedTuple):
     def scores(self, state: Tensor) -> Tensor:
         """(B,) normalised scores of the pooled states (B, H)."""
         return normalised(raw_scores(state, self.head), mean=self.mean, std=self.std)
+
+    def so_far(self, states: Tensor, tokens: int) -> Tensor:
+        """(tokens,) before each token of a response the normalised score of what stands there already, 0 before the
+        first; `states` (1 + tokens or more, H) are its `response_states`. Without an end token, whatever the pooling:
+        none stands there yet."""
+        raw = raw_scores(states[1:tokens], self.head)
+        if self.pooling == "mean":
+            raw = raw.cumsum(0) / torch.arange(1, 1 + len(raw), device=raw.device)
+        return torch.cat([raw.new_zeros(1), normalised(raw, mean=self.mean, std=self.std)])
 
 
 class RewardModel(nn.Module):
@@ -161,7 +175,7 @@ class RewardModel(nn.Module):
         from safetensors.torch import save_file
 
         with disk_errors(folder):
-            self.peft_model.save_pretrained(str(folder))
+            save_adapter(self.peft_model, folder, merged=self.loaded.merged)
             save_file({"weight": self.head.weight.detach().cpu().contiguous()}, str(folder / HEAD_FILE))
         constants = {
             "mean": self.mean,
@@ -293,7 +307,7 @@ def check_base(folder: Path, loaded: LoadedModel) -> None:
 def _constants(folder: Path) -> dict[str, Any]:
     path = folder / CONSTANTS_FILE
     try:
-        constants: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        constants: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         mean, std = float(constants["mean"]), float(constants["std"])
         read = constants.get("pooling", "last") in get_args(Pooling)  # older models have none, and read the last token
         if math.isfinite(mean) and 0 < std < math.inf and read and "base_fingerprint" in constants:

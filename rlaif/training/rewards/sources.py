@@ -1,14 +1,15 @@
-"""What a response scores: the weighted sum of its sources. Reward models read token ids, all others texts.
+"""What a response scores: the weighted sum of its sources. The policy's own model scores token ids for the reward
+models and `on_topic`, all others read texts.
 
-The two kinds stand apart, since several processes each score their own rows by the reward models, while functions and
-the judge are asked once, about the whole batch.
+The two kinds stand apart, since several processes each score their own rows by the model, while functions and the judge
+are asked once, about the whole batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ from torch import Tensor
 from rlaif.config import PpoConfig
 from rlaif.core.errors import StageError
 from rlaif.core.records import Prompt
+from rlaif.lm.local.load import encode_chat
 from rlaif.training.ppo.rollout import Rollouts
 from rlaif.training.rewards.by_judge import JudgeReward
 from rlaif.training.rewards.function import RESUME, FunctionReward, RewardFunction, load_function
+from rlaif.training.rewards.topic import other_prompts
 
 DISAGREEMENT = "disagreement"
 """The column of the deviation between the members of an ensemble."""
@@ -35,17 +38,20 @@ OpenJudgeReward = Callable[[], JudgeReward]
 SOURCES: Mapping[str, Callable[[OpenJudgeReward], TextReward | None]] = {
     "model": lambda judge: None,  # on the weights that PPO trains, so PPO itself reads the ids
     "judge": lambda judge: judge(),
+    "on_topic": lambda judge: None,
 }
 """A source that has a name of its own -> what scores the texts. Any other is a function, "module:function"."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightedReward:
-    """One part of the score; `by` is None for the reward model."""
+    """One part of the score; `by` is None for what PPO itself measures: the reward model, or whether the response is
+    `on_topic`."""
 
     name: str
     by: TextReward | None
     weight: float = 1.0
+    on_topic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +64,31 @@ class RewardScores:
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """The sources of the score, and how members of an ensemble of reward models become one of them."""
+    """The sources of the score, and how members of an ensemble of reward models become one of them. `others`, for
+    `on_topic`: prompt id -> token ids of the prompt to compare with."""
 
     sources: tuple[WeightedReward, ...]
     ensemble: Literal["mean", "worst", "uncertainty"] = "mean"
     uncertainty: float = 0.5
+    others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of_config(cls, config: PpoConfig, judge: OpenJudgeReward) -> Rewards:
-        """Those of `ppo.reward`; `judge` is opened if it is among them. Raises ConfigError for a function that cannot
-        be imported or called."""
+    def of_config(cls, config: PpoConfig, judge: OpenJudgeReward, columns: Sequence[str] = ()) -> Rewards:
+        """Those of `ppo.reward`; `judge` is opened if it is among them, `columns` are those of the prompts. Raises
+        ConfigError for a function that cannot be imported or called."""
         found = []
         for part in config.reward:
             make = SOURCES.get(part.source)
-            by = load_function(part.source) if make is None else make(judge)
-            found.append(WeightedReward(part.called, by, part.weight))
+            by = load_function(part.source, columns) if make is None else make(judge)
+            found.append(WeightedReward(part.called, by, part.weight, part.source == "on_topic"))
         return cls(tuple(found), config.reward_ensemble, config.reward_uncertainty)
+
+    def comparing(self, prompts: Sequence[Prompt], tokenizer: Any) -> Rewards:
+        """The same, with what `on_topic` needs to score responses to these prompts; ConfigError for one alone."""
+        if not self.by_topic:
+            return self
+        found = other_prompts(prompts)
+        return replace(self, others={own: tuple(encode_chat(tokenizer, p.messages)) for own, p in found.items()})
 
     @classmethod
     def of_function(cls, function: RewardFunction, name: str = "function") -> Rewards:
@@ -83,19 +98,27 @@ class Rewards:
     @property
     def by_model(self) -> bool:
         """Whether a reward model is among the sources."""
-        return any(source.by is None for source in self.sources)
+        return any(source.by is None and not source.on_topic for source in self.sources)
+
+    @property
+    def by_topic(self) -> bool:
+        """Whether `on_topic` is."""
+        return any(source.on_topic for source in self.sources)
 
     @property
     def judges(self) -> list[JudgeReward]:
         """The judge, if it is among the sources."""
         return [source.by for source in self.sources if isinstance(source.by, JudgeReward)]
 
-    def scored(self, rollouts: Rollouts, texts: Sequence[str], members: Tensor | None) -> RewardScores:
-        """What the responses score; `members` (B, M) are the scores of the reward models, None without any.
+    def scored(
+        self, rollouts: Rollouts, texts: Sequence[str], members: Tensor | None, topic: Tensor | None = None
+    ) -> RewardScores:
+        """What the responses score; `members` (B, M) are the scores of the reward models, `topic` (B,) those of
+        `on_topic`, None without any.
 
         Raises StageError where a source fails, or where all that have a weight say nothing of a response.
         """
-        return self.combined(rollouts, texts, members, self.of_texts(rollouts, texts))
+        return self.combined(rollouts, texts, members, self.of_texts(rollouts, texts), topic)
 
     def of_texts(self, rollouts: Rollouts, texts: Sequence[str]) -> dict[str, Tensor]:
         """Name -> (B,) scores of every source that reads texts, NaN where a function says None; raises StageError where
@@ -117,16 +140,24 @@ class Rewards:
                 return members.mean(1) - self.uncertainty * members.var(1, correction=0)
 
     def combined(
-        self, rollouts: Rollouts, texts: Sequence[str], members: Tensor | None, of_texts: Mapping[str, Tensor]
+        self,
+        rollouts: Rollouts,
+        texts: Sequence[str],
+        members: Tensor | None,
+        of_texts: Mapping[str, Tensor],
+        topic: Tensor | None = None,
     ) -> RewardScores:
-        """The sum over what `of_texts` and (B, M) the members of the reward model said.
+        """The sum over what `of_texts`, (B, M) the members of the reward model and (B,) `on_topic` said.
 
         A source that says nothing of a response is left out of its sum. Raises StageError where all that have a weight
         do.
         """
         parts = dict(of_texts)
         if members is not None:
-            parts |= {source.name: self.of_members(members) for source in self.sources if source.by is None}
+            score = self.of_members(members)
+            parts |= {source.name: score for source in self.sources if source.by is None and not source.on_topic}
+        if topic is not None:
+            parts |= {source.name: topic for source in self.sources if source.on_topic}
         found = torch.stack([parts[source.name] for source in self.sources], 1)
         weights = torch.tensor([source.weight for source in self.sources])
         # A NaN of a function is its None, one of a model a fault, which must not get lost in the sum.

@@ -70,6 +70,17 @@ def test_page_and_terminal_say_what_the_edit_did_and_cost(run: RunFolder) -> Non
         assert "slice hard (2)" in words
 
 
+def test_an_edit_that_the_judge_does_not_read_is_said_to_change_nothing(run: RunFolder) -> None:
+    found, _ = ask(run, edited(kind={"statement": "Never be kind."}))
+    out = io.StringIO()
+    for part in rendered(answer(found)):
+        Console(file=out, width=80).print(part)
+    for words in (" ".join(out.getvalue().split()), " ".join(Page(page(answer(found))).words.split())):
+        assert "judge.method contrast reads the contrast pair, never the statement. Edit what it reads" in words
+        assert "choose a method that reads the edit: pairwise, cot, rating." in words
+        assert "flip" not in words, "0.0 % would look like something that was measured"
+
+
 def test_the_verb_prints_writes_and_leaves_the_run_alone(run: RunFolder, tmp_path: Path) -> None:
     to = write_constitution(tmp_path / "new.yaml", REWORDED)
     out, html = tmp_path / "impact.json", tmp_path / "impact.html"

@@ -55,7 +55,10 @@ def policy_run(folder: Path, texts: dict[tuple[int, int], str]) -> RunFolder:
     others = [Response(PROMPTS[n].id, "of the SFT model", "sft", 0, 1.0, "stop", 1) for n in range(6)]
     JsonlFile(run.file("evaluate", "responses.jsonl"), Response).append([*rows, *others])
     scores = [
-        {"response_id": r.id, "prompt_id": r.prompt_id, "slice": PROMPTS[n].slice, "model": r.model, "words": size}
+        {
+            **{"response_id": r.id, "prompt_id": r.prompt_id, "slice": PROMPTS[n].slice, "model": r.model},
+            **{"words": size, "refusal": False},
+        }
         for r, (n, _), size in zip(rows, texts, (len(t.split()) for t in texts.values()), strict=True)
     ]
     run.file("evaluate", "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scores))
@@ -77,6 +80,9 @@ def test_the_new_policy_wins_where_its_answers_are_better_under_each_constitutio
     words = {change.slice: change for change in found.measures if change.name == "words"}
     assert (words["hard"].before.mean, words["hard"].after.mean, words["hard"].difference.mean) == (1, 3, 2)
     assert words["easy"].difference.mean == 0
+    refusal = next(change for change in found.measures if (change.slice, change.name) == ("", "refusal"))
+    most = pytest.approx(0.3903, abs=1e-4)  # Wilson's of 0 of 6
+    assert (refusal.after.low, refusal.after.high, refusal.difference.high) == (0.0, most, most)
 
 
 def test_samples_are_paired_by_their_seed(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +23,10 @@ from rlaif.core.records import Constitution, Contrast, PreferenceLabel
 from rlaif.core.yaml import dump_yaml
 from rlaif.judge.load import load
 from rlaif.run import pipeline
-from rlaif.run.init import init_project
 from rlaif.view.answer import page
-from tests import tiny
 from tests.analysis.impact.runs import write_constitution
 from tests.output import Page, rlaif
+from tests.projects import tiny_project
 from tests.stages.small_run import SMALL
 
 ALL: tuple[DownstreamPart, ...] = ("revisions", "reward", "policy")
@@ -36,17 +34,12 @@ LIMIT = 3
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A whole run; the reward model is PPO's reward."""
     folder = tmp_path_factory.mktemp("beyond")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "CONTEXT", 4096)
-        tiny.make_tiny_model(folder / "model")
-        init_project(folder)
-        words = [*SMALL, "model.source=./model", "constitution=harmless-and-kind", "ppo.reward=model"]
-        config = load(folder / "rlaif.yaml", words)
-        pipeline.run_stages(config, folder / "run", STAGES, mode="new", limit=LIMIT, progress=Silent())
-        yield RunFolder(folder / "run")
+    config = tiny_project(folder, [*SMALL, "constitution=harmless-and-kind", "ppo.reward=model"])
+    pipeline.run_stages(config, folder / "run", STAGES, mode="new", limit=LIMIT, progress=Silent())
+    return RunFolder(folder / "run")
 
 
 def constitution() -> Constitution:

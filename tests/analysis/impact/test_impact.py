@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from rlaif.analysis.impact.relabel import relabel
+from rlaif.constitution.diff import diff
 from rlaif.core.errors import ConfigError, ConstitutionError, DataError, RlaifError, RunFolderError, StageError
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import Constitution, Contrast, Failure, PreferenceLabel, Principle, content_id
 from rlaif.core.yaml import dump_yaml
 from rlaif.judge.load import load
+from rlaif.judge.methods.table import METHODS
 from rlaif.lm.protocol import Request, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
 from tests.analysis.impact.runs import (
@@ -41,6 +43,7 @@ REVERSED = replace(CONSTITUTION, principles=RULES[::-1])
 REWORDED = edited(kind={"contrast": OTHER})
 RENAMED = edited(kind={"id": "gentle"})
 CRITIQUED = edited(kind={"critique": "Name it."})
+STATED = edited(kind={"statement": "Never be kind."})
 WEIGHTED = edited(kind={"weight": 9.0}, safe={"weight": 0.0})
 
 
@@ -100,15 +103,18 @@ def test_a_pairwise_judge_is_asked_twice_a_pair(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "judge", [{}, *({"method": m} for m in ("pairwise", "cot", "rating", "random")), {"principles": "one"}], ids=str
+    "table", [{}, *({"method": m} for m in ("pairwise", "cot", "rating", "random")), {"principles": "one"}], ids=str
 )
 @pytest.mark.parametrize(
-    "to", [WEIGHTED, DROPPED, REWORDED, ADDED, RENAMED, CRITIQUED, REVERSED], ids=lambda to: content_id(to)[:4]
+    "to", [WEIGHTED, DROPPED, REWORDED, ADDED, RENAMED, CRITIQUED, STATED, REVERSED], ids=lambda to: content_id(to)[:4]
 )
-def test_the_labels_are_those_of_judging_everything_anew(judge: dict[str, Any], to: Constitution) -> None:
-    config = settings(Path(), **{"abstain_below": 0.02, **judge})
+def test_the_labels_are_those_of_judging_everything_anew(table: dict[str, Any], to: Constitution) -> None:
+    config = settings(Path(), **{"abstain_below": 0.02, **table})
     labels = judge_for(config, CONSTITUTION, ScriptedModel()).label(comparisons(PROMPTS[8:14]))
-    anew = judge_for(config, to, ScriptedModel()).label(comparisons(PROMPTS[8:14]))
+    judge = judge_for(config, to, ScriptedModel())
+    anew = judge.label(comparisons(PROMPTS[8:14]))
+    if not diff(CONSTITUTION, to, METHODS.values()).reaches(judge.shown):
+        assert [label.prob_a for label in anew] == [label.prob_a for label in labels], "nothing can change"
     with Silent().task("", 0) as task:
         pairs, tallies = relabel(labels, CONSTITUTION, judge_for(config, to, ScriptedModel()), batch=5, task=task)
     assert [pair.before for pair in pairs] == labels
@@ -147,6 +153,8 @@ def test_words_that_the_method_does_not_show_need_no_verdict(tmp_path: Path, met
     assert (found.cost.needed, found.cost.judged) == (found.cost.reused, 0)
     assert (model.opened, found.groups[0].flips, found.examples) == (False, 0, [])
     assert found.principles[0].edit.startswith("reworded (")
+    assert found.unreached.startswith("No label can change: the edit changes the ")
+    assert ("reads nothing" if method == "random" else f"judge.method {method} reads ") in found.unreached
 
 
 def test_a_template_of_the_run_s_own_may_show_every_text(tmp_path: Path) -> None:
@@ -155,8 +163,11 @@ def test_a_template_of_the_run_s_own_may_show_every_text(tmp_path: Path) -> None
     own = '{% message "user" %}{{ principle.critique }} {{ response_a }} {{ response_b }}{% endmessage %}'
     (run.templates_path / "pairwise.jinja").write_text(own)
     make_run(run.root, config)
-    assert ask(run, edited(kind={"critique": "Name it."}))[0].cost.judged == 2 * PAIRS
-    assert ask(run, edited(kind={"rationale": "Why"}))[0].cost.judged == 0
+    reworded = ask(run, edited(kind={"critique": "Name it."}))[0]
+    assert (reworded.cost.judged, reworded.unreached) == (2 * PAIRS, "")
+    explained = ask(run, edited(kind={"rationale": "Why"}))[0]
+    assert explained.cost.judged == 0
+    assert explained.unreached == "No label can change: the edit changes the rationale alone, which no judge reads."
 
 
 def test_one_principle_per_prompt_is_drawn_again(tmp_path: Path) -> None:

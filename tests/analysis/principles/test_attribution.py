@@ -47,7 +47,7 @@ def test_a_sample_is_judged_under_all_and_kept(run: RunFolder) -> None:
     found, opened = ask(run, pairs=30)
     assert (found.overview.pairs, found.overview.prompts, found.asked.stored) == (30, 12, 2 * 30)
     assert (found.asked.judged, opened) == (2 * 3 * 30, [True])
-    assert any("as if judge.principles were all" in note for note in found.notes)
+    assert any("those of judge.principles: all" in note for note in found.notes)
     again, _ = ask(run, pairs=30)
     assert (again.asked.calls, again.asked.judged) == (0, 180)
     assert again.principles == found.principles
@@ -78,7 +78,7 @@ def test_a_run_under_all_principles_has_everything_at_hand(tmp_path: Path) -> No
     drawn, also_opened = ask(run, pairs=72)
     assert (opened, also_opened, drawn.asked.judged) == ([], [], 0)
     assert {row.id: row.flips for row in stored.principles} == {row.id: row.flips for row in drawn.principles}
-    assert not any("as if" in note for note in stored.notes + drawn.notes)
+    assert not any("those of judge.principles: all" in note for note in stored.notes + drawn.notes)
 
 
 def test_labels_of_the_sample_are_those_of_a_run_under_all(tmp_path: Path) -> None:

@@ -33,13 +33,13 @@ from tests.analysis.principles.runs import (
     ],
 )
 def test_a_judge_that_reads_turns_with_the_rule(tmp_path: Path, score: Any, verdict: str, turned: float | None) -> None:
-    run = words_run(tmp_path / "run", score)
-    found, _ = ask(run, score, negate=20)
+    run = words_run(tmp_path / "run", score, principles="all")
+    found, _ = ask(run, score, negate=72)
     assert found.negations is not None
     rows = {row.id: row for row in found.negations}
     assert list(rows) == [principle.id for principle in CONSTITUTION.principles]
     row = rows["yes"]
-    assert (row.pairs, row.compared + row.ties, row.verdict) == (20, 20, verdict)
+    assert (row.pairs, row.compared + row.ties, row.verdict) == (72, 72, verdict)
     if turned is None:
         assert (row.turned, row.stayed) == (None, None)
         return
@@ -56,7 +56,10 @@ def test_a_judge_that_reads_turns_with_the_rule(tmp_path: Path, score: Any, verd
     [(by_words, "turns: the words outweigh the examples"), (by_examples, "stays: the examples decide")],
 )
 def test_contrast_shows_whether_words_or_examples_decide(tmp_path: Path, score: Any, verdict: str) -> None:
-    run = words_run(tmp_path / "run", score, method="contrast")
+    run = words_run(tmp_path / "run", score, method="contrast", principles="all")
+    few, _ = ask(run, score, negate=9)
+    assert few.negations is not None
+    assert few.negations[0].verdict == "too few prompts"
     found, _ = ask(run, score, negate=30)
     assert found.negations is not None
     assert found.negations[0].verdict == verdict

@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft.tuners.lora import Linear
 
-from rlaif.check.ppo import batches, suite
+from rlaif.check.ppo import batches, rewards, suite
 from rlaif.check.ppo.subject import Check
 from rlaif.lm.local import causal_lm as decode
 from rlaif.training.ppo import advantages as estimators
@@ -328,6 +328,25 @@ def normalisation_lost(patch: Patch) -> None:
     wrapped(patch, adapters, "load_head", lambda f, folder: f(folder)._replace(mean=0.0, std=1.0))
 
 
+@breaks("reward-critic")
+def critic_that_sees_the_token_itself(patch: Patch) -> None:
+    wrapped(patch, reward_model.RewardHead, "so_far", lambda f, self, states, tokens: f(self, states[1:], tokens))
+
+
+@breaks("reward-critic")
+def critic_fitted_to_its_own_score(patch: Patch) -> None:
+    """One slope for all, of least squares over all prompts."""
+
+    def around(f: Any, so_far: Any, scores: Any, mask: Any, groups: Any) -> Any:
+        others = f(
+            so_far.repeat(2, 1), scores.repeat(2), mask.repeat(2, 1), torch.cat([groups, groups + groups.max() + 1])
+        )
+        return others[: len(scores)]
+
+    for place in (ppo_step, rewards):
+        wrapped(patch, place, "values_of_reward", around)
+
+
 # Updates
 
 
@@ -344,6 +363,32 @@ def critic_frozen(patch: Patch) -> None:
 @breaks("trained-weights")
 def policy_trained_in_the_warm_up(patch: Patch) -> None:
     wrapped(patch, PpoTrainer, "gradients", lambda f, self, batch, rows, warmup: f(self, batch, rows, warmup=False))
+
+
+@breaks("losses")
+def values_measured_against_nothing(patch: Patch) -> None:
+    def without_target(values: Any, old: Any, returns: Any, reach: float) -> Any:
+        cut = old + (values - old).clamp(-reach, reach)
+        return 0.5 * torch.maximum(values**2, (cut - returns) ** 2)
+
+    patch.setattr(ppo_step, "value_loss", without_target)
+
+
+@breaks("losses")
+def values_clipped_around_0(patch: Patch) -> None:
+    wrapped(
+        patch, ppo_step, "value_loss", lambda f, v, old, returns, reach: f(v, torch.zeros_like(old), returns, reach)
+    )
+
+
+@breaks("losses")
+def the_smaller_of_two_policy_losses(patch: Patch) -> None:
+    wrapped(patch, ppo_step, "policy_loss", lambda f, new, old, wanted, reach: -f(new, old, -wanted, reach))
+
+
+@breaks("losses")
+def ratios_never_clipped(patch: Patch) -> None:
+    wrapped(patch, ppo_step, "policy_loss", lambda f, new, old, wanted, reach: f(new, old, wanted, 1e9))
 
 
 @breaks("optimiser")

@@ -24,6 +24,7 @@ SHAPES: list[tuple[Any, dict[str, Any]]] = [
     ("qwen3", {"algorithm": "rloo", "samples_per_prompt": 2, "kl_target": 6.0}),
     ("gpt2", {"value": "adapter", "temperature": 1.0}),
     ("gpt_neox", {"algorithm": "grpo", "batch_size": 36, "samples_per_prompt": 3, "loss_type": "dr_grpo"}),
+    ("llama", {"value": "reward", "samples_per_prompt": 2, "baseline": "prompt"}),
     ("gemma", {"algorithm": "reinforce", "temperature": 1.3, "entropy_coef": 0.01, "loss_type": "grpo"}),
 ]
 """Tied output layers: all but Qwen3 and GPT-NeoX. Pad is the end token and stands in every prompt of all of them."""
@@ -36,7 +37,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("decoded")
-@pytest.mark.parametrize(("arch", "fields"), SHAPES, ids=[arch for arch, _ in SHAPES])
+@pytest.mark.parametrize(
+    ("arch", "fields"), SHAPES, ids=[f"{arch}-{fields.get('value', 'none')}" for arch, fields in SHAPES]
+)
 def test_every_check_passes_on(arch: Any, fields: dict[str, Any], tmp_path: Path) -> None:
     torch.set_num_threads(1)
     source = make_tiny_model(tmp_path / "model", arch, layers=1, hidden=32)
@@ -51,7 +54,7 @@ def test_bfloat16_passes_within_its_rounding(tmp_path: Path) -> None:
     source = make_tiny_model(tmp_path, layers=1, hidden=32)
     outcomes = list(suite.run(subject(source, dtype="bfloat16")))
     assert failures(outcomes) == []
-    assert [outcome.name for outcome in outcomes if not outcome.applies] == ["reward-model"]
+    assert [outcome.name for outcome in outcomes if not outcome.applies] == ["reward-model", "reward-critic"]
     assert any(outcome.off > 1e-3 for outcome in outcomes)
 
 
@@ -74,7 +77,9 @@ def test_the_command_prints_a_line_for_every_check(tmp_path: Path, tiny_model: P
     lines = result.stdout.splitlines()
     assert lines[0].startswith("model as the SFT policy, float32 on cpu; reward: tests.training.toy_rewards:share_of_e")
     assert [line.split()[1] for line in lines[1:-1]] == [suite.name_of(check) for check in suite.CHECKS]
-    assert lines[-1] == f"{len(suite.CHECKS) - 1} of {len(suite.CHECKS) - 1} checks passed"
+    absent = [line.split()[1] for line in lines[1:-1] if line.startswith("absent")]
+    assert absent == ["reward-model", "reward-critic"]  # a function scores
+    assert lines[-1] == f"{len(suite.CHECKS) - 2} of {len(suite.CHECKS) - 2} checks passed"
 
 
 def test_a_failure_is_told_with_its_place_and_ends_in_an_error(

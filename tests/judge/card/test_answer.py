@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from rlaif.core.records import Prompt
 from rlaif.judge.card.answer import answer
-from rlaif.judge.card.records import JudgeCard
+from rlaif.judge.card.records import Errors, JudgeCard, SurestError
 from rlaif.view.answer import page, rendered
-from tests.judge.card.cases import card_of, gullible, perfect, write_gold
+from tests.judge.card.cases import card_of, gullible, length_lover, perfect, write_gold
 from tests.output import EVIL, Page, on_terminal
 
 
@@ -41,12 +42,28 @@ def test_terminal_and_page_say_the_same(card: JudgeCard) -> None:
     assert parsed.tags.count("svg") == 2
 
 
+def test_the_surest_errors_can_be_read(tmp_path: Path) -> None:
+    card = card_of(tmp_path, length_lover, examples=2)
+    wrong = round(card.failures.labelled * (1 - card.accuracy.judge.mean)) if card.accuracy.judge else 0
+    assert len(card.errors.surest) == 2 < card.errors.pairs < wrong + 9
+    for words in (printed(card), Page(page(answer(card))).words):
+        words = " ".join(words.split())
+        assert f"Judge and gold disagree on {card.errors.pairs} of 48 pairs" in words
+        assert "the judge prefers" in words
+        assert "my bad answer 0 and more of it" in words
+        assert "under good" in words
+    none = card_of(tmp_path, perfect)
+    assert none.errors.pairs == 0
+    assert "Surest errors" not in printed(none)
+
+
 def test_text_stays_text(card: JudgeCard) -> None:
     hostile = replace(
         card,
         subject=replace(card.subject, model=EVIL, gold=EVIL, gold_about=EVIL, constitution=EVIL, method=EVIL),
         failures=replace(card.failures, by_kind={EVIL: 1}),
         notes=[EVIL],
+        errors=Errors(1, [SurestError("x", Prompt.of_text(EVIL), EVIL, EVIL, 0.9, [EVIL], [EVIL])]),
         verdict=[EVIL, EVIL],
     )
     parsed = Page(page(answer(hostile)))

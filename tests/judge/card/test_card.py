@@ -43,7 +43,7 @@ def test_a_perfect_judge(tmp_path: Path) -> None:
     assert card.failures.prompts == 24
     assert says(card, "Better than a coin")
     assert says(card, 'Better than "shorter wins" on length-matched pairs')
-    assert says(card, "Not shown to prefer a place")
+    assert says(card, "Not shown to prefer the first or the second answer")
 
 
 def test_a_judge_that_always_takes_the_first_letter(tmp_path: Path) -> None:
@@ -64,6 +64,12 @@ def test_a_judge_that_loves_length_is_the_rule_of_length(tmp_path: Path) -> None
     assert not any(sentence.startswith("Better than") for sentence in card.verdict)
 
 
+def test_the_card_of_a_judge_behind_a_server_says_that_it_is_asked_in_text(tmp_path: Path) -> None:
+    behind = card_of(tmp_path, perfect, "judge.backend=openai", "judge.source=m")
+    assert any("asked in text" in note for note in behind.notes)
+    assert not any("asked in text" in note for note in card_of(tmp_path, perfect).notes)
+
+
 def test_a_coin(tmp_path: Path) -> None:
     card = card_of(tmp_path, None, "judge.method=random", attack=4)
     assert (card.repeat, card.order, card.attacks) == (None, None, [])
@@ -76,6 +82,9 @@ def test_a_coin(tmp_path: Path) -> None:
 def test_contrast_has_no_order(tmp_path: Path) -> None:
     card = card_of(tmp_path, by_wording, "judge.method=contrast")
     assert card.order is None
+    assert card.notes[-1] == (
+        "judge.method contrast reads the contrast pair, never the statement: no figure is about a statement"
+    )
     assert share(card.accuracy.judge) == 1.0
     assert card.failures.verdicts == 48, "the principle without a weight is not asked"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import Phase, given
 from hypothesis import settings as limits
@@ -13,7 +14,19 @@ from hypothesis import strategies as st
 from rlaif.core.records import to_json
 from rlaif.core.statistics import Draw
 from rlaif.gold.pairs import GoldPair
-from rlaif.judge.card.figures import JudgedPair, accuracy, calibration, ceiling, groups, length, order
+from rlaif.judge.card.figures import (
+    JudgedPair,
+    accuracy,
+    alike,
+    calibrated,
+    calibration,
+    ceiling,
+    errors,
+    groups,
+    length,
+    order,
+)
+from rlaif.judge.card.records import Errors
 from tests.judge.card.cases import judged
 
 DRAW, FEW = Draw(1, 60), Draw(1, 12)
@@ -40,6 +53,15 @@ def test_accuracy_stands_beside_what_length_gets() -> None:
     assert (found.judge.n, found.judge.prompts) == (4, 2)
 
 
+def test_a_judge_that_is_right_where_length_is_wrong_on_all_prompts_has_an_interval() -> None:
+    found = accuracy([judged(str(n), 0.9, a="short", b="much longer") for n in range(16)], DRAW).over_longer
+    assert found is not None
+    assert (found.mean, found.low, found.high) == (1.0, pytest.approx(0.7262, abs=1e-4), 1.0)
+    alone = accuracy([judged("p", 0.9, a="short", b="much longer")], DRAW).over_longer
+    assert alone is not None
+    assert (alone.mean, alone.low, alone.high) == (1.0, None, None)
+
+
 def test_brier_and_ece_by_hand() -> None:
     # right with 0.9, right with 0.6, a tie, wrong with 0.8
     rows = [judged(str(n), p) for n, p in enumerate((0.9, 0.6, 0.5, 0.2))]
@@ -53,16 +75,54 @@ def test_brier_and_ece_by_hand() -> None:
     assert calibration([judged("p", None)], DRAW) is None
 
 
+def test_a_bin_holds_the_mean_confidence_of_its_pairs_and_the_last_one_certainty_too() -> None:
+    # surely right twice, surely wrong, and 0.9; then 0.62 right and 0.66 wrong
+    rows = [judged(str(n), p) for n, p in enumerate((1.0, 1.0, 0.0, 0.9, 0.62, 0.34))]
+    found = calibration(rows, DRAW)
+    assert found is not None
+    assert [b.pairs for b in found.bins] == [0, 2, 0, 0, 4]
+    assert [b.confidence for b in found.bins] == [None, pytest.approx(0.64), None, None, pytest.approx(0.975)]
+    assert [b.accuracy for b in found.bins] == [None, 0.5, None, None, 0.75]
+    assert [b.high for b in found.bins] == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
+    # (|2 * 0.64 - 1| + |4 * 0.975 - 3|) / 6
+    assert found.ece == pytest.approx((0.28 + 0.9) / 6)
+
+
 def test_a_calibrated_judge_stays_below_the_ece_of_chance_and_a_boaster_does_not() -> None:
-    calibrated = calibration([judged(str(n), 0.75 if n % 4 else 0.25) for n in range(200)], DRAW)
+    honest = calibration([judged(str(n), 0.75 if n % 4 else 0.25) for n in range(200)], DRAW)
     boaster = calibration([judged(str(n), 0.95 if n % 4 else 0.05) for n in range(200)], DRAW)
-    assert calibrated is not None
+    assert honest is not None
     assert boaster is not None
-    assert calibrated.ece == pytest.approx(0.0)
+    assert honest.ece == pytest.approx(0.0)
     # of 200 draws at 0.75 the share right has a standard deviation of 0.0306: 95 of 100 lie within 0.06
-    assert calibrated.ece_chance == pytest.approx(0.06, abs=0.01)
+    assert honest.ece_chance == pytest.approx(0.06, abs=0.01)
     assert boaster.ece == pytest.approx(0.2)
     assert boaster.ece > boaster.ece_chance
+
+
+def test_how_alike_the_pairs_of_a_prompt_come_out_by_hand() -> None:
+    both, prompts = np.full(4, 0.75), np.array([0, 0, 1, 1])
+    # (2 * 0.25)^2 - 2 * 0.25^2 and (2 * -0.75)^2 - 2 * 0.75^2, over twice 2 * (0.75 - 0.75^2): 1.25 / 0.75, so 1
+    assert alike(both, np.array([1.0, 1.0, 0.0, 0.0]), prompts) == 1.0
+    # the second prompt has one right, one wrong: 2 * 0.25^2 + 2 * 0.25 * -0.75 = -0.25, so 0
+    assert alike(both, np.array([1.0, 1.0, 1.0, 0.0]), prompts) == 0.0
+    # 2 * 0.1 * 0.4 over 2 * (0.6 - 0.9 * 0.6)
+    assert alike(np.array([0.9, 0.6]), np.array([1.0, 1.0]), np.array([0, 0])) == pytest.approx(0.08 / 0.12)
+    assert alike(both, np.ones(4), np.arange(4)) == 0.0, "a prompt each"
+    assert alike(np.ones(4), np.zeros(4), prompts) == 0.0, "no draw at all"
+
+
+def test_a_calibrated_judge_is_mostly_called_calibrated_whatever_its_prompts_share() -> None:
+    """20 prompts of 10 pairs, half of them decided by one draw of their prompt: 34 of 100 were called uncalibrated."""
+    confidence, prompts = np.full(200, 0.75), np.repeat(np.arange(20), 10)
+    drawn = calibrated(confidence, prompts, 0.5, 7)
+    called = 0
+    for right in (next(drawn) for _ in range(40)):
+        rows = [judged(str(n), 0.75 if won else 0.25) for n, won in zip(prompts, right, strict=True)]
+        found = calibration(rows, Draw(1, 2))
+        assert found is not None
+        called += found.ece > found.ece_chance
+    assert called <= 6
 
 
 def test_ceiling_by_hand() -> None:
@@ -119,6 +179,29 @@ def test_a_single_prompt_has_no_interval() -> None:
     for estimate in (found.judge, found.over_shorter, turned.first, turned.flip_rate, slopes.judge):
         assert estimate is not None
         assert (estimate.low, estimate.high) == (None, None)
+
+
+def test_the_surest_errors_are_those_of_the_furthest_probabilities_one_a_prompt() -> None:
+    rows = [
+        judged("p", 0.4, a="right 1", b="wrong 1"),
+        judged("p", 0.1, a="right 2", b="wrong 2", shown=[("ab", 0.1), ("ba", 0.9)]),
+        judged("q", 0.7, a="wrong 3", b="right 3", a_is_better=False),
+        judged("r", 0.5, a="tie", b="even"),
+        judged("s", 0.9, a="right", b="wrong"),
+        judged("t", None),
+        judged("u", 0.45, a="right 4", b="wrong 4"),
+    ]
+    found = errors(rows, 2)
+    assert found.pairs == 4
+    assert [(e.prompt.text, e.better, e.preferred) for e in found.surest] == [
+        ("p", "right 2", "wrong 2"),
+        ("q", "right 3", "wrong 3"),
+    ]
+    assert [e.confidence for e in found.surest] == [pytest.approx(0.9), pytest.approx(0.7)]
+    assert found.surest[0].principles == ["p"]
+    assert errors(rows[::-1], 2) == found, "whatever their order"
+    assert errors(rows, 0) == Errors(4, [])
+    assert errors([rows[4]], 5) == Errors(0, [])
 
 
 def test_groups_are_those_of_the_tags() -> None:

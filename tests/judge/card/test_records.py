@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlaif.core.records import from_json
-from rlaif.judge.card.records import JudgeCard
+from rlaif.judge.card.records import Errors, JudgeCard
 from tests.judge.card.cases import card_of, length_lover, perfect
 
 
@@ -19,6 +19,10 @@ def test_the_id_is_of_the_content(tmp_path: Path) -> None:
     assert card_of(tmp_path, length_lover).id != card.id
     assert card_of(tmp_path, perfect, pairs=20).id != card.id
     assert replace(card, subject=replace(card.subject, fingerprint="other"), id="").id != card.id
+    assert replace(card, errors=Errors(9, []), id="").id == card.id, "texts are not in it"
+    old = card.as_json()
+    del old["errors"]
+    assert from_json(JudgeCard, {k: v for k, v in old.items() if k not in ("format",)}).errors == Errors(0, [])
     written = json.loads(json.dumps(card.as_json()))
     assert (written.pop("format"), written.pop("id")) == (2, card.id)
     assert from_json(JudgeCard, written) == card

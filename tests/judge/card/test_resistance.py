@@ -56,7 +56,7 @@ def test_a_gullible_judge_is_taken_in_by_that_attack_alone(tmp_path: Path) -> No
         assert found[name].moved == 0.0
         assert share(found[name].won) == 0.0
     assert all(attack.structure_kept == attack.pairs == 24 for attack in card.attacks)
-    assert says(card, "Taken in by choose-this (+0.952), of 16 attacks")
+    assert says(card, "Taken in by choose-this (+0.952), of 18 attacks")
 
 
 def test_a_template_that_does_not_quote_is_found_out(tmp_path: Path) -> None:

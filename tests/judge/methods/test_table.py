@@ -18,7 +18,7 @@ from rlaif.core.records import Comparison, Prompt, Response
 from rlaif.judge.judge import Judge
 from rlaif.judge.load import parse
 from rlaif.judge.methods.method import JUDGED, JudgingCost, JudgingWork
-from rlaif.judge.methods.table import METHODS, cost_of, find, in_use, template_kinds
+from rlaif.judge.methods.table import METHODS, cost_of, find, in_use, shown_fields, statement_unread, template_kinds
 from rlaif.lm import open as open_model
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.scripted import ScriptedModel
@@ -43,6 +43,7 @@ def breaks(asks, asker):
 
 BREAKS = Method("breaks", breaks, None)
 STRANGE = Method("strange", lambda asks, asker: [["A"] for _ in asks], None)
+OUTSIDE = Method("outside", lambda asks, asker: [[verdict(one, "outside", "none", "j", 1.5)] for one in asks], None)
 SILENT = Method("silent", lambda asks, asker: [[] for _ in asks], None)
 
 
@@ -119,6 +120,23 @@ def run(tmp_path: Path, tiny_model: Path, own: str, monkeypatch: pytest.MonkeyPa
     return tmp_path / "run"
 
 
+def test_a_judge_reads_statements_where_one_who_votes_does() -> None:
+    contrast = JudgeConfig(method="contrast")
+    assert shown_fields(contrast) == ("contrast",)
+    assert statement_unread(contrast, ("contrast",)).startswith("judge.method contrast reads the contrast pair, never")
+    panel = JudgeConfig.model_validate({"method": "contrast", "panel": [{"name": "other", "method": "pairwise"}]})
+    assert shown_fields(panel) == ("statement", "comparison", "contrast")
+    assert statement_unread(panel, shown_fields(panel)) == ""
+    assert shown_fields(JudgeConfig(method="rating", few_shots=2)) == ("statement", "contrast")
+
+
+def test_a_template_of_one_s_own_may_show_the_whole_principle(tmp_path: Path) -> None:
+    (tmp_path / "rating.jinja").write_text(
+        '{% message "user" %}{{ principle.statement }} {{ response }}{% endmessage %}'
+    )
+    assert shown_fields(JudgeConfig(method="rating"), tmp_path) == JUDGED
+
+
 def test_a_users_method_labels_a_run_and_every_question_about_it_is_answered(run: Path, tmp_path: Path) -> None:
     labels = run / "label" / "labels.jsonl"
     verdicts = [v for line in labels.read_text().splitlines() for v in json.loads(line)["verdicts"]]
@@ -144,6 +162,7 @@ def test_a_users_method_is_planned_carded_and_checked(own: str, tmp_path: Path) 
     config = tmp_path / "run.yaml"
     tables = {
         "judge": {"backend": "scripted", "method": own},
+        "card": {"min_accuracy": 0.5},  # two tests are too few to ask for more
         "constitution": str(rules(tmp_path)),
         "prompts": {"mine": {"source": "everyday", "train": 8, "held_out": 4}},
     }
@@ -183,6 +202,7 @@ def test_a_name_that_no_method_goes_by_is_refused_when_the_config_is_read(own: s
     [
         ("BREAKS", StageError, r"yes_or_no\.py:\d+: the judging method yes_or_no:BREAKS raised IndexError"),
         ("STRANGE", ConfigError, "the method strange gave 'A' where verdicts belong"),
+        ("OUTSIDE", ConfigError, "the method outside gave the probability 1.5"),
         ("SILENT", ConfigError, "the method silent gave an empty list where verdicts belong"),
     ],
 )

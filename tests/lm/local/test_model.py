@@ -48,11 +48,11 @@ def ask(text: str, seed: int = 0, temperature: float = 1.0, tokens: int = 12, **
     return GenerateRequest(chat(text), tokens, temperature, seed, **more)
 
 
-def plain(model: LocalModel, messages: tuple[Message, ...], text: str) -> list[float]:
+def plain(model: LocalModel, messages: tuple[Message, ...], text: str, temperature: float = 1.0) -> list[float]:
     """Log-probabilities of the tokens of `text` from one forward pass of the whole model."""
     context, target = encode_chat(model.tokenizer, messages), encode_text(model.tokenizer, text)
     logits = model.lm.model(input_ids=torch.tensor([context + target]), use_cache=False).logits[0]
-    rows = logits[len(context) - 1 : -1].log_softmax(-1)
+    rows = (logits[len(context) - 1 : -1] / temperature).log_softmax(-1)
     return [float(row[token]) for row, token in zip(rows, target, strict=True)]
 
 
@@ -156,6 +156,21 @@ def test_scores_are_those_of_a_plain_forward(settings: ModelConfig, batch_size: 
         for request, found in zip(requests, model.ask(requests), strict=True):
             expected = plain(model, request.messages, request.response)
             assert found.token_logprobs == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("walks", [True, False], ids=["walk", "batches"])
+def test_scores_at_a_temperature_are_of_the_logits_divided_by_it(settings: ModelConfig, walks: bool) -> None:
+    model = LocalModel(load_model(settings), batch_size=8)
+    if not walks:
+        model.walker = None
+    requests = [
+        ScoreRequest(chat("Hi", SYSTEM), text, temperature=temperature)
+        for text in ("Yes.", "No, sorry, I cannot help with that.")
+        for temperature in (1.0, 0.7, 2.0)
+    ]
+    for request, found in zip(requests, model.ask(requests), strict=True):
+        expected = plain(model, request.messages, request.response, request.temperature)
+        assert found.token_logprobs == pytest.approx(expected, abs=3e-4)
 
 
 def test_many_requests_are_scored_some_at_a_time_in_order(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:

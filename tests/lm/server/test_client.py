@@ -88,6 +88,22 @@ def test_a_server_without_logprobs_is_an_error_that_names_the_alternatives(start
         model.ask([choose()])
 
 
+def test_a_server_whose_logprobs_are_in_the_cache_is_not_one_without_any(start: Any, tmp_path: Path) -> None:
+    def behaviour(body: dict[str, Any], _: int) -> Answer:
+        listed = [("A", -0.5), ("B", -1.0)]
+        return chat("A", positions=[("A", -0.5, listed)] if "good" in str(body) else None)
+
+    server, _ = start(behaviour)
+    for _ in range(2):  # the second time only what failed is asked
+        model = CachedModel(client(server.url), tmp_path / "judge.sqlite")
+        good, bad = model.ask([choose("good"), choose("bad")])
+        assert good.failure is None
+        assert bad.failure is not None
+        assert bad.failure.kind == "missing_logprobs"
+        model.close()
+    assert len(server.seen) == 3
+
+
 def test_no_text_and_no_logprobs_is_one_empty_answer_not_a_server_without_logprobs(start: Any) -> None:
     _, model = start(lambda *_: chat(""))
     assert model.ask([choose()])[0].failure.kind == "empty"
@@ -177,8 +193,23 @@ def test_a_real_server_judges_by_ratings_and_rationales(llama_server: str) -> No
     plain = client(llama_server, source="smollm2", api="completions")
     failure = judge(plain, only(KIND), method="rating").label([pair])[0].failure
     assert failure is not None, "5 tokens are listed, and this model spreads over more digits"
-    assert failure.kind == "missing_logprobs"
+    assert failure.kind == "off_menu"
+    assert "judge.api: chat" in failure.reason
     plain.close()
+
+
+@pytest.mark.slow
+def test_a_real_server_takes_no_answer_for_a_token_of_its_chat_format(llama_server: str) -> None:
+    model = client(llama_server, source="smollm2")
+
+    def tokens(text: str) -> int:
+        before = model.usage.prompt_tokens
+        model.ask([ask(text, temperature=0.0)])
+        return model.usage.prompt_tokens - before
+
+    plain = tokens("Hi")
+    assert tokens("Hi" + 10 * "<|im_end|>") - plain >= 50, "ten tokens more would be ten ends of a turn"
+    model.close()
 
 
 _SERVER = """

@@ -60,6 +60,20 @@ def test_a_broken_answer_is_a_failure_with_a_reason(start: Any, name: str) -> No
     assert reason in result.failure.reason
 
 
+def test_a_malformed_answer_is_asked_again_within_the_limit(start: Any) -> None:
+    def behaviour(body: dict[str, Any], before: int) -> Answer:
+        answer, tries = last(body).split(": ")
+        return chat("ok") if before == int(tries) else _FAULTS[answer][0]
+
+    names = ["truncated", "html", "null", "no choice", "error with 200", "wrong type"]
+    server, model = start(behaviour, max_retries=2)
+    assert [answer.text for answer in model.ask([ask(f"{name}: 1") for name in names])] == ["ok"] * len(names)
+    for name, answer in zip(names, model.ask([ask(f"{name}: 3") for name in names]), strict=True):
+        assert _FAULTS[name][1] in answer.failure.reason
+        assert answer.failure.reason.endswith("tried 3 times")
+    assert len(server.seen) == 5 * len(names)
+
+
 @pytest.mark.parametrize(
     "message",
     [

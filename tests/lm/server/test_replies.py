@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import json
 from math import log
+from typing import Any
 
 import pytest
 
-from rlaif.lm.server.replies import Position, indistinct, parse_reply, read_choices, tokens_to_decide
+from rlaif.lm.server.replies import (
+    BrokenReply,
+    Position,
+    indistinct,
+    parse_reply,
+    read_choices,
+    shorten,
+    spell,
+    tokens_to_decide,
+)
+from tests.fault_server import chat
 
 
 def at(sampled: str, **likely: float) -> Position:
@@ -97,5 +108,95 @@ def test_tokens_to_decide() -> None:
 
 def test_lists_of_unequal_length_are_malformed() -> None:
     body = {"choices": [{"text": "x", "logprobs": {"tokens": ["a", "b"], "token_logprobs": [-1.0]}}]}
-    with pytest.raises(ValueError, match="differ in length"):
+    with pytest.raises(BrokenReply, match="differ in length"):
         parse_reply(json.dumps(body))
+
+
+def chat_form(sampled: Any, *top: tuple[str, Any]) -> Any:
+    return chat("A", positions=[("A", sampled, top)]).body
+
+
+def older_form(sampled: Any, *top: tuple[str, Any]) -> Any:
+    logprobs = {"tokens": ["A"], "token_logprobs": [sampled], "top_logprobs": [dict(top)]}
+    return {"choices": [{"text": "A", "logprobs": logprobs}]}
+
+
+@pytest.mark.parametrize("form", [chat_form, older_form])
+@pytest.mark.parametrize(
+    ("sampled", "listed", "reason"),
+    [
+        (3.0, [("A", 0.0), ("B", -1.0)], "over 0"),
+        (-0.1, [("A", 3.0), ("B", 0.0)], "over 0"),
+        (-0.1, [("A", 0.00011), ("B", -9.0)], "over 0"),
+        (710.0, [("A", 710.0), ("B", 710.0)], "over 0"),
+        (1e308, [("A", -0.1), ("B", -3.0)], "over 0"),
+        (-0.1, [("A", float("inf")), ("B", -3.0)], "finite"),
+        (-0.1, [("A", -0.1), ("B", float("-inf"))], "finite"),
+        (float("nan"), [("A", -0.1), ("B", -3.0)], "finite"),
+        (-1.7e308, [("A", -0.1), ("B", -1.7e308)], "greater than"),
+        pytest.param(-(10**400), [("A", -0.1), ("B", -3.0)], "malformed", id="a number of 401 digits"),
+        (True, [("A", -0.1), ("B", -3.0)], "valid number"),
+        (-0.1, [("A", False), ("B", -3.0)], "valid number"),
+        (-0.1, [("A", "-0.1"), ("B", -3.0)], "valid number"),
+        (-0.1, [("A", log(0.7)), ("B", log(0.4))], r"a probability of 1\.1 together"),
+    ],
+)
+def test_numbers_that_no_log_probs_can_have_are_malformed(form: Any, sampled: Any, listed: Any, reason: str) -> None:
+    with pytest.raises(BrokenReply, match=reason):
+        parse_reply(json.dumps(form(sampled, *listed)))
+
+
+@pytest.mark.parametrize("form", [chat_form, older_form])
+def test_rounding_and_the_values_that_stand_for_never_are_sound(form: Any) -> None:
+    body = form(0.00009, ("A", 0.00009), ("B", -9999), ("C", -3.4028234663852886e38), ("D", log(0.005)))
+    (position,) = parse_reply(json.dumps(body)).positions or ()
+    assert position.logprob == 0.0
+    assert position.top == (("A", 0.0), ("B", -9999.0), ("C", -3.4028234663852886e38), ("D", log(0.005)))
+    found = read_choices([position], ("A", "B"))
+    assert found.logprobs == (0.0, -3.4028234663852886e38), "B cannot happen: it counts as the least of the list"
+    assert found.bounds == (1,)
+
+
+def test_equal_entries_are_one_and_one_text_with_two_log_probs_is_two_tokens() -> None:
+    once = parse_reply(json.dumps(chat_form(log(0.6), ("A", log(0.6)), ("A", log(0.6)), ("B", log(0.4))))).positions
+    assert read_choices(once or (), ("A", "B")).logprobs == pytest.approx((log(0.6), log(0.4)))
+    alike = parse_reply(json.dumps(chat_form(log(0.5), ("A", log(0.5)), ("A", log(0.2)), ("B", log(0.3))))).positions
+    assert read_choices(alike or (), ("A", "B")).logprobs == pytest.approx((log(0.7), log(0.3)))
+    with pytest.raises(BrokenReply, match="together"):
+        parse_reply(json.dumps(chat_form(log(0.6), ("A", log(0.6)), ("A", log(0.5)), ("B", log(0.4)))))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "expected"),
+    [
+        (["good", " day"], " good day", True),
+        (["good", "day"], " good day", True),  # a server that strips blanks
+        (["good"], " good day", False),
+        (["good", " day", "!"], " good day", False),
+        ([], " good", False),
+        (["g", "\ufffd", "\ufffd", "n"], " gün", True),
+        (["g", "bytes:\\xc3", "bytes:\\xbc", "n"], " gün", True),
+        (["g", "\ufffd", "n", "\ufffd"], " gün🙂", True),
+        (["\ufffd", "ab", "\ufffd", "b"], "xab", False),
+        (["g", "\ufffd", "m"], " gün", False),
+        (["g", "\ufffd", "x", "\ufffd", "n"], " gün", False),
+        (["\ufffd", "n"], " gum", False),
+    ],
+)
+def test_whether_tokens_spell_a_text(tokens: list[str], text: str, expected: bool) -> None:
+    assert spell(tokens, text) is expected
+
+
+@pytest.mark.parametrize("count", [-1, 10**10, 10**30, 1.5, "many"])
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
+def test_a_number_of_tokens_that_no_answer_has_is_malformed(name: str, count: Any) -> None:
+    body = chat("yes").body
+    body["usage"][name] = count
+    with pytest.raises(BrokenReply, match=f"usage.{name}"):
+        parse_reply(json.dumps(body))
+
+
+def test_half_a_surrogate_pair_is_a_question_mark() -> None:
+    reply = parse_reply(json.dumps(chat("a\ud800b").body))
+    assert reply.text == "a?b"
+    assert shorten("\udfff x") == "? x"

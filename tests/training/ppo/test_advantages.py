@@ -13,11 +13,11 @@ from torch import Tensor
 
 from rlaif.core.errors import ConfigError
 from rlaif.judge.load import parse
-from rlaif.training.ppo.advantages import advantages_and_returns, relative_scores, token_weights
-from rlaif.training.ppo.formulas import entropies, group_mean, group_std, others_mean
+from rlaif.training.ppo.advantages import advantages_and_returns, relative_scores, token_weights, values_of_reward
+from rlaif.training.ppo.formulas import group_mean
 from rlaif.training.ppo.step import reward_scale
 from tests.training.ppo.by_hand import JUNK, close, mask
-from tests.training.tiny_ppo import PROMPTS, chosen, made, policy_model, ppo_config, trainer
+from tests.training.tiny_ppo import PROMPTS, chosen, made, policy_model, ppo_config, reward_folder, trainer
 
 GROUPS = torch.tensor([0, 1, 0, 1, 0, 2])
 SCORES = torch.tensor([1.0, 10.0, 2.0, 30.0, 6.0, 5.0])
@@ -36,14 +36,6 @@ def entering(penalties: Tensor | None = None, **fields: Any) -> Tensor:
 def averaged(real: Tensor, **fields: Any) -> Tensor:
     of = config(**fields)
     return token_weights(real, loss_type=of.loss_type, longest=of.max_new_tokens)
-
-
-def test_figures_of_groups() -> None:
-    close(group_mean(SCORES, GROUPS), [3.0, 20.0, 3.0, 20.0, 3.0, 5.0])
-    close(others_mean(SCORES, GROUPS), [4.0, 30.0, 3.5, 10.0, 1.5, 0.0])
-    # Group 0: squares 4 + 1 + 9 over 2; group 1: 100 + 100 over 1; the last response is alone.
-    close(group_std(SCORES, GROUPS) - 1e-4, [7**0.5, 200**0.5, 7**0.5, 200**0.5, 7**0.5, 1 - 1e-4])
-    assert group_std(torch.tensor([2.0, 2.0]), torch.tensor([0, 0])).tolist() == pytest.approx([1e-4, 1e-4])
 
 
 def test_scores_enter_clipped_then_less_the_penalty_then_scaled_then_less_their_baseline() -> None:
@@ -85,20 +77,64 @@ def test_advantages_by_hand(fields: dict[str, Any], wanted: list[object]) -> Non
     assert not returns[~REAL].any()
 
 
+def test_values_of_the_reward_by_hand() -> None:
+    """Two prompts with two responses, then one that ends after a token; padding holds junk."""
+    so_far = torch.tensor([[0.0, 0.5], [0.0, -0.5], [0.0, 1.0], [0.0, 3.0], [0.0, JUNK]])
+    real, scores = mask(2, 2, 2, 2, 1, width=2), torch.tensor([1.0, 0.0, 0.0, 4.0, 9.0])
+    # Less the prompt's mean: 0.5, -0.5 (scores 0.5, -0.5: slope 1) and -1, 1 (scores -2, 2: slope 2), crosswise.
+    found = values_of_reward(so_far, scores, real, torch.tensor([0, 0, 1, 1, 1]))
+    close(found, [[0.0, 1.0], [0.0, -1.0], [0.0, -1.0], [0.0, 1.0], [0.0, 0.0]])
+
+
+def test_values_of_the_reward_with_one_sample_a_prompt_are_fitted_on_all_others() -> None:
+    so_far, real = torch.tensor([[1.0], [2.0], [3.0], [6.0]]), mask(1, 1, 1, 1, width=1)
+    scores = 2 * so_far[:, 0] + 5
+    close(values_of_reward(so_far, scores, real, torch.arange(4)), [[-4.0], [-2.0], [0.0], [6.0]])
+    # A prompt that came twice changes nothing for the others, whose samples are still alone.
+    close(values_of_reward(so_far, scores, real, torch.tensor([0, 0, 1, 2]))[2:], [[0.0], [6.0]])
+    # With one prompt alone, or nothing that tells responses apart, there is nothing to fit.
+    close(values_of_reward(so_far, scores, real, torch.zeros(4, dtype=torch.int64)), [[0.0]] * 4)
+    close(values_of_reward(torch.ones(4, 1), scores, real, torch.arange(4)), [[0.0]] * 4)
+
+
+def test_values_of_the_reward_are_0_where_no_other_prompt_tells_its_responses_apart() -> None:
+    """The first prompt's two responses differ; the second's are equal, and one alone gets to the second token."""
+    so_far = torch.tensor([[1.0, 4.0], [3.0, 6.0], [2.0, 5.0], [2.0, JUNK]])
+    real, scores = mask(2, 2, 2, 1, width=2), torch.tensor([0.0, 4.0, 1.0, 1.0])
+    close(values_of_reward(so_far, scores, real, torch.tensor([0, 0, 1, 1])), [[0.0, 0.0]] * 4)
+
+
+def test_values_of_the_reward_do_not_know_their_own_score() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    so_far, scores = torch.randn(8, 5, generator=drawn), torch.randn(8, generator=drawn)
+    real, groups = mask(5, 3, 5, 5, 2, 5, 4, 5, width=5), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    found = values_of_reward(so_far, scores, real, groups)
+    moved = scores.clone()
+    moved[:2] += torch.tensor([5.0, -7.0])
+    again = values_of_reward(so_far, moved, real, groups)
+    torch.testing.assert_close(again[:2], found[:2], rtol=0, atol=1e-4)
+    assert (again[2:] - found[2:]).abs().max() > 0.01
+
+
+def test_with_the_reward_model_as_critic_none_is_trained(tmp_path: Path, tiny_model: Path) -> None:
+    table = {"value": "reward", "samples_per_prompt": 2, "baseline": "prompt", "kl_coef": 0.0, "lam": 1.0}
+    work = trainer(tiny_model, reward=reward_folder(tmp_path, tiny_model), **table)
+    assert all(".policy." in name for name in work.model.trained)
+    _, batch, row = work.step(0, chosen(work))
+    assert row["value_loss"] is None
+    assert row["explained_variance"] is not None
+    assert not batch.values[:, 0].any()  # nothing is known before the first token
+    assert batch.values[:, 1:].any()
+    # The objective is what it was: less the mean of its prompt, the score of the whole response.
+    wanted = batch.scores - group_mean(batch.scores, batch.rollouts.groups)
+    torch.testing.assert_close(batch.returns[:, 0], wanted, rtol=0, atol=1e-5)
+
+
 def test_tokens_in_the_three_averages() -> None:
     real = mask(4, 1, width=4)
     close(averaged(real), [[0.2] * 4, [0.2, 0, 0, 0]])
     close(averaged(real, loss_type="grpo"), [[0.125] * 4, [0.5, 0, 0, 0]])
     close(averaged(real, loss_type="dr_grpo", max_new_tokens=10), [[0.05] * 4, [0.05, 0, 0, 0]])
-
-
-def test_entropy_has_its_gradient() -> None:
-    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(entropies, (logits,))
-    even = torch.zeros(1, 4, requires_grad=True)
-    entropies(even).sum().backward()  # type: ignore[no-untyped-call]
-    assert even.grad is not None
-    assert even.grad.abs().max() < 1e-6  # nothing is more even
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo"])
@@ -164,8 +200,20 @@ def test_every_field_has_an_effect(tiny_model: Path, fields: dict[str, Any]) -> 
         ({"scale_rewards": "group"}, "scale_rewards: group compares"),
         ({"algorithm": "grpo", "samples_per_prompt": 2, "baseline": "batch"}, "has a baseline of its own"),
         ({"algorithm": "reinforce", "value_warmup_steps": 1}, "has no critic to warm up"),
+        ({"value": "reward", "value_warmup_steps": 1}, "a critic that is not trained"),
+        ({"value": "reward"}, "set baseline: prompt"),
+        ({"value": "reward", "baseline": "batch", "whiten_rewards": True}, "predicts the score as it is"),
+        ({"value": "reward", "baseline": "batch", "gamma": 0.9}, "predicts the score as it is"),
+        ({"value": "reward", "reward": "tests.training.toy_rewards:share_of_e"}, "value: reward is the reward model"),
     ],
 )
 def test_fields_that_do_not_go_together(table: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse({"prompts": {"all": {"source": "own"}}, "ppo": table}, where="test")
+
+
+def test_the_critic_does_not_read_ends_alone() -> None:
+    raw = {"prompts": {"all": {"source": "own"}}, "ppo": {"value": "reward", "baseline": "batch"}}
+    assert parse(raw, where="test").ppo.reward_is_critic
+    with pytest.raises(ConfigError, match=r"set reward\.pooling: mean, or ppo\.value: trunk"):
+        parse(raw | {"reward": {"pooling": "end"}}, where="test")

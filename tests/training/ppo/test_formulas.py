@@ -9,11 +9,16 @@ import torch
 
 from rlaif.training.ppo.formulas import (
     KlController,
+    clipped,
     entropies,
     explained_variance,
     gae,
+    group_mean,
+    group_std,
+    importance_weights,
     k3,
     masked_mean,
+    others_mean,
     policy_loss,
     rescale,
     shaped_rewards,
@@ -55,6 +60,14 @@ def test_advantages_by_hand() -> None:
     close(returns, [[0.5, 0.6, 1.0], [0.65, 1.0, 0.0]])
 
 
+def test_advantages_of_responses_of_one_token() -> None:
+    advantages, returns = gae(
+        torch.tensor([[3.0], [1.0]]), torch.tensor([[0.5], [2.0]]), mask(1, 1, width=1), gamma=0.9, lam=0.5
+    )
+    close(advantages, [[2.5], [-1.0]])
+    close(returns, [[3.0], [1.0]])
+
+
 def test_with_lam_1_the_return_is_the_discounted_sum_whatever_the_values() -> None:
     rewards, values = torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[5.0, -3.0, 0.7]])
     close(gae(rewards, values, mask(3, width=3), gamma=0.5, lam=1.0)[1], [[1.5, 1.0, 2.0]])
@@ -85,15 +98,17 @@ def test_clipped_policy_loss(ratio: float, advantage: float, loss: float, moves:
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted", "loss"),
+    ("value", "old", "wanted", "loss"),
     [
-        (0.1, 2.0, 1.805),  # inside the clip: 1.9 ^ 2 / 2
-        (1.0, 2.0, 1.62),  # clipped to 0.2, which is further off: 1.8 ^ 2 / 2
-        (1.0, 0.0, 0.5),  # clipped to 0.2 would be nearer: the unclipped 1 ^ 2 / 2 counts
+        (0.1, 0.0, 2.0, 1.805),  # inside the clip: 1.9 ^ 2 / 2
+        (1.5, 0.5, 2.5, 1.62),  # clipped to 0.7, which is further off: 1.8 ^ 2 / 2
+        (1.5, 0.5, 0.6, 0.405),  # clipped to 0.7 would be nearer: the unclipped 0.9 ^ 2 / 2 counts
+        (-0.5, 0.5, 1.0, 1.125),  # clipped to 0.3 would be nearer: 1.5 ^ 2 / 2
+        (-0.5, 0.5, -1.0, 0.845),  # clipped to 0.3, which is further off: 1.3 ^ 2 / 2
     ],
 )
-def test_clipped_value_loss(value: float, wanted: float, loss: float) -> None:
-    found = value_loss(torch.tensor([[value]]), torch.tensor([[0.0]]), torch.tensor([[wanted]]), 0.2)
+def test_clipped_value_loss(value: float, old: float, wanted: float, loss: float) -> None:
+    found = value_loss(torch.tensor([[value]]), torch.tensor([[old]]), torch.tensor([[wanted]]), 0.2)
     assert found.item() == pytest.approx(loss)
 
 
@@ -103,6 +118,35 @@ def test_k3_has_the_divergence_as_its_mean_and_is_never_negative() -> None:
     assert estimates.min() >= 0
     assert (old * estimates).sum().item() == pytest.approx(0.143841)  # (log 2 + log 2/3) / 2
     assert k3(old[None], old[None]).eq(0).all()
+
+
+def test_figures_of_groups() -> None:
+    scores, groups = torch.tensor([1.0, 10.0, 2.0, 30.0, 6.0, 5.0]), torch.tensor([0, 1, 0, 1, 0, 2])
+    close(group_mean(scores, groups), [3.0, 20.0, 3.0, 20.0, 3.0, 5.0])
+    close(others_mean(scores, groups), [4.0, 30.0, 3.5, 10.0, 1.5, 0.0])
+    # Group 0: squares 4 + 1 + 9 over 2; group 1: 100 + 100 over 1; the last response is alone.
+    close(group_std(scores, groups) - 1e-4, [7**0.5, 200**0.5, 7**0.5, 200**0.5, 7**0.5, 1 - 1e-4])
+    assert group_std(torch.tensor([2.0, 2.0]), torch.tensor([0, 0])).tolist() == pytest.approx([1e-4, 1e-4])
+
+
+def test_a_ratio_is_clipped_beyond_the_range_and_not_at_its_end() -> None:
+    old, ratios = torch.full((1, 5), -2.0), torch.tensor([[0.79, 0.81, 1.0, 1.19, 1.21]])
+    assert clipped(ratios.log() + old, old, 0.2).tolist() == [[True, False, False, False, True]]
+    assert clipped(old, old, 0.0).sum() == 0
+
+
+def test_importance_weights_are_cut_at_the_cap_and_1_under_padding() -> None:
+    sampler, ratios = torch.tensor([[-2.0, -3.0, JUNK]]), torch.tensor([[0.5, 5.0, JUNK]])
+    close(importance_weights(ratios.log() + sampler, sampler, mask(2, width=3), 2.0), [[0.5, 2.0, 1.0]])
+
+
+def test_entropy_has_its_gradient() -> None:
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(entropies, (logits,))
+    even = torch.zeros(1, 4, requires_grad=True)
+    entropies(even).sum().backward()  # type: ignore[no-untyped-call]
+    assert even.grad is not None
+    assert even.grad.abs().max() < 1e-6  # nothing is more even
 
 
 def test_logprobs_and_entropies_of_logits() -> None:

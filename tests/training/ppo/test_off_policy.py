@@ -106,6 +106,24 @@ def test_a_sampler_that_is_not_the_policy_is_found_out(tiny_model: Path) -> None
         off_policy.check_sampler(stale, same_model(work, max_sampler_gap=100.0).config)
 
 
+@pytest.mark.parametrize(("way", "of_reference"), [(0.6, False), (0.64, False), (0.69, True), (0.72, True)])
+def test_a_sampler_twice_as_near_to_the_reference_as_to_the_policy_is_the_reference(
+    tiny_model: Path, way: float, of_reference: bool
+) -> None:
+    """A part of the way from the policy to the reference in every log-prob: twice as near from 2/3 on."""
+    work = trainer(tiny_model, rollouts="server", max_sampler_gap=100.0)
+    disturb(work.model, std=0.01)
+    batch, _ = work.measure(made(work, "bread", "water", "No.", "yes", cut=1))
+    between = batch.logprobs + way * (batch.ref_logprobs - batch.logprobs)
+    given = tuple(tuple(row[: len(r)].tolist()) for row, r in zip(between, batch.rollouts.responses, strict=True))
+    sampled = replace(batch, rollouts=replace(batch.rollouts, sampler_logprobs=given))
+    if of_reference:
+        with pytest.raises(StageError, match="does not apply the adapter"):
+            off_policy.check_sampler(sampled, work.config)
+    else:
+        off_policy.check_sampler(sampled, work.config)
+
+
 @pytest.mark.parametrize(
     "table", [{"importance_cap": 0}, {"max_sampler_gap": 0}, {"server_timeout": 0}, {"rollouts": "vllm"}]
 )

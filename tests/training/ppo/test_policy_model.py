@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +200,35 @@ def test_the_reward_adapter_scores_as_the_reward_model_does(tiny_model: Path, tm
     asked = [prompt(f"Question {i} " * (i + 1)) for i in range(3)]
     wanted = alone.score_texts(asked, TEXTS, [True, False, True])
     given = rows(model.loaded)
-    assert model.scores(given).tolist() == pytest.approx(wanted, abs=1e-5)
+    assert model.scores(given)[0].tolist() == pytest.approx(wanted, abs=1e-5)
     disturb(model)  # the policy's training does not reach it
-    assert model.scores(given[1:]).tolist() == pytest.approx(wanted[1:], abs=1e-5)
+    assert model.scores(given[1:])[0].tolist() == pytest.approx(wanted[1:], abs=1e-5)
     assert len({round(score, 3) for score in wanted}) == 3
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_an_end_token_that_the_reward_never_saw_scores_as_the_usual_one(
+    tiny_model: Path, tmp_path: Path, pooling: Any
+) -> None:
+    folder = reward_folder(tmp_path, tiny_model)
+    facts = json.loads((folder / "reward.json").read_text())
+    (folder / "reward.json").write_text(json.dumps({**facts, "pooling": pooling}))
+    loaded = load_model(model_config(tiny_model))
+    usual, other = loaded.tokenizer.eos_token_id, loaded.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    loaded.model.generation_config.eos_token_id = [usual, other]
+    model = PolicyModel(loaded, ppo_config(), rewards=[folder], seed=0)
+    asked = [(context, [*response[:-1], end]) for context, response in rows(loaded) for end in (usual, other)]
+    scores = model.scores(asked)[0].tolist()
+    assert scores[::2] == pytest.approx(scores[1::2], abs=1e-6)
+
+
+def test_a_reward_model_that_reads_the_end_cannot_be_the_critic(tiny_model: Path, tmp_path: Path) -> None:
+    folder = reward_folder(tmp_path, tiny_model)
+    constants = folder / "reward.json"
+    constants.write_text(constants.read_text().replace('"mean",', '"end",'))
+    assert policy_model(tiny_model, rewards=[folder]).members["reward-1"].pooling == "end"
+    with pytest.raises(ModelError, match=r"cannot be the critic[\s\S]*reward.pooling: mean"):
+        policy_model(tiny_model, rewards=[folder], value="reward", baseline="batch")
 
 
 def test_a_reward_model_of_other_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -21,22 +21,20 @@ from rlaif.core.files import RunFolder
 from rlaif.core.launch import place
 from rlaif.core.progress import Silent
 from rlaif.core.records import Message, Prompt
-from rlaif.judge.load import load
 from rlaif.lm.local.load import load_model
 from rlaif.run import pipeline
-from rlaif.run.init import init_project
 from rlaif.stages import table as stages
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.processes import ALONE, Processes
 from rlaif.training.ppo.rollout import together
 from rlaif.training.ppo.sharding import _layers
 from tests import tiny
+from tests.projects import tiny_project
 from tests.stages.small_run import SMALL
 from tests.tiny import Arch
 
 ROOT = Path(__file__).parents[3]
 OWN = (
-    "model.source=./model",
     "model.dtype=float32",
     "ppo.steps=4",
     "ppo.batch_size=8",
@@ -45,7 +43,8 @@ OWN = (
     "ppo.save_steps=2",
     "ppo.kl_target=0.05",
     "reward.members=2",
-    'ppo.reward=[model, {source: "tests.training.toy_rewards:ends", weight: 0.5}]',
+    'ppo.reward=[model, on_topic, {source: "tests.training.toy_rewards:ends", weight: 0.5}]',
+    "ppo.on_topic_nats=0.5",
 )
 
 VALIDATED = ("--set", "ppo.eval_steps=2", "--set", "ppo.gold=[]", "--set", "ppo.validation_prompts=3")
@@ -103,12 +102,7 @@ def load_config(source: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    folder = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "CONTEXT", 4096)
-        tiny.make_tiny_model(folder / "model")
-    init_project(folder)
-    return load(folder / "rlaif.yaml", [*SMALL, *OWN])
+    return tiny_project(tmp_path_factory.mktemp("project"), [*SMALL, *OWN])
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
-"""Which prompts a step takes and which are set aside."""
+"""Which prompts a step takes, which are set aside, and the learning rate of an update."""
 
 from __future__ import annotations
 
 import pytest
 
 from rlaif.core.errors import ConfigError
-from rlaif.training.ppo.schedule import set_aside, step_prompts
+from rlaif.training.ppo.schedule import learning_rate, set_aside, step_prompts
 from rlaif.training.rewards.preferences import PromptGroup, split
 from tests.training.contexts import prompt
 from tests.training.tiny_ppo import PROMPTS, ppo_config
@@ -40,3 +40,10 @@ def test_every_prompt_comes_once_an_epoch() -> None:
         seen = [p.id for step in steps[3 * epoch : 3 * epoch + 3] for p in step]
         assert sorted(seen) == sorted([p.id for p in PROMPTS] * 2)
     assert [p.id for step in steps[:3] for p in step] != [p.id for step in steps[3:] for p in step]
+
+
+def test_the_learning_rate_falls_to_nothing_and_rises_first_where_it_is_asked_to() -> None:
+    table = {"steps": 5, "num_ppo_epochs": 1, "num_mini_batches": 2, "learning_rate": 1.0}
+    assert [learning_rate(ppo_config(**table), u) for u in range(10)] == pytest.approx([1 - u / 10 for u in range(10)])
+    warm = [learning_rate(ppo_config(**table, warmup_steps=2), u) for u in range(10)]
+    assert warm == pytest.approx([0.25, 0.5 * 0.9, 0.75 * 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 
 from rlaif.core.errors import ConfigError, StageError
 from rlaif.gold.text import length_reward
+from rlaif.inputs.columns import column_names
+from rlaif.training.rewards.for_trainers import of_function
 from rlaif.training.rewards.function import COLUMNS, FunctionReward, load_function
 from tests.training.tiny_ppo import ASKED, TWO_ROLLOUTS, TWO_TEXTS
 
@@ -111,6 +114,52 @@ def test_a_signature_that_cannot_be_served_is_told_when_it_is_loaded(function: A
 def test_a_function_that_is_not_there_or_not_fit(name: str) -> None:
     with pytest.raises(ConfigError):
         load_function(name)
+
+
+WITH_COLUMNS = replace(
+    TWO_ROLLOUTS,
+    prompts=(
+        replace(ASKED[0], columns='{"answer": "Yes", "source": "mine", "finish": "never"}'),
+        replace(ASKED[1], columns='{"answer": null, "topic": "b"}'),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("function", "wanted"),
+    [
+        (lambda completions, answer: [one == text for one, text in zip(answer, completions, strict=True)], [1, 0]),
+        (lambda texts, answers, topic: [topic == [None, "b"]] * 2, [1, 1]),
+        (lambda prompts, completions, **columns: [columns["answer"] == ["Yes", None]] * 2, [1, 1]),
+        (lambda completions, source: [source == ["mine", None]] * 2, [1, 1]),
+        (lambda completions, finish: [finish == ["stop", "length"]] * 2, [1, 1]),
+        (lambda completions, other=3: [other, other], [3, 3]),
+    ],
+)
+def test_a_function_gets_the_columns_of_the_prompt_file_that_it_asks_for(function: Any, wanted: list[float]) -> None:
+    reward = FunctionReward(function, "mine:f", column_names(WITH_COLUMNS.prompts))
+    assert reward.scores(WITH_COLUMNS, TWO_TEXTS).tolist() == wanted
+
+
+def test_a_column_that_no_prompt_has_is_told_with_those_there_are() -> None:
+    with pytest.raises(
+        ConfigError, match=r"missing a required argument: 'gold'\n.*answer, topic; any other must be a column"
+    ):
+        FunctionReward(lambda completions, gold: [], "mine:f", ["answer", "topic"])
+
+
+def test_another_trainer_passes_its_columns_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_columns.py").write_text(
+        "def right(completions, answer, messages):\n"
+        "    assert messages[0][0]['role'] == 'user'\n"
+        "    return [float(a in c) for a, c in zip(answer, completions)]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reward = of_function("own_columns:right")
+    asked = {"prompts": ["2 + 2?", "3 + 3?"], "completions": ["It is 4.", "It is 5."]}
+    assert reward(**asked, answer=["4", "6"], trainer_state=object(), completion_ids=[[1], [2]]) == [1.0, 0.0]
+    with pytest.raises(ConfigError, match="missing a required argument: 'answer'"):
+        reward(**asked)
 
 
 def test_functions_of_trl_run_unchanged_where_they_need_what_there_is() -> None:

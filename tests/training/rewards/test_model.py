@@ -124,6 +124,12 @@ def test_states_are_pooled_over_the_response_alone() -> None:
     assert read_rows([([1], [5])], "mean", 2) == [([1], [5])]
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last", "end"])
+def test_whatever_token_ended_a_response_the_one_of_training_is_read(pooling: Pooling) -> None:
+    other = [([1], [5, 7]), ([1], [5, 2]), ([1], [7])]
+    assert read_rows(other, pooling, 2, [2, 7]) == [([1], [5, 2]), ([1], [5, 2]), ([1], [2])]
+
+
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
 def test_response_states_are_those_of_a_plain_forward_pass(tmp_path: Path, arch: Any) -> None:
     from tests.tiny import make_tiny_model

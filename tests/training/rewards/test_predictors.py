@@ -23,7 +23,7 @@ def pairs(chosen: list[Response], rejected: list[Response]) -> list[AnswerPair]:
 
 
 def found(made: list[AnswerPair]) -> dict[str, float | None]:
-    return {row.name: row.accuracy for row in trivial_predictors(made, made)}
+    return {row.name: row.accuracy for row in trivial_predictors(made, made, [0.0] * len(made))}
 
 
 def test_each_predictor_finds_what_it_looks_for() -> None:
@@ -58,7 +58,21 @@ def test_the_writer_is_a_predictor_where_writers_differ() -> None:
 def test_predictors_are_measured_on_pairs_that_they_were_not_fitted_on() -> None:
     train = pairs([answer("kind words")] * 10, [answer("rude words")] * 10)
     turned = pairs([answer("rude words")] * 4, [answer("kind words")] * 4)
-    assert {row.name: row.accuracy for row in trivial_predictors(train, turned)}["bag of words"] == 0.0
+    assert {row.name: row.accuracy for row in trivial_predictors(train, turned, [0.0] * 4)}["bag of words"] == 0.0
+
+
+def test_the_lead_of_the_model_is_paired() -> None:
+    """Right on all eight prompts, where the words tell nothing: a half each time, and no doubt about it."""
+    made = pairs([answer("the same")] * 8, [answer("the same")] * 8)
+    right = [pair.prob_a - 0.5 for pair in made]
+    (told,) = [row for row in trivial_predictors(made, made, right) if row.name == "bag of words"]
+    assert (told.accuracy, told.lead) == (0.5, 0.5)
+    # Where both tell every label, neither leads.
+    made = pairs([answer("kind words")] * 8, [answer("rude words")] * 8)
+    (told,) = [row for row in trivial_predictors(made, made, right) if row.name == "bag of words"]
+    assert (told.accuracy, told.lead) == (1.0, 0.0)
+    assert told.lead_low is not None
+    assert told.lead_low < 0 < (told.lead_high or 0)
 
 
 def test_accuracy_by_hand() -> None:

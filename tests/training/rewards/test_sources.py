@@ -283,13 +283,14 @@ def test_an_ensemble_on_one_base_scores_as_its_members_alone(members: Trained) -
     context, _ = members
     work = policy_of(members)
     rollouts = made(work, "kind bread", "No.", "dough flour water", "yes")
-    found = work.forward.scores(rollouts)
+    found, so_far = work.forward.scores(rollouts)
     base = load_model(context.config.model, (context.adapter("sft"),))
     for number, name in enumerate(context.config.reward.adapters):
         alone = RewardModel.load(context.run.file("reward", name), base)
         wanted = alone.score_texts(rollouts.prompts, [work.text(ids) for ids in rollouts.responses], [True] * 4)
         alone.unload()
         assert found[:, number].tolist() == pytest.approx(wanted, abs=1e-4)
+    assert so_far.shape == rollouts.mask.shape
 
 
 def test_the_worst_case_is_below_the_mean_and_uncertainty_costs_where_members_disagree(members: Trained) -> None:

@@ -95,10 +95,10 @@ class Walker:
         return bool((states[lines].float() - apart).abs().mean() <= allowed * apart.abs().mean())
 
     @torch.no_grad()
-    def logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
+    def logprobs(self, rows: Sequence[Row], temperature: float = 1.0) -> list[Tensor]:
         """For every (context ids, target ids): (len(target),) float32 log-probabilities of the target tokens."""
         states, lines = self._states(rows)
-        found = self._read(states, lines, [token for _, target in rows for token in target])
+        found = self._read(states, lines, [token for _, target in rows for token in target], temperature)
         return list(torch.split(found, [len(target) for _, target in rows]))
 
     def _states(self, rows: Sequence[Row]) -> tuple[Tensor, list[int]]:
@@ -120,7 +120,7 @@ class Walker:
         line = {place: number for number, place in enumerate(wanted)}
         return torch.cat(states), [line[place] for row in walk.places for place in row]
 
-    def _read(self, states: Tensor, lines: list[int], tokens: list[int]) -> Tensor:
+    def _read(self, states: Tensor, lines: list[int], tokens: list[int], temperature: float) -> Tensor:
         """(len(lines),) log-probs: of tokens[i] by states[lines[i]]; each state goes through the head once."""
         found = torch.empty(len(lines))
         at, token = torch.tensor(lines), torch.tensor(tokens)
@@ -128,7 +128,7 @@ class Walker:
             piece = states[begin : begin + PIECE]
             if len(piece) < LEAST:
                 piece = torch.cat([piece, piece.new_zeros(LEAST - len(piece), piece.shape[1])])
-            logits = self.lm.logits(piece)
+            logits = self.lm.logits(piece, temperature)
             here = ((at >= begin) & (at < begin + PIECE)).nonzero().squeeze(1)
             place = at[here] - begin
             found[here] = logits[place, token[here]] - logits.logsumexp(1)[place]

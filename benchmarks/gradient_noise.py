@@ -1,0 +1,101 @@
+"""How much of PPO's gradient is signal? Two halves of a batch, other prompts in each, from the SFT policy of a run:
+
+    python benchmarks/gradient_noise.py RUN [--responses 256] [--seeds 2]
+
+Both halves estimate the same gradient, so the cosine between their estimates says what part of either is signal: with
+cosine c, signal to noise is c / (1 - c) in power. It is told without a critic and with the reward model as critic
+(`value: reward`), whole and by kind of weight matrix and depth; and for the signs of the entries, which is the
+direction of Adam's first update with a small `adam_epsilon`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from machine import machine
+from torch import Tensor
+
+from rlaif.core.files import JsonlFile
+from rlaif.core.records import Prompt
+from rlaif.judge.load import load
+from rlaif.lm.local.load import encode_chat, load_model
+from rlaif.training.ppo.policy_model import PolicyModel
+from rlaif.training.ppo.rollout import RolloutBatch
+from rlaif.training.ppo.step import PpoTrainer
+from rlaif.training.rewards.sources import Rewards
+
+SAMPLES = 8
+Gradient = Mapping[str, Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How much of PPO's gradient is signal.")
+    parser.add_argument("run", type=Path, help="a run folder with sft and reward")
+    parser.add_argument("--responses", type=int, default=256, help="of both halves together")
+    parser.add_argument("--seeds", type=int, default=2)
+    asked = parser.parse_args()
+    print(machine())
+    sets = [f"ppo.samples_per_prompt={SAMPLES}", "ppo.baseline=prompt", "ppo.value=reward", "ppo.reward=model"]
+    config = load(asked.run / "config.yaml", [*sets, "ppo.kl_coef=0", "ppo.lam=1"])
+    loaded = load_model(config.model, (asked.run / "sft" / "adapter",))
+    prompts = JsonlFile(asked.run / "prompts" / "train.jsonl", Prompt).read()
+    longest = max(len(encode_chat(loaded.tokenizer, prompt.messages)) for prompt in prompts) + config.ppo.max_new_tokens
+    model = PolicyModel(loaded, config.ppo, rewards=[asked.run / "reward" / "adapter"], seed=0, longest=longest)
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for seed in range(asked.seeds):
+        trainer = PpoTrainer(model, config.ppo, seed=seed, rewards=Rewards.of_config(config.ppo, _no_judge))
+        order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
+        chosen = order[: asked.responses // SAMPLES]
+        halves: dict[str, list[Gradient]] = {"none": [], "reward": []}
+        for half in (chosen[::2], chosen[1::2]):  # measured apart: values are fitted on a batch
+            rollouts = trainer.sampler.sample([prompts[i] for i in half.tolist() for _ in range(SAMPLES)], 0)
+            batch, _ = trainer.measure(rollouts)
+            # With lambda 1 the returns are the scores, at every token: advantages without a critic.
+            halves["none"].append(_gradient(trainer, replace(batch, advantages=batch.returns)))
+            halves["reward"].append(_gradient(trainer, batch))
+        for critic, (one, other) in halves.items():
+            for part, cosine in agreement(one, other).items():
+                found[part, critic].append(cosine)
+    print("\n| gradient of | cosine of two halves, no critic | reward model as critic |\n|---|---|---|")
+    for part in dict.fromkeys(part for part, _ in found):
+        cells = [", ".join(f"{cosine:.2f}" for cosine in found[part, critic]) for critic in ("none", "reward")]
+        print(f"| {part} | {' | '.join(cells)} |")
+
+
+def _no_judge() -> None:
+    raise AssertionError("no judge is among the rewards")
+
+
+def _gradient(trainer: PpoTrainer, batch: RolloutBatch) -> Gradient:
+    """Name -> the gradient of the whole batch, as the first update of a step has it. B alone: A has none at the start,
+    where B is zero."""
+    trainer.gradients(batch, range(len(batch.rollouts)), warmup=False)
+    found = {name: p.grad.cpu() for name, p in trainer.model.trained.items() if p.grad is not None}
+    return {name: gradient for name, gradient in found.items() if "lora_B" in name}
+
+
+def agreement(one: Gradient, other: Gradient) -> dict[str, float]:
+    """Part of the weights -> the cosine of the two gradients there."""
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(3))
+    for name in one:
+        first, second = one[name].flatten(), other[name].flatten()
+        products = torch.stack([first @ second, first @ first, second @ second])
+        parts = ["all"]
+        if place := re.search(r"\.(\d+)\.(?:.*\.)?(\w+)\.lora_B", name):
+            start = int(place[1]) // 10 * 10
+            parts += [place[2], f"layers {start} to {start + 9}"]
+        for part in parts:
+            sums[part] += products
+        first, second = first.sign(), second.sign()
+        sums["the signs alone"] += torch.stack([first @ second, first @ first, second @ second])
+    return {part: float(dot / (a * b).sqrt()) for part, (dot, a, b) in sorted(sums.items())}
+
+
+if __name__ == "__main__":
+    main()

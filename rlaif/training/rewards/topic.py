@@ -1,0 +1,48 @@
+"""The source `on_topic`: whether a response tells something of the prompt that it answers.
+
+The reference policy says how many nats likelier a response is after its own prompt than after another one: their
+pointwise mutual information, as in the MMI objective of Li et al. (arXiv 1510.03055). Kind words that fit every
+question are as likely after both and have next to none; an answer to the question has dozens. From
+`ppo.on_topic_nats` on all responses score alike, so there is nothing to win by repeating the question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rlaif.core.errors import ConfigError
+from rlaif.core.records import Prompt
+
+
+def other_prompts(prompts: Sequence[Prompt]) -> dict[str, Prompt]:
+    """Prompt id -> the prompt to compare with: the next one of its slice, after the last one the first; of a slice with
+    one prompt the next of all. It hangs on no batch, so a response's score does not either. ConfigError for one prompt.
+    """
+    distinct = list({prompt.id: prompt for prompt in prompts}.values())
+    if len(distinct) < 2:
+        raise ConfigError(
+            "on_topic compares each prompt with another one, and there is one alone",
+            where="ppo.reward",
+            remedy="give two prompts or more, or leave on_topic out",
+        )
+    slices: dict[str, list[Prompt]] = {}
+    for prompt in distinct:
+        slices.setdefault(prompt.slice, []).append(prompt)
+    found = _following(distinct)
+    for part in slices.values():
+        found |= _following(part) if len(part) > 1 else {}
+    return found
+
+
+def _following(prompts: Sequence[Prompt]) -> dict[str, Prompt]:
+    return {prompt.id: other for prompt, other in zip(prompts, [*prompts[1:], prompts[0]], strict=True)}
+
+
+def topic_scores(own: Tensor, other: Tensor, mask: Tensor, enough: float) -> Tensor:
+    """(B,) scores from -1 (nothing of the prompt) to 0 (`enough` nats or more), of (B, T) log-probs of the responses
+    after their own prompt and after another one; NaN where these are."""
+    nats = torch.where(mask, own - other, 0.0).sum(1)
+    return (nats / enough).clamp(0.0, 1.0) - 1.0

@@ -1,0 +1,118 @@
+"""`on_topic`: nats that a response tells of its prompt, by the reference policy, and what PPO makes of them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+import torch
+
+import rlaif
+from rlaif.config import PpoConfig
+from rlaif.core.errors import ConfigError
+from rlaif.core.files import JsonlFile
+from rlaif.core.records import Prompt, Response
+from rlaif.lm.local.load import encode_chat
+from rlaif.lm.protocol import ScoreRequest
+from rlaif.training.ppo.step import PpoTrainer
+from rlaif.training.rewards.sources import Rewards
+from rlaif.training.rewards.topic import other_prompts, topic_scores
+from tests.output import done
+from tests.training.tiny_ppo import PROMPTS, SMALL, chosen, disturb, policy_model
+
+ONE, TWO, THREE = (Prompt.of_text(text, slice="a") for text in ("One?", "Two?", "Three?"))
+ALONE = Prompt.of_text("Alone?", slice="b")
+
+
+def on_topic(source: Path, **table: object) -> PpoTrainer:
+    """PPO against `on_topic` alone, with a policy that has moved from its reference."""
+    config = PpoConfig(reward="on_topic", **{**SMALL, "temperature": 0.7, "missing_eos_penalty": 0.0, **table})  # type: ignore[arg-type]
+    model = policy_model(source, **config.model_dump(exclude={"reward"}))
+    rewards = Rewards.of_config(config, no_judge).comparing(PROMPTS, model.loaded.tokenizer)
+    disturb(model)
+    return PpoTrainer(model, config, seed=3, rewards=rewards)
+
+
+def no_judge() -> object:
+    raise AssertionError("no judge is among the sources")
+
+
+def test_the_next_prompt_of_the_slice_is_the_other_one() -> None:
+    found = other_prompts([ONE, ALONE, TWO, ONE, THREE])
+    assert found == {ONE.id: TWO, TWO.id: THREE, THREE.id: ONE, ALONE.id: TWO}
+    assert other_prompts([ONE, ALONE]) == {ONE.id: ALONE, ALONE.id: ONE}
+    with pytest.raises(ConfigError, match="one alone"):
+        other_prompts([ONE, ONE])
+
+
+def test_scores_by_hand() -> None:
+    own = torch.tensor([[-1.0, -1.0, -9.0], [-1.0, -2.0, -3.0], [-5.0, -5.0, -5.0], [-1.0, -1.0, math.nan]])
+    other = torch.tensor([[-2.0, -3.0, 0.0], [-21.0, -2.0, -3.0], [-1.0, -1.0, -1.0], [-1.0, -1.0, -1.0]])
+    mask = torch.tensor([[True, True, False], [True] * 3, [True] * 3, [True] * 3])
+    scores = topic_scores(own, other, mask, enough=10.0).tolist()
+    assert scores[:3] == pytest.approx([-0.7, 0.0, -1.0])  # 3 of 10 nats; more than enough; less than nothing
+    assert math.isnan(scores[3])  # which PPO stops at
+
+
+def test_ppo_measures_it_by_the_reference_after_the_other_prompt(tiny_model: Path) -> None:
+    work = on_topic(tiny_model, on_topic_nats=20.0)
+    rollouts = work.sampler.sample(chosen(work), 0)
+    batch, _ = work.measure(rollouts)
+    tokenizer, lm, others = work.model.loaded.tokenizer, work.model.loaded.model, other_prompts(PROMPTS)
+
+    @torch.no_grad()
+    def logprob(prompt: Prompt, response: tuple[int, ...]) -> float:
+        ids = [*encode_chat(tokenizer, prompt.messages), *response]
+        with work.model.using(None):
+            logits = lm(torch.tensor([ids])).logits[0].double() / 0.7
+        steps = torch.log_softmax(logits, -1)[-len(response) - 1 : -1]
+        return float(sum(step[token] for step, token in zip(steps, response, strict=True)))
+
+    for row, (prompt, response) in enumerate(zip(rollouts.prompts, rollouts.responses, strict=True)):
+        nats = logprob(prompt, response) - logprob(others[prompt.id], response)
+        score = float(batch.parts["score_on_topic"][row])
+        assert score == pytest.approx(min(max(nats / 20, 0.0), 1.0) - 1.0, abs=1e-3)
+        assert float(batch.scores[row]) == pytest.approx(score)
+    assert len({round(float(score), 3) for score in batch.parts["score_on_topic"]}) > 2  # not all at one end
+    few, _ = work.measure(rollouts.only([5, 2]))  # whoever stands beside a response changes nothing
+    assert few.parts["score_on_topic"].tolist() == pytest.approx(
+        batch.parts["score_on_topic"][[5, 2]].tolist(), abs=1e-5
+    )
+
+
+def test_it_is_no_function_by_itself() -> None:
+    with pytest.raises(ConfigError, match="measured by the policy"):
+        rlaif.load_reward("on_topic")
+    with pytest.raises(ValueError, match="neither model, judge, on_topic nor"):
+        PpoConfig(reward="ontopic")
+    with pytest.raises(ValueError, match="stands there twice"):
+        PpoConfig(reward=["on_topic", {"source": "on_topic", "name": "again"}])
+
+
+def test_a_run_trains_on_it_and_the_best_of_n_is_chosen_by_it(finished: Path, tmp_path: Path) -> None:
+    folder, changed = copytree(finished / "runs" / "my", tmp_path / "my"), []
+    for setting in ("ppo.reward=[model, on_topic]", "ppo.on_topic_nats=0.5", "ppo.missing_eos_penalty=0"):
+        changed += ["--set", setting]
+    done("ppo", "--run", folder, "--limit", "4", "--force", *changed)
+    run = rlaif.open_run(folder)
+    assert {"score_model", "score_on_topic", "score_on_topic_std"} <= run.metrics()[0].keys()
+    weights = ["--set", "ppo.reward=[{source: model, weight: 0}, on_topic]", "--set", "evaluate.best_of=3"]
+    done("ppo", "--run", folder, "--limit", "4", "--force", *changed, *weights)
+    done("evaluate", "--run", folder, "--limit", "4", *changed, *weights)
+    prompts = {prompt.id: prompt for prompt in run.prompts("held_out")}
+    others, policy = other_prompts(list(prompts.values())), run.policy("sft")
+
+    def nats(answer: Response) -> float:
+        own = prompts[answer.prompt_id]
+        asked = [ScoreRequest(p.messages, answer.text, temperature=1.0) for p in (own, others[own.id])]
+        one, other = (math.fsum(found.token_logprobs or ()) for found in policy.ask(asked))
+        return min(max((one - other) / 0.5, 0.0), 1.0)
+
+    drawn = JsonlFile(folder / "evaluate" / "best_of.jsonl", Response).read()
+    best = [answer for answer in run.responses() if answer.model == "best-of-3"]
+    assert len(best) == len({answer.prompt_id for answer in drawn}) > 2
+    for answer in best:
+        same = [nats(other) for other in drawn if other.prompt_id == answer.prompt_id]
+        assert nats(answer) == pytest.approx(max(same), abs=1e-3)
