@@ -218,6 +218,7 @@ def styled(value: Any, *, block: bool = True) -> Any:
     if isinstance(value, list | tuple):
         parts = CommentedSeq([styled(part, block=block) for part in value])
         if not any(isinstance(part, dict | list | FoldedScalarString | LiteralScalarString) for part in parts):
+            parts = CommentedSeq([styled(part, block=False) for part in value])
             parts.fa.set_flow_style()
         return parts
     return _styled_text(value, block) if isinstance(value, str) else value
@@ -350,7 +351,9 @@ def comments(text: str) -> list[str]:
 def _styled_text(text: str, block: bool) -> str:
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString, FoldedScalarString, LiteralScalarString
 
-    if _SIMPLE.fullmatch(text) and len(text) <= ROOM:  # reading thousands of texts again takes minutes
+    # In brackets "?", and ":" at the beginning, mean something to readers that the library does not heed.
+    safe = block or not ("?" in text or text.startswith(":"))
+    if safe and _SIMPLE.fullmatch(text) and len(text) <= ROOM:  # reading thousands of texts again takes minutes
         return text
     found: str | None = None
     if not block:
@@ -365,7 +368,7 @@ def _styled_text(text: str, block: bool) -> str:
         found = LiteralScalarString(text)
     if found is not None and (_SIMPLE.fullmatch(text) or _reads_as(_dumped(_writer(), {"k": found}), text)):
         return found
-    plain = _dumped(_writer(), {"k": text}) == f"k: {text}\n"
+    plain = safe and _dumped(_writer(), {"k": text}) == f"k: {text}\n"
     return text if plain and len(text) <= ROOM else DoubleQuotedScalarString(text)
 
 

@@ -3,9 +3,11 @@ the layout, reading gives the value back."""
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,6 +66,16 @@ def test_reading_gives_the_text_back(words: list[str]) -> None:
     for value in (text, [text], {"a": [{"b": text}, text]}):
         assert data(dump_styled({"k": value})) == {"k": value}
     assert data(change_yaml("- {k: v, l: [1]}\n", (0, "l", 0), text)) == [{"k": "v", "l": [text]}]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("?:-,[]{}#&*!|>'\"%@`a0 .", min_size=1, max_size=5))
+def test_every_reader_of_yaml_reads_texts_in_brackets_as_they_are(text: str) -> None:
+    wanted = {"tags": ["b", text], "text": text}
+    for written in (dump_styled(wanted), change_yaml(f"tags: [b, c]\ntext: {json.dumps(text)}\n", ("tags", 1), text)):
+        assert data(written) == wanted
+        assert yaml.safe_load(written) == wanted
+        assert yaml.load(written, yaml.CSafeLoader) == wanted
 
 
 @settings(max_examples=50, deadline=None)

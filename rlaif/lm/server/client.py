@@ -7,8 +7,10 @@ What is sent and how replies are read: requests.py and replies.py. How a server 
 3. A prefix is sent in the one way that the config says, in all sessions. A server that rejects to continue one ends the
    call, with what to set; a stray rejection ends nothing.
 4. What is left after all tries is a failure of the one request. What no other request can mend (refused connection,
-   key, unknown model, redirect, no credit, no log-probs, a row of requests without one answer) is a BackendError,
-   raised when the requests in flight have ended: their answers are paid for.
+   key, unknown model, redirect, no credit, no log-probs) is a BackendError, raised when the requests in flight have
+   ended: their answers are paid for.
+5. After a row of requests without one answer the server is asked a short question. It answers: those requests failed by
+   themselves, and the call goes on. It does not: a BackendError.
 """
 
 from __future__ import annotations
@@ -17,19 +19,22 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 
 from rlaif.config import AskingConfig
 from rlaif.core.errors import BackendError
-from rlaif.core.records import Failure
+from rlaif.core.records import Failure, Message
 from rlaif.lm.protocol import A, Generation, ModelAnswer, Request, RequestFor, ResponseLogprobs, ScoreRequest, Usage
 from rlaif.lm.server.connection import Connection, NoAnswer, Refused
 from rlaif.lm.server.replies import Reply, own_fault, parse_reply, refusal
 from rlaif.lm.server.requests import HOSTED, NO_LOGPROBS, Endpoint
 
 LIKELY_DOWN = 8
-"""At least this many requests in a row without a single answer mean that the server is at fault, not the rows."""
+"""After at least this many requests in a row without a single answer the server is asked whether it is there."""
+QUESTION = (Message("user", "Say yes."),)
+"""What it is asked then."""
 REMEDIES = {
     401: "put a valid key into the environment variable {key_env} (judge.api_key_env)",
     402: "the account has no credit left",
@@ -114,6 +119,14 @@ class OpenAIModel:
             self.usage.scored_tokens += len(answer.token_logprobs or ())
         return answer
 
+    async def is_there(self, request: Request, flight: _Flight) -> bool:
+        """Whether the server answers a short question that is asked in the way of `request`. Raises BackendError."""
+        short = replace(request, messages=QUESTION)
+        if isinstance(short, ScoreRequest):
+            short = replace(short, response="Yes.", first_tokens=None)
+        failure = (await self.answer(short, flight)).failure
+        return failure is None or failure.kind != "backend"
+
     async def _refuse_begun(self, request: Request, refused: Refused, flight: _Flight) -> None:
         """Raises BackendError where the server takes the request without the beginning of its answer."""
         if isinstance(await self._post(self.endpoint.body(request, folded=True), flight), Reply):
@@ -177,6 +190,8 @@ class _Flight:
         self._last_answer = 0.0
         self._lacking: list[str] = []  # why there are no log-probs, of answers without them
         self._failures: list[str] = []  # of requests sent after the last answer came
+        self._failed: Request | None = None  # the last of those requests
+        self._asking = False  # whether the server is being asked if it is there
 
     @property
     def ending(self) -> bool:
@@ -194,7 +209,7 @@ class _Flight:
         finally:
             self._arrived.put(None)
         if not self._answered and len(self._failures) >= LIKELY_DOWN:
-            self._give_up()
+            await self._ask_whether_it_is_there()
         if self._lacking:
             self._refuse_without_logprobs()
         if self._problem is not None:
@@ -216,11 +231,11 @@ class _Flight:
                 self._places.release()
                 return
             self._arrived.put((place, answer))
-            self._watch(answer, sent)
+            await self._watch(request, answer, sent)
 
-    def _watch(self, answer: ModelAnswer, sent: float) -> None:
-        """Ends the call where a long row of requests, each sent after the last answer, found the server broken, or none
-        of the first ones got log-probs."""
+    async def _watch(self, request: Request, answer: ModelAnswer, sent: float) -> None:
+        """Ends the call where the server is found broken after a row of requests, each sent after the last answer, that
+        all failed, or where none of the first ones got log-probs."""
         failure = answer.failure
         if failure is None and not isinstance(answer, Generation):
             self._model.gives_logprobs = True
@@ -229,12 +244,30 @@ class _Flight:
             if len(self._lacking) >= LIKELY_DOWN:
                 self._refuse_without_logprobs()
         if failure is None or failure.kind != "backend":
-            self._answered, self._last_answer = True, time.monotonic()
-            self._failures.clear()
+            self._heard()
         elif sent >= self._last_answer:
             self._failures.append(failure.reason)
-            if len(self._failures) >= max(LIKELY_DOWN, 2 * self._concurrency):
+            self._failed = request
+            if len(self._failures) >= max(LIKELY_DOWN, 2 * self._concurrency) and not self._asking:
+                await self._ask_whether_it_is_there()
+
+    def _heard(self) -> None:
+        """The server answered."""
+        self._answered, self._last_answer = True, time.monotonic()
+        self._failures.clear()
+
+    async def _ask_whether_it_is_there(self) -> None:
+        assert self._failed is not None
+        self._asking = True
+        try:
+            if await self._model.is_there(self._failed, self):
+                self._heard()
+            else:
                 self._give_up()
+        except BackendError as problem:
+            self._problem = self._problem or problem
+        finally:
+            self._asking = False
 
     def _refuse_without_logprobs(self) -> None:
         if not self._model.gives_logprobs:

@@ -20,7 +20,7 @@ from rlaif.core.records import Message
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, ScoreRequest
 from rlaif.lm.scripted import ScriptedModel
-from rlaif.lm.server.client import LIKELY_DOWN, OpenAIModel
+from rlaif.lm.server.client import LIKELY_DOWN, QUESTION, OpenAIModel
 from tests.fault_server import Answer, chat, client, error, last
 from tests.judge.cases import KIND, comparison, judge, only
 from tests.lm.server.asked import ask, choose
@@ -143,6 +143,29 @@ def test_a_batch_without_one_answer_is_the_servers_fault(start: Any) -> None:
     few = model.ask([ask(str(n)) for n in range(LIKELY_DOWN - 1)])
     assert {result.failure.kind for result in few} == {"backend"}
     with pytest.raises(BackendError, match="out of memory"):
+        model.ask([ask(str(n)) for n in range(LIKELY_DOWN)])
+
+
+def test_a_row_of_requests_that_fail_by_themselves_is_no_broken_server(start: Any) -> None:
+    def behaviour(body: dict[str, Any], _: int) -> Answer:
+        return error(413, "too large") if body["messages"][-1]["content"].isdigit() else chat("yes")
+
+    server, model = start(behaviour)
+    number = 10 * LIKELY_DOWN
+    for _ in range(2):  # a second time it begins with those that failed, as --resume does
+        found = model.ask([ask(str(n)) for n in range(number)])
+        assert {answer.failure.reason for answer in found} == {"413 too large"}
+    extra = len(server.seen) - 2 * number
+    assert 0 < extra <= 2 * 10, "one question for a row"
+    assert server.bodies()[-1]["messages"][-1]["content"] in (QUESTION[0].content, str(number - 1))
+
+
+def test_a_row_of_failures_of_a_server_without_the_key_ends_the_call(start: Any) -> None:
+    """What the short question finds ends the call as any other request would."""
+    _, model = start(
+        lambda body, _: error(401 if body["messages"][-1]["content"] == QUESTION[0].content else 500, "oh")
+    )
+    with pytest.raises(BackendError, match="401 oh"):
         model.ask([ask(str(n)) for n in range(LIKELY_DOWN)])
 
 

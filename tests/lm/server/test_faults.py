@@ -23,6 +23,7 @@ from rlaif.core.records import PreferenceLabel, from_json
 from rlaif.judge.judge import Judge
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.server import pace
+from rlaif.lm.server.client import QUESTION
 from tests.fault_server import Answer, FaultServer, chat, client, serving
 from tests.judge.cases import KIND, judge, only
 from tests.lm.server.hostile import CANARY, FAULTS, SLOW, expected, fate, pairs, right
@@ -44,13 +45,16 @@ def judge_at(url: str, folder: Path, **fields: Any) -> Judge:
 
 
 class Log:
-    """What the server saw and said, by itself: for each body the faults in its answers, None = an honest one."""
+    """What the server saw and said, by itself: for each body the faults in its answers, None = an honest one. Not
+    among them: its answer to the question whether it is there."""
 
     def __init__(self, elsewhere: str) -> None:
         self.elsewhere = elsewhere
         self.said: dict[str, list[str | None]] = defaultdict(list)
 
     def answer(self, body: dict[str, Any], before: int) -> Answer:
+        if QUESTION[0].content in (message["content"] for message in body["messages"]):
+            return chat("A", positions=[("A", -0.7, [("A", -0.7), ("B", -0.7)])])
         name, stays = fate(body)
         if before > 0 and not stays:
             name = None
@@ -125,8 +129,8 @@ def test_the_table_has_forty_kinds_of_faults() -> None:
     assert set(SLOW) <= set(FAULTS)
 
 
-# RLAIF_FAULTS=10000: more of them. With so many, requests that fail for good come to stand last, one after the other,
-# which looks like a server that is down: the call ends, and begins with the same ones when it is resumed.
+# RLAIF_FAULTS=10000: more of them. With so many, requests that fail for good come to stand in a row when the call is
+# resumed, which looks like a server that is down.
 @pytest.mark.parametrize("number", sorted({500, int(os.environ.get("RLAIF_FAULTS", 500))}))
 def test_every_comparison_ends_as_the_right_label_or_as_a_failure_with_its_reason(tmp_path: Path, number: int) -> None:
     kills = [number // 2, number, 3 * number // 2]

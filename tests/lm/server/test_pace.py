@@ -170,11 +170,11 @@ def test_an_answer_cut_on_its_way_is_asked_for_again() -> None:
 
 def test_a_long_call_ends_soon_after_its_server_broke() -> None:
     def behaviour(body: dict[str, Any], _: int) -> Answer:
-        return chat("ok") if int(last(body)) < 50 else error(500, "out of memory")
+        return chat("ok") if last(body).isdigit() and int(last(body)) < 50 else error(500, "out of memory")
 
     with serving(behaviour) as server:
         model = opened(server.url, max_retries=0, concurrency=4)
-        with pytest.raises(BackendError, match=r"all of the last 8 requests failed; the first: .*out of memory"):
+        with pytest.raises(BackendError, match=r"all of the last \d+ requests failed; the first: .*out of memory"):
             model.ask(asks(1000))
         assert len(server.seen) < 70
         model.close()
