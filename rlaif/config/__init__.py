@@ -1,22 +1,19 @@
 """One YAML file per run: strict keys, one table per stage. `rlaif.judge.load` reads it."""
 
-from rlaif.config.fields import ConfigTable
+from rlaif.config.fields import ConfigTable, LoraTable
 from rlaif.config.judge import AskingConfig, CardConfig, JudgeConfig, PanelMember
+from rlaif.config.ppo import NAMED, PpoConfig, RewardSource
 from rlaif.config.run_config import (
-    NAMED,
     STAGES,
     EvaluateConfig,
     LabelConfig,
-    LoraTable,
     ModelConfig,
     PolicyName,
     Pooling,
-    PpoConfig,
     PromptSlice,
     ReportConfig,
     ReviseConfig,
     RewardConfig,
-    RewardSource,
     RunConfig,
     SftConfig,
     StageName,

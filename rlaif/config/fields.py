@@ -1,11 +1,13 @@
-"""What every table of the config is."""
+"""What several tables of the config share."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
+
+from rlaif.core.plugins import short_name
 
 SPEED: JsonDict = {"speed": True}
 
@@ -17,7 +19,7 @@ def speed_field(default: Any, **about: Any) -> Any:
 
 
 class ConfigTable(BaseModel):
-    """A config table: unknown keys are errors, values are checked when assigned."""
+    """A config table: unknown keys are errors, and values stay as they were read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -29,3 +31,34 @@ class ConfigTable(BaseModel):
     def settings(self) -> dict[str, Any]:
         """Field -> value, ready for JSON, of everything that can change what a stage writes."""
         return self.model_dump(mode="json", exclude=self.speed_fields())
+
+
+SCORED_ANYWAY = frozenset(
+    {
+        *("response_id", "prompt_id", "slice", "model", "prompt", "response", "finish", "step", "score", "kl"),
+        *("length", "words", "finished", "distinct_2", "repetition", "refusal", "refusals", "entropy", "gain"),
+        *("best", "base_logprob"),
+    }
+)
+"""Columns that stand beside the gold scores in a run's files."""
+
+
+def _with_columns_of_their_own(names: list[str]) -> list[str]:
+    columns = [short_name(name) for name in dict.fromkeys(names)]
+    twice = next((column for column in columns if columns.count(column) > 1 or column in SCORED_ANYWAY), None)
+    if twice is not None:
+        raise ValueError(f"two figures would be called {twice}: give the class of a scorer another name")
+    return names
+
+
+GoldNames = Annotated[list[str], AfterValidator(_with_columns_of_their_own)]
+"""Scorers of the table in rlaif/gold, or a user's own as "module:Class"."""
+
+
+class LoraTable(ConfigTable):
+    """What the three trained stages share."""
+
+    lora_r: int = Field(16, ge=1, description="rank of the LoRA adapter")
+    lora_alpha: int = Field(32, ge=1, description="scale of the LoRA adapter, as alpha / rank")
+    learning_rate: float = Field(2e-4, gt=0, description="of AdamW")
+    max_length: int = Field(320, ge=16, description="tokens of prompt and response together")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlaif.config import run_config
+from rlaif.config import NAMED
 from rlaif.core.errors import StageError
 from rlaif.core.files import MetricsLog
 from rlaif.lm.local.load import load_model
@@ -360,6 +360,6 @@ def test_a_source_that_fails_in_the_middle_costs_nothing(
 
 
 def test_every_source_that_the_config_names_stands_in_the_table() -> None:
-    assert tuple(sources.SOURCES) == run_config.NAMED
+    assert tuple(sources.SOURCES) == NAMED
     assert sources.SOURCES["model"](lambda: JudgeReward(None, {})) is None
     assert isinstance(sources.SOURCES["judge"](lambda: JudgeReward(None, {})), JudgeReward)
