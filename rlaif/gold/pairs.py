@@ -17,7 +17,7 @@ from rlaif.constitution.load import load_constitution
 from rlaif.core.errors import ConfigError, ConstitutionError, DataError
 from rlaif.core.records import Comparison, Constitution, Message, Principle, Prompt, Response, content_id
 from rlaif.gold import verifiable
-from rlaif.gold.scorers import Rating, read_ratings
+from rlaif.gold.harm import Rating, read_ratings
 from rlaif.gold.text import alike
 from rlaif.inputs.comparisons import read_comparisons
 

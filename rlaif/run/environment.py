@@ -7,7 +7,8 @@ import sys
 
 from rlaif.core import provenance
 from rlaif.core import shipped as resources
-from rlaif.gold.scorers import SCORERS, Package
+from rlaif.gold.packages import Package
+from rlaif.gold.scorers import SCORERS
 
 OPTIONAL: tuple[Package, ...] = (
     *dict.fromkeys(package for scorer in SCORERS.values() for package in scorer.packages),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -50,9 +51,7 @@ def test_wrong_words_about_a_card_are_answered(tmp_path: Path, words: list[str],
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlaif.gold import scorers as gold
-
-    monkeypatch.setattr(gold.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     result = rlaif("judge", "card", "--gold", "pyrit")
     assert result.exit_code == 1
     assert "pip install --no-deps pyrit" in result.stderr

@@ -44,7 +44,7 @@ class Loud:
 
 class Absent(Loud):
     def __init__(self):
-        from rlaif.gold.scorers import GoldMissing
+        from rlaif.gold.packages import GoldMissing
         raise GoldMissing("its model is not there", remedy="get-model")
 
 class Broken(Loud):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from rlaif.core.errors import ConfigError, ConstitutionError, DataError
+from rlaif.gold.harm import Rating
 from rlaif.gold.pairs import MARGIN, hash_of, of_ratings, read_gold_set
-from rlaif.gold.scorers import Rating
 from tests.judge.card.cases import RULES, write_gold
 
 RATINGS = [

@@ -21,6 +21,7 @@ from rlaif.core.progress import Progress
 from rlaif.core.records import AnswerSource, PreferenceLabel, Prompt, content_id, record_seed, to_json
 from rlaif.core.statistics import Draw, Estimate, Keyed
 from rlaif.gold import scorers as gold
+from rlaif.gold.packages import SKLEARN
 from rlaif.judge.confounds import Confounds, confounds
 from rlaif.judge.gold_agreement import agreements
 from rlaif.judge.load import load
@@ -110,8 +111,8 @@ def compared(
     try:
         learnt = {kind: by_words(own) for kind, own in kinds.items()}
     except ImportError:
-        notes.append(f"what words tell is not measured: {gold.SKLEARN.distribution} is missing; install it with: "
-                     f"{gold.SKLEARN.install}")  # fmt: skip
+        notes.append(f"what words tell is not measured: {SKLEARN.distribution} is missing; install it with: "
+                     f"{SKLEARN.install}")  # fmt: skip
     figures = {kind: _figures(kind, own, votes[kind], learnt[kind], draw) for kind, own in kinds.items()}
     first = scorers[0].name if scorers else None
     gold_difference = None if first is None else draw.difference(votes["contrast"][first], votes["policy"][first])
