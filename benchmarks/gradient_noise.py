@@ -1,11 +1,15 @@
 """How much of PPO's gradient is signal? Two halves of a batch, other prompts in each, from the SFT policy of a run:
 
-    python benchmarks/gradient_noise.py RUN [--responses 256] [--seeds 2]
+    python benchmarks/gradient_noise.py RUN [--responses 256] [--samples 8] [--seeds 2] [--lams 1,0.9]
 
 Both halves estimate the same gradient, so the cosine between their estimates says what part of either is signal: with
 cosine c, signal to noise is c / (1 - c) in power. It is told without a critic and with the reward model as critic
 (`value: reward`), whole and by kind of weight matrix and depth; and for the signs of the entries, which is the
 direction of Adam's first update with a small `adam_epsilon`.
+
+With a lambda below 1 the gradient is less noisy and another one. What it is worth: the cosine of one half's gradient
+with the other half's at lambda 1, which is unbiased. Where that is larger than at lambda 1 the smaller lambda points
+nearer to the true gradient.
 """
 
 from __future__ import annotations
@@ -25,12 +29,12 @@ from rlaif.core.files import JsonlFile
 from rlaif.core.records import Prompt
 from rlaif.judge.load import load
 from rlaif.lm.local.load import encode_chat, load_model
+from rlaif.training.ppo.advantages import advantages_and_returns
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.rollout import RolloutBatch
 from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.sources import Rewards
 
-SAMPLES = 8
 Gradient = Mapping[str, Tensor]
 
 
@@ -39,9 +43,12 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run folder with sft and reward")
     parser.add_argument("--responses", type=int, default=256, help="of both halves together")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=8, help="responses to a prompt")
+    parser.add_argument("--lams", default="1", help="values of lambda; 1 is always among them")
     asked = parser.parse_args()
+    lams = sorted({1.0, *map(float, asked.lams.split(","))}, reverse=True)
     print(machine())
-    sets = [f"ppo.samples_per_prompt={SAMPLES}", "ppo.baseline=prompt", "ppo.value=reward", "ppo.reward=model"]
+    sets = [f"ppo.samples_per_prompt={asked.samples}", "ppo.baseline=prompt", "ppo.value=reward", "ppo.reward=model"]
     config = load(asked.run / "config.yaml", [*sets, "ppo.kl_coef=0", "ppo.lam=1"])
     loaded = load_model(config.model, (asked.run / "sft" / "adapter",))
     prompts = JsonlFile(asked.run / "prompts" / "train.jsonl", Prompt).read()
@@ -51,21 +58,32 @@ def main() -> None:
     for seed in range(asked.seeds):
         trainer = PpoTrainer(model, config.ppo, seed=seed, rewards=Rewards.of_config(config.ppo, _no_judge))
         order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
-        chosen = order[: asked.responses // SAMPLES]
-        halves: dict[str, list[Gradient]] = {"none": [], "reward": []}
+        chosen = order[: asked.responses // asked.samples]
+        halves: dict[str, list[Gradient]] = {name: [] for name in ("none", *map(_named, lams))}
         for half in (chosen[::2], chosen[1::2]):  # measured apart: values are fitted on a batch
-            rollouts = trainer.sampler.sample([prompts[i] for i in half.tolist() for _ in range(SAMPLES)], 0)
+            rollouts = trainer.sampler.sample([prompts[i] for i in half.tolist() for _ in range(asked.samples)], 0)
             batch, _ = trainer.measure(rollouts)
             # With lambda 1 the returns are the scores, at every token: advantages without a critic.
             halves["none"].append(_gradient(trainer, replace(batch, advantages=batch.returns)))
-            halves["reward"].append(_gradient(trainer, batch))
+            for lam in lams:
+                grouping = (batch.rewards, batch.values, batch.response_mask, rollouts.groups)
+                made, _ = advantages_and_returns(*grouping, algorithm="ppo", gamma=1.0, lam=lam)
+                halves[_named(lam)].append(_gradient(trainer, replace(batch, advantages=made)))
+        unbiased = halves[_named(1.0)]
         for critic, (one, other) in halves.items():
             for part, cosine in agreement(one, other).items():
                 found[part, critic].append(cosine)
-    print("\n| gradient of | cosine of two halves, no critic | reward model as critic |\n|---|---|---|")
-    for part in dict.fromkeys(part for part, _ in found):
-        cells = [", ".join(f"{cosine:.2f}" for cosine in found[part, critic]) for critic in ("none", "reward")]
+            both = (agreement(one, unbiased[1])["all"], agreement(other, unbiased[0])["all"])
+            found["all, with the other half's at lambda 1", critic].append(sum(both) / 2)
+    print(f"\n| cosine of two halves' gradients of | no critic | {' | '.join(map(_named, lams))} |")
+    print("|---" * (2 + len(lams)) + "|")
+    for part in sorted({part for part, _ in found}):
+        cells = [", ".join(f"{cosine:.2f}" for cosine in found[part, critic]) for critic in halves]
         print(f"| {part} | {' | '.join(cells)} |")
+
+
+def _named(lam: float) -> str:
+    return f"reward model as critic, lambda {lam:g}"
 
 
 def _no_judge() -> None:

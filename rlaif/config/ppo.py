@@ -92,10 +92,10 @@ class PpoConfig(LoraTable):
         "such or as {source, weight, name}: the score is their weighted sum (docs/train.md)",
     )
     on_topic_nats: float = Field(
-        40.0,
+        30.0,
         gt=0,
-        description="on_topic: how much likelier, in nats, SFT must find a response after its own prompt than after "
-        "another one for the score 0",
+        description="on_topic: how much likelier, in nats, SFT must find what a response says beyond its prompt's own "
+        "words after that prompt than after another one for the score 0",
     )
     reward_ensemble: Literal["mean", "worst", "uncertainty"] = Field(
         "mean",

@@ -24,7 +24,7 @@ from rlaif.training.ppo.rollout import Rollouts
 from rlaif.training.rewards.by_judge import JudgeReward
 from rlaif.training.rewards.model import RewardModel
 from rlaif.training.rewards.sources import Rewards
-from rlaif.training.rewards.topic import other_prompts, topic_scores
+from rlaif.training.rewards.topic import new_tokens, other_prompts, topic_scores
 
 
 def choose(
@@ -91,17 +91,23 @@ class Reward:
         return [float(score) for score in scored.scores - penalties]
 
     def _topic(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> torch.Tensor:
-        """(B,) scores of `on_topic`, by SFT; unlike in PPO without the end of the turn."""
+        """(B,) scores of `on_topic`, by SFT; NaN for a text that it cannot score."""
         own = self._logprobs(prompts, texts)
         other = self._logprobs([self.others[prompt.id] for prompt in prompts], texts)
-        return topic_scores(own, other, torch.ones_like(own, dtype=torch.bool), self.config.ppo.on_topic_nats)
+        scores = torch.full((len(texts),), math.nan)
+        for row, (one, two) in enumerate(zip(own, other, strict=True)):
+            if one is not None and two is not None:
+                ids = encode_text(self.tokenizer, texts[row])
+                counts = new_tokens([prompts[row]], [ids], lambda token: str(self.tokenizer.decode([token])))
+                found = topic_scores(torch.tensor([one]), torch.tensor([two]), counts, self.config.ppo.on_topic_nats)
+                scores[row] = found[0]
+        return scores
 
-    def _logprobs(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> torch.Tensor:
-        """(B, 1) log-probability of each text after its prompt; NaN where there is none."""
+    def _logprobs(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[tuple[float, ...] | None]:
+        """Log-probs of each text's tokens after its prompt; None where there are none."""
         at = self.config.ppo.temperature
         asked = [ScoreRequest(p.messages, text, temperature=at) for p, text in zip(prompts, texts, strict=True)]
-        found = [answer.token_logprobs for answer in self.policy.ask(asked)]
-        return torch.tensor([[math.nan if row is None else math.fsum(row)] for row in found])
+        return [answer.token_logprobs for answer in self.policy.ask(asked)]
 
     def _end(self, ended: bool) -> tuple[int, ...]:
         return (int(self.tokenizer.eos_token_id),) if ended else ()

@@ -59,7 +59,7 @@ from rlaif.training.ppo.processes import ALONE, Processes
 from rlaif.training.ppo.rollout import NotFiniteError, RolloutBatch, Rollouts, batch_metrics, refuse_not_finite
 from rlaif.training.ppo.schedule import learning_rate, mini_batches
 from rlaif.training.rewards.sources import Rewards, RewardScores, part_figures
-from rlaif.training.rewards.topic import topic_scores
+from rlaif.training.rewards.topic import new_tokens, topic_scores
 
 MEASURED = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "grad_norm")
 """What a mini-batch says of its update; each but the last is a mean over its real tokens."""
@@ -143,7 +143,8 @@ class PpoTrainer:
         if self.rewards.by_topic:  # the reference again, after other prompts
             elsewhere = replace(rollouts, prompt_ids=tuple(self.rewards.others[p.id] for p in rollouts.prompts))
             (other_logprobs,) = tokens(elsewhere, None, lambda flat, rows: (model.logprobs(flat, rows),))
-            topic = topic_scores(ref_logprobs, other_logprobs, rollouts.mask, self.config.on_topic_nats)
+            counts = new_tokens(rollouts.prompts, rollouts.responses, lambda token: self.text([token]))
+            topic = topic_scores(ref_logprobs, other_logprobs, counts, self.config.on_topic_nats)
         scored = self.processes.from_first(
             lambda: self.rewards.scored(rollouts, [self.text(ids) for ids in rollouts.responses], members, topic)
         )

@@ -2,13 +2,14 @@
 
 The reference policy says how many nats likelier a response is after its own prompt than after another one: their
 pointwise mutual information, as in the MMI objective of Li et al. (arXiv 1510.03055). Kind words that fit every
-question are as likely after both and have next to none; an answer to the question has dozens. From
-`ppo.on_topic_nats` on all responses score alike, so there is nothing to win by repeating the question.
+question are as likely after both and have next to none. Only tokens that the prompt does not contain count, so that
+"I'd be happy to help you with" and the question again has next to none either; an answer has dozens. From
+`ppo.on_topic_nats` on all responses score alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -41,8 +42,19 @@ def _following(prompts: Sequence[Prompt]) -> dict[str, Prompt]:
     return {prompt.id: other for prompt, other in zip(prompts, [*prompts[1:], prompts[0]], strict=True)}
 
 
-def topic_scores(own: Tensor, other: Tensor, mask: Tensor, enough: float) -> Tensor:
+def new_tokens(prompts: Sequence[Prompt], responses: Sequence[Sequence[int]], text_of: Callable[[int], str]) -> Tensor:
+    """(B, T) bool, True = a response's token that its prompt does not contain, blanks and capitals aside; False under
+    padding. `text_of` gives the text of a token."""
+    pieces = {token: text_of(token).strip().lower() for response in responses for token in response}
+    found = torch.zeros(len(responses), max(map(len, responses), default=0), dtype=torch.bool)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        said = "\n".join(message.content for message in prompt.messages).lower()
+        found[row, : len(response)] = torch.tensor([pieces[token] not in said for token in response])
+    return found
+
+
+def topic_scores(own: Tensor, other: Tensor, counts: Tensor, enough: float) -> Tensor:
     """(B,) scores from -1 (nothing of the prompt) to 0 (`enough` nats or more), of (B, T) log-probs of the responses
-    after their own prompt and after another one; NaN where these are."""
-    nats = torch.where(mask, own - other, 0.0).sum(1)
+    after their own prompt and after another one, over the tokens that count; NaN where these are."""
+    nats = torch.where(counts, own - other, 0.0).sum(1)
     return (nats / enough).clamp(0.0, 1.0) - 1.0

@@ -13,12 +13,12 @@ import rlaif
 from rlaif.config import PpoConfig
 from rlaif.core.errors import ConfigError
 from rlaif.core.files import JsonlFile
-from rlaif.core.records import Prompt, Response
-from rlaif.lm.local.load import encode_chat
+from rlaif.core.records import Message, Prompt, Response
+from rlaif.lm.local.load import encode_chat, encode_text, load_tokenizer, resolve
 from rlaif.lm.protocol import ScoreRequest
 from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.sources import Rewards
-from rlaif.training.rewards.topic import other_prompts, topic_scores
+from rlaif.training.rewards.topic import new_tokens, other_prompts, topic_scores
 from tests.output import done
 from tests.training.tiny_ppo import PROMPTS, SMALL, chosen, disturb, policy_model
 
@@ -56,6 +56,14 @@ def test_scores_by_hand() -> None:
     assert math.isnan(scores[3])  # which PPO stops at
 
 
+def test_tokens_that_the_prompt_contains_do_not_count() -> None:
+    prompt = Prompt((Message("system", "Be kind."), Message("user", "Fold a paper boat?\n")))
+    pieces = [" Paper", "BOAT", " boats", "\n", " kind", " crease", "a", "b c"]
+    found = new_tokens([prompt, ONE], [range(len(pieces)), (5,)], lambda token: pieces[token])
+    assert found[0].tolist() == [False, False, True, False, False, True, False, True]
+    assert found[1].tolist() == [True] + [False] * 7  # the rest is padding
+
+
 def test_ppo_measures_it_by_the_reference_after_the_other_prompt(tiny_model: Path) -> None:
     work = on_topic(tiny_model, on_topic_nats=20.0)
     rollouts = work.sampler.sample(chosen(work), 0)
@@ -63,15 +71,17 @@ def test_ppo_measures_it_by_the_reference_after_the_other_prompt(tiny_model: Pat
     tokenizer, lm, others = work.model.loaded.tokenizer, work.model.loaded.model, other_prompts(PROMPTS)
 
     @torch.no_grad()
-    def logprob(prompt: Prompt, response: tuple[int, ...]) -> float:
+    def logprob(own: Prompt, prompt: Prompt, response: tuple[int, ...]) -> float:
         ids = [*encode_chat(tokenizer, prompt.messages), *response]
         with work.model.using(None):
             logits = lm(torch.tensor([ids])).logits[0].double() / 0.7
         steps = torch.log_softmax(logits, -1)[-len(response) - 1 : -1]
-        return float(sum(step[token] for step, token in zip(steps, response, strict=True)))
+        said = "".join(message.content for message in own.messages).lower()
+        new = [token for token in response if tokenizer.decode([token], skip_special_tokens=True).strip() not in said]
+        return float(sum(step[token] for step, token in zip(steps, response, strict=True) if token in new))
 
     for row, (prompt, response) in enumerate(zip(rollouts.prompts, rollouts.responses, strict=True)):
-        nats = logprob(prompt, response) - logprob(others[prompt.id], response)
+        nats = logprob(prompt, prompt, response) - logprob(prompt, others[prompt.id], response)
         score = float(batch.parts["score_on_topic"][row])
         assert score == pytest.approx(min(max(nats / 20, 0.0), 1.0) - 1.0, abs=1e-3)
         assert float(batch.scores[row]) == pytest.approx(score)
@@ -103,12 +113,15 @@ def test_a_run_trains_on_it_and_the_best_of_n_is_chosen_by_it(finished: Path, tm
     done("evaluate", "--run", folder, "--limit", "4", *changed, *weights)
     prompts = {prompt.id: prompt for prompt in run.prompts("held_out")}
     others, policy = other_prompts(list(prompts.values())), run.policy("sft")
+    tokenizer = load_tokenizer(resolve(run.config.model.source)[0])
 
     def nats(answer: Response) -> float:
         own = prompts[answer.prompt_id]
         asked = [ScoreRequest(p.messages, answer.text, temperature=1.0) for p in (own, others[own.id])]
-        one, other = (math.fsum(found.token_logprobs or ()) for found in policy.ask(asked))
-        return min(max((one - other) / 0.5, 0.0), 1.0)
+        one, other = (found.token_logprobs or () for found in policy.ask(asked))
+        pieces = [tokenizer.decode([token]).strip().lower() for token in encode_text(tokenizer, answer.text)]
+        told = zip(pieces, one, other, strict=True)
+        return min(max(sum(a - b for piece, a, b in told if piece not in own.text.lower()) / 0.5, 0.0), 1.0)
 
     drawn = JsonlFile(folder / "evaluate" / "best_of.jsonl", Response).read()
     best = [answer for answer in run.responses() if answer.model == "best-of-3"]
