@@ -16,7 +16,9 @@ WRONG_MODEL = 4  # the exit code of a ModelError: PPO and this model do not go t
 
 
 def check(
-    what: Annotated[list[str], typer.Argument(metavar="[ppo] CONFIG", help="the run config; with `ppo` PPO itself")],
+    what: Annotated[
+        list[str], typer.Argument(metavar="[ppo] CONFIG", help="the run config; ppo before it checks PPO itself")
+    ],
     run: Annotated[
         Path | None,
         typer.Option(
@@ -35,7 +37,9 @@ def check(
     *subject, config = what
     if subject not in ([], ["ppo"]):
         raise ConfigError(
-            f"cannot check {' '.join(subject)!r}", where="rlaif check", remedy="rlaif check CONFIG, or check ppo CONFIG"
+            f"takes one config at a time, and {' '.join(subject)!r} stands before {config!r}",
+            where="rlaif check",
+            remedy="write rlaif check CONFIG, or rlaif check ppo CONFIG",
         )
     if subject:
         _check_ppo(Path(config), run, overrides or [], as_json)

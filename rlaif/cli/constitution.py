@@ -132,7 +132,9 @@ def import_constitution(
     format: Annotated[
         str | None, typer.Option("--from", metavar="FORMAT", help=f"{FORMAT_NAMES}; default: by the file's shape")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="its name; default: the file's own")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="its name; default: the file's own")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a file of another format into a constitution, and say what was left out."""
@@ -203,7 +205,8 @@ def check(
             f"{name}{' (the default)' if name == usual else ''}: {reading(fields)}" for name, fields in shown.items()
         ]
         about = f"what a judge reads of a principle, by judge.method. {'; '.join(reads)}"
-        _print_lines(textwrap.wrap(about, _width(), subsequent_indent="  "))
+        if not totals["error"]:  # until it loads, no judge reads it
+            _print_lines(textwrap.wrap(about, _width(), subsequent_indent="  "))
         say(", ".join(f"{n} {severity}{'' if n == 1 else 's'}" for n, severity in told))
     if not ok:
         raise typer.Exit(1)
@@ -241,7 +244,9 @@ def run_tests(
     only: Annotated[list[str] | None, typer.Option("--only", metavar="ID", help="only this principle")] = None,
     fail_under: Annotated[
         float | None,
-        typer.Option("--fail-under", min=0, max=1, help="exit with 1 if a smaller share of all tests passes"),
+        typer.Option(
+            "--fail-under", metavar="SHARE", min=0, max=1, help="exit with 1 if a smaller share of all tests passes"
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

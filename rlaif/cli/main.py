@@ -30,6 +30,7 @@ START, STAGES, RESULTS, RULES = "Start", "One stage", "Results", "Rules and judg
 app = typer.Typer(
     name="rlaif",
     help="Align a language model with AI feedback guided by a constitution, instead of human labels.",
+    epilog="Begin with `rlaif init mine`: it writes the files to start from, and prints the next commands.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -247,14 +248,18 @@ def chat(
     judge: Annotated[
         bool, typer.Option("--judge", help="have the judge compare the answers, principle by principle")
     ] = False,
-    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="a system message before each")] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", metavar="TEXT", help="a system message before each question")
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", metavar="N", min=1, help="longest answer (default: evaluate's)")
     ] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", metavar="T", min=0, help="of sampling (default: evaluate's)")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="another one, other answers")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", min=0, help="another seed gives other answers")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object for each question")] = False,
 ) -> None:
     """Ask the base model, SFT and PPO your own questions, side by side. Each question stands by itself."""
@@ -372,7 +377,10 @@ def _run_folder(config_path: Path | None, out: Path | None) -> Path:
     if out is not None:
         return out
     if config_path is None:
-        raise ConfigError("which run?", remedy="give a CONFIG, or the folder of an existing run with --run DIR")
+        raise ConfigError(
+            "which run?",
+            remedy="give a config, such as my.yaml (rlaif init writes one), or a run that exists with --run RUN",
+        )
     return Path("runs") / config_path.stem
 
 

@@ -12,12 +12,17 @@ from rlaif.config.judge import AskingConfig
 from rlaif.config.run_config import PromptSlice, RunConfig
 from rlaif.core.errors import ConfigError, near
 from rlaif.core.plugins import look_beside
+from rlaif.core.wrong_value import wrong_value
 
 Asking = TypeVar("Asking", bound=AskingConfig)
 Location = tuple[str | int, ...]
 """The keys and places in lists that lead to a field."""
 ConfigCheck = Callable[[RunConfig], Iterable[tuple[Location, str]]]
 """What rooms above this one know of a config: (place of a field, what is wrong there)."""
+
+
+PROMPT_FILES = (".jsonl", ".csv", ".parquet", ".txt")
+"""What a file of prompts ends in, and no config."""
 
 
 def no_check(config: RunConfig) -> Iterable[tuple[Location, str]]:
@@ -33,17 +38,23 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, check: ConfigCheck 
     """
     from rlaif.core.yaml import read_yaml
 
-    _refuse_folder(Path(path))
+    _refuse_no_config(Path(path))
     look_beside(Path(path).absolute().parent)
     data, lines = read_yaml(Path(path), ConfigError)
     if not isinstance(data, dict):
         raise ConfigError("a run config is a mapping of tables", where=str(path), remedy="write one with: rlaif init")
+    if "principles" in data and "prompts" not in data:
+        remedy = f"name it in a run config: constitution: {Path(path).name}; rlaif init writes both"
+        raise ConfigError("is a constitution, not a run config", where=str(path), remedy=remedy)
     for text in overrides:
         _apply_override(data, text)
     return _anchored(parse(data, where=str(path), lines=lines, check=check), Path(path).absolute().parent)
 
 
-def _refuse_folder(path: Path) -> None:
+def _refuse_no_config(path: Path) -> None:
+    if path.suffix in PROMPT_FILES and path.is_file():
+        example = f"prompts: {{mine: {{source: {path.name}, train: 100, held_out: 20}}}}"
+        raise ConfigError("is no run config", where=str(path), remedy=f"name it in one, a .yaml file: {example}")
     if (path / "config.yaml").is_file():
         remedy = f"a run goes on with --run {path} --resume; its config is {path / 'config.yaml'}"
         raise ConfigError("is the folder of a run, not a config", where=str(path), remedy=remedy)
@@ -160,8 +171,9 @@ def _problem(item: Any, lines: dict[Location, int]) -> str:
     if item["type"] == "extra_forbidden":
         return f"{place}: unknown key{near(str(location[-1]), _known_keys(location[:-1]))}"
     if item["type"] == "missing":
-        return f"{place}: this field is required"
-    message, given = item["msg"].removeprefix("Value error, "), item["input"]
+        example = ", such as prompts: {mine: {source: everyday, train: 100, held_out: 20}}"
+        return f"{place}: this field is required{example if location == ('prompts',) else ''}"
+    message, given = wrong_value(item), item["input"]
     if item["type"] in ("dict_type", "model_type"):
         message = _table_wanted(location, given)
     return f"{place}: {message}" if isinstance(given, dict) else f"{place}: {message} (given: {given!r})"

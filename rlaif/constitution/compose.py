@@ -145,6 +145,9 @@ def _read(path: Path, found: Document) -> tuple[ConstitutionFile, list[int], lis
             where=str(path),
             remedy="begin with one that is commented: rlaif constitution new mine.yaml",
         )
+    if "prompts" in data and "principles" not in data:
+        what = "is a run config, not a constitution"
+        raise ConstitutionError(what, where=str(path), remedy="name the file that its field constitution names")
     try:
         file = ConstitutionFile.model_validate(data)
         return file, list(range(len(file.principles))), problems

@@ -159,8 +159,9 @@ def _with_change(text: str, path: Path, change: FieldEdit, composed: Callable[[]
         return _set(text, data, path, (), keys, REMOVED if value is None else value, order)
     number = _number(data, change.principle)
     if number is None and change.principle not in composed():
-        hint = near(change.principle, composed())
-        raise ConstitutionError(f"there is no principle {change.principle!r}{hint}", where=str(path))
+        hint, known = near(change.principle, composed()), ", ".join(composed())
+        what = f"there is no principle {change.principle!r}{hint}"
+        raise ConstitutionError(what, where=str(path), remedy=f"there are: {known}")
     entry = {} if number is None else data["principles"][number]
     override = number is None or entry.get("override") is True
     if override and value is None and keys[0] not in entry and keys[0] not in EMPTIED:

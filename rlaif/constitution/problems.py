@@ -22,11 +22,13 @@ from rlaif.constitution.format import (
 )
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.shipped import shipped
+from rlaif.core.wrong_value import wrong_value
 from rlaif.core.yaml import Document, Lines
 
 Location = tuple[str | int, ...]
 ProblemCode = Literal["C001", "C002", "C003", "C004", "C005"]
 MOST_TOLD = 20
+PRINCIPLES = 'write a list, each with an id and a statement: "- {id: be-kind, statement: Be kind.}"'
 MOST_HINTED = 5
 """Problems of a file for which a like name is looked up among all principles: with thousands of both it takes long."""
 
@@ -114,6 +116,10 @@ def _remedy(item: Any, location: Location, data: dict[Any, Any]) -> str | None:
         return "write a text, or leave the key out if it is optional"
     if item["type"] == "string_pattern_mismatch":
         return f"write {slug(str(item['input'])) or 'no-harm'}"
+    if location == ("principles",):
+        return PRINCIPLES
+    if item["type"] in ("model_type", "model_attributes_type"):
+        return PRINCIPLES if location[:1] == ("principles",) and len(location) == 2 else None
     return f"{location[-1]}: {meaning}" if meaning else None
 
 
@@ -133,7 +139,10 @@ def _sentence(item: Any, location: Location, data: dict[Any, Any]) -> str:
     if location[-1:] == ("override",):
         return f"is true or false (given: {given!r})"
     short = "" if isinstance(given, dict | list) else f" (given: {given!r})"
-    return f"{item['msg'][0].lower()}{item['msg'][1:]}{short}"
+    if kind == "model_type" or kind == "model_attributes_type":
+        return f"a table of fields belongs here{short}"
+    sentence = wrong_value(item)
+    return f"{sentence[0].lower()}{sentence[1:]}{short}"
 
 
 def _unquoted(given: Any) -> str:

@@ -101,7 +101,9 @@ def refuse_place(path: Path) -> None:
     find(path)
     if path.suffix not in (".yaml", ".yml"):
         raise ConstitutionError(
-            "the file of a constitution ends in .yaml", where=str(path), remedy=f"write {path}.yaml instead"
+            "the file of a constitution ends in .yaml",
+            where=str(path),
+            remedy=f"write {path.with_suffix('.yaml')} instead",
         )
     refuse_existing_file(path)
 

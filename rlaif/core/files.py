@@ -452,4 +452,8 @@ class RunFolder:
 def refuse_no_run(folder: Path) -> None:
     """Raises RunFolderError unless the folder is a run."""
     if not (folder / "config.yaml").is_file():
-        raise RunFolderError("is not a run of rlaif", where=str(folder), remedy="give the folder that --out named")
+        raise RunFolderError(
+            "is not a run of rlaif",
+            where=str(folder),
+            remedy="give the folder that --out named; without --out it is runs/<name of the config>",
+        )

@@ -48,6 +48,9 @@ def look_beside(folder: Path) -> None:
 def load_own(name: str, *, what: str, where: str, remedy: str) -> Any:
     """The object "module:Class"; raises ConfigError if it cannot be imported."""
     module, _, item = name.partition(":")
+    if module.endswith(".py"):
+        instead = f"{module.removesuffix('.py').replace('/', '.')}:{item}"
+        raise ConfigError(f"{name!r} names a file, not a module", where=where, remedy=f"write {instead}")
     try:
         return getattr(importlib.import_module(module), item)
     except Exception as problem:  # whatever its module does when it is imported

@@ -414,4 +414,6 @@ def _remedy(what: str) -> str:
         return "each key may stand once"
     if "'\\t'" in what or "tab" in what:
         return "indent with spaces, not tabs"
+    if "mapping values" in what:
+        return "put a text with a colon and a space in it into quotes; else check the indentation there"
     return "check the indentation, the colons and the quotes there"

@@ -36,7 +36,7 @@ class Start:
     steps: Mapping[str, str]
 
 
-CONSTITUTION, PROMPTS = "constitution.yaml", "prompts.jsonl"
+CONSTITUTION, EDITED, PROMPTS = "constitution.yaml", "edited.yaml", "prompts.jsonl"
 _SLICES = {"mine": {"source": PROMPTS, "train": 6, "held_out": 2}}
 _JUDGE = dict.fromkeys(("judge.backend", "judge.source", "judge.method"))
 _CHECK = {"rlaif check {config}": "is everything there?"}
@@ -48,7 +48,8 @@ STARTS: dict[Aim, Start] = {
             f"rlaif constitution check {CONSTITUTION}": "mistakes, and wording that misleads a judge",
             f"rlaif constitution test {CONSTITUTION} --config {{config}}": "does the judge understand the principles?",
             "rlaif run {config} --until label": "labels under the constitution",
-            "rlaif impact --run {run} --to edited.yaml": "which of them an edited copy would change",
+            f"cp {CONSTITUTION} {EDITED}": "a copy; edit a principle in it",
+            f"rlaif impact --run {{run}} --to {EDITED}": "which labels the edit changes",
         },
     ),
     "data": Start(
@@ -67,6 +68,7 @@ STARTS: dict[Aim, Start] = {
             **_CHECK,
             "rlaif run {config} --until label": "answers, revisions and labels",
             "rlaif show {run} label": "reads some of them",
+            "rlaif export data --run {run} --out {run}-pairs": "the labels for other trainers",
         },
     ),
     "train": Start(
@@ -115,6 +117,8 @@ def init_project(folder: Path, aim: Aim = "train") -> Project:
 
     A run is called after its config, so projects in folders of different names have runs of different names.
     """
+    if folder.is_file():
+        raise RunFolderError("is a file", where=str(folder), remedy="name a folder, which may be a new one")
     name = slug(folder.resolve().name)
     name = "my" if name in ("", Path(CONSTITUTION).stem) else name
     config = folder / f"{name}.yaml"
@@ -135,9 +139,15 @@ def _steps(aim: Aim, config: str, constitution: str) -> list[tuple[str, str]]:
     """(command, what it does)."""
     run = f"runs/{Path(config).stem}"
     return [
-        (command.format(config=config, run=run).replace(f" {CONSTITUTION}", f" {constitution}"), about)
+        (_there(command.format(config=config, run=run), constitution), about)
         for command, about in STARTS[aim].steps.items()
     ]
+
+
+def _there(command: str, constitution: str) -> str:
+    """The command with the constitution and its edited copy where they lie."""
+    edited = str(Path(constitution).with_name(EDITED))
+    return command.replace(f" {CONSTITUTION}", f" {constitution}").replace(f" {EDITED}", f" {edited}")
 
 
 def short_config(aim: Aim, file: str) -> str:
@@ -173,8 +183,11 @@ def every_field(tables: Sequence[str] = ()) -> str:
     known = list(RunConfig.model_fields)
     for name in tables:
         if name not in known:
-            what = f"there is no table or field {name!r}{near(name, known)}"
-            raise ConfigError(what, where="rlaif fields", remedy=f"there are: {', '.join(known)}")
+            table = name.partition(".")[0]
+            inside = table in known and table != name
+            what = f"there is no table or field {name!r}{'' if inside else near(name, known)}"
+            remedy = f"rlaif fields {table} prints the whole table" if inside else f"there are: {', '.join(known)}"
+            raise ConfigError(what, where="rlaif fields", remedy=remedy)
     parts = []
     for name, info in RunConfig.model_fields.items():
         if tables and name not in tables:

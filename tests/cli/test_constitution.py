@@ -132,6 +132,7 @@ def test_new_asks_for_the_ending_that_makes_it_a_file(tmp_path: Path) -> None:
     result = rlaif("new", tmp_path / "mine")
     assert result.exit_code == 3
     assert "mine.yaml" in result.stderr
+    assert f"write {tmp_path / 'rules.yaml'} instead" in rlaif("new", tmp_path / "rules.txt").stderr
 
 
 def test_check_tells_place_code_and_remedy(mine: Path) -> None:
@@ -151,6 +152,8 @@ def test_check_fails_for_errors_and_with_strict_for_warnings(mine: Path, tmp_pat
     assert result.exit_code == 1
     assert f"{broken}:4: error C004 disable: no include has a principle 'car', did you mean 'care'?" in result.stdout
     assert rlaif("check", tmp_path / "none.yaml").exit_code == 1
+    assert "what a judge reads" in rlaif("check", mine).stdout
+    assert "what a judge reads" not in rlaif("check", tmp_path / "none.yaml").stdout
 
 
 def test_check_as_json(mine: Path) -> None:

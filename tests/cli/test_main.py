@@ -14,6 +14,7 @@ from tests.report.fake_run import write_run
 def test_version_and_help() -> None:
     assert rlaif("--version").output == f"rlaif {__version__}\n"
     listed = rlaif("--help").output
+    assert "rlaif init mine" in listed
     assert all(verb in listed for verb in ("run", *stages.TABLE, "show", "check", "env", "init"))
 
 

@@ -28,8 +28,14 @@ def test_a_minimal_file_takes_defaults_and_writes_back(file: Path) -> None:
     [
         ("ppo:\n  kl_coeff: 0.1\n", "line 6: ppo.kl_coeff: unknown key, did you mean 'kl_coef'?"),
         ("evaluat:\n  samples: 2\n", "line 5: evaluat: unknown key, did you mean 'evaluate'?"),
-        ("label:\n  samples: many\n", "line 6: label.samples: Input should be a valid integer"),
-        ("label:\n  samples: 1\n", "(given: 1)"),
+        ("label:\n  samples: many\n", "line 6: label.samples: a whole number belongs here"),
+        ("label:\n  samples: 1\n", "line 6: label.samples: must be 2 or more (given: 1)"),
+        ("evaluate:\n  gold: harm\n", "line 6: evaluate.gold: a list belongs here, such as [harm] (given: 'harm')"),
+        (
+            "report_to: [wndb]\n",
+            "write one of tensorboard, trackio, wandb, mlflow, did you mean 'wandb'? (given: 'wndb')",
+        ),
+        ("constitution: mine: yours\n", "put a text with a colon and a space in it into quotes"),
         ("judge:\n  method: pairwize\n", "line 6: judge.method"),
         ("seed: 1\nseed: 2\n", "the key 'seed' stands twice"),
         ("ppo: [1\n", "run.yaml:"),
@@ -46,8 +52,8 @@ def test_a_minimal_file_takes_defaults_and_writes_back(file: Path) -> None:
         ("judge:\n  method: cot\nrevise:\n  gate: 0.6\n", "no revision can pass revise.gate 0.6"),
         ("? [a, b]\n: 2\n", "run.yaml:5: a key must be"),
         ("seed: 4294967296\n", "line 5: seed"),
-        ("ppo:\n  kl_coef: .nan\n", "line 6: ppo.kl_coef: Input should be a finite number"),
-        ("judge:\n  scale: .inf\n", "line 6: judge.scale: Input should be a finite number"),
+        ("ppo:\n  kl_coef: .nan\n", "line 6: ppo.kl_coef: a finite number belongs here"),
+        ("judge:\n  scale: .inf\n", "line 6: judge.scale: a finite number belongs here"),
     ],
 )
 def test_mistakes_are_named_with_their_place(file: Path, text: str, expected: str) -> None:
@@ -74,6 +80,20 @@ def test_files_that_are_no_config(tmp_path: Path, file: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(ConfigError, match=r"(?s)is the folder of a run, not a config.*goes on with --run .* --resume"):
         load(tmp_path)
+
+
+def test_another_file_than_a_config_is_told_from_one(tmp_path: Path, file: Path) -> None:
+    assert "is a constitution, not a run config" in fails(file, "name: x\nversion: 1\nprinciples: []\n")
+    assert "constitution: run.yaml" in fails(file, "principles: []\n")
+    (tmp_path / "my.jsonl").write_text('{"prompt": "x"}\n')
+    with pytest.raises(ConfigError, match=r"(?s)my\.jsonl: is no run config.*prompts: \{mine: \{source: my\.jsonl"):
+        load(tmp_path / "my.jsonl")
+    with pytest.raises(ConfigError, match="no such file"):
+        load(tmp_path / "none.jsonl")
+
+
+def test_missing_prompts_are_answered_with_an_example(file: Path) -> None:
+    assert "prompts: this field is required, such as prompts: {mine: {source: " in fails(file, "seed: 1\n")
 
 
 def test_a_value_where_a_table_belongs_is_answered_with_an_example(file: Path) -> None:

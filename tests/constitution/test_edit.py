@@ -226,6 +226,7 @@ def test_an_override_can_be_the_first_entry_of_a_file(tmp_path: Path) -> None:
         ("pay.wieght=1", "did you mean 'weight'"),
         ("pay.id=cite", "already taken"),
         ("pai.weight=1", "did you mean 'pay'"),
+        ("zebra.weight=1", "there are: "),
         ("pay.weight=true", "weight"),
         ("cite.contrast.violated=You name sources.", "the same text"),
         ("pay.contrast.followed=You pay.", "violated: this field is required"),

@@ -116,6 +116,21 @@ def test_jinja_in_a_text_stays_as_it_stands(tmp_path: Path) -> None:
         ("statement: Be kind.", "statement: 'Be kind.", ["mine.yaml:"]),
         (MINIMAL, "", ["mine.yaml", "rlaif constitution new mine.yaml"]),
         (MINIMAL, "- a\n- b\n", ["mine.yaml", "mapping"]),
+        (MINIMAL, "prompts: {a: {source: everyday}}\n", ["mine.yaml", "is a run config, not a constitution"]),
+        (
+            MINIMAL,
+            "name: x\nversion: 1\nprinciples: {kind: Be kind.}\n",
+            ["mine.yaml:3", "principles: a list belongs here", "- {id: be-kind, statement: Be kind.}"],
+        ),
+        (
+            MINIMAL,
+            "name: x\nversion: 1\nprinciples: [Be kind.]\n",
+            [
+                "mine.yaml:3",
+                "principle number 1: a table of fields belongs here",
+                "- {id: be-kind, statement: Be kind.}",
+            ],
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path: Path, old: str, new: str, words: list[str]) -> None:

@@ -28,6 +28,11 @@ def test_what_cannot_be_imported_says_why() -> None:
             load_own(name, what="thing", where="here", remedy="write it")
 
 
+def test_a_file_in_place_of_a_module_is_answered_with_the_module() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)names a file, not a module.*write rewards\.mine:short"):
+        load_own("rewards/mine.py:short", what="thing", where="here", remedy="write it")
+
+
 def test_what_ones_own_code_raises_names_it_and_the_line() -> None:
     said = r"the thing json:loads raised JSONDecodeError: Expecting value"
     with pytest.raises(StageError, match=said) as caught, own_code("json:loads", what="thing"):

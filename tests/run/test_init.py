@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,13 @@ def test_what_init_writes_passes_check(tmp_path: Path, tiny_model: Path, aim: st
 @each_aim
 def test_the_commands_to_go_on_with_are_commands(tmp_path: Path, aim: str) -> None:
     told = rlaif("init", tmp_path / "kitchen", "--for", aim).stdout
-    steps = [line.partition(": rlaif ")[2].split() for line in told.splitlines() if re.match("next|then", line)]
-    assert len(steps) == len(STARTS[aim].steps)  # type: ignore[index]
-    for words in steps:
+    commands = [line.partition(": ")[2].split() for line in told.splitlines() if re.match("next|then", line)]
+    assert len(commands) == len(STARTS[aim].steps)  # type: ignore[index]
+    for program, *words in commands:
+        if program == "cp":
+            shutil.copy(*words)
+            continue
+        assert program == "rlaif"
         named = [word for word in words if "kitchen/" in word]
         assert all(Path(word).exists() for word in named), words
         verbs = [word for word in words if re.fullmatch("[a-z]+", word)][: 2 if words[0] == "constitution" else 1]
@@ -96,6 +101,13 @@ def test_init_overwrites_nothing(tmp_path: Path) -> None:
     assert result.exit_code == 5
     assert "exists and is not overwritten" in result.stderr
     assert {path: path.read_text() for path in (tmp_path / "mine").iterdir()} == before
+
+
+def test_init_asks_for_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("")
+    result = rlaif("init", tmp_path / "my.yaml")
+    assert result.exit_code == 5
+    assert "my.yaml: is a file" in result.stderr
 
 
 def test_an_unknown_aim_is_answered_with_the_near_one(tmp_path: Path) -> None:
@@ -140,3 +152,4 @@ def test_fields_of_some_tables() -> None:
     wrong = rlaif("fields", "pppo")
     assert wrong.exit_code == 2
     assert "there is no table or field 'pppo', did you mean 'ppo'?" in wrong.stderr
+    assert "rlaif fields ppo prints the whole table" in rlaif("fields", "ppo.steps").stderr

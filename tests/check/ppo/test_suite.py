@@ -105,7 +105,7 @@ def test_a_failure_is_told_with_its_place_and_ends_in_an_error(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nonsense"], "cannot check 'nonsense'"),
+        (["nonsense"], "'nonsense' stands before"),
         (["ppo", "--set", "ppo.reward=no_such_module:f"], "cannot import the reward function"),
         (["ppo", "--set", "ppo.reward=builtins:print"], "returned NoneType, not a list of numbers"),
         (["ppo", "--set", "ppo.max_length=82"], "none of 12 prompts leaves room"),
