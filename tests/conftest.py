@@ -28,6 +28,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 FEW_TOKENS = (
+    "model.dtype=float32",  # so that what is computed again in another way is the same
     "card.required=false",
     "judge.principles=one",
     "revise.gate=0",

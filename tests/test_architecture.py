@@ -60,6 +60,9 @@ OF_THE_WHOLE = {
     "constitution/test_fuzz.py": "any text through load, lint, edit and diff",
     "gold/test_own_scorer.py": "a user's scorer from the config to the report",
     "lm/server/test_faults.py": "a judge behind a server of which a fifth goes wrong, and kills",
+    "recomputed/test_figures.py": "the figures of evaluate, from its records",
+    "recomputed/test_held_out.py": "those of the reward model",
+    "recomputed/test_printed.py": "those that are printed",
     "stages/test_ppo_kills.py": "kills at any moment",
     "stages/test_real_stages.py": "all stages with real models",
     "test_architecture.py": "the layout",
@@ -68,6 +71,7 @@ OF_THE_WHOLE = {
     "test_mutants.py": "scripts/mutants.py",
     "test_packaging.py": "the wheel",
     "test_public_surface.py": "the names that users import",
+    "training/ppo/test_against_trl.py": "GRPO and RLOO against TRL's",
     "training/ppo/test_whole_step.py": "a PPO step against one in float64",
 }
 """Test file that mirrors no module -> what whole it tests."""

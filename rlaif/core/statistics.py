@@ -72,11 +72,28 @@ def mean(values: Sequence[Keyed], *, seed: int, resamples: int) -> Estimate | No
 def mean_share(values: Sequence[Keyed], *, seed: int, resamples: int) -> Estimate | None:
     """As `mean`, of values from 0 to 1. Where all prompts have one share, a bootstrap has no width, and the interval
     is Wilson's, of prompts."""
-    found = mean(values, seed=seed, resamples=resamples)
-    if found is None or found.low != found.high:
-        return found
-    low, high = wilson(found.mean * found.prompts, found.prompts)
-    return replace(found, low=low, high=high)
+    return _share_with_width(mean(values, seed=seed, resamples=resamples))
+
+
+def pooled_share(values: Sequence[Keyed], *, seed: int, resamples: int) -> Estimate | None:
+    """The mean over all values, from 0 to 1, whosever prompt they are, with interval over prompts.
+
+    A prompt counts by how many values it has, in the mean and in every resample of the prompts. Where those are all
+    alike the interval is Wilson's, of prompts.
+    """
+    return _share_with_width(_pooled(values, seed, resamples))
+
+
+def pooled_share_difference(
+    values: Sequence[Keyed], against: Sequence[Keyed], *, seed: int, resamples: int
+) -> Estimate | None:
+    """The pooled share of the one less that of the other, which has a value for the same things in the same order, with
+    interval over prompts: the difference of two `pooled_share`."""
+    differences = [
+        (prompt_id, None if this is None or that is None else this - that)
+        for (prompt_id, this), (_, that) in zip(values, against, strict=True)
+    ]
+    return _difference_with_width(_pooled(differences, seed, resamples))
 
 
 def is_share(values: Iterable[float | None]) -> bool:
@@ -109,7 +126,22 @@ def share_difference(
     Then it is the share that was gained less the share that was lost, and the Wilson intervals of the two, of prompts,
     are joined by adding squares (Newcombe, Stat. Med. 17 (1998) 2635).
     """
-    found = paired_difference(values, against, seed=seed, resamples=resamples)
+    return _difference_with_width(paired_difference(values, against, seed=seed, resamples=resamples))
+
+
+def _pooled(values: Sequence[Keyed], seed: int, resamples: int) -> Estimate | None:
+    """The mean over all values: the line through the origin that they lie on where every x is 1."""
+    return slope([(prompt_id, 1.0, y) for prompt_id, y in values if y is not None], seed=seed, resamples=resamples)
+
+
+def _share_with_width(found: Estimate | None) -> Estimate | None:
+    if found is None or found.low != found.high:
+        return found
+    low, high = wilson(found.mean * found.prompts, found.prompts)
+    return replace(found, low=low, high=high)
+
+
+def _difference_with_width(found: Estimate | None) -> Estimate | None:
     if found is None or found.low != found.high:
         return found
     gained, lost = max(found.mean, 0.0), max(-found.mean, 0.0)

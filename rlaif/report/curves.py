@@ -32,7 +32,9 @@ def accuracies(held_out: HeldOut | None) -> list[HeldOutAccuracy]:
     if held_out is None or held_out.pairs is None:
         return []
     low, high = held_out.accuracy_low, held_out.accuracy_high
-    found = [HeldOutAccuracy("reward model", held_out.accuracy, low, high, held_out.pairs)]
+    # The pairs whose label has a side, as in every other row; older files have no parts to tell them by.
+    pairs = sum(row.pairs for row in held_out.parts.get("slice", ())) or held_out.pairs
+    found = [HeldOutAccuracy("reward model", held_out.accuracy, low, high, pairs)]
     for kind, rows in held_out.parts.items():
         found += [replace(row, name=f"reward model, {kind} {row.name}") for row in rows] if len(rows) > 1 else []
     if held_out.probe is not None:
@@ -83,7 +85,7 @@ def ppo_curves(run: RunFolder, kl_target: float | None) -> Curves:
         curve("ppo-length", "Length (tokens)", [_series(rows, "length")], from_zero=True),
         curve("ppo-eos", "Share of responses that ended", [_series(rows, "eos_rate")], from_zero=True),
         curve("ppo-clip", "Clip fraction", [_series(rows, "clip_fraction")], from_zero=True),
-        curve("ppo-sampler", "KL of the server to the policy (nats per token)", [_series(rows, "sampler_kl")]),
+        curve("ppo-sampler", "KL of what sampled to the policy (nats per token)", [_series(rows, "sampler_kl")]),
         curve("ppo-variance", "Explained variance of the critic", [_series(rows, "explained_variance")]),
         curve("ppo-policy-loss", "Policy loss", [_series(rows, "policy_loss")]),
         curve("ppo-value-loss", "Value loss", [_series(rows, "value_loss")], from_zero=True),

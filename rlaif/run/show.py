@@ -119,7 +119,7 @@ def _tables(run: RunFolder, stage: str) -> list[RenderableType]:
     held_out = read_held_out(run) if stage == "reward" else None
     if held_out is not None:
         figures = held_out.as_json().items()
-        lines = [f"{name}: {number(value)}" for name, value in figures if isinstance(value, int | float)]
+        lines = [f"{name}: {number(value)}" for name, value in figures if type(value) in (int, float)]
         if held_out.verdict:
             lines.append(held_out.verdict)
         tables.append(_panel("held out", [Text(visible("\n".join(lines)))]))

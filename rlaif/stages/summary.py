@@ -338,5 +338,5 @@ def _headline(summary: Summary, measures: Sequence[str]) -> dict[str, float]:
         for rate in summary.win_rates
         if (rate.model, rate.against) == ("ppo", REFERENCE)
     }
-    found |= {f"kl_ppo_v_sft_{row.slice}": row.mean for row in summary.kl}
+    found |= {f"kl_ppo_v_sft_{row.slice}": row.mean for row in summary.kl if row.model == "ppo"}
     return {name: float(value) for name, value in found.items() if value is not None}

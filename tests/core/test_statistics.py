@@ -22,6 +22,8 @@ from rlaif.core.statistics import (
     mean_difference,
     mean_share,
     paired_difference,
+    pooled_share,
+    pooled_share_difference,
     preferred,
     share_difference,
     sigmoid,
@@ -403,3 +405,29 @@ def test_an_interval_takes_time_in_proportion_to_its_prompts(monkeypatch: pytest
     n = 3000
     mean([(str(i), float(i % 7)) for i in range(n)], seed=0, resamples=100)
     assert sum(looked) <= 110 * n
+
+
+def test_a_pooled_share_counts_every_value_alike_and_resamples_prompts() -> None:
+    values = [("p", 1.0), ("p", 1.0), ("p", 0.0), ("q", 0.0), ("r", None)]
+    found = pooled_share(values, seed=0, resamples=500)
+    assert found is not None
+    assert (found.mean, found.n, found.prompts) == (0.5, 4, 2)  # by prompts it would be a third
+    assert (found.low, found.high) == (0.0, pytest.approx(2 / 3))  # the one prompt or the other alone
+    alike = pooled_share([("p", 1.0), ("p", 1.0), ("q", 1.0)], seed=0, resamples=500)
+    assert alike is not None
+    assert (alike.low, alike.high) == wilson(2, 2)
+    assert pooled_share([("p", None)], seed=0, resamples=500) is None
+
+
+def test_a_pooled_difference_is_that_of_the_two_pooled_shares() -> None:
+    ours = [("p", 1.0), ("p", 1.0), ("p", 0.0), ("q", 0.0)]
+    theirs = [("p", 0.0), ("p", 1.0), ("p", 0.0), ("q", 1.0)]
+    found = pooled_share_difference(ours, theirs, seed=0, resamples=500)
+    assert found is not None
+    assert (found.mean, found.n, found.prompts) == (0.0, 4, 2)
+    assert (found.low, found.high) == (-1.0, pytest.approx(1 / 3))
+    same = pooled_share_difference(ours, ours, seed=0, resamples=500)
+    assert same is not None
+    assert same.low is not None
+    assert same.high is not None
+    assert same.low < same.mean == 0 < same.high

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rlaif.core.evaluation import HeldOut, HeldOutAccuracy, Probe
@@ -46,6 +47,8 @@ def test_all_who_tell_the_held_out_labels_stand_in_one_table() -> None:
         ("length", 0.55),
         ("bag of words", 0.65),
     ]
+    assert accuracies(held_out)[0].pairs == 40  # those of both slices: a tie has no side to tell
+    assert accuracies(replace(held_out, pairs=43))[0].pairs == 40
     assert accuracies(HeldOut(accuracy=0.8)) == accuracies(None) == []
 
 

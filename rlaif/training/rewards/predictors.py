@@ -14,7 +14,7 @@ import numpy as np
 
 from rlaif.core.evaluation import HeldOutAccuracy
 from rlaif.core.records import Response
-from rlaif.core.statistics import Keyed, mean_share, share_difference
+from rlaif.core.statistics import Keyed, pooled_share, pooled_share_difference
 from rlaif.gold.text import opens_with_refusal, words
 
 RESAMPLES = 2000
@@ -42,13 +42,10 @@ Judged = tuple[str, float, float]
 def accuracy_of(name: str, pairs: Sequence[Judged]) -> HeldOutAccuracy:
     """How often predictions have the side of the labels. A margin of 0 counts one half; labels of exactly 0.5 have no
     side and are left out."""
-    values = _right(pairs)
-    if not values:
+    found = pooled_share(_right(pairs), seed=0, resamples=RESAMPLES)
+    if found is None:
         return HeldOutAccuracy(name, None, None, None, 0)
-    share = sum(value for _, value in values if value is not None) / len(values)
-    found = mean_share(values, seed=0, resamples=RESAMPLES)
-    low, high = (None, None) if found is None else (found.low, found.high)
-    return HeldOutAccuracy(name, share, low, high, len(values))
+    return HeldOutAccuracy(name, found.mean, found.low, found.high, found.n)
 
 
 def _right(pairs: Sequence[Judged]) -> list[Keyed]:
@@ -73,7 +70,7 @@ def trivial_predictors(
 
     def measured(name: str, margins: Sequence[float]) -> HeldOutAccuracy:
         rows = [(pair.prompt_id, float(margin), pair.prob_a) for pair, margin in zip(held_out, margins, strict=True)]
-        lead = share_difference(own, _right(rows), seed=0, resamples=RESAMPLES)
+        lead = pooled_share_difference(own, _right(rows), seed=0, resamples=RESAMPLES)
         found = accuracy_of(name, rows)
         return found if lead is None else replace(found, lead=lead.mean, lead_low=lead.low, lead_high=lead.high)
 
