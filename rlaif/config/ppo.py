@@ -138,11 +138,16 @@ class PpoConfig(LoraTable):
         description="what samples: local = the machine that trains, server = vLLM at server_url "
         "(docs/reference/scaling.md)",
     )
+    importance: Literal["server", "all"] = Field(
+        "server",
+        description="which tokens weigh what makes up for who sampled them (truncated importance weights): those of a "
+        "server, or all, for this machine samples a little otherwise than it trains too, in bfloat16 "
+        "(docs/reference/ppo.md)",
+    )
     importance_cap: float | None = Field(
         2.0,
         gt=0,
-        description="server: most that a token weighs for having been sampled by another engine (truncated importance "
-        "weights); null = every token weighs 1",
+        description="most that a token weighs for who sampled it; null = every token weighs 1",
     )
     max_sampler_gap: float = speed_field(
         0.2, gt=0, description="server: nats per token that its log-probs may be off the policy's; beyond, ppo stops"

@@ -32,10 +32,12 @@ PIECE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Sampled token ids; with finish "stop" the last one is the end-of-turn token."""
+    """Sampled token ids; with finish "stop" the last one is the end-of-turn token. `logprobs`: of each in the
+    distribution that it was drawn from."""
 
     ids: list[int]
     finish: FinishReason
+    logprobs: list[float]
 
 
 class CausalLM:
@@ -160,8 +162,9 @@ def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> t
     return ids.to(device), mask.to(device)
 
 
-def pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
-    """(B,) token ids: the inverse of each row's cumulative distribution at `uniform` (B,) in [0, 1).
+def pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B,) token ids: the inverse of each row's cumulative distribution at `uniform` (B,) in [0, 1); (B,) their
+    log-probs in it.
 
     `logits` is (B, V) float32; temperature 0 takes the most likely token. A token of probability 0 is never taken.
     Raises ModelError for logits that are not numbers.
@@ -170,12 +173,14 @@ def pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tor
     if not torch.isfinite(highest).all():
         raise not_numbers()
     if temperature == 0:
-        return logits.argmax(-1)
+        return logits.argmax(-1), torch.zeros_like(uniform)
     # The highest logit goes first, or a small temperature would make it infinite.
-    cumulative = torch.softmax((logits - highest) / temperature, -1).cumsum(-1)
+    probabilities = torch.softmax((logits - highest) / temperature, -1)
+    cumulative = probabilities.cumsum(-1)
     total = cumulative[:, -1:]
     point = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, point, right=True).squeeze(1)
+    tokens = torch.searchsorted(cumulative, point, right=True)
+    return tokens.squeeze(1), probabilities.gather(1, tokens).log().squeeze(1)
 
 
 def not_numbers() -> ModelError:
@@ -235,13 +240,16 @@ def sample(
     going = GrowingCache(lm, cache, mask) if decoder is None else decoder.begin(cache, mask, room=max_new_tokens)
     del cache  # a decoder has its own
     out: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
     finish: list[FinishReason] = ["length"] * len(prompts)
     end_set = set(ends)
     for step in range(max_new_tokens):
-        tokens = pick((decoder or lm).logits(state), draws[rows, step], temperature)
+        tokens, chances = pick((decoder or lm).logits(state), draws[rows, step], temperature)
         keep = []
-        for place, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist(), strict=True)):
+        drawn = zip(rows.tolist(), tokens.tolist(), chances.tolist(), strict=True)
+        for place, (row, token, logprob) in enumerate(drawn):
             out[row].append(token)
+            logprobs[row].append(logprob)
             if token in end_set:
                 finish[row] = "stop"
             else:
@@ -255,7 +263,7 @@ def sample(
             going.keep(kept)
             rows, tokens = rows[kept], tokens[kept]
         state = going.step(tokens)
-    return [Sampled(ids_, reason) for ids_, reason in zip(out, finish, strict=True)]
+    return [Sampled(*each) for each in zip(out, finish, logprobs, strict=True)]
 
 
 class Sequences(Protocol):

@@ -67,6 +67,7 @@ class LocalSampler:
             prompt_ids=tuple(tuple(ids) for ids, _, _ in rows),
             responses=tuple(tuple(s.ids) for s in sampled),
             finish=tuple(s.finish for s in sampled),
+            sampler_logprobs=tuple(tuple(s.logprobs) for s in sampled),
         )
 
     def close(self) -> None:

@@ -1,7 +1,9 @@
 """How far the distribution that sampled is from the policy that is trained, and what makes up for it.
 
-Another engine computes the same weights a little differently, in another precision, with other kernels. Each token then
-weighs w = min(pi(token) / sampler(token), cap) in the policy's loss, both of them before the step's updates: truncated
+Another engine computes the same weights a little differently, in another precision, with other kernels. So does this
+machine in bfloat16, where it samples from merged weights and trains an adapter beside them. The distance is measured at
+every step. Tokens that `importance` names ("server": a server's alone; "all": this machine's too) then weigh
+w = min(pi(token) / sampler(token), cap) in the policy's loss, both of them before the step's updates: truncated
 importance weights. Source: Yao et al., "On the rollout-training mismatch in modern RL systems" (2025); truncation:
 Ionides (2008). The weight is a token's, not that of all tokens before it too: what is left is the difference in how
 often a prefix comes up. The cap makes the variance finite and leaves a bias where the two are far apart; so that is
@@ -20,32 +22,41 @@ from rlaif.training.ppo.rollout import RolloutBatch, Rollouts
 
 
 def importance(rollouts: Rollouts, logprobs: Tensor, config: PpoConfig) -> Tensor:
-    """(B, T) what each token weighs for who sampled it; 1 for the policy itself, and with `importance_cap: null`."""
+    """(B, T) what each token weighs for who sampled it; 1 where `importance` leaves that out, and with
+    `importance_cap: null`."""
     sampler, cap = rollouts.padded_sampler_logprobs, config.importance_cap
-    if config.rollouts == "local" or sampler is None or cap is None:
+    if not _weighs(config) or sampler is None or cap is None:
         return torch.ones_like(logprobs)
     return importance_weights(logprobs, sampler, rollouts.mask, cap)
 
 
-def mismatch(batch: RolloutBatch, cap: float | None) -> dict[str, float]:
-    """Per token: KL(sampler || policy) in nats (k3), mean |log-ratio|, mean weight and the share of weights cut;
-    nothing where the sampler gives no log-probs."""
-    sampler, mask = batch.rollouts.padded_sampler_logprobs, batch.response_mask
+def _weighs(config: PpoConfig) -> bool:
+    return config.importance == "all" or config.rollouts == "server"
+
+
+def mismatch(batch: RolloutBatch, config: PpoConfig) -> dict[str, float]:
+    """Per token: KL(sampler || policy) in nats (k3) and mean |log-ratio|; where tokens weigh, also the mean weight and
+    the share of weights cut. Nothing where the sampler gives no log-probs."""
+    sampler, mask, cap = batch.rollouts.padded_sampler_logprobs, batch.response_mask, config.importance_cap
     if sampler is None:
         return {}
-    capped = torch.zeros_like(batch.importance) if cap is None else (batch.importance >= cap).float()
-    return {
+    apart = {
         "sampler_kl": float(masked_mean(k3(batch.logprobs, sampler), mask)),
         "sampler_gap": _gap(sampler, batch.logprobs, mask),
+    }
+    if not _weighs(config):
+        return apart
+    capped = torch.zeros_like(batch.importance) if cap is None else (batch.importance >= cap).float()
+    return apart | {
         "importance_mean": float(masked_mean(batch.importance, mask)),
         "importance_capped": float(masked_mean(capped, mask)),
     }
 
 
 def check_sampler(batch: RolloutBatch, config: PpoConfig) -> None:
-    """Raises StageError where the log-probs of what sampled are not those of the policy, but for rounding."""
+    """Raises StageError where the log-probs of a server that sampled are not those of the policy, but for rounding."""
     sampler, mask = batch.rollouts.padded_sampler_logprobs, batch.response_mask
-    if sampler is None:
+    if sampler is None or config.rollouts == "local":
         return
     found = _gap(sampler, batch.logprobs, mask)
     remedy = "restart the server with the command that docs/reference/scaling.md shows, then run again with --resume"

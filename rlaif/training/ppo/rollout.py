@@ -26,7 +26,7 @@ class Rollouts:
     responses: tuple[tuple[int, ...], ...]
     finish: tuple[FinishReason, ...]
     sampler_logprobs: tuple[tuple[float, ...], ...] | None = None
-    """Of the responses' tokens, as another engine that sampled them says; None where none did."""
+    """Of the responses' tokens, as what sampled them says; None where that is not known."""
 
     def __len__(self) -> int:
         return len(self.prompts)

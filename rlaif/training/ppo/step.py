@@ -109,7 +109,7 @@ class PpoTrainer:
         row: dict[str, Any] = {
             **batch_metrics(batch),
             **part_figures(batch.parts),
-            **off_policy.mismatch(batch, self.config.importance_cap),
+            **off_policy.mismatch(batch, self.config),
             "kl_coef": self.state.kl.coefficient,
             "entropy": entropy,
             **stats,
@@ -174,7 +174,7 @@ class PpoTrainer:
         advantages, returns = advantages_and_returns(
             rewards, values, mask, groups, algorithm=config.algorithm, gamma=config.gamma, lam=config.lam
         )
-        # Tokens of another engine weigh what makes up for its being another; those of the policy itself weigh 1.
+        # Tokens of another engine weigh what makes up for its being another; those of this machine if asked for.
         found = RolloutBatch(
             rollouts=rollouts,
             response_mask=mask,

@@ -167,7 +167,8 @@ def padding_seen_by_the_sampler(patch: Patch) -> None:
 def end_tokens_cut_off(patch: Patch) -> None:
     def around(f: Any, *given: Any, **named: Any) -> Any:
         rows = f(*given, **named)
-        return [decode.Sampled(r.ids[:-1] if len(r.ids) > 1 and r.finish == "stop" else r.ids, r.finish) for r in rows]
+        kept = [len(r.ids) - (len(r.ids) > 1 and r.finish == "stop") for r in rows]
+        return [decode.Sampled(r.ids[:n], r.finish, r.logprobs[:n]) for r, n in zip(rows, kept, strict=True)]
 
     wrapped(patch, sampling, "sample", around)
 
@@ -177,7 +178,7 @@ def end_tokens_looked_for_in_the_prompt(patch: Patch) -> None:
     def around(f: Any, lm: Any, prompts: Any, **named: Any) -> Any:
         rows = f(lm, prompts, **named)
         ended = [bool(set(prompt) & set(named["ends"])) for prompt in prompts]
-        return [decode.Sampled(r.ids, "stop" if e else r.finish) for r, e in zip(rows, ended, strict=True)]
+        return [decode.Sampled(r.ids, "stop" if e else r.finish, r.logprobs) for r, e in zip(rows, ended, strict=True)]
 
     wrapped(patch, sampling, "sample", around)
 

@@ -199,7 +199,7 @@ def test_picks_follow_the_distribution(temperature: float) -> None:
     weights = torch.tensor([0.4, 0.0, 0.3, 0.2, 0.0, 0.1, 0.0])
     count = 20_000
     draws = torch.from_numpy(uniforms([5], count)[0])
-    found = pick(weights.log().expand(count, -1), draws, temperature)
+    found, _ = pick(weights.log().expand(count, -1), draws, temperature)
     observed = torch.bincount(found, minlength=7)
     expected = weights.double() ** (1 / temperature)
     expected = expected / expected.sum() * count
@@ -210,23 +210,30 @@ def test_picks_follow_the_distribution(temperature: float) -> None:
 def test_edges_of_the_unit_interval_never_take_an_impossible_token() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
     below_one = torch.tensor([1.0]).nextafter(torch.zeros(1))
-    assert pick(logits, torch.tensor([0.0]), 1.0).tolist() == [1]
-    assert pick(logits, torch.tensor([0.499]), 1.0).tolist() == [1]
-    assert pick(logits, torch.tensor([0.5]), 1.0).tolist() == [2]
-    assert pick(logits, below_one, 1.0).tolist() == [2]
-    assert pick(logits, torch.tensor([1.0]), 1.0).tolist() == [2]
+    assert pick(logits, torch.tensor([0.0]), 1.0)[0].tolist() == [1]
+    assert pick(logits, torch.tensor([0.499]), 1.0)[0].tolist() == [1]
+    assert pick(logits, torch.tensor([0.5]), 1.0)[0].tolist() == [2]
+    assert pick(logits, below_one, 1.0)[0].tolist() == [2]
+    assert pick(logits, torch.tensor([1.0]), 1.0)[0].tolist() == [2]
 
 
 def test_the_last_token_of_a_large_vocabulary_can_be_drawn() -> None:
     logits = torch.zeros(2, 49_152)
     edges = torch.tensor([0.0, 1.0]).nextafter(torch.tensor([0.0, 0.0]))
-    assert pick(logits, edges, 1.0).tolist() == [0, 49_151]
+    assert pick(logits, edges, 1.0)[0].tolist() == [0, 49_151]
 
 
 def test_a_tiny_temperature_is_greedy_and_not_nan() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0]])
-    assert pick(logits, torch.tensor([0.999]), 1e-40).tolist() == [1]
-    assert pick(logits, torch.tensor([0.999]), 0).tolist() == [1]
+    assert pick(logits, torch.tensor([0.999]), 1e-40)[0].tolist() == [1]
+    assert pick(logits, torch.tensor([0.999]), 0)[0].tolist() == [1]
+
+
+def test_a_pick_comes_with_its_log_prob_at_the_temperature() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    for temperature in (0.5, 1.0, 2.0):
+        token, logprob = pick(logits, torch.tensor([0.5]), temperature)
+        assert logprob.tolist() == pytest.approx([float((logits / temperature).log_softmax(-1)[0, token[0]])])
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])

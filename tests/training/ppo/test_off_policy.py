@@ -16,7 +16,19 @@ from rlaif.judge.load import parse
 from rlaif.training.ppo import off_policy
 from rlaif.training.ppo.rollout import RolloutBatch
 from rlaif.training.ppo.step import PpoTrainer
-from tests.training.tiny_ppo import chosen, disturb, gradient, made, same_model, trainer
+from rlaif.training.rewards.sources import Rewards
+from tests.training.tiny_ppo import (
+    SMALL,
+    chosen,
+    disturb,
+    gradient,
+    made,
+    policy_model,
+    ppo_config,
+    same_model,
+    trainer,
+)
+from tests.training.toy_rewards import share_of_e
 
 RATIOS = (0.5, 1.0, 1.5, 5.0)
 """Of policy to sampler, over and over, token by token."""
@@ -42,7 +54,7 @@ def test_weights_by_hand(tiny_model: Path) -> None:
     wanted = [(0.5, 1.0, 1.5, 2.0)[i % 4] for i in range(count)]  # 5 is cut to the cap of 2
     assert batch.importance[mask].tolist() == pytest.approx(wanted, rel=1e-4)
     assert (batch.importance[~mask] == 1).all()
-    found = off_policy.mismatch(batch, work.config.importance_cap)
+    found = off_policy.mismatch(batch, work.config)
     logs = [math.log(RATIOS[i % 4]) for i in range(count)]
     assert found["sampler_gap"] == pytest.approx(sum(map(abs, logs)) / count, rel=1e-4)
     assert found["sampler_kl"] == pytest.approx(
@@ -59,7 +71,7 @@ def test_the_cap_is_a_field(tiny_model: Path, table: dict[str, Any], weights: se
     work = trainer(tiny_model, rollouts="server", **table)
     batch = sampled_by_another(work)
     assert {round(w, 3) for w in batch.importance[batch.response_mask].tolist()} == weights
-    capped = off_policy.mismatch(batch, work.config.importance_cap)["importance_capped"]
+    capped = off_policy.mismatch(batch, work.config)["importance_capped"]
     assert capped == 0 if table["importance_cap"] is None else capped == pytest.approx(0.5, abs=0.1)
 
 
@@ -75,12 +87,37 @@ def test_a_token_counts_in_the_gradient_as_often_as_it_weighs(tiny_model: Path) 
         torch.testing.assert_close(one[name], wanted * (0.5 if name in policy else 1), rtol=1e-3, atol=1e-6)
 
 
-def test_rollouts_of_the_policy_itself_weigh_exactly_1(tiny_model: Path) -> None:
+def test_rollouts_of_the_policy_itself_weigh_exactly_1_and_how_far_the_sampler_is_is_said(tiny_model: Path) -> None:
     work = trainer(tiny_model)
+    disturb(work.model)
     _, batch, row = work.step(0, chosen(work))
     assert (batch.importance == 1).all()
-    assert not [name for name in row if name.startswith(("sampler", "importance"))]
-    assert (sampled_by_another(same_model(work)).importance == 1).all()  # rollouts: local
+    assert not [name for name in row if name.startswith("importance")]
+    assert 0 < row["sampler_gap"] < 1e-4  # float32
+    assert abs(row["sampler_kl"]) < 1e-6
+    apart = sampled_by_another(same_model(work))
+    assert (apart.importance == 1).all()  # rollouts: local
+    assert off_policy.mismatch(apart, work.config).keys() == {"sampler_kl", "sampler_gap"}
+    off_policy.check_sampler(apart, work.config)  # a server's alone is refused
+
+
+def test_the_tokens_of_this_machine_weigh_too_where_that_is_asked_for(tiny_model: Path) -> None:
+    work = trainer(tiny_model, importance="all")
+    batch = sampled_by_another(work)
+    mask = batch.response_mask
+    wanted = [(0.5, 1.0, 1.5, 2.0)[i % 4] for i in range(int(mask.sum()))]
+    assert batch.importance[mask].tolist() == pytest.approx(wanted, rel=1e-4)
+    assert off_policy.mismatch(batch, work.config)["importance_mean"] == pytest.approx(
+        sum(wanted) / len(wanted), rel=1e-4
+    )
+
+
+def test_in_bfloat16_what_samples_is_not_quite_what_is_trained_on(tiny_model: Path) -> None:
+    model = policy_model(tiny_model, dtype="bfloat16", **SMALL)
+    work = PpoTrainer(model, ppo_config(**SMALL), seed=3, rewards=Rewards.of_function(share_of_e))
+    disturb(work.model)
+    batch, _ = work.measure(work.sampler.sample(chosen(work), 0))
+    assert 0.001 < off_policy.mismatch(batch, work.config)["sampler_gap"] < 0.5
 
 
 def test_a_sampler_that_is_not_the_policy_is_found_out(tiny_model: Path) -> None:
@@ -125,7 +162,14 @@ def test_a_sampler_twice_as_near_to_the_reference_as_to_the_policy_is_the_refere
 
 
 @pytest.mark.parametrize(
-    "table", [{"importance_cap": 0}, {"max_sampler_gap": 0}, {"server_timeout": 0}, {"rollouts": "vllm"}]
+    "table",
+    [
+        {"importance_cap": 0},
+        {"max_sampler_gap": 0},
+        {"server_timeout": 0},
+        {"rollouts": "vllm"},
+        {"importance": "none"},
+    ],
 )
 def test_values_that_make_no_sense(table: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,21 @@ def test_sampled_responses_do_not_depend_on_how_many_are_sampled_at_a_time(tiny_
     work = trainer(tiny_model)
     disturb(work.model)
     few = PpoTrainer(work.model, work.config, seed=work.seed, rewards=work.rewards, sample_batch_size=3)
-    assert few.sampler.sample(chosen(work), 5) == work.sampler.sample(chosen(work), 5)
-    assert work.sampler.sample(chosen(work), 6) != work.sampler.sample(chosen(work), 5)
+    one, other = few.sampler.sample(chosen(work), 5), work.sampler.sample(chosen(work), 5)
+    assert replace(one, sampler_logprobs=None) == replace(other, sampler_logprobs=None)
+    for ours, theirs in zip(one.sampler_logprobs or (), other.sampler_logprobs or (), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    assert work.sampler.sample(chosen(work), 6).responses != other.responses
+
+
+def test_the_sampler_says_how_likely_it_found_each_token(tiny_model: Path) -> None:
+    work = trainer(tiny_model, temperature=0.7)
+    disturb(work.model)
+    rollouts = work.sampler.sample(chosen(work), 0)
+    batch, _ = work.measure(rollouts)
+    found, mask = rollouts.padded_sampler_logprobs, batch.response_mask
+    assert found is not None
+    torch.testing.assert_close(found[mask], batch.logprobs[mask], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.6])
