@@ -232,7 +232,7 @@ def main() -> None:
     asked.add_argument("--steps", type=int, default=Settings.steps)
     asked.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
     given = asked.parse_args()
-    reward: Reward = begins_with_the if given.reward is None else rlaif.load_reward(given.reward)
+    reward: Reward = begins_with_the if given.reward is None else rlaif.load_reward(source=given.reward)
     train(given.model, reward, Settings(steps=given.steps, learning_rate=given.learning_rate))
 
 

@@ -12,7 +12,7 @@ from shutil import copytree
 import pytest
 
 import rlaif
-from rlaif.core.errors import ConfigError, DataError
+from rlaif.core.errors import ConfigError, DataError, ModelError, StageError
 from rlaif.core.records import Comparison, Message
 from rlaif.core.yaml import dump_yaml
 from rlaif.judge.load import load
@@ -129,25 +129,75 @@ def test_a_judge_of_a_config_and_by_the_defaults(finished: Path) -> None:
 
 def test_rewards_take_texts_and_messages(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = rlaif.open_run(finished / "runs" / "my")
-    reward = rlaif.load_reward("model", run)
+    reward = rlaif.load_reward(run)
     plain = reward(["How do I bake bread?", "Why?"], ["Mix flour and water.", "So."])
     chats = [[{"role": "user", "content": text}] for text in ("How do I bake bread?", "Why?")]
     answers = [[{"role": "assistant", "content": text}] for text in ("Mix flour and water.", "So.")]
     assert reward(prompts=chats, completions=answers, completion_ids=[[1], [2]]) == plain
     assert len(set(plain)) == 2
-    by_judge = rlaif.load_reward("judge", run.path)
+    by_judge = rlaif.load_reward(run.path, "judge")
     with pytest.raises(DataError, match="no answer to compare with"):
         by_judge(["never asked"], ["So."])
-    with pytest.raises(ConfigError, match="belongs to a run"):
-        rlaif.load_reward("model")
+    asked = {prompt.id: prompt.text for prompt in run.prompts()}
+    answer = run.responses("label")[0]
+    assert None not in by_judge([asked[answer.prompt_id]] * 2, [answer.text, "So."])
+    with pytest.raises(ConfigError, match=r"belongs to a run(.|\n)*write load_reward\(run, \"model\"\)"):
+        rlaif.load_reward()
+    with pytest.raises(ConfigError, match=r"and 'judge' is none(.|\n)*write load_reward\(run, "):
+        rlaif.load_reward("judge")
+    with pytest.raises(ConfigError, match=r"write load_reward\(source=\"own_rewards:odd\"\)"):
+        rlaif.load_reward("own_rewards:odd")
     (finished / "own_rewards.py").write_text(
         "def odd(prompts, completion_ids, responses):\n"
         "    return [None if text == 'So.' else len(ids) for ids, text in zip(completion_ids, responses)]\n"
     )
     monkeypatch.syspath_prepend(finished)
-    own = rlaif.load_reward("own_rewards:odd")
+    own = rlaif.load_reward(source="own_rewards:odd")
     assert own.__name__ == "odd"
     assert own(["a", "b"], ["x", "So."], completion_ids=[[1, 2, 3], [4]]) == [3.0, None]
+
+
+def copy_of(finished: Path, tmp_path: Path) -> rlaif.Run:
+    return rlaif.open_run(copytree(finished / "runs" / "my", tmp_path / "run"))
+
+
+def test_a_reward_of_half_a_run_or_on_another_base_is_refused(finished: Path, tmp_path: Path) -> None:
+    run = copy_of(finished, tmp_path)
+    head = run.path / "reward" / "adapter" / "reward_head.safetensors"
+    kept = head.read_bytes()
+    head.unlink()
+    with pytest.raises(ModelError, match="this file of a reward model is missing or damaged"):
+        rlaif.load_reward(run)
+    head.write_bytes(kept)
+    base = copytree(finished / "model", tmp_path / "model")
+    rlaif.load_reward(run, set=[f"model.source={base}"])  # the same one, at another place
+    (base / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(ModelError, match="the base model is not the one that the reward stage stood on"):
+        rlaif.load_reward(run, set=[f"model.source={base}"])
+    (run.path / "sft" / "adapter" / "more.json").write_text("{}")
+    with pytest.raises(StageError, match="made on another SFT adapter"):
+        rlaif.load_reward(run)
+    (run.path / "reward" / "stage.json").unlink()
+    with pytest.raises(StageError, match=r"the reward stage is not finished\n  -> rlaif reward --run"):
+        rlaif.load_reward(run)
+    (run.path / "label" / "stage.json").unlink()
+    with pytest.raises(StageError, match="the label stage is not finished"):
+        rlaif.load_reward(run, "judge")
+    with pytest.raises(rlaif.RlaifError, match="is not a run of rlaif"):
+        rlaif.load_reward(tmp_path)
+
+
+def test_a_reward_says_on_whose_word_it_stands(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_of(finished, tmp_path)
+    with pytest.raises(StageError, match=r"the judge has no card yet(.|\n)*in Python set=\[\"card.required=false\"\]"):
+        rlaif.load_reward(run, set=["card.required=true"])
+    reward = rlaif.load_reward(run)
+    assert reward.about["constitution"] == {"name": run.constitution.name, "hash": run.constitution.hash}
+    said = capsys.readouterr().err
+    assert said.startswith("run, model: a judge without a card")
+    assert said.endswith(f"{reward.about['says']}\n")
 
 
 def test_records_of_plain_texts() -> None:

@@ -1,8 +1,9 @@
-"""`rlaif judge VERB`: measure a judge before it is trusted, or ask it by files. Heavy imports stand in the verbs."""
+"""`rlaif judge VERB`: measure a judge, ask it by files, or serve its scores. Heavy imports stand in the verbs."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,8 @@ from rlaif.cli.options import (
     accepting,
     add_verbs,
 )
-from rlaif.core.terminal import say
+from rlaif.core.errors import ConfigError, near
+from rlaif.core.terminal import say, waiting
 
 GoldOption = Annotated[
     str,
@@ -201,11 +203,65 @@ def import_batch(
     )
 
 
-VERBS: dict[str, Command] = {"card": card, "compare": compare, "export": export_batch, "import": import_batch}
+def serve(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="the run folder, after its reward stage")],
+    source: Annotated[
+        str, typer.Option("--source", metavar="model|judge", help="score by the run's reward model, or ask its judge")
+    ] = "model",
+    host: Annotated[
+        str, typer.Option("--host", metavar="HOST", help="listen there; other than loopback with a token (RLAIF_TOKEN)")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="0 takes a free one and says it")
+    ] = 5000,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer", metavar="MODEL", help="OpenRLHF: the model that it trains, where that is not the run's own"
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    accept: AcceptOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Give the run's scores to other trainers over HTTP, until Ctrl-C.
+
+    POST /score takes prompts and completions, POST /get_reward what OpenRLHF's --reward.remote_url sends, and GET
+    /health says what scores. docs/use-elsewhere.md has a recipe for each trainer.
+    """
+    if source not in ("model", "judge"):
+        what = f"no such source: {source!r}{near(source, ('model', 'judge'))}"
+        raise ConfigError(what, where="--source", remedy="write model or judge")
+    with waiting("loading"):
+        from rlaif.core.files import refuse_no_run
+        from rlaif.export.server import HEALTH, REWARD, SCORE, RewardServer
+        from rlaif.run.open import chat_text, load_reward
+
+    refuse_no_run(run)
+    words = accepting(overrides, accept)
+    with RewardServer(host, port) as server:
+        reward = load_reward(run, source, set=words)
+        server.listen(reward, chat_text(run, tokenizer))
+        if as_json:
+            say(json.dumps({"url": server.url, **reward.about}))
+        else:
+            for path, about in ((SCORE, "plain JSON"), (REWARD, "OpenRLHF: --reward.remote_url"), (HEALTH, "GET")):
+                say(f"{server.url}{path}  {about}")
+        sys.stdout.flush()
+        server.serve_forever()
+
+
+VERBS: dict[str, Command] = {
+    "card": card,
+    "compare": compare,
+    "export": export_batch,
+    "import": import_batch,
+    "serve": serve,
+}
 """Verb -> the function that does it."""
 
 
 def judge_app() -> typer.Typer:
     """The sub-app with every verb."""
-    about = "Measure a judge before its labels are used, or ask it through batch files."
+    about = "Measure a judge before its labels are used, ask it through batch files, or serve its scores."
     return add_verbs(typer.Typer(help=about, no_args_is_help=True, cls=Verbs), VERBS)

@@ -189,7 +189,7 @@ def _unlike(kind: Any, why: str) -> ModelError:
     return ModelError(
         f"{kind.__name__} cannot score as this reward model does: {why}",
         where="rlaif export reward",
-        remedy='use it by rlaif.load_reward("model", run=...)',
+        remedy="use it by rlaif.load_reward(run)",
     )
 
 

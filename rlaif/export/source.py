@@ -60,8 +60,8 @@ def source_of(base: ModelConfig) -> Source:
     return "folder" if Path(base.source).expanduser().is_dir() else "hub"
 
 
-def base_of(config: RunConfig, record: StageRecord) -> ModelConfig:
-    """The run's base, to be loaded on the CPU in the dtype that the stage computed in, whatever this machine takes.
+def base_of(config: RunConfig, record: StageRecord, device: str = "cpu") -> ModelConfig:
+    """The run's base, to be loaded on the device in the dtype that the stage computed in, whatever this machine takes.
 
     Raises ModelError where the base is not there, or is not what it was.
     """
@@ -69,7 +69,7 @@ def base_of(config: RunConfig, record: StageRecord) -> ModelConfig:
 
     resolve(config.model.source)
     for dtype in ("float32", "bfloat16"):
-        base = config.model.model_copy(update={"dtype": dtype, "device": "cpu"})
+        base = config.model.model_copy(update={"dtype": dtype, "device": device})
         if model_fingerprint(base) == record.inputs.get("model"):
             return base
     raise ModelError(

@@ -1,24 +1,28 @@
 """The doors for Python: a run, its records, its judge, its reward as a function, its models. docs/python.md shows each.
 
-A command and a door take the same words: `load_reward("judge", run)` is what `ppo.reward: judge` is.
+A command and a door take the same words: `load_reward(run, "judge")` is what `ppo.reward: judge` is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rlaif.config import NAMED, STAGES, PolicyName, RunConfig
 from rlaif.config.load import load as read_config
 from rlaif.constitution.load import load_constitution, refuse_missing_contrast
-from rlaif.core.errors import ConfigError, DataError, near
-from rlaif.core.evaluation import Summary, read_summary
+from rlaif.core.errors import ConfigError, DataError, StageError, near
+from rlaif.core.evaluation import Summary, read_held_out, read_summary
 from rlaif.core.files import JsonlFile, MetricsLog, R, RunFolder, refuse_no_run
 from rlaif.core.records import Constitution, PreferenceLabel, Prompt, Response, RevisionTrace, Rollout, StageRecord
 from rlaif.core.shipped import cache_folder
-from rlaif.judge.gate import calibration_of
+from rlaif.core.terminal import say
+from rlaif.export.source import base_of, finished, refuse_other_sft
+from rlaif.judge.card.records import card_of_run
+from rlaif.judge.gate import calibration_of, passed_card
 from rlaif.judge.judge import Judge
 from rlaif.judge.load import load, load_or_default, parse
 from rlaif.judge.methods.table import askings, in_use
@@ -27,9 +31,11 @@ from rlaif.lm.backends import open_local
 from rlaif.lm.protocol import LanguageModel
 from rlaif.stages.label_pairs import own_answers
 
+if TYPE_CHECKING:
+    from rlaif.lm.local.chat_text import ChatText
+    from rlaif.training.rewards.for_trainers import PortableReward
+
 N = TypeVar("N", bound=str)
-Reward = Callable[..., list[float | None]]
-"""`reward(prompts, responses)`: a score for each response, None where there is nothing to say."""
 
 
 JUDGED, TRAINED = ("label", "evaluate"), ("sft", "reward", "ppo")
@@ -169,12 +175,16 @@ def open_model(source: str | None = None, *, backend: str = "local", **fields: A
     return open_local(config.model) if local else lm.open_asked(config.judge, config.model)
 
 
-def load_reward(source: str = "model", run: Run | str | Path | None = None) -> Reward:
-    """A reward as a function `(prompts, responses) -> scores`, which TRL's trainers take as well.
+def load_reward(
+    run: Run | str | Path | None = None, source: str = "model", *, set: Sequence[str] = ()
+) -> PortableReward:
+    """What scores the answers of another trainer as the run's own PPO does: `reward(prompts, completions)`.
 
     `source` is as in `ppo.reward`: "model" is the run's reward model (of an ensemble what `ppo.reward_ensemble` makes
-    of it), "judge" its judge, which knows the prompts that `label` answered, "module:function" any function. Prompts
-    and responses are texts or lists of messages.
+    of it), "judge" its judge, which knows the prompts that `label` answered, "module:function" any function, which
+    needs no run. `set` changes fields as `--set` does ("model.device=cuda:1"). Raises as an export does for a run that
+    is not finished or a base that changed since, and StageError where the judge's card does not pass; what the card
+    says goes to standard error.
     """
     from rlaif.training.rewards import for_trainers as functions
 
@@ -186,9 +196,78 @@ def load_reward(source: str = "model", run: Run | str | Path | None = None) -> R
         )
     if source not in NAMED:
         return functions.of_function(source)
-    if run is None:
-        raise ConfigError(f"the reward {source!r} belongs to a run", where="load_reward", remedy="give run=...")
+    if run is None or (isinstance(run, str) and (run in NAMED or ":" in run) and not Path(run).exists()):
+        named = "" if run is None else f", and {run!r} is none"
+        example = f'load_reward(run, "{source}")' if run is None or run in NAMED else f'load_reward(source="{run}")'
+        what = f"the reward {source!r} belongs to a run{named}"
+        raise ConfigError(what, where="load_reward", remedy=f"write {example}")
     opened = run if isinstance(run, Run) else open_run(run)
+    folder, config = RunFolder(opened.path), load(opened.path / "config.yaml", set)
+    record = finished(folder, "reward" if source == "model" else "label")
+    refuse_other_sft(folder, record.stage, record)
+    _refuse_card(folder, config)
+    about = about_reward(opened, source)
+    say(f"{about['run']}, {source}: {about['says']}", error=True)
+    again = (_open_again, (str(opened.path.resolve()), source, tuple(set)))
     if source == "model":
-        return functions.of_model(opened.config, RunFolder(opened.path))
-    return functions.of_judge(load_judge(opened), own_answers(opened.responses("label")))
+        base = base_of(config, record, config.model.device)
+        return functions.of_model(config.model_copy(update={"model": base}), folder, again, about)
+    if config.given_labels:
+        what = "the labels of this run were given to it: it has no judge"
+        raise ConfigError(what, where=str(folder.root), remedy=f"take the reward model: load_reward({run!r})")
+    references = own_answers(opened.responses("label"))
+    if not references:
+        raise DataError(
+            "the label stage has no answers of the policy itself, which the judge would compare with",
+            where=str(folder.file("label", "responses.jsonl")),
+            remedy="take the reward model, or label with label.answers: samples",
+        )
+    return functions.of_judge(load_judge(opened, set=set), references, again, about)
+
+
+def _open_again(run: str, source: str, set: tuple[str, ...]) -> PortableReward:
+    return load_reward(run, source, set=set)
+
+
+def chat_text(run: str | Path, model: str | None = None) -> Callable[[], ChatText]:
+    """Opens, once and when it is asked for, what reads prompts in the chat template of the model, by default the run's
+    own."""
+    config = open_run(run).config
+
+    @cache
+    def opened() -> ChatText:
+        from rlaif.lm.local.chat_text import ChatText
+
+        return ChatText.of(model or config.model.source)
+
+    if model is not None:  # a name that is wrong is said at once
+        opened()
+    return opened
+
+
+def _refuse_card(folder: RunFolder, config: RunConfig) -> None:
+    """Raises StageError where the judge's card does not pass, with the way out that Python has."""
+    try:
+        passed_card(folder, config)
+    except StageError as problem:
+        remedy = f'{problem.remedy}; in Python set=["card.required=false"]'
+        raise StageError(problem.what, where=problem.where, remedy=remedy) from None
+
+
+def about_reward(run: Run, source: str) -> dict[str, Any]:
+    """What scores, and on whose word: the constitution, the judge's card, and what the reward model is worth."""
+    folder = RunFolder(run.path)
+    card, given = card_of_run(folder), run.config.given_labels
+    held_out = read_held_out(folder) if source == "model" else None
+    worth = None if held_out is None else held_out.verdict
+    judge = f"labels of your own ({Path(str(run.config.label.source)).name})" if given else "a judge without a card"
+    if card is not None and not given:
+        said, about = card.verdict[0] if card.verdict else "nothing can be said of it", card.subject
+        judge = f"judge {about.model} by {about.method}, measured on {about.gold}: {said} (card {card.id})"
+    return {
+        "run": run.path.resolve().name,
+        "source": source,
+        "constitution": None if given else {"name": run.constitution.name, "hash": run.constitution.hash},
+        "card": None if given or card is None else card.id,
+        "says": "; ".join(part for part in (judge, worth) if part),
+    }

@@ -1,13 +1,20 @@
-"""`rlaif judge card` and `rlaif judge compare`: what they print and write, and wrong words."""
+"""`rlaif judge card`, `compare` and `serve`: what they print, write and answer, and wrong words."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 
+import httpx
 import pytest
 
+from rlaif import load_reward
 from tests.judge.card.cases import settings, write_gold
 from tests.output import rlaif
 
@@ -105,3 +112,49 @@ def test_wrong_words_about_a_comparison_are_answered(tmp_path: Path, words: list
     assert result.exit_code == code, result.output
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+# --- serve ------------------------------------------------------------------------------------------------------------
+
+
+def test_serve_answers_until_ctrl_c(finished: Path) -> None:
+    run = finished / "runs" / "my"
+    code = "from rlaif.cli import main; main()"
+    words = ["judge", "serve", str(run), "--port", "0", "--json"]
+    with subprocess.Popen([sys.executable, "-c", code, *words], stdout=PIPE, stderr=PIPE, text=True) as served:
+        assert served.stdout is not None
+        ready = json.loads(served.stdout.readline())
+        body = {"prompts": ["Hi"], "completions": ["No."]}
+        answer = httpx.post(f"{ready['url']}/score", json=body, timeout=60).json()
+        health = httpx.get(f"{ready['url']}/health").json()
+        served.send_signal(signal.SIGINT)
+        _, said = served.communicate(timeout=60)
+    assert served.returncode == 130
+    assert said.splitlines() == ["my, model: " + ready["says"], "interrupted"]
+    assert answer["scores"] == pytest.approx(load_reward(run)(["Hi"], ["No."]), rel=1e-6)
+    assert {name: health[name] for name in ready if name != "url"} == {n: v for n, v in ready.items() if n != "url"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--source", "modle"], 2, "did you mean 'model'?"),
+        (["--host", "no.such.host.invalid"], 2, "there is no host"),
+        (["--port", "PORT"], 2, "is in use"),
+        (["--port", "0", "--set", "card.required=true"], 6, "the judge has no card yet"),
+        (["--port", "0", "--tokenizer", "./none"], 4, "no such model folder"),
+    ],
+)
+def test_wrong_words_about_serving_are_answered(finished: Path, words: list[str], code: int, message: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        given = [port if word == "PORT" else word for word in words]
+        result = rlaif("judge", "serve", finished / "runs" / "my", *given)
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_is_no_run_is_not_served(tmp_path: Path) -> None:
+    result = rlaif("judge", "serve", tmp_path)
+    assert (result.exit_code, "is not a run of rlaif" in result.stderr) == (5, True)

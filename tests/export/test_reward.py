@@ -70,7 +70,7 @@ def test_the_last_token_s_score_by_sequence_classification(
         scores = model(**batch).logits[:, 0] + found.offset
     wanted = own(run, [True] * 3)
     torch.testing.assert_close(scores, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
-    known = tensor(load_reward("model", run.root)(["How are you?"], ["Well, thank you."]))
+    known = tensor(load_reward(run.root, set=["card.required=false"])(["How are you?"], ["Well, thank you."]))
     assert example(tmp_path / "out", monkeypatch) == pytest.approx(known.item(), abs=1e-5 * max(1, abs(known.item())))
 
 
@@ -92,7 +92,7 @@ def test_the_mean_over_the_answer_by_token_classification(
         scores.append(logits.mean())
     wanted = own(run, ENDED)
     torch.testing.assert_close(torch.stack(scores), wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
-    known = tensor(load_reward("model", run.root)(["How are you?"], ["Well, thank you."]))
+    known = tensor(load_reward(run.root, set=["card.required=false"])(["How are you?"], ["Well, thank you."]))
     assert example(tmp_path / "out", monkeypatch) == pytest.approx(known.item(), abs=1e-5 * max(1, abs(known.item())))
 
 

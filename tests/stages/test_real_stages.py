@@ -125,7 +125,7 @@ def test_labels_of_ones_own_train_a_reward_model_and_a_policy_without_a_judge(
     for which in ("sft", "ppo"):
         policy = opened.policy(which)
         policy.close()
-    scores = load_reward("model", opened)(["Question 1?"] * 2, ["Kind 1.", "Rude 1!"])
+    scores = load_reward(opened, set=["card.required=false"])(["Question 1?"] * 2, ["Kind 1.", "Rude 1!"])
     assert len(set(scores)) == 2
     # What a user reads of it.
     page = (out / "report.html").read_text(encoding="utf-8")

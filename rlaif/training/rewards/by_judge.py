@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlaif.core.errors import StageError
-from rlaif.core.records import Comparison, Prompt, Response
+from rlaif.core.records import Comparison, Failure, Prompt, Response
 from rlaif.judge.judge import Judge
 from rlaif.training.ppo.rollout import Rollouts
 
@@ -33,30 +33,37 @@ class JudgeReward:
         return self.preferred(rollouts.prompts, texts)
 
     def preferred(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
-        """(B,) float32: (mean P(response beats a reference) - 0.5) / 0.25. An empty response loses to every one.
+        """(B,) float32 `opinions`. Raises StageError where the judge says nothing of a response, with its reason."""
+        found = self.opinions(prompts, responses)
+        for prompt, said in zip(prompts, found, strict=True):
+            if isinstance(said, Failure):
+                raise StageError(
+                    f"the judge cannot score a response: {said.kind}, {said.reason}",
+                    where=f"ppo.reward: judge, prompt {prompt.id}",
+                    remedy="set judge.abstain_below: 0; with a server, see that it runs. Go on with --resume",
+                )
+        return torch.tensor(found)
 
-        Raises StageError where the judge can say nothing about a response, with its reason.
-        """
+    def opinions(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float | Failure]:
+        """(mean P(response beats a reference) - 0.5) / 0.25 for each response, or why the judge says nothing of it. An
+        empty response loses to every reference."""
         asked = [
             (row, Comparison(prompt, Response(prompt.id, text, "ppo", 0, 0.0, "stop", 0), reference))
             for row, (prompt, text) in enumerate(zip(prompts, responses, strict=True))
             for reference in self.references[prompt.id]
             if text
         ]
-        found: dict[int, list[float]] = {row: [0.0] for row, text in enumerate(responses) if not text}
+        shares: list[list[float]] = [[] if text else [0.0] for text in responses]
+        reasons: dict[int, Failure] = {}
         assert self.judge is not None
         labels = self.judge.label([comparison for _, comparison in asked])
         for (row, _), label in zip(asked, labels, strict=True):
             if label.prob_a is not None:
-                found.setdefault(row, []).append(label.prob_a)
-        for row, prompt in enumerate(prompts):
-            if row not in found:
-                reason = next(label.failure for (r, _), label in zip(asked, labels, strict=True) if r == row)
-                raise StageError(
-                    f"the judge cannot score a response: {reason.kind if reason else 'unknown'}, "
-                    f"{reason.reason if reason else ''}",
-                    where=f"ppo.reward: judge, prompt {prompt.id}",
-                    remedy="set judge.abstain_below: 0; with a server, see that it runs. Go on with --resume",
-                )
-        means = torch.tensor([sum(found[row]) / len(found[row]) for row in range(len(prompts))])
-        return (means - 0.5) / SPREAD
+                shares[row].append(label.prob_a)
+            elif label.failure is not None:
+                reasons.setdefault(row, label.failure)
+        unknown = Failure("backend", "the judge gave no reason")
+        return [
+            (sum(part) / len(part) - 0.5) / SPREAD if part else reasons.get(row, unknown)
+            for row, part in enumerate(shares)
+        ]

@@ -240,6 +240,10 @@ class RewardModel(nn.Module):
             self.encode(prompt, response, finished=ended)
             for prompt, response, ended in zip(prompts, responses, finished, strict=True)
         ]
+        return self.scores_of(rows, batch_size)
+
+    def scores_of(self, rows: Sequence[Row], batch_size: int = 32) -> list[float]:
+        """Normalised score of each row; raises as `raw_of` does."""
         return [(raw - self.mean) / self.std for raw in self.raw_of(rows, batch_size)]
 
 

@@ -94,7 +94,7 @@ def test_ppo_measures_it_by_the_reference_after_the_other_prompt(tiny_model: Pat
 
 def test_it_is_no_function_by_itself() -> None:
     with pytest.raises(ConfigError, match="measured by the policy"):
-        rlaif.load_reward("on_topic")
+        rlaif.load_reward(source="on_topic")
     with pytest.raises(ValueError, match="neither model, judge, on_topic nor"):
         PpoConfig(reward="ontopic")
     with pytest.raises(ValueError, match="stands there twice"):
