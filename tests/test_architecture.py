@@ -68,6 +68,7 @@ OF_THE_WHOLE = {
     "test_architecture.py": "the layout",
     "test_docs.py": "what the documentation shows",
     "test_embedded.py": "the embedded model",
+    "test_fuzz.py": "whatever a file or a reply holds",
     "test_mutants.py": "scripts/mutants.py",
     "test_packaging.py": "the wheel",
     "test_public_surface.py": "the names that users import",

@@ -60,6 +60,34 @@ class Within:
         raise PydanticCustomError("range", " ".join(["must be a number", *ends]))
 
 
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """What else a field must be, seen to wherever its record is read."""
+
+    holds: Callable[[Any], bool]
+    must: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core.core_schema import no_info_after_validator_function
+
+        return no_info_after_validator_function(self._checked, handler(source))
+
+    def _checked(self, value: object) -> object:
+        from pydantic_core import PydanticCustomError
+
+        if self.holds(value):
+            return value
+        raise PydanticCustomError("sound", f"must {self.must}")
+
+
+def _is_object(text: str) -> bool:
+    """Whether the text is a JSON object, or nothing."""
+    try:
+        return not text or isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 Number = Annotated[float, Within()]
 Probability = Annotated[float, Within(0, 1)]
 Count = Annotated[int, Within(0)]
@@ -233,12 +261,12 @@ class Prompt(_Record):
     `columns` is a JSON object of what its file says of it in columns of its own, "" for none. It is text, so that files
     of prompts with other columns are of one type."""
 
-    messages: tuple[Message, ...]
+    messages: Annotated[tuple[Message, ...], Sound(bool, "hold a turn")]
     slice: str = ""
     tags: tuple[str, ...] = ()
     source: str = ""
     id: str = ""
-    columns: str = ""
+    columns: Annotated[str, Sound(_is_object, "be a JSON object")] = ""
     _identity: ClassVar[tuple[str, ...]] = ("messages",)
     _unless_empty: ClassVar[tuple[str, ...]] = ("columns",)
 

@@ -249,3 +249,13 @@ def test_columns_change_no_id_while_there_are_none() -> None:
     assert other.id == plain.id
     assert content_id([plain]) != content_id([other]), "what is made from the prompts is out of date"
     assert content_id([plain]) == content_id([{k: v for k, v in to_json(plain).items() if k != "columns"}])
+
+
+@pytest.mark.parametrize("columns", ["{", "[]", "1", "x", "[" * 100_000])
+def test_a_prompt_is_read_with_a_turn_and_sound_columns_or_not_at_all(columns: str) -> None:
+    good = to_json(replace(PROMPT, columns='{"reference": "y"}'))
+    assert from_json(Prompt, good).own_columns == {"reference": "y"}
+    with pytest.raises(ValueError, match="must be a JSON object"):
+        from_json(Prompt, {**good, "columns": columns})
+    with pytest.raises(ValueError, match="must hold a turn"):
+        from_json(Prompt, {**good, "messages": []})
