@@ -174,6 +174,14 @@ def test_a_reward_of_half_a_run_or_on_another_base_is_refused(finished: Path, tm
     (base / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     with pytest.raises(ModelError, match="the base model is not the one that the reward stage stood on"):
         rlaif.load_reward(run, set=[f"model.source={base}"])
+    with pytest.raises(StageError, match="the judge model is not the one that the run's labels were made by"):
+        rlaif.load_reward(run, "judge", set=[f"model.source={base}"])
+    rules = run.path / "constitution.yaml"
+    written = rules.read_text()
+    rules.write_text(written.replace("statement: ", "statement: Above all, ", 1))
+    with pytest.raises(StageError, match=r"the constitution is not the one(.|\n)*rlaif label --run"):
+        rlaif.load_reward(run.path)
+    rules.write_text(written)
     (run.path / "sft" / "adapter" / "more.json").write_text("{}")
     with pytest.raises(StageError, match="made on another SFT adapter"):
         rlaif.load_reward(run)

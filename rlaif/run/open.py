@@ -205,6 +205,7 @@ def load_reward(
     folder, config = RunFolder(opened.path), load(opened.path / "config.yaml", set)
     record = finished(folder, "reward" if source == "model" else "label")
     refuse_other_sft(folder, record.stage, record)
+    _refuse_changed(opened, config, source)
     _refuse_card(folder, config)
     about = about_reward(opened, source)
     say(f"{about['run']}, {source}: {about['says']}", error=True)
@@ -243,6 +244,26 @@ def chat_text(run: str | Path, model: str | None = None) -> Callable[[], ChatTex
     if model is not None:  # a name that is wrong is said at once
         opened()
     return opened
+
+
+def _refuse_changed(run: Run, config: RunConfig, source: str) -> None:
+    """Raises StageError where the constitution or the judge is another than the run's labels were made by."""
+    folder = RunFolder(run.path)
+    record = folder.record("label")
+    if record is None or config.given_labels:
+        return
+    now = {"constitution": run.constitution.hash}
+    if source == "judge":
+        from rlaif.run.pipeline import judge_model_hash  # loads torch, which reading a run must not
+
+        now["judge model"] = judge_model_hash(config)
+    for name, found in now.items():
+        if record.inputs.get(name, found) != found:
+            raise StageError(
+                f"the {name} is not the one that the run's labels were made by",
+                where=str(folder.root),
+                remedy=f"put the former one back, or label again: rlaif label --run {folder.root} --force",
+            )
 
 
 def _refuse_card(folder: RunFolder, config: RunConfig) -> None:
