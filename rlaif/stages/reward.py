@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any
@@ -19,10 +19,11 @@ import numpy as np
 from rlaif.config import Pooling
 from rlaif.core.errors import StageError
 from rlaif.core.evaluation import HeldOut, Probe
-from rlaif.core.files import JsonlFile, MetricsLog, write_atomic, write_folder
-from rlaif.core.records import PreferenceLabel, record_seed
-from rlaif.lm.local.load import LoadedModel, context_length, load_model
+from rlaif.core.files import MetricsLog, write_atomic, write_folder
+from rlaif.core.records import record_seed
+from rlaif.lm.local.load import LoadedModel, load_model
 from rlaif.stages.context import StageContext
+from rlaif.stages.training_labels import training_labels
 from rlaif.training.preference_metrics import agreement, held_out_report, held_out_verdict, label_entropy
 from rlaif.training.rewards import preferences
 from rlaif.training.rewards import probe as probes
@@ -31,35 +32,15 @@ from rlaif.training.rewards.model import RewardModel, frozen_states
 from rlaif.training.rewards.predictors import SOURCE, accuracy_of, trivial_predictors
 from rlaif.training.rewards.preferences import Pair, PromptGroup, answer_pairs
 
-LEAST = 4
-"""Labels with a preference under which nothing is trained."""
-
 
 def run(context: StageContext) -> dict[str, float]:
     """Counts of the stage, after every member's adapter and `reward/held_out.json` have been written."""
     config = context.config.reward
-    labels = JsonlFile(context.run.file("label", "labels.jsonl"), PreferenceLabel).read()
     loaded = load_model(context.config.model, context.start)
-    limit = min(config.max_length, context_length(loaded.model))
-    groups, too_long, identical = preferences.group_by_prompt(labels, loaded, limit)
-    for sentence in _left_out(labels, groups, too_long=too_long, identical=identical, limit=limit):
-        context.progress.say(f"  reward: {sentence}")
+    labels = training_labels(context, loaded, config.max_length)
+    groups = labels.groups
     train, held_out = preferences.split(groups, share=config.held_out, seed=context.config.seed)
-    known = [pair.prob_a for group in groups for pair in group.pairs]
-    if len(known) >= LEAST and len(set(known)) == 1:
-        raise StageError(
-            f"all {len(known)} labels say the same, P(A is preferred) = {known[0]:g}: there is nothing to learn",
-            where=str(context.run.file("label", "labels.jsonl")),
-            remedy="look at some with rlaif show RUN label; choose another judge.method, or a judge whose card is good",
-        )
-    if not train or not held_out or len(known) < LEAST:
-        raise StageError(
-            f"{len(labels)} labels of which {sum(label.prob_a is not None for label in labels)} have a preference, "
-            f"on {len(groups)} prompts: at least {LEAST} labels on 2 prompts are needed, one of them to hold out",
-            where=str(context.run.file("label", "labels.jsonl")),
-            remedy="look at the failures of the label stage; use more prompts, lower judge.abstain_below, "
-            "or raise reward.max_length",
-        )
+    labels.refuse(enough=bool(train and held_out), wanted=" on 2 prompts, one of them to hold out,")
     pooling, probe = _probed(context, loaded, train, held_out)
     shared = len(preferences.half(train, seed=0)) if config.members > 1 else 0
     if shared:
@@ -80,9 +61,7 @@ def run(context: StageContext) -> dict[str, float]:
         "prompts_train": len(train),
         **({"prompts_per_member": shared} if shared else {}),
         "prompts_held_out": len(held_out),
-        "unlabelled": sum(label.prob_a is None for label in labels),
-        "dropped_too_long": too_long,
-        **({"dropped_identical": identical} if identical else {}),
+        **labels.counts(),
         "steps": sum(len(member.metrics) for member in members),
         **({} if kept is None else {"step_kept": kept, "prompts_validation": first.validated}),
         "loss_first": first.metrics[0]["loss"],
@@ -100,19 +79,6 @@ def run(context: StageContext) -> dict[str, float]:
         "disagreement": report.disagreement,
     }
     return {name: float(value) for name, value in counts.items() if value is not None}
-
-
-def _left_out(
-    labels: Sequence[PreferenceLabel], groups: Sequence[PromptGroup], *, too_long: int, identical: int, limit: int
-) -> Iterator[str]:
-    """A sentence for each kind of label that nothing is learnt from, and for each slice of the labels without any."""
-    if too_long:
-        yield f"{too_long} labels have a response longer than {limit} tokens and are left out"
-    if identical:
-        yield f"{identical} labels compare an answer with itself and are left out"
-    known = {group.prompt.slice for group in groups}
-    for name in sorted({label.comparison.prompt.slice for label in labels} - known):
-        yield f"no label of the slice {name} is left: the reward model learns nothing of it"
 
 
 @dataclass(frozen=True, slots=True)
