@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from types import ModuleType
 
-from rlaif.config import StageName
+from rlaif.config import STAGES, StageName
 from rlaif.core.files import JsonlFile, path_hash, write_atomic, write_folder
 from rlaif.core.records import Message, Prompt
 from rlaif.stages import table as stages
@@ -28,8 +28,11 @@ OUTPUT: dict[StageName, str] = {
     "label": "labels.jsonl",
     "reward": "adapter/adapter.bin",
     "ppo": "adapter/adapter.bin",
+    "dpo": "adapter/adapter.bin",
     "evaluate": "scores.jsonl",
 }
+WHOLE = tuple(name for name in STAGES if name != "dpo")
+"""The stages of a run by the defaults."""
 ACCURACY = 0.75
 """Of the judge, as the card says."""
 LABELLED = 40

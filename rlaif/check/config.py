@@ -37,7 +37,7 @@ from rlaif.run.beforehand import (
     try_function,
 )
 from rlaif.run.environment import installed
-from rlaif.run.lengths import given_loss, losses
+from rlaif.run.lengths import given_losses, losses
 from rlaif.stages.label_given import GivenLabels, read_given
 from rlaif.stages.table import of_run
 
@@ -162,16 +162,17 @@ def _lengths(config: RunConfig, model: Headers, stages: Sequence[StageName]) -> 
     try:
         train, held_out = split_prompts(config.prompts, config.seed)
         found = losses(config, stages, train, held_out, tokenizer=model.tokenizer, context=model.context)
-        lost = ""
-        if config.given_labels and "reward" in stages:
-            lost = given_loss(config, _given(config).labels, tokenizer=model.tokenizer, context=model.context)
+        lost: list[str] = []
+        if config.given_labels:
+            labels = _given(config).labels
+            lost = given_losses(config, stages, labels, tokenizer=model.tokenizer, context=model.context)
     except DataError:
         return []  # of which the prompts' own check tells
     except RlaifError as error:
         return [_failed("lengths", error)]
     if not found and not lost:
         return [Finding("lengths", "every prompt fits, with an answer as long as it may be")]
-    said = [f"{loss}\n  -> {loss.remedy}" for loss in found] + ([lost] if lost else [])
+    said = [f"{loss}\n  -> {loss.remedy}" for loss in found] + lost
     return [Finding("lengths", sentence, warning=True) for sentence in said]
 
 
@@ -286,7 +287,7 @@ def _source(config: RunConfig, source: str, model: Headers | None) -> str:
 def _gold(config: RunConfig) -> list[Finding]:
     """What is known of each scorer that the run would measure by; without the one that chooses the policy PPO stops."""
     asked = dict.fromkeys(config.evaluate.gold, "evaluate.gold")
-    if config.ppo.eval_steps:
+    if config.ppo.eval_steps and "ppo" in config.align_by:
         asked = dict.fromkeys(config.ppo.gold, "ppo.gold") | asked
     try:
         train, held_out = split_prompts(config.prompts, config.seed)

@@ -36,7 +36,7 @@ FormOption = Annotated[
 
 
 def _policy(which: Policy, about: str) -> Command:
-    """The verb that writes one of the two policies."""
+    """The verb that writes one of the policies."""
 
     def verb(
         run: RunOption,
@@ -152,6 +152,7 @@ def _wrote(found: Mapping[str, object], out: Path, push: str | None, as_json: bo
 
 VERBS: dict[str, Command] = {
     "policy": _policy("policy", "Write the policy after PPO."),
+    "dpo": _policy("dpo", "Write the policy after DPO."),
     "sft": _policy("sft", "Write the policy after SFT."),
     "reward": reward,
     "data": data,

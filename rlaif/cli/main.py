@@ -123,7 +123,7 @@ def run_all(
         bool, typer.Option("--dry-run", help="run nothing; print how much work it is and how long it may take")
     ] = False,
 ) -> None:
-    """Run all stages: card, revise, sft, label, reward, ppo, evaluate and report."""
+    """Run all stages: card, revise, sft, label, reward, ppo, evaluate and report; dpo where align_by names it."""
     overrides = accepting(overrides, accept)
     if dry_run:
         _dry_run(config, out, overrides, limit, as_json, _stage(until))
@@ -185,7 +185,8 @@ def label(
 
 _add_stage_command("reward", "Train the reward model on the labels.")
 _add_stage_command("ppo", "Optimise the policy against the reward.")
-_add_stage_command("evaluate", "Compare base, SFT and PPO on held-out prompts.")
+_add_stage_command("dpo", "Train the policy on the labels themselves, in place of ppo or beside it (align_by).")
+_add_stage_command("evaluate", "Compare base, SFT and PPO or DPO on held-out prompts.")
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -243,7 +244,9 @@ def chat(
     ] = None,
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", metavar="NAME", help="ask base, sft or ppo; several times for several (default: all)"),
+        typer.Option(
+            "--model", metavar="NAME", help="ask base, sft, ppo or dpo; several times for several (default: all)"
+        ),
     ] = None,
     judge: Annotated[
         bool, typer.Option("--judge", help="have the judge compare the answers, principle by principle")
@@ -262,7 +265,7 @@ def chat(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object for each question")] = False,
 ) -> None:
-    """Ask the base model, SFT and PPO your own questions, side by side. Each question stands by itself."""
+    """Ask the base model, SFT, PPO and DPO your own questions, side by side. Each question stands by itself."""
     with waiting("loading"):
         from rlaif.run.chat import Chat
         from rlaif.run.open import open_run
@@ -435,8 +438,9 @@ def _dry_run(
     constitution = load_constitution(config.constitution)
     gold = len(read_gold_set(config.card.gold, own=constitution).pairs) if "card" in of_run(config) else 0
     weights = headers_of(config.model.source).weights
-    given = 0 if config.label.source is None else read_given(config.label.source, held_out).answers
-    work = plan(config, train, held_out, len(constitution.principles), limit, gold, until, weights, given)
+    given = None if config.label.source is None else read_given(config.label.source, held_out)
+    answers, pairs = (0, 0) if given is None else (given.answers, len(given.labels))
+    work = plan(config, train, held_out, len(constitution.principles), limit, gold, until, weights, answers, pairs)
     if as_json:
         say(json.dumps(work.as_json()))
     else:

@@ -4,7 +4,10 @@ from rlaif.config.fields import ConfigTable, LoraTable
 from rlaif.config.judge import AskingConfig, CardConfig, JudgeConfig, PanelMember
 from rlaif.config.ppo import NAMED, PpoConfig, RewardSource
 from rlaif.config.run_config import (
+    ALIGNERS,
     STAGES,
+    AlignerName,
+    DpoConfig,
     EvaluateConfig,
     LabelConfig,
     ModelConfig,
@@ -21,11 +24,14 @@ from rlaif.config.run_config import (
 )
 
 __all__ = [
+    "ALIGNERS",
     "NAMED",
     "STAGES",
+    "AlignerName",
     "AskingConfig",
     "CardConfig",
     "ConfigTable",
+    "DpoConfig",
     "EvaluateConfig",
     "JudgeConfig",
     "LabelConfig",

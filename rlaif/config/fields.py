@@ -56,7 +56,7 @@ GoldNames = Annotated[list[str], AfterValidator(_with_columns_of_their_own)]
 
 
 class LoraTable(ConfigTable):
-    """What the three trained stages share."""
+    """What the trained stages share."""
 
     lora_r: int = Field(16, ge=1, description="rank of the LoRA adapter")
     lora_alpha: int = Field(32, ge=1, description="scale of the LoRA adapter, as alpha / rank")

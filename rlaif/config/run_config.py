@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rlaif.config.fields import ConfigTable, GoldNames, LoraTable, speed_field
 from rlaif.config.judge import CardConfig, JudgeConfig
@@ -12,9 +12,12 @@ from rlaif.config.ppo import PpoConfig
 
 Pooling = Literal["mean", "last", "end"]
 """Which of a response's hidden states a reward model reads."""
-StageName = Literal["card", "revise", "sft", "label", "reward", "ppo", "evaluate", "report"]
+StageName = Literal["card", "revise", "sft", "label", "reward", "ppo", "dpo", "evaluate", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
-PolicyName = Literal["base", "sft", "ppo"]
+AlignerName = Literal["ppo", "dpo"]
+ALIGNERS: tuple[AlignerName, ...] = get_args(AlignerName)
+"""The stages that make the policy follow the labels; a run has one of them or both."""
+PolicyName = Literal["base", "sft", "ppo", "dpo"]
 TrackerName = Literal["tensorboard", "trackio", "wandb", "mlflow"]
 
 
@@ -169,8 +172,24 @@ class RewardConfig(LoraTable):
         return ("adapter", *(f"adapter-{number}" for number in range(2, self.members + 1)))
 
 
+class DpoConfig(LoraTable):
+    """Direct preference optimisation: the policy learns the labels themselves, without a reward model and without
+    sampling. Part of a run where `align_by` names it."""
+
+    learning_rate: float = Field(5e-5, gt=0, description="of AdamW")
+    epochs: float = Field(1.0, gt=0, description="times each pair is seen")
+    batch_size: int = Field(8, ge=1, description="pairs per optimiser step")
+    beta: float = Field(
+        0.1, gt=0, description="how dear it is to move away from SFT: lower = further (beta in arXiv 2305.18290)"
+    )
+    targets: Literal["soft", "hard"] = Field(
+        "soft", description="what a pair is trained on: the label's probability, or its side alone (ties are left out)"
+    )
+    save_steps: int = speed_field(10, ge=1, description="steps between checkpoints: what a crash can cost")
+
+
 class EvaluateConfig(ConfigTable):
-    """Base, SFT and PPO on held-out prompts."""
+    """Base, SFT, PPO and DPO on held-out prompts."""
 
     samples: int = Field(2, ge=1, description="answers per held-out prompt and model")
     max_new_tokens: int = Field(80, ge=1, description="longest answer, in tokens")
@@ -193,6 +212,11 @@ class EvaluateConfig(ConfigTable):
     )
 
 
+def _listed_once(value: Any) -> Any:
+    """The list behind the short form, which is one name."""
+    return list(dict.fromkeys(value)) if isinstance(value, list | tuple) else [value]
+
+
 class ReportConfig(ConfigTable):
     """The page report.html."""
 
@@ -212,7 +236,14 @@ class RunConfig(ConfigTable):
     sft: SftConfig = SftConfig()  # type: ignore[call-arg]
     label: LabelConfig = LabelConfig()  # type: ignore[call-arg]
     reward: RewardConfig = RewardConfig()  # type: ignore[call-arg]
+    align_by: Annotated[list[AlignerName], BeforeValidator(_listed_once)] = Field(
+        ["ppo"],
+        min_length=1,
+        description="how the policy is made to follow the labels: ppo, dpo, or [ppo, dpo] to have and to compare both; "
+        "a run by dpo alone trains no reward model (docs/train.md)",
+    )
     ppo: PpoConfig = PpoConfig()  # type: ignore[call-arg]
+    dpo: DpoConfig = DpoConfig()  # type: ignore[call-arg]
     evaluate: EvaluateConfig = EvaluateConfig()  # type: ignore[call-arg]
     report: ReportConfig = ReportConfig()  # type: ignore[call-arg]
     report_to: list[TrackerName] = speed_field([], description="trackers that get what metrics.jsonl gets")
@@ -255,13 +286,16 @@ class RunConfig(ConfigTable):
 
     @property
     def start(self) -> tuple[StageName, ...]:
-        """Those of the policy that reward model and PPO start from; none where labels are given: it is the model."""
+        """Those of the policy that all that follows starts from; none where labels are given: it is the model."""
         return () if self.given_labels else ("sft",)
 
     @property
     def policies(self) -> dict[PolicyName, tuple[StageName, ...]]:
         """Policy -> the stages whose adapters make it of the model, in that order."""
-        return {"base": (), "sft": self.start, "ppo": (*self.start, "ppo")}
+        aligned: dict[PolicyName, tuple[StageName, ...]] = {
+            name: (*self.start, name) for name in ALIGNERS if name in self.align_by
+        }
+        return {"base": (), "sft": self.start, **aligned}
 
     def table(self, stage: StageName) -> ConfigTable:
         """The table of one stage."""

@@ -16,6 +16,8 @@ from rlaif.core.statistics import MIN_PROMPTS
 
 REFERENCE = "sft"
 """The model that every difference is against."""
+ALIGNED = ("ppo", "dpo")
+"""The policies that are trained after it; the first that was measured is what a result is about."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ def evaluation_of(run: RunFolder, model: str) -> Summary | None:
     summary = None if record is None else read_summary(run)
     if record is None or summary is None or model not in summary.models:
         return None
-    seen = {name: value for name, value in record.inputs.items() if name in ("sft/adapter", "ppo/adapter")}
+    seen = {name: value for name, value in record.inputs.items() if name in ("sft/adapter", f"{model}/adapter")}
     return summary if all(value == path_hash(run.root / name) for name, value in seen.items()) else None
 
 

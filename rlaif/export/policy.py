@@ -18,13 +18,11 @@ from rlaif.core.files import RunFolder
 from rlaif.export import card as cards
 from rlaif.export import place
 from rlaif.export.adapter import write_composed
-from rlaif.export.source import Policy, adapters_of, base_of, source_of
+from rlaif.export.source import EVALUATED, Policy, adapters_of, base_of, source_of
 from rlaif.lm.local import hub
 from rlaif.lm.local.load import LoadedModel, end_ids, load_model, load_tokenizer, resolve
 
 Form = Literal["adapter", "merged"]
-EVALUATED: dict[Policy, str] = {"sft": "sft", "policy": "ppo"}
-"""Export -> its name in the evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,8 @@ def _about(which: Policy, config: RunConfig) -> str:
     rewards = [part.source for part in config.ppo.reward if part.weight]  # one without a weight is only watched
     names = " and ".join(known.get(name) or f"the function {cards.plain(name)}" for name in rewards)
     ppo = f"trained by PPO against the reward of {names}" if which == "policy" else ""
-    return ", then ".join(filter(None, (sft, ppo)))
+    dpo = "trained by DPO on the run's labels" if which == "dpo" else ""
+    return ", then ".join(filter(None, (sft, ppo, dpo)))
 
 
 def _save(loaded: LoadedModel, folder: Path) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from rlaif.config import ModelConfig, RunConfig
+from rlaif.config import ModelConfig, PolicyName, RunConfig
 from rlaif.core.errors import ModelError, StageError
 from rlaif.core.files import RunFolder, path_hash
 from rlaif.core.records import StageRecord
 
 Source = Literal["hub", "folder", "gguf"]
-Policy = Literal["sft", "policy"]
+Policy = Literal["sft", "policy", "dpo"]
+EVALUATED: dict[Policy, PolicyName] = {"sft": "sft", "policy": "ppo", "dpo": "dpo"}
+"""Export -> its name in the run and its evaluation."""
 
 
 def finished(run: RunFolder, stage: str) -> StageRecord:
@@ -29,7 +31,15 @@ def adapters_of(run: RunFolder, config: RunConfig, which: Policy) -> tuple[tuple
 
     Raises StageError where one is not there, or stands on another than the run has now, and where there is no SFT.
     """
-    stages = config.policies["ppo" if which == "policy" else "sft"]
+    name = EVALUATED[which]
+    if name not in config.policies:
+        others = [export for export, other in EVALUATED.items() if other in config.align_by]
+        raise StageError(
+            f"this run has no {name.upper()}: it is aligned by {' and '.join(config.align_by)}",
+            where=str(run.root),
+            remedy=f"export {others[0]}, or run it: rlaif {name} --run {run.root} --set align_by=[ppo,dpo]",
+        )
+    stages = config.policies[name]
     if not stages:
         raise StageError(
             "this run has no SFT: with labels of your own it starts from the model as it is",

@@ -29,6 +29,7 @@ SECTIONS = (
     ("label", "Label"),
     ("reward", "Reward"),
     ("ppo", "PPO"),
+    ("dpo", "DPO"),
     ("evaluate", "Evaluate"),
     ("provenance", "Config & provenance"),
 )
@@ -65,14 +66,12 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
     cases = first_screen.chosen_prompts(run, summary, part)
     further = verdict.further(summary, part, controls) if summary is not None else []
     answers, rollouts = samples.side_by_side(run, summary, examples), curves.read_rollouts(run, examples)
+    known = {row.name for row in rows}
+    sections = [(id, name) for id, name in SECTIONS if id not in overview.RECORD_FILES or id in known]
     view: dict[str, object] = {
         "title": run.root.resolve().name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "sections": [
-            (id, name)
-            for id, name in SECTIONS
-            if id not in overview.RECORD_FILES or any(row.name == id for row in rows)
-        ],
+        "sections": sections,
         "stages": {row.name: row for row in rows},
         "failed": _failed(revise, label, evaluate_failures.total()),
         "facts": overview.facts(config, constitution, rows),
@@ -85,7 +84,7 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
         "cases_rule": cases.rule,
         "case_measures": first_screen.case_measures(summary),
         "explanations": verdict.explanations(summary, part) if summary is not None else {},
-        "explained": "ppo",
+        "explained": verdict.compared(summary) if summary is not None else "",
         "none_shown": verdict.NONE_SHOWN,
         "summary": summary,
         "measured": summary.measured() if summary is not None else {},
@@ -103,6 +102,7 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
         "accuracies": curves.accuracies(held_out),
         "reliability": curves.reliability_plot(held_out),
         "ppo": curves.ppo_curves(run, overview.lookup(config, "ppo.kl_target")),
+        "dpo": curves.dpo_curves(run),
         "validations": validation.read_validations(
             run,
             keep=overview.lookup(config, "ppo.keep", "last"),
@@ -125,7 +125,7 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
     page = render("report.html.jinja", view)
     write_atomic(run.report_path, page)
     shown = len(revise.examples) + len(label.examples) + len(answers) + len(rollouts)
-    return Written(run.report_path, len(page.encode()), len(SECTIONS), shown)
+    return Written(run.report_path, len(page.encode()), len(sections), shown)
 
 
 def _failed(revise: feedback.ReviseFacts, label: feedback.LabelFacts, evaluate: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The trained stages (sft, reward, ppo) as curves over their steps, from metrics.jsonl and held_out.json."""
+"""The trained stages (sft, reward, ppo, dpo) as curves over their steps, from metrics.jsonl and held_out.json."""
 
 from __future__ import annotations
 
@@ -91,6 +91,18 @@ def ppo_curves(run: RunFolder, kl_target: float | None) -> Curves:
         curve("ppo-value-loss", "Value loss", [_series(rows, "value_loss")], from_zero=True),
         curve("ppo-grad", "Gradient norm", [_series(rows, "grad_norm")], from_zero=True),
         stacked("ppo-seconds", "Seconds per step by phase", _steps(rows), phases),
+    ]
+    return _curves(rows, plots)
+
+
+def dpo_curves(run: RunFolder) -> Curves:
+    """Loss, how often the policy agrees with the labels, and how far it moves towards and away from the answers."""
+    rows = _rows(run, "dpo")
+    rewards = [_series(rows, "reward_chosen"), _series(rows, "reward_rejected")]
+    plots = [
+        curve("dpo-loss", "Loss (nats)", [_series(rows, "loss")]),
+        curve("dpo-accuracy", "Accuracy on training pairs", [_series(rows, "accuracy")]),
+        curve("dpo-rewards", "beta x log-ratio to SFT of the answers", rewards),
     ]
     return _curves(rows, plots)
 

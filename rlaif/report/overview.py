@@ -23,6 +23,7 @@ RECORD_FILES: dict[StageName, tuple[str, ...]] = {
     "label": ("responses.jsonl", "labels.jsonl"),
     "reward": (),
     "ppo": ("rollouts.jsonl", "validation_samples.jsonl"),
+    "dpo": (),
     "evaluate": ("responses.jsonl", "labels.jsonl", "scores.jsonl"),
     "report": (),
 }

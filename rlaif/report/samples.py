@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from rlaif.core.evaluation import REFERENCE, Measure, Summary, read_scores
+from rlaif.core.evaluation import ALIGNED, REFERENCE, Measure, Summary, read_scores
 from rlaif.core.files import JsonlFile, RunFolder, read_json_lines
 from rlaif.core.records import PreferenceLabel, Prompt, Response, WinRate
 from rlaif.report.summary import name_of
@@ -42,7 +42,7 @@ def side_by_side(run: RunFolder, summary: Summary | None, limit: int) -> list[Si
     chosen = _in_turn(prompts)[:limit]
     wanted = {answers[prompt.id][model].id for prompt in chosen for model in answers[prompt.id]}
     scores = {row.response_id: row.values for row in read_scores(run) if row.response_id in wanted}
-    order = list(summary.models) if summary is not None else ["base", REFERENCE, "ppo"]
+    order = list(summary.models) if summary is not None else ["base", REFERENCE, *ALIGNED]
     return [
         SideBySide(
             prompt,

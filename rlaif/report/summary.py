@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlaif.core.errors import StageError
-from rlaif.core.evaluation import REFERENCE, Cell, Measure, Summary, read_summary
+from rlaif.core.evaluation import ALIGNED, REFERENCE, Cell, Measure, Summary, read_summary
 from rlaif.core.files import RunFolder
 from rlaif.core.records import WinRate
 from rlaif.core.terminal import visible
@@ -14,7 +14,7 @@ from rlaif.view.text import MISSING, common_decimals, interval, is_known, number
 if TYPE_CHECKING:
     from rich.table import Table
 
-NAMES = {"base": "base", "sft": "SFT", "ppo": "PPO"}
+NAMES = {"base": "base", "sft": "SFT", "ppo": "PPO", "dpo": "DPO"}
 
 
 def name_of(model: str) -> str:
@@ -62,20 +62,20 @@ def summary_table(run: RunFolder) -> Table:
 
 
 def _sizes(summary: Summary) -> list[str]:
-    """How large PPO's difference on the gold that counts most is, and what is left at equal length: a line a slice."""
+    """How large the difference of PPO and DPO on the gold that counts most is, and what is left at equal length: a line
+    for each and a slice."""
     lines = []
     for key, measure in list(summary.golds().items())[:1]:
-        for part in summary.slices:
-            found = summary.at_equal_length("ppo", part, key)
+        for model, part in [(model, part) for model in ALIGNED for part in summary.slices]:
+            found = summary.at_equal_length(model, part, key)
             if found is None or not is_known(found.difference):
                 continue
             size = f" ({number(found.effect, 2)} sd)" if is_known(found.effect) else ""
             ends = interval(found.difference_low, found.difference_high)
             left = f"{number(found.difference)} ({ends}) at equal length"
-            whole = summary.cell("ppo", part, key)
-            lines.append(
-                f"{measure.name}, {part}: PPO - SFT {number(whole.difference if whole else None)}{size}, {left}"
-            )
+            whole = summary.cell(model, part, key)
+            difference = f"{name_of(model)} - SFT {number(whole.difference if whole else None)}"
+            lines.append(f"{measure.name}, {part}: {difference}{size}, {left}")
     return lines
 
 

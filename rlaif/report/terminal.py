@@ -65,7 +65,9 @@ def _table(summary: Summary, controls: list[tuple[str, Summary]], part: str) -> 
     for name, other, model in rows:
         values = [] if gold is None else [_gold(other, model, part, gold, places)]
         values += [_kl(other, model, part), *(_mean(other, model, part, key) for key in keys)]
-        style = "bold" if other is summary and model == "ppo" else "dim" if other is not summary else ""
+        style = (
+            "bold" if other is summary and model == verdict.compared(summary) else "dim" if other is not summary else ""
+        )
         table.add_row(*(Text(visible(value)) for value in (name, *values)), style=style)
     return table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rlaif.core.evaluation import REFERENCE, HeldOut, Measure, Summary, enough
+from rlaif.core.evaluation import ALIGNED, REFERENCE, HeldOut, Measure, Summary, enough
 from rlaif.core.statistics import MIN_PROMPTS
 from rlaif.report.controls import Control
 from rlaif.report.summary import name_of
@@ -124,10 +124,10 @@ def headline(summary: Summary | None, part: str | None = None) -> str:
 
 
 def compared(summary: Summary) -> str:
-    """The model that the headline is about: PPO, else another that stands against SFT, else SFT against base."""
-    if "ppo" in summary.models:
-        return "ppo"
-    return next((model for model in summary.models if model not in (REFERENCE, "base")), REFERENCE)
+    """The model that the headline is about: PPO, else DPO, else another that stands against SFT, else SFT against
+    base."""
+    aligned = next((model for model in ALIGNED if model in summary.models), None)
+    return aligned or next((model for model in summary.models if model not in (REFERENCE, "base")), REFERENCE)
 
 
 def claim(summary: Summary, model: str, part: str, key: str) -> str:
@@ -216,13 +216,14 @@ def further(summary: Summary, part: str | None = None, controls: Sequence[Contro
     main = part if part is not None else summary.slices[0]
     gold = next(iter(summary.golds()), None)
     lines: list[str] = []
-    if gold is not None and "ppo" in summary.models:
+    aligned = [model for model in ALIGNED if model in summary.models]
+    if gold is not None and aligned:
         lines += on_other_slices(summary, main)
+        lines += [sentence(claim(summary, model, main, gold)) for model in aligned[1:]]
         lines += [line for line in [_controls_sentence(summary, main, gold, controls)] if line]
     if gold is not None and "base" in summary.models:
         lines.append(sentence(claim(summary, REFERENCE, main, gold)))
-    if "ppo" in summary.models:
-        lines += [text for text in [_win_sentence(summary, "ppo", main)] if text]
+    lines += [text for model in aligned if (text := _win_sentence(summary, model, main))]
     said = headline(summary, part)
     return [line for line in lines if line.rstrip(".") not in said]
 
@@ -235,10 +236,10 @@ def on_other_slices(summary: Summary, part: str | None) -> list[str]:
 
 
 def _controls_sentence(summary: Summary, part: str, key: str, controls: Sequence[Control]) -> str:
-    """Which controls move gold less than PPO does: those whose interval and PPO's do not meet."""
-    ours = gap(summary, "ppo", part, key)
+    """Which controls move gold less than the model of the headline does: those whose interval and its do not meet."""
+    ours = gap(summary, compared(summary), part, key)
     compared_with = [(control.name, control.summary, "ppo") for control in controls]
-    compared_with += [(name_of(m), summary, m) for m in summary.models if m not in ("base", REFERENCE, "ppo")]
+    compared_with += [(name_of(m), summary, m) for m in summary.models if m not in ("base", REFERENCE, *ALIGNED)]
     if ours is None or ours.word == FEW or not compared_with:
         return ""
     flip = -1 if ours.measure.better == "lower" else 1
@@ -306,10 +307,12 @@ class Shift:
     means: str = ""
 
 
-def explanations(summary: Summary, part: str | None = None, model: str = "ppo") -> dict[str, list[Shift]]:
-    """By slice, `part` first, the rows of "what else explains it": what is left of the first gold at equal length, its
-    size in standard deviations, then every measure; a slice where nothing was measured is left out."""
-    if model not in summary.models or REFERENCE not in summary.models:
+def explanations(summary: Summary, part: str | None = None) -> dict[str, list[Shift]]:
+    """Of the model of the headline, by slice, `part` first, the rows of "what else explains it": what is left of the
+    first gold at equal length, its size in standard deviations, then every measure; a slice where nothing was measured
+    is left out."""
+    model = compared(summary)
+    if model not in summary.models or model == REFERENCE or REFERENCE not in summary.models:
         return {}
     found = {
         name: list(_shifts(summary, model, name)) for name in sorted(summary.slices, key=lambda name: name != part)

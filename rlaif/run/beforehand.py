@@ -12,9 +12,9 @@ from rlaif.gold.scorers import refuse_missing_columns
 from rlaif.inputs.columns import column_names
 from rlaif.inputs.prompt_sets import notes_on
 from rlaif.judge.methods.table import find
-from rlaif.run.lengths import given_loss, losses
+from rlaif.run.lengths import given_losses, losses
 from rlaif.stages.label_given import read_given
-from rlaif.stages.table import shared
+from rlaif.stages.table import of_run, shared
 from rlaif.training.trackers import TRACKED, refuse_missing_trackers
 
 if TYPE_CHECKING:
@@ -48,15 +48,16 @@ def look(
     if any("judge" in shared(config, stage) for stage in stages):
         for asking in own_models(config.judge):
             headers_of(asking.source or "")
-    if not any(stage in stages for stage in ("revise", "sft", "label", "reward", "ppo", "evaluate")):
+    if not any(stage in stages for stage in ("revise", "sft", "label", "reward", "ppo", "dpo", "evaluate")):
         return []
     model = headers_of(config.model.source)
     found = losses(config, stages, train, held_out, tokenizer=model.tokenizer, context=model.context)
     said = [*notes_on((*train, *held_out)), *(f"{loss}; {loss.remedy}" for loss in found)]
     if config.label.source is not None and "label" in stages:
         labels = read_given(config.label.source, held_out).labels
-        said.append(given_loss(config, labels, tokenizer=model.tokenizer, context=model.context))
-    return [sentence for sentence in said if sentence]
+        learners = of_run(config)  # which learn of them after this call too
+        said += given_losses(config, learners, labels, tokenizer=model.tokenizer, context=model.context)
+    return said
 
 
 def refuse_no_held_out(held_out: Sequence[Prompt]) -> None:
@@ -66,7 +67,7 @@ def refuse_no_held_out(held_out: Sequence[Prompt]) -> None:
             "no prompts are held out to evaluate on",
             where="prompts",
             remedy="give a slice held_out: 20 or more; in a run that has begun, add a slice of other prompts, with "
-            "train: 0. Or leave evaluate out with --until ppo",
+            "train: 0. Or stop before evaluate with --until (ppo or dpo)",
         )
 
 

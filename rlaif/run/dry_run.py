@@ -12,6 +12,8 @@ from rlaif.judge.card.attacks import ATTACKS
 from rlaif.judge.methods.method import JudgingCost, JudgingWork
 from rlaif.judge.methods.table import cost_of
 from rlaif.stages.context import limited
+from rlaif.stages.evaluate import compared_models
+from rlaif.stages.summary import COMPARISONS
 from rlaif.stages.table import of_run
 
 if TYPE_CHECKING:
@@ -108,10 +110,11 @@ def plan(
     until: StageName | None = None,
     weights: int | None = None,
     given: int = 0,
+    given_pairs: int = 0,
 ) -> WorkPlan:
     """The work of a run, or `until` one of its stages, on these prompts, cut to `limit` per slice, under that many
-    principles; `gold` pairs are there for the judge's card, and `given` answers in labels of the user's own. Times are
-    those of a model of so many `weights`."""
+    principles; `gold` pairs are there for the judge's card, and `given` answers in `given_pairs` labels of the user's
+    own. Times are those of a model of so many `weights`."""
     train, held_out = limited(train, limit), limited(held_out, limit)
     works = (
         _card(config, gold, principles),
@@ -120,6 +123,7 @@ def plan(
         StageWork("label", 0) if config.given_labels else _label(config, len(train), principles),
         _reward(config, len(train), given),
         _ppo(config, len(train), principles),
+        _dpo(config, len(train), given_pairs),
         _evaluate(config, len(held_out), principles),
         StageWork("report", 0),
     )
@@ -214,8 +218,7 @@ def _label(config: RunConfig, prompts: int, principles: int) -> StageWork:
     table = config.label
     responses, judging, length = _labelled_answers(table, prompts), JudgingCost(), table.max_new_tokens
     if table.by_policy:
-        pairs = prompts * min(table.pairs, table.samples * (table.samples - 1) // 2)
-        judging += _judged(config, prompts * table.samples, pairs, principles, length)
+        judging += _judged(config, prompts * table.samples, prompts * _sampled_pairs(table), principles, length)
     if table.by_contrast and table.confirm:  # each under the one principle that made it
         pairs = prompts * table.pairs
         judging += cost_of(
@@ -234,6 +237,15 @@ def _label(config: RunConfig, prompts: int, principles: int) -> StageWork:
 
 def _labelled_answers(table: LabelConfig, prompts: int) -> int:
     return prompts * (table.by_policy * table.samples + table.by_contrast * 2 * table.pairs)
+
+
+def _sampled_pairs(table: LabelConfig) -> int:
+    """Pairs of a prompt among answers that are sampled alike."""
+    return min(table.pairs, table.samples * (table.samples - 1) // 2)
+
+
+def _labelled_pairs(table: LabelConfig, prompts: int) -> int:
+    return prompts * (table.by_policy * _sampled_pairs(table) + table.by_contrast * table.pairs)
 
 
 def _reward(config: RunConfig, prompts: int, given: int) -> StageWork:
@@ -274,6 +286,16 @@ def _ppo(config: RunConfig, prompts: int, principles: int) -> StageWork:
     )
 
 
+def _dpo(config: RunConfig, prompts: int, given: int) -> StageWork:
+    table, labels = config.dpo, config.label
+    length, pairs = min(table.max_length, PROMPT_TOKENS + labels.max_new_tokens), _labelled_pairs(labels, prompts)
+    if config.given_labels:
+        length, pairs, prompts = table.max_length, given, 0
+    # Both answers of a pair, each with the prompt, are read by the policy with gradients and by the reference without.
+    trained = round(2 * pairs * length * table.epochs)
+    return StageWork("dpo", prompts, scored_tokens=trained, trained_tokens=trained)
+
+
 def _validations(table: PpoConfig) -> int:
     """How often `ppo` validates if it is not stopped early: before the first step, every so often, and at the end."""
     return 1 + -(-table.steps // table.eval_steps) if table.eval_steps else 0
@@ -282,17 +304,19 @@ def _validations(table: PpoConfig) -> int:
 def _evaluate(config: RunConfig, prompts: int, principles: int) -> StageWork:
     table = config.evaluate
     each = prompts * table.samples
-    models = 2 if config.given_labels else 3
+    names = compared_models(config)
+    models, aligned = len(names), len(config.align_by)
     judging = JudgingCost()
     if not config.given_labels:
-        judging = _judged(config, 3 * each, 2 * each, principles, table.max_new_tokens)
+        pairs = sum(first in names and second in names for first, second in COMPARISONS)
+        judging = _judged(config, models * each, pairs * each, principles, table.max_new_tokens)
     drawn = prompts * table.best_of
     readers = config.reward.members * config.ppo.scored_by("model") + 2 * config.ppo.scored_by("on_topic")
     if config.ppo.scored_by("judge"):
         judging += _judged(config, drawn, drawn * table.samples, principles, table.max_new_tokens)
-    # The base model reads the answers of all, PPO and SFT those of PPO, the reward models those of which one is chosen,
-    # and for on_topic SFT twice.
-    read = (models + 2) * each + prompts * bool(table.best_of) + drawn * readers
+    # The base model reads the answers of all, PPO and SFT those of PPO (DPO likewise), the reward models those of which
+    # one is chosen, and for on_topic SFT twice.
+    read = (models + 2 * aligned) * each + prompts * bool(table.best_of) + drawn * readers
     return StageWork(
         "evaluate",
         prompts,

@@ -79,6 +79,7 @@ STARTS: dict[Aim, Start] = {
             "model.source": None,
             **_JUDGE,
             **dict.fromkeys(("label.answers", "label.max_new_tokens")),
+            "align_by": None,
             "ppo.reward": None,
             "ppo.steps": None,
             "ppo.max_new_tokens": None,

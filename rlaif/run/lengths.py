@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlaif.config import RunConfig, StageName
+from rlaif.config import DpoConfig, RewardConfig, RunConfig, StageName
 from rlaif.core.errors import StageError
 from rlaif.core.records import PreferenceLabel, Prompt
 
@@ -74,8 +74,8 @@ def losses(
     sizes = {prompt.id: len(encode_chat(tokenizer, prompt.messages)) for prompt in (*train, *held_out)}
     found = []
     for stage, limits in _limits(config):
-        if config.given_labels and stage in ("label", "reward"):
-            continue  # whose answers are there: see `given_loss`
+        if config.given_labels and stage in ("label", "reward", "dpo"):
+            continue  # whose answers are there: see `given_losses`
         asked = [sizes[prompt.id] for prompt in (held_out if stage == "evaluate" else train)]
         if stage in stages and asked:
             loss = _loss(stage, limits, asked, context)
@@ -85,12 +85,28 @@ def losses(
     return found
 
 
-def given_loss(config: RunConfig, labels: Sequence[PreferenceLabel], *, tokenizer: Any, context: int) -> str:
-    """A sentence on how many of the labels that are given the reward stage would leave out, of the first LOOKED_AT, and
-    what keeps them; "" for none. Raises StageError where it would leave out all of these."""
+def given_losses(
+    config: RunConfig,
+    stages: Collection[StageName],
+    labels: Sequence[PreferenceLabel],
+    *,
+    tokenizer: Any,
+    context: int,
+) -> list[str]:
+    """A sentence for each of the stages that learns from the labels that are given: how many of the first LOOKED_AT it
+    would leave out, and what keeps them. Raises StageError where it would leave out all of these."""
+    learners = [stage for stage in ("reward", "dpo") if stage in stages]
+    found = [_given_loss(config, stage, labels, tokenizer=tokenizer, context=context) for stage in learners]
+    return [sentence for sentence in found if sentence]
+
+
+def _given_loss(
+    config: RunConfig, stage: str, labels: Sequence[PreferenceLabel], *, tokenizer: Any, context: int
+) -> str:
     from rlaif.lm.local.load import encode_chat, encode_text
 
-    limit, seen = min(config.reward.max_length, context), labels[:LOOKED_AT]
+    table: RewardConfig | DpoConfig = getattr(config, stage)
+    limit, seen = min(table.max_length, context), labels[:LOOKED_AT]
     sizes = []
     for label in seen:
         pair = label.comparison
@@ -99,13 +115,13 @@ def given_loss(config: RunConfig, labels: Sequence[PreferenceLabel], *, tokenize
     lost = sum(size > limit for size in sizes)
     if not lost:
         return ""
-    what = f"reward would leave out {lost} of the first {len(seen)} labels: the longest has {max(sizes)} tokens, and "
-    what += f"reward.max_length is {config.reward.max_length}"
-    remedy = f"reward.max_length: {max(sizes)} keeps them"
+    what = f"{stage} would leave out {lost} of the first {len(seen)} labels: the longest has {max(sizes)} tokens, and "
+    what += f"{stage}.max_length is {table.max_length}"
+    remedy = f"{stage}.max_length: {max(sizes)} keeps them"
     if max(sizes) > context:
         what, remedy = f"{what}; the model's context is {context}", "take shorter answers, or a model of longer context"
     if lost == len(seen):
-        raise StageError(what, where="reward.max_length", remedy=remedy)
+        raise StageError(what, where=f"{stage}.max_length", remedy=remedy)
     return f"{what}; {remedy}"
 
 
@@ -135,6 +151,7 @@ def _limits(config: RunConfig) -> Iterator[tuple[StageName, _Limits]]:
     yield "sft", _Limits("sft.max_length", config.sft.max_length, *revise, whole=False)
     yield "label", _Limits(None, None, *label, whole=True)
     yield "reward", _Limits("reward.max_length", config.reward.max_length, *label, whole=False)
+    yield "dpo", _Limits("dpo.max_length", config.dpo.max_length, *label, whole=False)
     yield "ppo", _Limits("ppo.max_length", config.ppo.max_length, *ppo, whole=True)
     yield "evaluate", _Limits(None, None, *evaluate, whole=True)
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 N = TypeVar("N", bound=str)
 
 
-JUDGED, TRAINED = ("label", "evaluate"), ("sft", "reward", "ppo")
+JUDGED, TRAINED = ("label", "evaluate"), ("sft", "reward", "ppo", "dpo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Run:
         """Some answers of each PPO step with their scores."""
         return self._folder.rollouts().read()
 
-    def metrics(self, stage: Literal["sft", "reward", "ppo"] = "ppo") -> list[dict[str, Any]]:
+    def metrics(self, stage: Literal["sft", "reward", "ppo", "dpo"] = "ppo") -> list[dict[str, Any]]:
         """One row of numbers for each step of the training."""
         return MetricsLog(self._folder.file(_one_of(TRAINED, stage), "metrics.jsonl")).read()
 
@@ -86,7 +86,7 @@ class Run:
         return summary
 
     def policy(self, which: PolicyName = "ppo") -> LanguageModel:
-        """The model before training, after SFT or after PPO."""
+        """The model before training, after SFT, or after PPO or DPO, as far as the run's `align_by` names it."""
         policies = self.config.policies
         adapters = tuple(self._adapter(stage) for stage in policies[_one_of(policies, which)])
         return open_local(self.config.model, adapters)

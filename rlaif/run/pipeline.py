@@ -157,7 +157,7 @@ def run_stages(
     """
     run = RunFolder(run_folder)
     names = stages.in_order(tuple(names))
-    stages.refuse_untrained(config, names)
+    stages.refuse_absent(config, names)
     ledger.refuse_foreign_folder(run)
     with run.lock():
         given = gather(config, run) if materials is None else materials
@@ -347,7 +347,7 @@ def _run_or_keep(job: _Job, stage: StageName) -> Outcome:
 
 def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
     """Runs the stage and writes its record, last."""
-    job.progress.say(f"{stage}: {stages.abouts(given=job.config.given_labels)[stage]}")
+    job.progress.say(f"{stage}: {stages.abouts(given=job.config.given_labels, there=[stage])[stage]}")
     begun = ledger.begin(job.run, stage, job.settings(stage), inputs)
     start = time.monotonic()
     tracked = job.config.report_to if stage in TRACKED else []

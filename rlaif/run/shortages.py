@@ -17,6 +17,7 @@ RESUMED = ", then run the same command with --resume"
 LESS: dict[StageName, str] = {
     "ppo": f"lower ppo.micro_batch_size (updates) or model.batch_size (sampling){RESUMED}",
     "sft": "lower sft.batch_size or sft.max_length, and start the stage anew with --force",
+    "dpo": "lower dpo.batch_size or dpo.max_length, and start the stage anew with --force",
     "reward": "lower reward.batch_size or reward.max_length, and start the stage anew with --force",
 }
 """What makes a stage smaller; where a field decides the result too, the stage cannot go on from what it has."""

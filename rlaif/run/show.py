@@ -29,11 +29,10 @@ from rlaif.core.records import (
 )
 from rlaif.core.terminal import visible
 from rlaif.judge.card.records import card_of_run
-from rlaif.report.overview import lookup, read_config
 from rlaif.report.summary import summary_table
 from rlaif.report.terminal import result
 from rlaif.run.ledger import holds_work
-from rlaif.stages import table as stages
+from rlaif.stages.report import abouts_of
 from rlaif.view.text import number
 
 R = TypeVar("R")
@@ -70,8 +69,7 @@ def _overview(run: RunFolder) -> RenderableType:
     table = Table(title=Text(visible(str(run.root))), title_justify="left")
     for heading in ("stage", "state", "seconds", "counts"):
         table.add_column(heading)
-    given = lookup(read_config(run)[0], "label.source") is not None
-    for stage in stages.abouts(given=given):
+    for stage in abouts_of(run):
         record = run.record(stage)
         if record is None:
             table.add_row(stage, "begun" if holds_work(run, stage) else "-", "", "")

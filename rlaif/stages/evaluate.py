@@ -1,4 +1,4 @@
-"""The stage `evaluate`: base, SFT and PPO answer the held-out prompts; gold scores, the judge and KL compare them.
+"""The stage `evaluate`: base, SFT, PPO and DPO answer the held-out prompts; gold scores, the judge and KL compare them.
 
 With `evaluate.best_of` the best of so many answers of SFT stands beside them as a further model (best_of.py).
 
@@ -8,9 +8,9 @@ otherwise done again as a whole, so that no record depends on where an earlier s
 
 The base model gives every answer a log-probability per token, at temperature 1, as a check of everyday quality.
 KL(ppo || sft) is estimated on the PPO policy's own answers: the sum over the tokens of each answer's text of
-log p_ppo - log p_sft, the end-of-turn token excluded (the text is tokenised again; nothing is known of how a cut-off
-answer would have ended). Both are taken at the temperature of the answers, for it is the mean under the distribution
-that they were drawn from that is a KL; likeliest answers (temperature 0) are read at temperature 1.
+log p_ppo - log p_sft (DPO's likewise), the end-of-turn token excluded (the text is tokenised again; nothing is known of
+how a cut-off answer would have ended). Both are taken at the temperature of the answers, for it is the mean under the
+distribution that they were drawn from that is a KL; likeliest answers (temperature 0) are read at temperature 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TypeVar
 
 from rlaif.config import RunConfig, StageName
 from rlaif.core.errors import StageError
-from rlaif.core.evaluation import REFERENCE, ScoreRow
+from rlaif.core.evaluation import ALIGNED, REFERENCE, ScoreRow
 from rlaif.core.files import JsonlFile, write_atomic
 from rlaif.core.records import Comparison, FailedAnswer, Failure, PreferenceLabel, Prompt, Response, record_seed
 from rlaif.core.statistics import Draw
@@ -65,11 +65,11 @@ def run(context: StageContext) -> dict[str, float]:
     config = context.config.evaluate
     best = best_of_name(config.best_of) if _can_choose(context, adapters, notes) else ""
 
-    # 2. Answers of every model. PPO goes before SFT, which then scores PPO's answers in the same visit (for KL);
+    # 2. Answers of every model. PPO and DPO go before SFT, which then scores their answers in the same visit (for KL);
     # base goes last and scores those of all.
     answers: dict[str, list[AnswerRecord]] = {}
     logprobs: list[LogprobRow] = []
-    for model in [name for name in ("ppo", "sft", "base") if name in adapters]:
+    for model in [name for name in (*ALIGNED, REFERENCE, "base") if name in adapters]:
         with closing(OnDemand(partial(context.open_policy, adapters[model]))) as policy:
             answers[model] = _answers(context, prompts, model, policy, config.samples, "responses.jsonl")
             if model == REFERENCE and best:
@@ -77,13 +77,14 @@ def run(context: StageContext) -> dict[str, float]:
             if not adapters[model]:
                 given = [answer for rows in answers.values() for answer in rows]
                 logprobs += _logprobs(context, prompts, given, "base", policy, temperature=1.0)
-            if model != "base" and {"sft", "ppo"} <= adapters.keys():
+            aligned = [name for name in ALIGNED if name in adapters] if REFERENCE in adapters else []
+            for name in aligned if model == REFERENCE else [name for name in aligned if name == model]:
                 logprobs += _logprobs(
-                    context, prompts, answers["ppo"], model, policy, temperature=config.temperature or 1.0
+                    context, prompts, answers[name], model, policy, temperature=config.temperature or 1.0
                 )
         if model == REFERENCE and best:  # the policy is closed, so that the reward models have its room
             answers[best] = _chosen(context, prompts, drawn, answers[REFERENCE])
-    answers = {model: answers[model] for model in ("base", "sft", "ppo", best) if model in answers}
+    answers = {model: answers[model] for model in ("base", REFERENCE, *ALIGNED, best) if model in answers}
 
     # 3. Scores that never saw an AI label, per response.
     responses = [answer for rows in answers.values() for answer in rows if isinstance(answer, Response)]
@@ -127,14 +128,19 @@ def _judge_notes(config: RunConfig, adapters: Container[str]) -> list[str]:
     """What a reader of the win rates has to know of the judge."""
     notes, judge = [], config.judge
     if config.given_labels:
+        after = " and ".join(name.upper() for name in config.align_by)
         return [
-            "SFT is the model of the run as it is: the labels were given, and nothing was fine-tuned before PPO",
+            f"SFT is the model of the run as it is: the labels were given, and nothing was fine-tuned before {after}",
             "win rates: no judge was asked, since the labels of this run are not a judge's",
         ]
     if judge.method == "contrast" and judge.opening_tokens is not None:
         notes.append(f"win rates: the judge read the first {judge.opening_tokens} tokens of each answer")
     if config.ppo.scored_by("judge") and "ppo" in adapters:
         notes.append("win rates of PPO: this judge was its reward, so they show that it learnt, not that it is better")
+    if "dpo" in adapters:
+        notes.append(
+            "win rates of DPO: it learnt this judge's labels, so they show that it learnt, not that it is better"
+        )
     return notes
 
 
@@ -148,8 +154,8 @@ def _available(context: StageContext) -> tuple[dict[str, tuple[Path, ...]], list
             notes.append(f"{model} not evaluated: there is no adapter of the stage {' and '.join(absent)}")
         else:
             found[model] = folders
-    if not {"sft", "ppo"} <= found.keys():
-        notes.append("KL not measured: it needs both the SFT and the PPO adapter")
+    if REFERENCE not in found or not set(ALIGNED) & found.keys():
+        notes.append("KL not measured: it needs the SFT adapter and that of PPO or DPO")
     return found, notes
 
 

@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import pstdev
 
-from rlaif.core.evaluation import REFERENCE, Cell, Divergence, LengthControlled, Measure, ScoreRow, SetDistinct, Summary
+from rlaif.core.evaluation import (
+    ALIGNED,
+    REFERENCE,
+    Cell,
+    Divergence,
+    LengthControlled,
+    Measure,
+    ScoreRow,
+    SetDistinct,
+    Summary,
+)
 from rlaif.core.records import Count, Failure, Number, PreferenceLabel, Prompt, Response, WinRate, record_seed
 from rlaif.core.statistics import (
     Estimate,
@@ -27,7 +37,7 @@ from rlaif.core.statistics import (
 from rlaif.gold import text as text_metrics
 from rlaif.gold.scorers import GoldScorer
 
-COMPARISONS = (("ppo", "sft"), ("sft", "base"), ("ppo", "base"))
+COMPARISONS = (("ppo", "sft"), ("sft", "base"), ("ppo", "base"), ("dpo", "sft"), ("dpo", "base"), ("ppo", "dpo"))
 ANSWER_MEASURES = {
     "words": Measure("words", None, "words of the answer"),
     "finished": Measure(
@@ -252,33 +262,33 @@ def _unscored_notes(rates: Sequence[WinRate]) -> list[str]:
 
 
 def _kl(outcome: Measurements, draw: int, resamples: int) -> list[Divergence]:
-    """KL(ppo || sft) per slice: nats per response with interval, and nats per token with interval."""
+    """KL(policy || sft) per slice and policy: nats per response with interval, and nats per token with interval."""
     slice_of = {prompt.id: prompt.slice for prompt in outcome.prompts}
     by_response: dict[str, dict[str, LogprobRow]] = {}
     for row in outcome.logprobs:
         by_response.setdefault(row.response_id, {})[row.model] = row
     found = []
-    for part in outcome.slices:
+    for policy, part in [(policy, part) for policy in ALIGNED for part in outcome.slices]:
         per_response: list[Keyed] = []
         tokens: list[Keyed] = []
         for rows in by_response.values():
-            ppo, sft = rows.get("ppo"), rows.get(REFERENCE)
-            if ppo is None or sft is None or slice_of[ppo.prompt_id] != part:
+            own, sft = rows.get(policy), rows.get(REFERENCE)
+            if own is None or sft is None or slice_of[own.prompt_id] != part:
                 continue
-            if ppo.logprob is not None and sft.logprob is not None:
-                per_response.append((ppo.prompt_id, ppo.logprob - sft.logprob))
-                tokens.append((ppo.prompt_id, float(ppo.tokens)))
+            if own.logprob is not None and sft.logprob is not None:
+                per_response.append((own.prompt_id, own.logprob - sft.logprob))
+                tokens.append((own.prompt_id, float(own.tokens)))
         whole = mean(per_response, seed=draw, resamples=resamples)
         if whole is None:
             continue
         each = mean(_ratios(per_response, tokens), seed=draw, resamples=resamples)
-        found.append(Divergence("ppo", REFERENCE, part, whole.n, *_ends(whole), *_ends(each)))
+        found.append(Divergence(policy, REFERENCE, part, whole.n, *_ends(whole), *_ends(each)))
     return found
 
 
 def _at(rows: Sequence[LogprobRow]) -> str:
     """The end of the sentence on KL: at which temperature it is taken."""
-    return next((f"; at temperature {row.temperature:g}" for row in rows if row.model == "ppo"), "")
+    return next((f"; at temperature {row.temperature:g}" for row in rows if row.model in ALIGNED), "")
 
 
 def _best_of_kl(outcome: Measurements) -> Iterator[Divergence]:
@@ -327,16 +337,17 @@ def _set_distinct(outcome: Measurements) -> list[SetDistinct]:
 
 
 def _headline(summary: Summary, measures: Sequence[str]) -> dict[str, float]:
-    """Flat numbers for the stage record: differences PPO - SFT of these measures, win rate and KL, per slice."""
+    """Flat numbers for the stage record, of PPO and DPO: differences from SFT of these measures, win rate and KL, per
+    slice."""
     found = {
-        f"{cell.measure}_ppo_minus_sft_{cell.slice}": cell.difference
+        f"{cell.measure}_{cell.model}_minus_sft_{cell.slice}": cell.difference
         for cell in summary.cells
-        if cell.model == "ppo" and cell.measure in measures
+        if cell.model in ALIGNED and cell.measure in measures
     }
     found |= {
-        f"win_rate_ppo_v_sft_{rate.slice}": rate.rate
+        f"win_rate_{rate.model}_v_sft_{rate.slice}": rate.rate
         for rate in summary.win_rates
-        if (rate.model, rate.against) == ("ppo", REFERENCE)
+        if rate.model in ALIGNED and rate.against == REFERENCE
     }
-    found |= {f"kl_ppo_v_sft_{row.slice}": row.mean for row in summary.kl if row.model == "ppo"}
+    found |= {f"kl_{row.model}_v_sft_{row.slice}": row.mean for row in summary.kl if row.model in ALIGNED}
     return {name: float(value) for name, value in found.items() if value is not None}

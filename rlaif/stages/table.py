@@ -6,11 +6,12 @@ it was. Fields that only decide speed are left out, so a run can go on with anot
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import STAGES, ConfigTable, RunConfig, StageName
+from rlaif.config import ALIGNERS, STAGES, ConfigTable, RunConfig, StageName
 from rlaif.core.errors import ConfigError
 from rlaif.core.files import RunFolder, path_hash
 from rlaif.judge.card.records import card_of_run
@@ -64,10 +65,16 @@ TABLE: dict[StageName, StageSpec] = {
         reads=("prompts/train.jsonl", "sft/adapter", "reward/adapter", "label/responses.jsonl", CARD),
         shared=("model", "limit"),
     ),
+    "dpo": StageSpec(
+        "trains the policy on the labels themselves, held near the SFT policy by the loss",
+        needs=("sft", "label"),
+        reads=("sft/adapter", "label/labels.jsonl"),
+        shared=("model",),
+    ),
     "evaluate": StageSpec(
-        "compares base, SFT and PPO on held-out prompts: judge, gold scores, length, KL",
-        needs=("sft", "ppo"),
-        reads=("prompts/held_out.jsonl", "sft/adapter", "reward/adapter", "ppo/adapter", CARD),
+        "compares base, SFT and PPO or DPO on held-out prompts: judge, gold scores, length, KL",
+        needs=("sft", *ALIGNERS),
+        reads=("prompts/held_out.jsonl", "sft/adapter", "reward/adapter", "ppo/adapter", "dpo/adapter", CARD),
         shared=("model", "judge", "limit"),
     ),
     "report": StageSpec("writes report.html from the run folder"),
@@ -78,19 +85,32 @@ GIVEN_ABOUTS: dict[StageName, str] = {
     "label": "reads the labels that are given",
     "reward": "trains the reward model on the labels that are given",
     "ppo": "optimises the policy against the reward, held near the model by a KL penalty",
-    "evaluate": "compares the model (SFT) and PPO on held-out prompts: gold scores, length, KL",
+    "dpo": "trains the policy on the labels that are given, held near the model by the loss",
+    "evaluate": "compares the model (SFT) and PPO or DPO on held-out prompts: gold scores, length, KL",
 }
 """What its stages do otherwise."""
 
 
-def abouts(*, given: bool) -> dict[StageName, str]:
-    """Stage -> what it does, of the stages of a run whose labels are `given`, or the judge's."""
-    found = {name: spec.about for name, spec in TABLE.items() if not (given and name in UNTRAINED)}
-    return found | GIVEN_ABOUTS if given else found
+def abouts(*, given: bool, align_by: Collection[str] = ("ppo",), there: Collection[str] = ()) -> dict[StageName, str]:
+    """Stage -> what it does, of the stages of a run whose labels are `given`, or the judge's, and whose policy learns
+    them by these stages. What only other ways need is left out where nothing of it is `there`."""
+    without: list[StageName] = [name for name in ALIGNERS if name not in align_by and name not in there]
+    without += [] if "ppo" in align_by or "reward" in there else ["reward"]
+    without += UNTRAINED if given else ()
+    known = {name: spec.about for name, spec in TABLE.items()} | (GIVEN_ABOUTS if given else {})
+    return {name: about for name, about in known.items() if name not in without}
 
 
-def refuse_untrained(config: RunConfig, names: tuple[StageName, ...]) -> None:
-    """Raises ConfigError for a stage that a run with given labels does without."""
+def refuse_absent(config: RunConfig, names: tuple[StageName, ...]) -> None:
+    """Raises ConfigError for a stage that a run of this config does without."""
+    other = [name for name in names if name in ALIGNERS and name not in config.align_by]
+    if other:
+        raise ConfigError(
+            f"this run has no stage {other[0]}: it is aligned by {' and '.join(config.align_by)}",
+            where="align_by",
+            remedy=f"write align_by: {other[0]}, or [ppo, dpo] for both; --set align_by={other[0]} for a run that is "
+            "there",
+        )
     without = [name for name in names if config.given_labels and name in UNTRAINED]
     if without:
         raise ConfigError(
@@ -106,14 +126,17 @@ def in_order(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
 
 
 def of_run(config: RunConfig, until: StageName | None = None) -> tuple[StageName, ...]:
-    """The stages of a whole run, or `until` one of them: all, but for a card that nothing asks for. Where the labels
-    are given, no judge is asked for anything. Raises ConfigError where there is no such stage."""
+    """The stages of a whole run, or `until` one of them: all, but for a card that nothing asks for, the ways to align
+    that `align_by` does not name, and a reward model that is nobody's reward then. Where the labels are given, no judge
+    is asked for anything. Raises ConfigError where there is no such stage."""
     asked = not config.given_labels and (config.card.required or config.judge.calibration != "none")
     last = len(STAGES) if until is None else STAGES.index(until) + 1
     if until is not None:
-        refuse_untrained(config, (until,))
-    left_out = [] if asked else ["card"]
+        refuse_absent(config, (until,))
+    left_out: list[StageName] = [] if asked else ["card"]
     left_out += UNTRAINED if config.given_labels else ()
+    left_out += [name for name in ALIGNERS if name not in config.align_by]
+    left_out += [] if "ppo" in config.align_by or "reward" in stands_on(config, "evaluate") else ["reward"]
     return tuple(name for name in STAGES[:last] if name not in left_out)
 
 
@@ -136,11 +159,13 @@ def needs(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
 
 def stands_on(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
     """The stages whose files this one reads. A reward without a reward model does without that stage, and one by the
-    judge takes the answers that `label` sampled; that model chooses the best of n of `evaluate`; a judge that is
-    calibrated reads its card. Given labels stand on nothing."""
+    judge takes the answers that `label` sampled; that model chooses the best of n of `evaluate`, which compares what
+    `align_by` names; a judge that is calibrated reads its card. Given labels stand on nothing."""
     names: tuple[StageName, ...] = TABLE[stage].needs
     if config.given_labels:
         names = tuple(name for name in names if name not in UNTRAINED)
+    if stage == "evaluate":
+        names = tuple(name for name in names if name not in ALIGNERS or name in config.align_by)
     if stage == "ppo" and not config.ppo.scored_by("model"):
         names = tuple(name for name in names if name != "reward")
     if stage == "ppo" and config.ppo.scored_by("judge"):
@@ -169,7 +194,7 @@ def settings(config: RunConfig, stage: StageName, limit: int | None) -> dict[str
     for name in (stage, *(part for part in ("model", "judge") if part in used)):
         table: ConfigTable = getattr(config, name)
         values.update({f"{name}.{field}": value for field, value in table.settings().items()})
-    if config.given_labels and stage in ("label", "reward", "ppo", "evaluate"):
+    if config.given_labels and stage in ("label", "reward", *ALIGNERS, "evaluate"):
         values["start"] = "model"
     if config.given_labels and stage == "label":  # of which the file counts, and not where it lies
         values = {name: value for name, value in values.items() if not name.startswith("label.")}

@@ -1,4 +1,4 @@
-"""What the two stages run by transformers' Trainer (`sft`, `reward`) share: arguments, order of rows, resume, metrics.
+"""What the stages by transformers' Trainer (`sft`, `reward`, `dpo`) share: arguments, order of rows, resume, metrics.
 
 A stage that is killed goes on from its last checkpoint and ends as if it had never stopped. Two things here see to
 that: rows are put into their training order beforehand, so that nothing of the order hangs on a random state, and
@@ -21,7 +21,7 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
-from rlaif.config import RewardConfig, SftConfig
+from rlaif.config import DpoConfig, RewardConfig, SftConfig
 from rlaif.core.errors import StageError
 from rlaif.core.files import MetricsLog, disk_errors, parse_json
 from rlaif.core.progress import Progress, Task
@@ -86,7 +86,7 @@ class TrainingPlan:
 
 
 def plan(
-    table: SftConfig | RewardConfig,
+    table: SftConfig | RewardConfig | DpoConfig,
     lengths: Sequence[int],
     *,
     seed: int,
@@ -136,7 +136,7 @@ def _only_folder(root: Path, name: str) -> Path:
 def on_one_device(arguments: Any) -> Any:
     """The TrainingArguments, told to use one device of this process.
 
-    Where several GPUs are visible the Trainer would wrap the model in DataParallel, which neither stage can work with.
+    Where several GPUs are visible the Trainer would wrap the model in DataParallel, which no stage can work with.
     """
     _ = arguments.device  # sets up the devices, and with them the count that is overwritten here
     arguments._n_gpu = min(1, arguments.n_gpu)

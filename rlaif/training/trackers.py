@@ -19,7 +19,7 @@ from rlaif.config import StageName, TrackerName
 from rlaif.core.errors import ConfigError
 from rlaif.core.records import content_id
 
-TRACKED: frozenset[StageName] = frozenset({"sft", "reward", "ppo", "evaluate"})
+TRACKED: frozenset[StageName] = frozenset({"sft", "reward", "ppo", "dpo", "evaluate"})
 """The stages that have something to send."""
 PROJECT = "rlaif"
 """What the runs are filed under, where a tracker has projects or experiments."""

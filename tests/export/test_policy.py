@@ -23,7 +23,7 @@ from rlaif.export.source import adapters_of, base_of, finished
 from rlaif.judge.load import parse
 from rlaif.lm.local.load import load_model
 from rlaif.run.open import open_run
-from tests.export.runs import RANKS, make_run, record
+from tests.export.runs import RANKS, make_run, record, write_adapter
 from tests.tiny import make_tiny_model
 
 IDS = torch.arange(5, 45).reshape(2, 20)
@@ -122,6 +122,38 @@ def test_a_run_with_labels_of_its_own_has_no_sft(tiny_model: Path, tmp_path: Pat
     text = (tmp_path / "merged" / "README.md").read_text()
     assert "Labels: given to the run in mine.jsonl" in text
     assert "rewrote" not in text
+
+
+def aligned_by(run: RunFolder, *names: str) -> None:
+    """The run's config from now on."""
+    text = run.config_path.read_text()
+    assert text.count("align_by:\n- ppo\n") == 1
+    run.config_path.write_text(text.replace("align_by:\n- ppo\n", f"align_by: [{', '.join(names)}]\n"))
+
+
+def test_a_policy_after_dpo(copied: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(
+        StageError, match=r"no DPO: it is aligned by ppo\n  -> export policy, or run it: rlaif dpo --run"
+    ):
+        export_policy(copied, "dpo", tmp_path / "none")
+    aligned_by(copied, "dpo")
+    with pytest.raises(StageError, match=r"no PPO: it is aligned by dpo\n  -> export dpo"):
+        export_policy(copied, "policy", tmp_path / "none")
+    with pytest.raises(StageError, match="the dpo stage is not finished"):
+        export_policy(copied, "dpo", tmp_path / "none")
+    ppo = finished(copied, "ppo")
+    write_adapter(copied, "dpo", open_run(copied.root).config.model, (copied.file("sft", "adapter"),), 5)
+    copied.finish(record("dpo", ppo.inputs))
+    export_policy(copied, "dpo", tmp_path / "adapter", form="adapter")
+    export_policy(copied, "dpo", tmp_path / "merged")
+    same(
+        logits(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", dtype=torch.float32)), own(copied, "dpo")
+    )
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
+    assert torch.equal(logits(merged), own(copied, "dpo"))
+    text = (tmp_path / "merged" / "README.md").read_text()
+    assert "then trained by DPO on the run's labels, with rlaif." in text
+    assert "PPO" not in text
 
 
 def test_how_a_turn_ends_is_written_down(tiny_model: Path, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_stage_function_counts_what_it_wrote(tmp_path: Path) -> None:
         raise AssertionError("the report opens no model")
 
     counts = report_stage.run(StageContext("report", config, run, CONSTITUTION, Silent(), closed, closed))
-    assert counts == {"bytes": run.report_path.stat().st_size, "sections": 11, "examples": 6}
+    assert counts == {"bytes": run.report_path.stat().st_size, "sections": 10, "examples": 6}
 
 
 def test_the_judges_card_is_summed_up_where_there_is_one(tmp_path: Path) -> None:

@@ -41,6 +41,39 @@ def test_headline_claims_a_difference_only_if_its_interval_excludes_zero() -> No
     assert said(float("nan")) == said(None)
 
 
+def with_dpo(*models: str) -> Summary:
+    """PPO's figures as DPO's, beside it or in its place."""
+    data = summary()
+    data["models"] = list(models)
+    for table in ("cells", "win_rates", "length_controlled", "kl"):
+        copied = [
+            row | {"model": "dpo"} for row in data[table] if row["model"] == "ppo" and row.get("against") != "base"
+        ]
+        data[table] = [row for row in data[table] if row["model"] in models] + copied
+    return from_json(Summary, data)
+
+
+def test_dpo_is_what_a_result_is_about_where_there_is_no_ppo() -> None:
+    alone, usual = with_dpo("base", "sft", "dpo"), from_json(Summary, summary())
+    assert verdict.compared(alone) == "dpo"
+    assert verdict.headline(alone) == verdict.headline(usual).replace("PPO", "DPO")
+    assert verdict.further(alone) == [line.replace("PPO", "DPO") for line in verdict.further(usual)]
+    assert verdict.explanations(alone) == verdict.explanations(usual)
+
+
+def test_dpo_beside_ppo_has_sentences_of_its_own_and_is_no_control() -> None:
+    both, usual = with_dpo("base", "sft", "ppo", "dpo"), from_json(Summary, summary())
+    assert verdict.headline(both) == verdict.headline(usual)
+    lines = verdict.further(both)
+    assert set(verdict.further(usual)) <= set(lines)
+    own = [line for line in lines if line not in verdict.further(usual)]
+    assert [line.split(" answers score")[0].split(" (DPO wins")[0] for line in own] == [
+        "DPO",
+        "The judge prefers DPO to SFT on harmful prompts",
+    ]
+    assert not any("ontrol" in line for line in lines)
+
+
 def test_few_prompts_show_nothing_whatever_their_interval() -> None:
     data = summary()
     for row in data["cells"]:

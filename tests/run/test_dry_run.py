@@ -61,6 +61,28 @@ def test_dry_run_of_the_judge_as_the_reward(project: Path) -> None:
     assert pairwise["judge_calls"] == 320 * 4 * 2 * 8
 
 
+def test_dry_run_of_dpo(project: Path) -> None:
+    words = ["run", project, "--dry-run", "--json", "--set"]
+    by_ppo, by_dpo, by_both = (
+        {row["stage"]: row for row in json.loads(rlaif(*words, f"align_by={chosen}").stdout)["stages"]}
+        for chosen in ("ppo", "dpo", "[ppo, dpo]")
+    )
+    assert [name for name in by_both if name not in by_dpo] == ["reward", "ppo"]
+    # 18 prompts, 6 pairs, two answers of 80 tokens behind 120 of the prompt: once with gradients, once by the reference
+    assert by_dpo["dpo"]["trained_tokens"] == by_dpo["dpo"]["scored_tokens"] == 18 * 6 * 2 * 200
+    assert by_both["dpo"] == by_dpo["dpo"]
+    # 6 held-out prompts, 2 answers of each model; the judge reads each answer of 4 twice under 8 principles
+    assert by_dpo["evaluate"] == by_ppo["evaluate"]
+    assert by_both["evaluate"]["generations"] == 6 * 2 * 4
+    assert by_both["evaluate"]["judge_calls"] == 6 * 2 * 4 * 2 * 8
+    pairwise = {
+        chosen: json.loads(rlaif(*words, f"align_by={chosen}", "--set", "judge.method=pairwise").stdout)["stages"][-2]
+        for chosen in ("ppo", "[ppo, dpo]")
+    }
+    # three pairs of models, or six, each in both orders
+    assert [row["judge_calls"] for row in pairwise.values()] == [6 * 2 * pairs * 2 * 8 for pairs in (3, 6)]
+
+
 def test_dry_run_of_pairs_by_contrast(project: Path) -> None:
     words = ["run", project, "--dry-run", "--json", "--set", "label.pairs=5", "--set"]
     # 18 prompts, 5 pairs of two answers, each read twice under the one principle that was drawn

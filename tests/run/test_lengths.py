@@ -46,6 +46,7 @@ def test_what_does_not_fit_is_counted_for_each_stage() -> None:
     assert told == {
         "sft": (2, 0, 5),  # 260 + 80 > 330; an answer of 10 tokens would still fit behind 320
         "reward": (2, 1, 5),  # nothing fits behind 320 tokens
+        "dpo": (2, 1, 5),
         "ppo": (3, 3, 5),  # room for the longest answer is needed
     }
     assert str(rows["ppo"]) == (
@@ -57,7 +58,7 @@ def test_what_does_not_fit_is_counted_for_each_stage() -> None:
 
 def test_the_context_of_the_model_is_a_limit_too() -> None:
     rows = found(config(), [99, 259], context=300)
-    assert set(rows) == {"revise", "sft", "label", "reward", "ppo"}
+    assert set(rows) == {"revise", "sft", "label", "reward", "ppo", "dpo"}
     assert "the model's context is 300" in str(rows["label"])
     assert rows["sft"].remedy.startswith("lower revise.max_new_tokens, take shorter prompts, or a model whose context")
 

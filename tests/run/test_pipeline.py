@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rlaif.config import STAGES, RunConfig
+from rlaif.config import RunConfig
 from rlaif.core.errors import ConfigError, DataError, DiskError, RunFolderError, StageError
 from rlaif.core.files import RunFolder
 from rlaif.core.progress import Silent
@@ -26,6 +26,7 @@ from rlaif.run import pipeline
 from rlaif.stages import table as stages
 from tests import stub_stages
 from tests.power_cut import calls_of, cut_at
+from tests.stub_stages import WHOLE
 
 MARKERS = {"stage.json", "begun.json", ".lock"}
 
@@ -54,7 +55,7 @@ def changed(config: RunConfig, table: str, **values: Any) -> RunConfig:
 
 
 def go(config: RunConfig, out: Path, *names: str, mode: str = "new", limit: int | None = None) -> dict[str, str]:
-    picked: Any = names or STAGES
+    picked: Any = names or WHOLE
     outcome: Any = pipeline.run_stages(config, out, picked, mode=mode, limit=limit, progress=Silent())  # type: ignore[arg-type]
     return dict(outcome)
 
@@ -76,10 +77,14 @@ def record(out: Path, stage: str) -> StageRecord:
     return found
 
 
+def record_there(out: Path, stage: str) -> bool:
+    return RunFolder(out).record(stage) is not None
+
+
 def test_a_run_finishes_every_stage_and_explains_itself(config: RunConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert go(config, out) == dict.fromkeys(STAGES, "done")
-    assert list(STAGES) == stub_stages.RAN
+    assert go(config, out) == dict.fromkeys(WHOLE, "done")
+    assert list(WHOLE) == stub_stages.RAN
     label = record(out, "label")
     assert label.counts == {"written": 8.0}
     assert label.config["label.samples"] == 4
@@ -158,7 +163,7 @@ def test_resume_keeps_what_is_finished_and_runs_the_rest(config: RunConfig, tmp_
     go(config, out, "revise", "sft")
     stub_stages.RAN.clear()
     outcome = go(config, out, mode="resume")
-    assert outcome == {**dict.fromkeys(STAGES, "done"), "revise": "kept", "sft": "kept"}
+    assert outcome == {**dict.fromkeys(WHOLE, "done"), "revise": "kept", "sft": "kept"}
     assert stub_stages.RAN == ["card", "label", "reward", "ppo", "evaluate", "report"]
     assert "evaluate" in (out / "report.html").read_text()
 
@@ -313,7 +318,7 @@ def test_a_judge_below_a_threshold_stops_the_run_before_anything_is_spent_on_it(
         go(changed(config, "card", **threshold), out)
     assert stub_stages.RAN == ["card"]
     outcome = go(config, out, mode="resume")  # a threshold is no reason to measure again
-    assert outcome == {**dict.fromkeys(STAGES, "done"), "card": "kept"}
+    assert outcome == {**dict.fromkeys(WHOLE, "done"), "card": "kept"}
 
 
 def test_a_judge_that_may_be_a_coin_stops_the_run(
@@ -334,7 +339,7 @@ def test_too_many_failures_are_below_a_threshold(
         go(config, tmp_path / "run")
 
 
-@pytest.mark.parametrize(("calibration", "kept"), [("none", list(STAGES[:-1])), ("temperature", ["card", "sft"])])
+@pytest.mark.parametrize(("calibration", "kept"), [("none", list(WHOLE[:-1])), ("temperature", ["card", "sft"])])
 def test_the_card_made_again_removes_what_is_calibrated_by_it_alone(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calibration: str, kept: list[str]
 ) -> None:
@@ -343,7 +348,7 @@ def test_the_card_made_again_removes_what_is_calibrated_by_it_alone(
     out = tmp_path / "run"
     go(setup, out)
     go(changed(setup, "card", pairs=50), out, "card", mode="force")
-    assert [name for name in STAGES if RunFolder(out).record(name) is not None and name != "sft"] == [
+    assert [name for name in WHOLE if RunFolder(out).record(name) is not None and name != "sft"] == [
         name for name in kept if name != "sft"
     ]
     if calibration == "none":  # and what was there stays valid
@@ -480,7 +485,7 @@ def test_killed_at_any_moment_and_resumed_ends_with_the_same_files(
     go(config, broken, mode="resume")
     left = {name: data for name, data in contents(broken).items() if not name.endswith(".tmp")}
     assert left == contents(whole)
-    assert sum(record(broken, name).sessions - 1 for name in stub_stages.OUTPUT) >= 1
+    assert sum(record(broken, name).sessions - 1 for name in WHOLE[:-1]) >= 1
 
 
 def test_a_power_cut_around_the_adapter_or_the_record_changes_nothing(config: RunConfig, tmp_path: Path) -> None:
@@ -516,15 +521,39 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+def test_a_run_by_dpo_has_neither_reward_model_nor_ppo_and_one_by_both_has_all(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    out, alone = tmp_path / "run", config.model_copy(update={"align_by": ["dpo"]})
+    names = stages.of_run(alone)
+    assert names == ("card", "revise", "sft", "label", "dpo", "evaluate", "report")
+    assert go(alone, out, *names) == dict.fromkeys(names, "done")
+    assert set(record(out, "dpo").inputs) == {"sft/adapter", "label/labels.jsonl", "model"}
+    assert "dpo/adapter" in record(out, "evaluate").inputs
+    with pytest.raises(ConfigError, match=r"no stage ppo: it is aligned by dpo[\s\S]*--set align_by=ppo"):
+        go(alone, out, "ppo")
+    go(alone, out, "reward")  # what is asked for by name is done: a user may want to look at it
+    # PPO beside it: the evaluation of before knows nothing of it, and all else stays.
+    both = config.model_copy(update={"align_by": ["ppo", "dpo"]})
+    with pytest.raises(RunFolderError, match=r"the evaluate stage was finished[\s\S]*the ppo/adapter"):
+        go(both, out, *stages.of_run(both), mode="resume")
+    assert go(both, out, "evaluate", "report", mode="force") == {"evaluate": "done", "report": "done"}
+    outcome = go(both, out, *stages.of_run(both), mode="resume")
+    assert {name for name, what in outcome.items() if what == "done"} == {"report"}
+    # Another label, another DPO: with all that stands on it, it goes.
+    go(both, out, "label", mode="force")
+    assert [name for name in ("reward", "ppo", "dpo", "evaluate") if record_there(out, name)] == []
+
+
 def test_a_full_disk_is_said_and_what_was_written_stays(config: RunConfig, small_disk: Path, tmp_path: Path) -> None:
     out = small_disk / "run"
     with pytest.raises(DiskError, match=r"No space left.*\n.*--resume") as caught:
         go(config, out)
     assert caught.value.exit_code == 7
-    finished = [name for name in STAGES if RunFolder(out).record(name) is not None]
+    finished = [name for name in WHOLE if RunFolder(out).record(name) is not None]
     subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
     outcome = go(config, out, mode="resume")
-    assert [name for name in STAGES if outcome[name] == "kept"] == finished
+    assert [name for name in WHOLE if outcome[name] == "kept"] == finished
     go(config, tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole")
 

@@ -19,8 +19,8 @@ from rlaif.stages.context import StageContext
 from tests.fakes import Listener
 
 VOCABULARY = ("bread", "water", "rain", "stone", "hope", "slow", "green", "river")
-LOGPROB = {"base": -2.0, "sft": -1.5, "ppo": -1.25, "judge": -1.0}
-"""Every token of every answer has this log-probability, so KL(ppo || sft) is 0.25 nats a token."""
+LOGPROB = {"base": -2.0, "sft": -1.5, "ppo": -1.25, "dpo": -1.375, "judge": -1.0}
+"""Every token of every answer has this log-probability, so KL(ppo || sft) is 0.25 nats a token, KL(dpo || sft) half."""
 PROMPTS = (
     *(Prompt((Message("user", f"harmful question {n}"),), slice="harmful") for n in range(5)),
     *(Prompt((Message("user", f"kind question {n}"),), slice="harmless") for n in range(3)),

@@ -52,6 +52,35 @@ def test_the_whole_stage(tmp_path: Path) -> None:
     assert visits == [(name, what) for name in ("ppo", "sft", "base") for what in ("open", "close")]
 
 
+@pytest.mark.parametrize("align_by", [["dpo"], ["ppo", "dpo"]])
+def test_dpo_stands_in_the_place_of_ppo_or_beside_it(tmp_path: Path, align_by: list[str]) -> None:
+    log: Log = []
+    settings = config().model_copy(update={"align_by": align_by})
+    counts = evaluate.run(context_in(tmp_path, log, adapters=("sft", *align_by), settings=settings))
+    summary = summary_in(tmp_path)
+    assert summary["models"] == ["base", "sft", *align_by]
+    wanted = {(first, second) for first in align_by for second in ("sft", "base")} | {("sft", "base")}
+    wanted |= {("ppo", "dpo")} if len(align_by) == 2 else set()
+    assert {(rate["model"], rate["against"]) for rate in summary["win_rates"]} == wanted
+    assert {row["model"]: row["per_token"] for row in summary["kl"]} == {
+        name: {"ppo": 0.25, "dpo": 0.125}[name] for name in align_by
+    }
+    # SFT scores the answers of both in one visit
+    opened = [name for name, what, _ in log if what == "open"]
+    assert opened == [*align_by, "sft", "base"]
+    assert any(note.startswith("win rates of DPO: it learnt this judge's labels") for note in summary["notes"])
+    for name in align_by:
+        assert {f"kl_{name}_v_sft_harmful", f"words_{name}_minus_sft_harmful"} <= counts.keys()
+
+
+def test_dpo_that_is_not_there_yet_is_noted(tmp_path: Path) -> None:
+    settings = config().model_copy(update={"align_by": ["dpo"]})
+    evaluate.run(context_in(tmp_path, [], adapters=("sft",), settings=settings))
+    notes = summary_in(tmp_path)["notes"]
+    assert "dpo not evaluated: there is no adapter of the stage dpo" in notes
+    assert "KL not measured: it needs the SFT adapter and that of PPO or DPO" in notes
+
+
 class Killed(BaseException):
     pass
 

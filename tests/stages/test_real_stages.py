@@ -29,6 +29,7 @@ RECORDS = (
     "label/labels.jsonl",
     "reward/held_out.json",
     "ppo/rollouts.jsonl",
+    "dpo/adapter/adapter_model.safetensors",
     "evaluate/responses.jsonl",
     "evaluate/labels.jsonl",
 )
@@ -39,8 +40,8 @@ KILLED_AT = ("revise/traces.jsonl", "label/responses.jsonl", "ppo/begun.json", "
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
-    """The shared project on a tiny model; the tests take four prompts of each slice."""
-    return tiny_project(tmp_path, SMALL)
+    """The shared project on a tiny model, by PPO and DPO; the tests take four prompts of each slice."""
+    return tiny_project(tmp_path, (*SMALL, "align_by=[ppo, dpo]"))
 
 
 def go(config: RunConfig, out: Path) -> None:
@@ -92,6 +93,41 @@ def test_the_real_run_survives_being_killed(
     }
     ids = [json.loads(line)["id"] for line in (broken / "label/labels.jsonl").read_text().splitlines()]
     assert len(ids) == len(set(ids)) == 8
+    summary = open_run(broken).summary()
+    assert summary.models == ("base", "sft", "ppo", "dpo")
+    assert {(row.model, row.against) for row in summary.kl} == {("ppo", "sft"), ("dpo", "sft")}
+    assert {(rate.model, rate.against) for rate in summary.win_rates} >= {("dpo", "sft"), ("ppo", "dpo")}
+    page = (broken / "report.html").read_text(encoding="utf-8")
+    assert all(f'id="{name}"' in page for name in ("reward", "ppo", "dpo"))
+
+
+def test_a_run_by_dpo_alone(config: RunConfig, tmp_path: Path) -> None:
+    out, alone = tmp_path / "run", config.model_copy(update={"align_by": ["dpo"], "report_to": ["tensorboard"]})
+    pipeline.run_stages(alone, out, stages.of_run(alone), mode="new", limit=4, progress=Silent())
+    assert [name for name in ("reward", "ppo") if (out / name).exists()] == []
+    opened = open_run(out)
+    assert opened.summary().models == ("base", "sft", "dpo")
+    assert any("win rates of DPO" in note for note in opened.summary().notes)
+    assert [row["step"] for row in opened.metrics("dpo")] == [1]
+    assert list((out / "dpo" / "tensorboard").glob("events.*"))
+    counts = opened.stage("evaluate").counts
+    assert {"kl_dpo_v_sft_mine", "win_rate_dpo_v_sft_mine", "words_dpo_minus_sft_mine"} <= counts.keys()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert 'id="dpo"' in page
+    assert not any(f'id="{name}"' in page for name in ("reward", "ppo"))
+    assert "beta x log-ratio" in page
+    # A user's ways to it.
+    said = json.loads(rlaif("chat", out, "Hi?", "--model", "dpo", "--json").stdout)
+    assert set(said["answers"]) == {"dpo"}
+    refused = rlaif("chat", out, "Hi?", "--model", "ppo")
+    assert "give one of base, sft, dpo" in refused.output
+    shown = rlaif("show", out)
+    assert "dpo" in shown.stdout
+    assert "reward_chosen" in rlaif("show", out, "dpo").stdout
+    assert rlaif("export", "dpo", "--run", out, "--out", tmp_path / "exported").exit_code == 0
+    assert "trained by DPO on the run's labels" in (tmp_path / "exported" / "README.md").read_text(encoding="utf-8")
+    assert "export dpo" in rlaif("export", "policy", "--run", out, "--out", tmp_path / "other").output
+    assert "--policy" in rlaif("impact", "--run", out, "--to", "harmless-and-kind", "--policy").output
 
 
 def test_labels_of_ones_own_train_a_reward_model_and_a_policy_without_a_judge(
@@ -103,7 +139,7 @@ def test_labels_of_ones_own_train_a_reward_model_and_a_policy_without_a_judge(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     slices = {"hh": PromptSlice(source=str(file), train=6, held_out=3)}
     label = config.label.model_copy(update={"source": str(file)})
-    given = config.model_copy(update={"prompts": slices, "label": label})
+    given = config.model_copy(update={"prompts": slices, "label": label, "align_by": ["ppo", "dpo"]})
     names = stages.of_run(given)
     said = Said()
     pipeline.run_stages(given, out, names, mode="new", limit=None, progress=said)
@@ -115,14 +151,15 @@ def test_labels_of_ones_own_train_a_reward_model_and_a_policy_without_a_judge(
     assert counts["evaluate"]["prompts"] == 3
     assert not {"judge_calls"} & set().union(*counts.values())
     assert [name for name in ("card", "revise", "sft") if (out / name).exists()] == []
-    # PPO starts from the model itself, which stands as SFT; nothing else is compared with it.
+    assert counts["dpo"]["pairs"] == 9
+    # PPO and DPO start from the model itself, which stands as SFT; nothing else is compared with it.
     opened = open_run(out)
     summary = opened.summary()
-    assert summary.models == ("sft", "ppo")
+    assert summary.models == ("sft", "ppo", "dpo")
     assert summary.win_rates == ()
     assert any("SFT is the model of the run as it is" in note for note in summary.notes)
-    assert [row.model for row in summary.kl] == ["ppo"]
-    for which in ("sft", "ppo"):
+    assert [row.model for row in summary.kl] == ["ppo", "dpo"]
+    for which in ("sft", "ppo", "dpo"):
         policy = opened.policy(which)
         policy.close()
     scores = load_reward(opened, set=["card.required=false"])(["Question 1?"] * 2, ["Kind 1.", "Rude 1!"])

@@ -80,8 +80,48 @@ def test_given_labels_need_no_judge_and_nothing_that_is_trained_before_them(tmp_
         with pytest.raises(ConfigError, match=f"the labels are given, so this run has no stage {name}"):
             stages.of_run(config, name)
         with pytest.raises(ConfigError):
-            stages.refuse_untrained(config, (name,))
-    stages.refuse_untrained(judged, ("sft",))
+            stages.refuse_absent(config, (name,))
+    stages.refuse_absent(judged, ("sft",))
+
+
+def test_what_aligns_is_chosen_and_what_only_the_other_needs_is_left_out(tmp_path: Path) -> None:
+    def of(align_by: object, **tables: object) -> RunConfig:
+        return parse({"prompts": {"mine": {"source": "everyday"}}, "align_by": align_by, **tables}, where="test")
+
+    by_ppo, by_dpo, by_both = of("ppo"), of("dpo"), of(["ppo", "dpo", "ppo"])
+    assert (by_dpo.align_by, by_both.align_by) == (["dpo"], ["ppo", "dpo"])
+    before = ("card", "revise", "sft", "label")
+    assert stages.of_run(by_ppo) == (*before, "reward", "ppo", "evaluate", "report")
+    assert stages.of_run(by_dpo) == (*before, "dpo", "evaluate", "report")
+    assert stages.of_run(by_both) == (*before, "reward", "ppo", "dpo", "evaluate", "report")
+    assert "reward" in stages.of_run(of("dpo", evaluate={"best_of": 4}))  # it chooses the best of four
+    assert "reward" not in stages.of_run(of("dpo", evaluate={"best_of": 4}, ppo={"reward": "mine:f"}))
+    needed = [stages.stands_on(config, "evaluate") for config in (by_ppo, by_dpo, by_both)]
+    assert needed == [("sft", "ppo"), ("sft", "dpo"), ("sft", "ppo", "dpo")]
+    assert stages.with_followers(by_both, ("dpo",)) == ("dpo", "evaluate", "report")
+    # a run from before there was a choice is kept as it is
+    run = RunFolder(tmp_path)
+    assert "dpo/adapter" not in stages.own_inputs(by_ppo, "evaluate", run)
+    assert "dpo/adapter" in stages.own_inputs(by_both, "evaluate", run)
+    for name in ("reward", "ppo", "evaluate"):
+        assert stages.settings(by_ppo, name, None) == stages.settings(by_both, name, None)
+    given = {"label": {"source": "x.jsonl"}}
+    assert stages.of_run(of("dpo", **given)) == ("label", "dpo", "evaluate", "report")
+    assert stages.stands_on(of("dpo", **given), "dpo") == ("label",)
+    for config, name in ((by_ppo, "dpo"), (by_dpo, "ppo")):
+        with pytest.raises(ConfigError, match=f"no stage {name}: it is aligned by {config.align_by[0]}"):
+            stages.of_run(config, name)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"align_by.*at least 1 item"):
+        of([])
+    with pytest.raises(ConfigError, match=r"align_by.*write one of ppo, dpo"):
+        of("kto")
+
+
+def test_a_run_is_said_to_have_the_stages_that_it_has() -> None:
+    assert "dpo" not in stages.abouts(given=False)
+    assert not {"reward", "ppo"} & set(stages.abouts(given=False, align_by=["dpo"]))
+    assert "reward" in stages.abouts(given=False, align_by=["dpo"], there=["reward"])
+    assert "that are given" in stages.abouts(given=True, align_by=["dpo"])["dpo"]
 
 
 @pytest.mark.parametrize(

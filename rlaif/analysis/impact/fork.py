@@ -157,4 +157,5 @@ def _go_on(
 
 
 def _settled(edit: Edit, fork: RunFolder) -> RunConfig:
-    return edit.config.model_copy(update={"constitution": str(fork.constitution_path.absolute())})
+    """The config of a fork, in which PPO alone is done again."""
+    return edit.config.model_copy(update={"constitution": str(fork.constitution_path.absolute()), "align_by": ["ppo"]})

@@ -166,6 +166,12 @@ def _refuse_incomparable(edit: Edit | None, beyond: Collection[DownstreamPart]) 
             where=str(edit.run.config_path),
             remedy="leave --reward and --policy out",
         )
+    if "policy" in beyond and "ppo" not in edit.config.align_by:
+        raise ConfigError(
+            "the run is aligned by dpo, and the policy is compared after PPO",
+            where=str(edit.run.config_path),
+            remedy="leave --policy out, or have PPO too: align_by: [ppo, dpo]",
+        )
     if "policy" in beyond and not (ppo.scored_by("model") or ppo.scored_by("judge")):
         raise ConfigError(
             f"ppo.reward is {', '.join(p.source for p in ppo.reward)}, which no constitution changes",

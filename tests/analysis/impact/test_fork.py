@@ -35,9 +35,9 @@ LIMIT = 3
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A whole run; the reward model is PPO's reward."""
+    """A whole run; the reward model is PPO's reward, and DPO stands beside it, of which a fork does nothing again."""
     folder = tmp_path_factory.mktemp("beyond")
-    config = tiny_project(folder, [*SMALL, "constitution=harmless-and-kind", "ppo.reward=model"])
+    config = tiny_project(folder, [*SMALL, "constitution=harmless-and-kind", "ppo.reward=model", "align_by=[ppo, dpo]"])
     pipeline.run_stages(config, folder / "run", STAGES, mode="new", limit=LIMIT, progress=Silent())
     return RunFolder(folder / "run")
 
