@@ -61,7 +61,8 @@ def spent_on(path: Path, work: str) -> Usage:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=60, isolation_level=None)
+    # one thread at a time, and not always the same one: a server's requests are answered each by its own
+    database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
     database.execute("PRAGMA journal_mode=WAL")
     # a kill loses nothing that was written; only a power cut may cost the last answers
     database.execute("PRAGMA synchronous=NORMAL")

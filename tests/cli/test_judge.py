@@ -8,13 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from subprocess import PIPE
 
 import httpx
 import pytest
 
-from rlaif import load_reward
+from rlaif import load_reward, open_run
+from rlaif.export.server import RewardServer
+from rlaif.run.open import chat_text
 from tests.judge.card.cases import settings, write_gold
 from tests.output import rlaif
 
@@ -133,6 +136,22 @@ def test_serve_answers_until_ctrl_c(finished: Path) -> None:
     assert said.splitlines() == ["my, model: " + ready["says"], "interrupted"]
     assert answer["scores"] == pytest.approx(load_reward(run)(["Hi"], ["No."]), rel=1e-6)
     assert {name: health[name] for name in ready if name != "url"} == {n: v for n, v in ready.items() if n != "url"}
+
+
+def test_the_judge_is_served_as_well(finished: Path) -> None:
+    run = open_run(finished / "runs" / "my")
+    reward = load_reward(run, "judge")
+    texts = {prompt.id: [{"role": m.role, "content": m.content} for m in prompt.messages] for prompt in run.prompts()}
+    chat = texts[run.responses("label")[0].prompt_id]
+    with RewardServer("127.0.0.1", 0) as server:
+        server.listen(reward, chat_text(run.path))
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        body = {"prompts": [chat] * 2, "completions": ["Kind words.", ""]}
+        answer = httpx.post(f"{server.url}/score", json=body, timeout=60).json()
+        unknown = httpx.post(f"{server.url}/score", json={"prompts": ["new"], "completions": ["x"]}, timeout=60)
+        server.shutdown()
+    assert answer["scores"] == reward([chat] * 2, ["Kind words.", ""])
+    assert (unknown.status_code, "no answer to compare with" in unknown.text) == (422, True)
 
 
 @pytest.mark.parametrize(
