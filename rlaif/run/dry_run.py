@@ -12,8 +12,7 @@ from rlaif.judge.card.attacks import ATTACKS
 from rlaif.judge.methods.method import JudgingCost, JudgingWork
 from rlaif.judge.methods.table import cost_of
 from rlaif.stages.context import limited
-from rlaif.stages.evaluate import compared_models
-from rlaif.stages.summary import COMPARISONS
+from rlaif.stages.summary import COMPARISONS, compared_models
 from rlaif.stages.table import of_run
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from rlaif.judge.card.records import card_of_run
 from rlaif.report.summary import summary_table
 from rlaif.report.terminal import result
 from rlaif.run.ledger import holds_work
-from rlaif.stages.report import abouts_of
+from rlaif.stages.table import abouts_of
 from rlaif.view.text import number
 
 R = TypeVar("R")

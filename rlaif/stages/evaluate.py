@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from rlaif.config import RunConfig, StageName
+from rlaif.config import RunConfig
 from rlaif.core.errors import StageError
 from rlaif.core.evaluation import ALIGNED, REFERENCE, ScoreRow
 from rlaif.core.files import JsonlFile, write_atomic
@@ -35,14 +35,15 @@ from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.stages.context import StageContext
 from rlaif.stages.resume import answer_record, failed_answers, resume
-from rlaif.stages.summary import COMPARISONS, LogprobRow, Measurements, answer_scores, best_of_name, summarise
-
-
-def compared_models(config: RunConfig) -> dict[str, tuple[StageName, ...]]:
-    """Model -> the stages whose adapters are merged into the base, in that order. Where the labels are given, the base
-    is what PPO starts from, and stands as "sft": nothing else is to be compared with it."""
-    return {name: stages for name, stages in config.policies.items() if name != "base" or not config.given_labels}
-
+from rlaif.stages.summary import (
+    COMPARISONS,
+    LogprobRow,
+    Measurements,
+    answer_scores,
+    best_of_name,
+    compared_models,
+    summarise,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")

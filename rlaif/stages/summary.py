@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import pstdev
 
+from rlaif.config import RunConfig, StageName
 from rlaif.core.evaluation import (
     ALIGNED,
     REFERENCE,
@@ -62,6 +63,12 @@ ANSWER_MEASURES = {
         "prompts and over-refusal on harmless ones",
     ),
 }
+
+
+def compared_models(config: RunConfig) -> dict[str, tuple[StageName, ...]]:
+    """Model -> the stages whose adapters are merged into the base, in that order. Where the labels are given, the base
+    is what PPO starts from, and stands as "sft": nothing else is to be compared with it."""
+    return {name: stages for name, stages in config.policies.items() if name != "base" or not config.given_labels}
 
 
 @dataclass(frozen=True, slots=True)

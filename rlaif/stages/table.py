@@ -15,6 +15,7 @@ from rlaif.config import ALIGNERS, STAGES, ConfigTable, RunConfig, StageName
 from rlaif.core.errors import ConfigError
 from rlaif.core.files import RunFolder, path_hash
 from rlaif.judge.card.records import card_of_run
+from rlaif.report import overview
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,14 @@ def abouts(*, given: bool, align_by: Collection[str] = ("ppo",), there: Collecti
     without += UNTRAINED if given else ()
     known = {name: spec.about for name, spec in TABLE.items()} | (GIVEN_ABOUTS if given else {})
     return {name: about for name, about in known.items() if name not in without}
+
+
+def abouts_of(run: RunFolder) -> dict[StageName, str]:
+    """Stage -> what it does, of the stages of the run, which may be one whose config names what is not there."""
+    config = overview.read_config(run)[0]
+    there = [stage for stage in STAGES if (run.root / stage).is_dir()]
+    given = overview.lookup(config, "label.source") is not None
+    return abouts(given=given, align_by=overview.lookup(config, "align_by", ["ppo"]), there=there)
 
 
 def refuse_absent(config: RunConfig, names: tuple[StageName, ...]) -> None:
