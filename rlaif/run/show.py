@@ -282,10 +282,10 @@ def _metrics(rows: Sequence[dict[str, Any]], what: str = "metrics") -> Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
     table.add_column("step")
     for row in rows:
-        table.add_column(visible(str(row.get("step", ""))), justify="right")
+        table.add_column(Text(visible(str(row.get("step", "")))), justify="right")
     for name in names:
         if name != "step" and any(row.get(name) is not None for row in rows):
             values = (row.get(name) for row in rows)
             cells = (number(value) if isinstance(value, int | float) else str(value or "") for value in values)
-            table.add_row(*map(visible, (name, *cells)))
+            table.add_row(*(Text(visible(cell)) for cell in (name, *cells)))
     return table

@@ -23,7 +23,8 @@ from rlaif.core.records import (
     Verdict,
 )
 from rlaif.core.terminal import visible
-from tests.output import rlaif
+from rlaif.run.show import _metrics
+from tests.output import on_terminal, rlaif
 
 NASTY = "[red]not red[/red] \x1b[31mnor this\x1b[0m [/]"
 
@@ -139,3 +140,8 @@ def test_a_label_by_contrast_shows_its_principle_and_its_contexts(filled_run: Pa
     shown = rlaif("show", filled_run, made.id).stdout
     assert "answers by contrast, principle: kind" in shown
     assert "A (sft violated)" in shown
+
+
+def test_brackets_in_a_log_are_no_markup(tmp_path: Path) -> None:
+    shown = on_terminal([_metrics([{"step": "[/]", "[/red]": "[bold]", "loss": 0.5}])])
+    assert all(text in shown for text in ("[/]", "[/red]", "[bold]"))
