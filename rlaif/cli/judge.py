@@ -227,7 +227,7 @@ def serve(
     """Give the run's scores to other trainers over HTTP, until Ctrl-C.
 
     POST /score takes prompts and completions, POST /get_reward what OpenRLHF's --reward.remote_url sends, and GET
-    /health says what scores. docs/use-elsewhere.md has a recipe for each trainer.
+    /health says what scores. docs/other-trainers.md has a recipe for each trainer.
     """
     if source not in ("model", "judge"):
         what = f"no such source: {source!r}{near(source, ('model', 'judge'))}"

@@ -231,7 +231,7 @@ def test_a_calibration_maps_the_vote_of_all() -> None:
         ({"panel": [{"method": "rating"}]}, "name"),
         ({"panel": [{"name": "a", "backend": "openai"}]}, "needs judge.source"),
         ({"panel": [{"name": "a", "wieght": 2}]}, "did you mean 'weight'"),
-        ({"panel": [{"name": "a", "weight": 0}]}, "greater than 0"),
+        ({"panel": [{"name": "a", "weight": 0}]}, "must be above 0"),
         (
             {
                 "panel": [

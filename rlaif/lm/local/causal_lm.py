@@ -33,11 +33,11 @@ PIECE = 1024
 @dataclass(frozen=True, slots=True)
 class Sampled:
     """Sampled token ids; with finish "stop" the last one is the end-of-turn token. `logprobs`: of each in the
-    distribution that it was drawn from."""
+    distribution that it was drawn from; equal samples need not agree in them, for they round with who is in the batch."""
 
     ids: list[int]
     finish: FinishReason
-    logprobs: list[float]
+    logprobs: list[float] = field(compare=False)
 
 
 class CausalLM:
