@@ -33,7 +33,7 @@ PIECE = 1024
 @dataclass(frozen=True, slots=True)
 class Sampled:
     """Sampled token ids; with finish "stop" the last one is the end-of-turn token. `logprobs`: of each in the
-    distribution that it was drawn from; equal samples need not agree in them, for they round with who is in the batch."""
+    distribution that it was drawn from. Equal samples need not agree in them: they round with who is in the batch."""
 
     ids: list[int]
     finish: FinishReason
