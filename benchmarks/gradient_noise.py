@@ -3,9 +3,10 @@
     python benchmarks/gradient_noise.py RUN [--responses 256] [--samples 8] [--seeds 2] [--lams 1,0.9]
 
 Both halves estimate the same gradient, so the cosine between their estimates says what part of either is signal: with
-cosine c, signal to noise is c / (1 - c) in power. It is told without a critic and with the reward model as critic
-(`value: reward`), whole and by kind of weight matrix and depth; and for the signs of the entries, which is the
-direction of Adam's first update with a small `adam_epsilon`.
+cosine c, signal to noise is c / (1 - c) in power. It is told without a critic, with the reward model as critic and,
+where `on_topic` is a reward of the run, with both of them (`value: reward`), whole and by kind of weight matrix and
+depth; and for the signs of the entries, which is the direction of Adam's first update with a small `adam_epsilon`. Each
+critic comes with the share of the scores' variance that it explains.
 
 With a lambda below 1 the gradient is less noisy and another one. What it is worth: the cosine of one half's gradient
 with the other half's at lambda 1, which is unbiased. Where that is larger than at lambda 1 the smaller lambda points
@@ -20,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from machine import machine
@@ -29,7 +31,8 @@ from rlaif.core.files import JsonlFile
 from rlaif.core.records import Prompt
 from rlaif.judge.load import load
 from rlaif.lm.local.load import encode_chat, load_model
-from rlaif.training.ppo.advantages import advantages_and_returns
+from rlaif.training.ppo.advantages import advantages_and_returns, values_of_reward
+from rlaif.training.ppo.formulas import explained_variance
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.rollout import RolloutBatch
 from rlaif.training.ppo.step import PpoTrainer
@@ -48,45 +51,61 @@ def main() -> None:
     asked = parser.parse_args()
     lams = sorted({1.0, *map(float, asked.lams.split(","))}, reverse=True)
     print(machine())
-    sets = [f"ppo.samples_per_prompt={asked.samples}", "ppo.baseline=prompt", "ppo.value=reward", "ppo.reward=model"]
+    sets = [f"ppo.samples_per_prompt={asked.samples}", "ppo.baseline=prompt", "ppo.value=reward"]
     config = load(asked.run / "config.yaml", [*sets, "ppo.kl_coef=0", "ppo.lam=1"])
     loaded = load_model(config.model, (asked.run / "sft" / "adapter",))
     prompts = JsonlFile(asked.run / "prompts" / "train.jsonl", Prompt).read()
     longest = max(len(encode_chat(loaded.tokenizer, prompt.messages)) for prompt in prompts) + config.ppo.max_new_tokens
     model = PolicyModel(loaded, config.ppo, rewards=[asked.run / "reward" / "adapter"], seed=0, longest=longest)
+    rewards = Rewards.of_config(config.ppo, _no_judge).comparing(prompts, loaded.tokenizer)
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    explained: dict[str, list[float]] = defaultdict(list)
     for seed in range(asked.seeds):
-        trainer = PpoTrainer(model, config.ppo, seed=seed, rewards=Rewards.of_config(config.ppo, _no_judge))
+        trainer = PpoTrainer(model, config.ppo, seed=seed, rewards=rewards)
         order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
         chosen = order[: asked.responses // asked.samples]
-        halves: dict[str, list[Gradient]] = {name: [] for name in ("none", *map(_named, lams))}
+        halves: dict[str, list[Gradient]] = defaultdict(list)
         for half in (chosen[::2], chosen[1::2]):  # measured apart: values are fitted on a batch
             rollouts = trainer.sampler.sample([prompts[i] for i in half.tolist() for _ in range(asked.samples)], 0)
             batch, _ = trainer.measure(rollouts)
-            # With lambda 1 the returns are the scores, at every token: advantages without a critic.
-            halves["none"].append(_gradient(trainer, replace(batch, advantages=batch.returns)))
-            for lam in lams:
-                grouping = (batch.rewards, batch.values, batch.response_mask, rollouts.groups)
-                made, _ = advantages_and_returns(*grouping, algorithm="ppo", gamma=1.0, lam=lam)
-                halves[_named(lam)].append(_gradient(trainer, replace(batch, advantages=made)))
+            scores, mask = batch.returns[:, 0], batch.response_mask  # lambda 1, no KL: all returns are the score
+            critics = {"none": (torch.zeros_like(batch.values), [1.0]), _ALL: (batch.values, lams)}
+            if rewards.by_topic:
+                _, so_far = trainer.forward.scores(rollouts)
+                alone = values_of_reward(so_far[:, :, None], scores, mask, rollouts.groups)
+                critics["reward model alone"] = (alone, [1.0])
+            for critic, (values, wanted) in critics.items():
+                explained[critic].append(explained_variance(values, batch.returns, mask))
+                for lam in wanted:
+                    given = (batch.rewards, values, mask, rollouts.groups)
+                    made, _ = advantages_and_returns(*given, algorithm="ppo", gamma=1.0, lam=lam)
+                    name = critic if critic != _ALL else _named(lam)
+                    halves[name].append(_gradient(trainer, replace(batch, advantages=made)))
         unbiased = halves[_named(1.0)]
         for critic, (one, other) in halves.items():
             for part, cosine in agreement(one, other).items():
                 found[part, critic].append(cosine)
             both = (agreement(one, unbiased[1])["all"], agreement(other, unbiased[0])["all"])
             found["all, with the other half's at lambda 1", critic].append(sum(both) / 2)
-    print(f"\n| cosine of two halves' gradients of | no critic | {' | '.join(map(_named, lams))} |")
-    print("|---" * (2 + len(lams)) + "|")
+    print("explained variance, by half: ", end="")
+    print(
+        "; ".join(f"{critic} {', '.join(f'{share:.2f}' for share in shares)}" for critic, shares in explained.items())
+    )
+    print(f"\n| cosine of two halves' gradients of | {' | '.join(halves)} |")
+    print("|---" * (1 + len(halves)) + "|")
     for part in sorted({part for part, _ in found}):
         cells = [", ".join(f"{cosine:.2f}" for cosine in found[part, critic]) for critic in halves]
         print(f"| {part} | {' | '.join(cells)} |")
 
 
+_ALL = "value: reward"
+
+
 def _named(lam: float) -> str:
-    return f"reward model as critic, lambda {lam:g}"
+    return f"{_ALL}, lambda {lam:g}"
 
 
-def _no_judge() -> None:
+def _no_judge() -> NoReturn:
     raise AssertionError("no judge is among the rewards")
 
 

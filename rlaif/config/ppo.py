@@ -185,7 +185,8 @@ class PpoConfig(LoraTable):
     value: Literal["adapter", "trunk", "reward"] = Field(
         "adapter",
         description="ppo's critic: a LoRA adapter of its own; a head on the policy's trunk (half the compute); or "
-        "reward = the reward model's score of the response so far, which needs no training (docs/reference/ppo.md)",
+        "reward = what the reward model, and on_topic, score the response so far, which needs no training "
+        "(docs/reference/ppo.md)",
     )
     warmup_steps: int = Field(
         0, ge=0, description="first steps over which the learning rate rises: Adam's first updates are mostly noise"

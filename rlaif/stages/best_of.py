@@ -100,7 +100,7 @@ class Reward:
                 ids = encode_text(self.tokenizer, texts[row])
                 counts = new_tokens([prompts[row]], [ids], lambda token: str(self.tokenizer.decode([token])))
                 found = topic_scores(torch.tensor([one]), torch.tensor([two]), counts, self.config.ppo.on_topic_nats)
-                scores[row] = found[0]
+                scores[row] = found[0, -1] if ids else -1.0
         return scores
 
     def _logprobs(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[tuple[float, ...] | None]:

@@ -182,7 +182,7 @@ def reward_critic(subject: Subject) -> Iterator[Deviation]:
         return
     so_far = torch.tensor([[0.0, 0.5], [0.0, -0.5], [0.0, 1.0], [0.0, 3.0]])
     scores, groups = torch.tensor([1.0, 0.0, 0.0, 4.0]), torch.tensor([0, 0, 1, 1])
-    found = values_of_reward(so_far, scores, torch.ones_like(so_far, dtype=torch.bool), groups)
+    found = values_of_reward(so_far[:, :, None], scores, torch.ones_like(so_far, dtype=torch.bool), groups)
     wanted = torch.tensor([[0.0, 1.0], [0.0, -1.0], [0.0, -1.0], [0.0, 1.0]])
     yield Deviation("values of the hand-worked responses", apart(found, wanted), 1e-5)
     rows = rows_of(subject.probe)

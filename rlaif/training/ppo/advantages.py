@@ -54,27 +54,31 @@ def advantages_and_returns(
 
 
 def values_of_reward(so_far: Tensor, scores: Tensor, mask: Tensor, groups: Tensor) -> Tensor:
-    """(B, T) the reward model as critic: what its score of a response so far (B, T) says of the `scores` (B,) to come.
+    """(B, T) what is known of a response so far as critic: what K such measures (B, T, K) say of the `scores` (B,).
 
-    At each place so_far and scores are taken less their means over the prompt's samples that got there (over the
-    batch's where a prompt has one sample alone), and the value is slope * so_far. The slope is that of least squares
-    over the *other* prompts: a value that was fitted to its own response's score would take away what is to be learnt.
-    With one prompt alone there is nothing to fit, and values are 0. They say nothing of the scores' level, so these
-    should come less a baseline.
+    At each place measures and scores are taken less their means over the prompt's samples that got there (over the
+    batch's where a prompt has one sample alone), and the value is slopes * measures. The slopes are those of least
+    squares over the *other* prompts: a value that was fitted to its own response's score would take away what is to be
+    learnt. With one prompt alone there is nothing to fit, and values are 0. They say nothing of the scores' level, so
+    these should come less a baseline.
     """
     folds = torch.nn.functional.one_hot(groups).float()  # (B, G)
     peers = folds if folds.sum(0).min() > 1 else torch.ones_like(folds[:, :1])
-    real = mask.float()
-    count = (peers.T @ real).clamp(min=1)
+    real = mask.float()[:, :, None]
+    count = torch.einsum("bg,btk->gtk", peers, real).clamp(min=1)
 
     def centred(values: Tensor) -> Tensor:
-        return real * (values - peers @ ((peers.T @ (real * values)) / count))
+        means = torch.einsum("bg,btk->gtk", peers, real * values) / count
+        return real * (values - torch.einsum("bg,gtk->btk", peers, means))
 
-    known, wanted = centred(torch.where(mask, so_far, 0.0)), centred(scores[:, None].expand_as(so_far))
-    product, square = (folds.T @ (known * other) for other in (wanted, known))  # (G, T)
-    product, square = (sums.sum(0) - sums for sums in (product, square))
-    slope = torch.where(square > 1e-8, product / square.clamp(min=1e-8), 0.0)
-    return (folds @ slope) * known
+    known = centred(torch.where(mask[:, :, None], so_far, 0.0))
+    wanted = centred(scores[:, None, None].expand(*mask.shape, 1)).squeeze(2)
+    products = torch.einsum("bg,btk,bt->gtk", folds, known, wanted)
+    squares = torch.einsum("bg,btk,btl->gtkl", folds, known, known)
+    products, squares = (sums.sum(0) - sums for sums in (products, squares))  # of the other prompts
+    inverse = torch.linalg.pinv(squares, atol=1e-8, rtol=1e-5, hermitian=True)
+    slopes = torch.einsum("gtkl,gtl->gtk", inverse, products)
+    return torch.einsum("bg,gtk,btk->bt", folds, slopes, known)
 
 
 def token_weights(mask: Tensor, *, loss_type: Literal["dapo", "grpo", "dr_grpo"], longest: int) -> Tensor:

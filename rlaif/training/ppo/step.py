@@ -6,7 +6,7 @@ Departures from the papers (PPO 1707.06347, GAE 1506.02438, InstructGPT 2203.021
    a quarter of the memory, and a reference that cannot move.
 2. The critic starts from a zero head on the SFT body, or (`value: trunk`) shares the policy's trunk; InstructGPT starts
    it from the reward model, which is not always there (a judge or a function may score). With `value: reward` it *is*
-   the reward model, reading the response so far, and needs no training.
+   the reward model (and `on_topic`), reading the response so far, and needs no training.
 3. No pre-training gradients are mixed in (InstructGPT's PPO-ptx): there is no such data.
 4. The KL penalty is the log-ratio (k1) in the reward, for every algorithm. GRPO puts k3 into the loss, whose gradient
    is that of another divergence. It is not divided by GRPO's deviation either, so that `kl_coef` keeps its meaning.
@@ -138,13 +138,17 @@ class PpoTrainer:
         members = None
         if self.rewards.by_model:
             members, so_far = self.forward.scores(rollouts)
-            values = so_far if self.config.reward_is_critic else values
+            values = so_far[:, :, None] if self.config.reward_is_critic else values
         topic = None
         if self.rewards.by_topic:  # the reference again, after other prompts
             elsewhere = replace(rollouts, prompt_ids=tuple(self.rewards.others[p.id] for p in rollouts.prompts))
             (other_logprobs,) = tokens(elsewhere, None, lambda flat, rows: (model.logprobs(flat, rows),))
             counts = new_tokens(rollouts.prompts, rollouts.responses, lambda token: self.text([token]))
-            topic = topic_scores(ref_logprobs, other_logprobs, counts, self.config.on_topic_nats)
+            told = topic_scores(ref_logprobs, other_logprobs, counts, self.config.on_topic_nats)
+            topic = told[:, -1]
+            if self.config.reward_is_critic:  # before a token stands what those before it told
+                before = torch.cat([torch.full_like(told[:, :1], -1.0), told[:, :-1]], 1)
+                values = torch.cat([values, before[:, :, None]], 2)
         scored = self.processes.from_first(
             lambda: self.rewards.scored(rollouts, [self.text(ids) for ids in rollouts.responses], members, topic)
         )
@@ -156,7 +160,8 @@ class PpoTrainer:
     ) -> RolloutBatch:
         """3. The measured (B, T) tensors and what is made of them; raises NotFiniteError where one is not a number.
 
-        With `value: reward`, `values` are the reward model's scores of what stands before each token.
+        With `value: reward`, `values` are (B, T, K): what the reward model, and `on_topic`, score what stands before
+        each token.
         """
         config, mask, groups = self.config, rollouts.mask, rollouts.groups
         # A response that was cut off is not scored as if it were complete.

@@ -54,7 +54,8 @@ def new_tokens(prompts: Sequence[Prompt], responses: Sequence[Sequence[int]], te
 
 
 def topic_scores(own: Tensor, other: Tensor, counts: Tensor, enough: float) -> Tensor:
-    """(B,) scores from -1 (nothing of the prompt) to 0 (`enough` nats or more), of (B, T) log-probs of the responses
-    after their own prompt and after another one, over the tokens that count; NaN where these are."""
-    nats = torch.where(counts, own - other, 0.0).sum(1)
+    """(B, T) scores of the response up to each token, the whole one's last: from -1 (nothing of the prompt) to 0
+    (`enough` nats or more), of (B, T) log-probs of its tokens after its own prompt and after another one, over those
+    that count; NaN where these are."""
+    nats = torch.where(counts, own - other, 0.0).cumsum(1)
     return (nats / enough).clamp(0.0, 1.0) - 1.0

@@ -340,7 +340,7 @@ def critic_fitted_to_its_own_score(patch: Patch) -> None:
 
     def around(f: Any, so_far: Any, scores: Any, mask: Any, groups: Any) -> Any:
         others = f(
-            so_far.repeat(2, 1), scores.repeat(2), mask.repeat(2, 1), torch.cat([groups, groups + groups.max() + 1])
+            so_far.repeat(2, 1, 1), scores.repeat(2), mask.repeat(2, 1), torch.cat([groups, groups + groups.max() + 1])
         )
         return others[: len(scores)]
 

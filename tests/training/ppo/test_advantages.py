@@ -82,38 +82,66 @@ def test_values_of_the_reward_by_hand() -> None:
     so_far = torch.tensor([[0.0, 0.5], [0.0, -0.5], [0.0, 1.0], [0.0, 3.0], [0.0, JUNK]])
     real, scores = mask(2, 2, 2, 2, 1, width=2), torch.tensor([1.0, 0.0, 0.0, 4.0, 9.0])
     # Less the prompt's mean: 0.5, -0.5 (scores 0.5, -0.5: slope 1) and -1, 1 (scores -2, 2: slope 2), crosswise.
-    found = values_of_reward(so_far, scores, real, torch.tensor([0, 0, 1, 1, 1]))
+    found = values_of_reward(so_far[:, :, None], scores, real, torch.tensor([0, 0, 1, 1, 1]))
     close(found, [[0.0, 1.0], [0.0, -1.0], [0.0, -1.0], [0.0, 1.0], [0.0, 0.0]])
 
 
 def test_values_of_the_reward_with_one_sample_a_prompt_are_fitted_on_all_others() -> None:
     so_far, real = torch.tensor([[1.0], [2.0], [3.0], [6.0]]), mask(1, 1, 1, 1, width=1)
     scores = 2 * so_far[:, 0] + 5
-    close(values_of_reward(so_far, scores, real, torch.arange(4)), [[-4.0], [-2.0], [0.0], [6.0]])
+    close(values_of_reward(so_far[:, :, None], scores, real, torch.arange(4)), [[-4.0], [-2.0], [0.0], [6.0]])
     # A prompt that came twice changes nothing for the others, whose samples are still alone.
-    close(values_of_reward(so_far, scores, real, torch.tensor([0, 0, 1, 2]))[2:], [[0.0], [6.0]])
+    close(values_of_reward(so_far[:, :, None], scores, real, torch.tensor([0, 0, 1, 2]))[2:], [[0.0], [6.0]])
     # With one prompt alone, or nothing that tells responses apart, there is nothing to fit.
-    close(values_of_reward(so_far, scores, real, torch.zeros(4, dtype=torch.int64)), [[0.0]] * 4)
-    close(values_of_reward(torch.ones(4, 1), scores, real, torch.arange(4)), [[0.0]] * 4)
+    close(values_of_reward(so_far[:, :, None], scores, real, torch.zeros(4, dtype=torch.int64)), [[0.0]] * 4)
+    close(values_of_reward(torch.ones(4, 1, 1), scores, real, torch.arange(4)), [[0.0]] * 4)
 
 
 def test_values_of_the_reward_are_0_where_no_other_prompt_tells_its_responses_apart() -> None:
     """The first prompt's two responses differ; the second's are equal, and one alone gets to the second token."""
     so_far = torch.tensor([[1.0, 4.0], [3.0, 6.0], [2.0, 5.0], [2.0, JUNK]])
     real, scores = mask(2, 2, 2, 1, width=2), torch.tensor([0.0, 4.0, 1.0, 1.0])
-    close(values_of_reward(so_far, scores, real, torch.tensor([0, 0, 1, 1])), [[0.0, 0.0]] * 4)
+    close(values_of_reward(so_far[:, :, None], scores, real, torch.tensor([0, 0, 1, 1])), [[0.0, 0.0]] * 4)
 
 
 def test_values_of_the_reward_do_not_know_their_own_score() -> None:
     drawn = torch.Generator().manual_seed(0)
     so_far, scores = torch.randn(8, 5, generator=drawn), torch.randn(8, generator=drawn)
     real, groups = mask(5, 3, 5, 5, 2, 5, 4, 5, width=5), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
-    found = values_of_reward(so_far, scores, real, groups)
+    found = values_of_reward(so_far[:, :, None], scores, real, groups)
     moved = scores.clone()
     moved[:2] += torch.tensor([5.0, -7.0])
-    again = values_of_reward(so_far, moved, real, groups)
+    again = values_of_reward(so_far[:, :, None], moved, real, groups)
     torch.testing.assert_close(again[:2], found[:2], rtol=0, atol=1e-4)
     assert (again[2:] - found[2:]).abs().max() > 0.01
+
+
+def test_values_of_two_measures_are_those_of_least_squares_over_the_other_prompts() -> None:
+    drawn = torch.Generator().manual_seed(1)
+    so_far, scores = torch.randn(9, 4, 2, generator=drawn), torch.randn(9, generator=drawn)
+    real, groups = mask(4, 3, 4, 4, 2, 4, 4, 3, 4, width=4), torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    found = values_of_reward(torch.where(real[:, :, None], so_far, JUNK), scores, real, groups)
+    for place in range(4):
+        for group in range(3):
+            rows: dict[int, list[int]] = {
+                n: [b for b in range(9) if groups[b] == n and real[b, place]] for n in range(3)
+            }
+            less = {n: so_far[r, place].double() - so_far[r, place].double().mean(0) for n, r in rows.items()}
+            wanted = {n: scores[r].double() - scores[r].double().mean() for n, r in rows.items()}
+            others = [n for n in range(3) if n != group]
+            slopes = torch.linalg.lstsq(
+                torch.cat([less[n] for n in others]), torch.cat([wanted[n] for n in others])[:, None]
+            ).solution
+            close(found[rows[group], place], (less[group] @ slopes)[:, 0].tolist())
+    assert not found[~real].any()
+
+
+def test_a_measure_that_says_what_another_does_changes_no_value() -> None:
+    drawn = torch.Generator().manual_seed(2)
+    so_far, scores = torch.randn(8, 3, 1, generator=drawn), torch.randn(8, generator=drawn)
+    real, groups = mask(3, 3, 2, 3, 3, 3, 1, 3, width=3), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    alone = values_of_reward(so_far, scores, real, groups)
+    close(values_of_reward(torch.cat([so_far, 2 * so_far], 2), scores, real, groups), alone.tolist())
 
 
 def test_with_the_reward_model_as_critic_none_is_trained(tmp_path: Path, tiny_model: Path) -> None:

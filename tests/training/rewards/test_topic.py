@@ -16,11 +16,13 @@ from rlaif.core.files import JsonlFile
 from rlaif.core.records import Message, Prompt, Response
 from rlaif.lm.local.load import encode_chat, encode_text, load_tokenizer, resolve
 from rlaif.lm.protocol import ScoreRequest
+from rlaif.training.ppo.advantages import values_of_reward
+from rlaif.training.ppo.formulas import group_mean
 from rlaif.training.ppo.step import PpoTrainer
 from rlaif.training.rewards.sources import Rewards
 from rlaif.training.rewards.topic import new_tokens, other_prompts, topic_scores
 from tests.output import done
-from tests.training.tiny_ppo import PROMPTS, SMALL, chosen, disturb, policy_model
+from tests.training.tiny_ppo import PROMPTS, SMALL, chosen, disturb, policy_model, reward_folder
 
 ONE, TWO, THREE = (Prompt.of_text(text, slice="a") for text in ("One?", "Two?", "Three?"))
 ALONE = Prompt.of_text("Alone?", slice="b")
@@ -51,9 +53,10 @@ def test_scores_by_hand() -> None:
     own = torch.tensor([[-1.0, -1.0, -9.0], [-1.0, -2.0, -3.0], [-5.0, -5.0, -5.0], [-1.0, -1.0, math.nan]])
     other = torch.tensor([[-2.0, -3.0, 0.0], [-21.0, -2.0, -3.0], [-1.0, -1.0, -1.0], [-1.0, -1.0, -1.0]])
     mask = torch.tensor([[True, True, False], [True] * 3, [True] * 3, [True] * 3])
-    scores = topic_scores(own, other, mask, enough=10.0).tolist()
-    assert scores[:3] == pytest.approx([-0.7, 0.0, -1.0])  # 3 of 10 nats; more than enough; less than nothing
-    assert math.isnan(scores[3])  # which PPO stops at
+    scores = topic_scores(own, other, mask, enough=10.0)
+    assert scores[:3, -1].tolist() == pytest.approx([-0.7, 0.0, -1.0])  # 3 of 10 nats; more than enough; under nothing
+    assert math.isnan(scores[3, -1])  # which PPO stops at
+    assert scores[0].tolist() == pytest.approx([-0.9, -0.7, -0.7])  # token by token; padding changes nothing
 
 
 def test_tokens_that_the_prompt_contains_do_not_count() -> None:
@@ -90,6 +93,39 @@ def test_ppo_measures_it_by_the_reference_after_the_other_prompt(tiny_model: Pat
     assert few.parts["score_on_topic"].tolist() == pytest.approx(
         batch.parts["score_on_topic"][[5, 2]].tolist(), abs=1e-5
     )
+
+
+def test_the_critic_knows_what_was_told_so_far(tmp_path: Path, tiny_model: Path) -> None:
+    """With a reward model of weight 0 the score is `on_topic` alone, of which its part so far is all that is known."""
+    table = {
+        **SMALL,
+        "value": "reward",
+        "batch_size": 96,
+        "samples_per_prompt": 16,
+        "baseline": "prompt",
+        "kl_coef": 0.0,
+        "lam": 1.0,
+    }
+    config = PpoConfig(
+        reward=[{"source": "model", "weight": 0.0}, "on_topic"],
+        on_topic_nats=20.0,
+        **{**table, "missing_eos_penalty": 0.0},
+    )  # type: ignore[arg-type]
+    folder = reward_folder(tmp_path, tiny_model)
+    model = policy_model(tiny_model, rewards=[folder], **{**config.model_dump(), "reward": config.reward})
+    rewards = Rewards.of_config(config, no_judge).comparing(PROMPTS, model.loaded.tokenizer)
+    disturb(model)
+    work = PpoTrainer(model, config, seed=3, rewards=rewards)
+    rollouts = work.sampler.sample(chosen(work), 0)
+    batch, _ = work.measure(rollouts)
+    assert not batch.values[:, 0].any()  # nothing is known before the first token
+    # The objective stays: less its prompt's mean, what the whole response scores.
+    wanted = batch.scores - group_mean(batch.scores, rollouts.groups)
+    torch.testing.assert_close(batch.returns[:, 0], wanted, rtol=0, atol=1e-5)
+    _, so_far = work.forward.scores(rollouts)
+    by_model = values_of_reward(so_far[:, :, None], wanted, batch.response_mask, rollouts.groups)
+    left = [(wanted[:, None] - values)[:, 1:][batch.response_mask[:, 1:]].var() for values in (batch.values, by_model)]
+    assert left[0] < 0.9 * left[1]
 
 
 def test_it_is_no_function_by_itself() -> None:
