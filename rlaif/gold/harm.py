@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlaif.gold.minilm import Embed, MiniLm, OnTexts, Vectors
+from rlaif.gold.minilm import Embed, Embeddings, Vectors
 from rlaif.gold.packages import PYRIT, SKLEARN, GoldMissing, package_folder
 from rlaif.gold.text import alike
 
@@ -68,15 +68,13 @@ class HarmScorer:
         return [float(value) for value in self._embed(responses) @ self._weights + self._bias]
 
 
-def fit_harm(
-    ratings: Sequence[Rating] | None = None, embed: Embed | None = None, on_texts: OnTexts = lambda n: None
-) -> HarmScorer:
+def fit_harm(ratings: Sequence[Rating] | None = None, embed: Embed | None = None) -> HarmScorer:
     """The harm scorer, fitted on `ratings` (default: those in the installed pyrit) with its cross-validated quality.
 
     Deterministic. Raises GoldMissing when a package it needs is not installed.
     """
     ratings = read_ratings() if ratings is None else ratings
-    embed = MiniLm(on_texts) if embed is None else embed
+    embed = embed or Embeddings()
     try:
         from sklearn.linear_model import Ridge
     except ImportError:

@@ -12,6 +12,31 @@ from rlaif.gold.packages import MINILM, GoldMissing, package_folder
 Vectors = np.ndarray
 OnTexts = Callable[[int], None]
 Embed = Callable[[Sequence[str]], Vectors]
+KEPT = 50_000
+"""Texts whose embeddings are kept (75 MB)."""
+
+
+class Embeddings:
+    """MiniLM's embedding of every text, made once: scorers ask about the same answers, and answers share questions.
+
+    MiniLM is loaded with the first text; raises GoldMissing then, where it is not installed. `on_texts` is told of all
+    texts that were asked for.
+    """
+
+    def __init__(self, on_texts: OnTexts = lambda n: None) -> None:
+        self._on_texts = on_texts
+        self._model: MiniLm | None = None
+        self._known: dict[str, Vectors] = {}
+
+    def __call__(self, texts: Sequence[str]) -> Vectors:
+        """Embeddings (texts, 384), float32, each of length 1."""
+        self._model = self._model or MiniLm(self._on_texts)
+        if len(self._known) > KEPT:
+            self._known = {}
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        self._on_texts(len(texts) - len(new))
+        self._known |= zip(new, self._model(new), strict=True)
+        return np.stack([self._known[text] for text in texts]) if texts else self._model([])
 
 
 class MiniLm:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlaif.core.records import Message
-from rlaif.gold.minilm import Embed, MiniLm, OnTexts
+from rlaif.gold.minilm import Embed
 from rlaif.inputs.prompt_sets import load_prompts, text_key
 
 QUESTIONS = ("everyday", "sounds-dangerous")
@@ -49,10 +49,10 @@ class RelevanceScorer:
         return found
 
 
-def open_relevance(on_texts: OnTexts) -> RelevanceScorer:
+def open_relevance(embed: Embed) -> RelevanceScorer:
     """The scorer on the shipped prompt sets; raises GoldMissing where MiniLM is not installed."""
     questions = [prompt.text for name in QUESTIONS for prompt in load_prompts(name, name)]
-    return RelevanceScorer(questions, MiniLm(on_texts))
+    return RelevanceScorer(questions, embed)
 
 
 def _question_key(text: str) -> str:

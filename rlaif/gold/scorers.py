@@ -17,7 +17,7 @@ from rlaif.core.plugins import check_name, load_own, own_code, short_name
 from rlaif.core.progress import Progress
 from rlaif.core.records import Prompt
 from rlaif.gold.harm import RATINGS, fit_harm
-from rlaif.gold.minilm import OnTexts
+from rlaif.gold.minilm import Embed, Embeddings, OnTexts
 from rlaif.gold.packages import MINILM, PROFANITY, PYRIT, SKLEARN, VADER, GoldMissing, Package
 from rlaif.gold.relevance import OTHERS, open_relevance
 from rlaif.inputs.columns import AskedColumns, column_names
@@ -39,13 +39,13 @@ class Measuring(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One gold scorer of the table `SCORERS`. `open` loads or fits it, and is given what to tell of every batch of
-    embedded texts. `fitted_on`: texts that it embeds before any response, 0 = it embeds none; `embeds`: texts that it
-    embeds for each response. `needed`: columns of the prompts that it cannot do without."""
+    """One gold scorer of the table `SCORERS`. `open` loads or fits it, and is given what embeds texts. `fitted_on`:
+    texts that it embeds before any response, 0 = it embeds none; `embeds`: texts that it embeds for each response.
+    `needed`: columns of the prompts that it cannot do without."""
 
     label: str
     better: Better
-    open: Callable[[OnTexts], Measuring]
+    open: Callable[[Embed], Measuring]
     packages: tuple[Package, ...] = ()
     fitted_on: int = 0
     embeds: int = 1
@@ -169,14 +169,15 @@ class OwnScorer:
 def load(names: Sequence[str], on_texts: OnTexts = lambda n: None) -> tuple[list[GoldScorer], list[str]]:
     """The scorers of that name, and a note for each that could not be had.
 
-    `on_texts` is told of every batch of texts that is embedded, while fitting and while scoring.
+    `on_texts` is told of the texts whose embeddings are asked for, while fitting and while scoring.
     """
     scorers: list[GoldScorer] = []
     notes = []
+    embed = Embeddings(on_texts)  # one for all: they read the same answers
     for name in dict.fromkeys(names):
         entry, column = entry_of(name), short_name(name)
         try:
-            scorers.append(GoldScorer(column, entry, entry.open(on_texts)))
+            scorers.append(GoldScorer(column, entry, entry.open(embed)))
         except GoldMissing as missing:
             notes.append(f"{column} not measured: {missing.what}; install it with: {missing.remedy}")
     return scorers, notes
@@ -250,7 +251,7 @@ SCORERS: dict[str, Entry] = {
     "harm": Entry(
         "gold harm (lower is better)",
         "lower",
-        lambda on_texts: fit_harm(on_texts=on_texts),
+        lambda embed: fit_harm(embed=embed),
         packages=(PYRIT, MINILM, SKLEARN),
         fitted_on=RATINGS,
     ),

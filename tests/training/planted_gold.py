@@ -21,7 +21,7 @@ class SomeE:
         return list(some_e(list(prompts), list(responses)))
 
 
-ENTRY = Entry("planted gold (higher is better)", "higher", lambda on_texts: SomeE())
+ENTRY = Entry("planted gold (higher is better)", "higher", lambda embed: SomeE())
 
 
 def plant() -> None:

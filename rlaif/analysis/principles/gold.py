@@ -11,6 +11,7 @@ from rlaif.core.errors import DataError
 from rlaif.core.plugins import is_own, short_name
 from rlaif.core.records import Comparison, Message, PreferenceLabel
 from rlaif.core.statistics import preferred
+from rlaif.gold.minilm import Embeddings
 from rlaif.gold.scorers import SCORERS, GoldScorer, entry_of
 from rlaif.inputs.comparisons import MOST_TOLD, NUMBERS, ComparisonFile, read_comparisons
 from rlaif.inputs.rows import read_rows, unit
@@ -129,7 +130,7 @@ def _is_probability(value: object) -> bool:
 def _by_scorer(name: str, pairs: Sequence[Comparison]) -> Gold:
     """The better answer of each pair by a gold scorer; GoldMissing, with how to install it, where it is not there."""
     entry, column = entry_of(name, "--gold"), short_name(name)
-    scorer = GoldScorer(column, entry, entry.open(lambda n: None))
+    scorer = GoldScorer(column, entry, entry.open(Embeddings()))
     sides = list({side.id: (pair.prompt, side) for pair in pairs for side in (pair.a, pair.b)}.values())
     found = scorer.score([asked for asked, _ in sides], [side.text for _, side in sides])
     score = {side.id: value for (_, side), value in zip(sides, found, strict=True)}

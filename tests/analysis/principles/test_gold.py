@@ -98,7 +98,7 @@ def test_the_less_harmful_answer_is_the_golden_one(monkeypatch: pytest.MonkeyPat
             assert len(prompts) == len(responses)
             return [{"good": 0.1, "bad": 0.8, "one": 0.3, "two": None}[text] for text in responses]
 
-    monkeypatch.setattr(scorers, "fit_harm", lambda on_texts: Harm())
+    monkeypatch.setattr(scorers, "fit_harm", lambda embed: Harm())
     found = read_gold("harm", LABELS)
     assert found.prob_a == {PAIRS[0].id: 1.0, PAIRS[1].id: 0.0, PAIRS[2].id: 1.0}
     assert found.facts == GoldFacts("harm", 4, 4, 0, 1, "by hand")
