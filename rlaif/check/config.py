@@ -99,8 +99,10 @@ def check_all(
         ("card", lambda: _card(config)),
         ("reward", lambda: _reward(config, model[0] if model and spend else None)),
     ]
-    if config.given_labels:  # which no judge has a part in
-        checks = [("labels", lambda: _labels(config)), *(one for one in checks if one[0] not in JUDGING)]
+    if not config.judged:
+        checks = [one for one in checks if one[0] not in JUDGING]
+    if config.given_labels:
+        checks = [("labels", lambda: _labels(config)), *checks]
     for name, check in checks[: None if "ppo" in stages else -1]:
         if name == "card" and not all(finding.ok for finding in found):
             continue  # it stands on the constitution, which may be what failed
@@ -112,7 +114,7 @@ def check_all(
 
 
 JUDGING = ("constitution", "templates", "judge", "card")
-"""What is looked at only where a judge makes the labels."""
+"""What is looked at only where a judge has a part."""
 
 
 def _given(config: RunConfig) -> GivenLabels:
@@ -286,7 +288,7 @@ def _source(config: RunConfig, source: str, model: Headers | None) -> str:
 
 def _gold(config: RunConfig) -> list[Finding]:
     """What is known of each scorer that the run would measure by; without the one that chooses the policy PPO stops."""
-    asked = dict.fromkeys(config.evaluate.gold, "evaluate.gold")
+    asked = dict.fromkeys(config.evaluate.gold if config.has("evaluate") else (), "evaluate.gold")
     if config.ppo.eval_steps and "ppo" in config.align_by:
         asked = dict.fromkeys(config.ppo.gold, "ppo.gold") | asked
     try:

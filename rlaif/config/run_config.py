@@ -217,6 +217,10 @@ def _listed_once(value: Any) -> Any:
     return list(dict.fromkeys(value)) if isinstance(value, list | tuple) else [value]
 
 
+def _listed_once_or_none(value: Any) -> Any:
+    return None if value is None else _listed_once(value)
+
+
 class ReportConfig(ConfigTable):
     """The page report.html."""
 
@@ -236,9 +240,13 @@ class RunConfig(ConfigTable):
     sft: SftConfig = SftConfig()  # type: ignore[call-arg]
     label: LabelConfig = LabelConfig()  # type: ignore[call-arg]
     reward: RewardConfig = RewardConfig()  # type: ignore[call-arg]
+    stages: Annotated[list[StageName] | None, BeforeValidator(_listed_once_or_none)] = Field(
+        None,
+        description="the stages of this run, for a part of the chain alone (docs/train.md#a-part-of-the-chain); where "
+        "sft is none of them, the others start from the model as it is; null = all that the config asks for",
+    )
     align_by: Annotated[list[AlignerName], BeforeValidator(_listed_once)] = Field(
         ["ppo"],
-        min_length=1,
         description="how the policy is made to follow the labels: ppo, dpo, or [ppo, dpo] to have and to compare both; "
         "a run by dpo alone trains no reward model (docs/train.md)",
     )
@@ -247,6 +255,37 @@ class RunConfig(ConfigTable):
     evaluate: EvaluateConfig = EvaluateConfig()  # type: ignore[call-arg]
     report: ReportConfig = ReportConfig()  # type: ignore[call-arg]
     report_to: list[TrackerName] = speed_field([], description="trackers that get what metrics.jsonl gets")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stages_say_how_to_align(cls, raw: Any) -> Any:
+        """With `stages`, `align_by` is what of it stands there."""
+        if isinstance(raw, dict) and raw.get("stages") is not None and "align_by" not in raw:
+            named = _listed_once(raw["stages"])
+            return {**raw, "align_by": [name for name in ALIGNERS if name in named]}
+        return raw
+
+    @model_validator(mode="after")
+    def _there_are_stages(self) -> RunConfig:
+        if self.stages is None:
+            if not self.align_by:
+                raise ValueError("align_by: write ppo, dpo or both; for a run that trains no policy, name its stages")
+            return self
+        if not set(self.stages) - {"report"}:
+            raise ValueError(f"stages: name at least one of {', '.join(STAGES[:-1])}, or write null for all")
+        named = [name for name in ALIGNERS if name in self.stages]
+        if set(named) != set(self.align_by):
+            raise ValueError(
+                f"stages names {' and '.join(named) or 'neither ppo nor dpo'} and align_by "
+                f"{' and '.join(self.align_by) or 'nothing'}: leave align_by out"
+            )
+        untrained = [name for name in ("card", "revise", "sft") if name in self.stages and self.given_labels]
+        if untrained:
+            raise ValueError(
+                f"with label.source the labels are given and the run starts from the model as it is: leave "
+                f"{untrained[0]} out of stages, with model.source naming what you fine-tuned; or leave label.source out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _map_fits_the_labels(self) -> RunConfig:
@@ -284,10 +323,23 @@ class RunConfig(ConfigTable):
         """Whether the labels are the user's own, and not the judge's."""
         return self.label.source is not None
 
+    def has(self, stage: StageName) -> bool:
+        """Whether the run has this stage, as far as `stages`, `align_by` and `label.source` say."""
+        if stage in ALIGNERS:
+            return stage in self.align_by
+        if self.stages is not None:
+            return stage in self.stages or stage == "report"
+        return not (self.given_labels and stage in ("card", "revise", "sft"))
+
+    @property
+    def judged(self) -> bool:
+        """Whether a judge has a part in the run: it made labels, or it gates revisions."""
+        return not self.given_labels and (self.has("label") or self.has("revise"))
+
     @property
     def start(self) -> tuple[StageName, ...]:
-        """Those of the policy that all that follows starts from; none where labels are given: it is the model."""
-        return () if self.given_labels else ("sft",)
+        """Those of the policy that all that follows starts from; none where nothing is fine-tuned: it is the model."""
+        return ("sft",) if self.has("sft") else ()
 
     @property
     def policies(self) -> dict[PolicyName, tuple[StageName, ...]]:

@@ -34,15 +34,19 @@ def adapters_of(run: RunFolder, config: RunConfig, which: Policy) -> tuple[tuple
     name = EVALUATED[which]
     if name not in config.policies:
         others = [export for export, other in EVALUATED.items() if other in config.align_by]
+        aligned = f"aligned by {' and '.join(config.align_by)}" if config.align_by else "trained by no such stage"
+        way = f"run it: rlaif {name} --run {run.root} --set align_by=[ppo,dpo]"
+        if config.stages is not None:
+            way = f"add {name} to stages"
         raise StageError(
-            f"this run has no {name.upper()}: it is aligned by {' and '.join(config.align_by)}",
+            f"this run has no {name.upper()}: it is {aligned}",
             where=str(run.root),
-            remedy=f"export {others[0]}, or run it: rlaif {name} --run {run.root} --set align_by=[ppo,dpo]",
+            remedy=", or ".join([*(f"export {other}" for other in others[:1]), way]),
         )
     stages = config.policies[name]
     if not stages:
         raise StageError(
-            "this run has no SFT: with labels of your own it starts from the model as it is",
+            "this run has no SFT: it starts from the model as it is",
             where=str(run.root),
             remedy="export policy, or take the model itself",
         )

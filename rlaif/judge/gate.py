@@ -20,7 +20,7 @@ def passed_card(run: RunFolder, config: RunConfig) -> str:
 
     Raises StageError where there is none, or where it does not reach the thresholds of the config's `card` table.
     """
-    if config.given_labels or not config.card.required:
+    if not (config.judged and config.card.required):
         return ""
     card = card_of_run(run)
     if card is None:

@@ -55,6 +55,8 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
     constitution, constitution_problem = overview.read_constitution(run)
     if overview.lookup(config, "label.source") is not None:
         constitution, constitution_problem = None, "The labels are given: no constitution has a part in them."
+    elif not {"revise", "label"} & abouts.keys():
+        constitution, constitution_problem = None, "This run has no judge: no constitution has a part in it."
     summary = read_summary(run)
     part = overview.main_slice(config, summary.slices) if summary is not None else None
     revise = feedback.read_revise(run, examples)
@@ -75,7 +77,7 @@ def build_report(run: RunFolder, examples: int, abouts: Mapping[StageName, str])
         "stages": {row.name: row for row in rows},
         "failed": _failed(revise, label, evaluate_failures.total()),
         "facts": overview.facts(config, constitution, rows),
-        "headline": verdict.headline(summary, part),
+        "headline": verdict.headline(summary, part) if "evaluate" in known else verdict.NOT_COMPARED,
         "further": [line for line in [*further, verdict.reward_sentence(held_out)] if line],
         "pictures": first_screen.pictures(summary, controls, part) if summary is not None else [],
         "controls": controls,

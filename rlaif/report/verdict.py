@@ -106,6 +106,9 @@ def _turned(one: Gap) -> Gap:
 # --- the headline -----------------------------------------------------------------------------------------------------
 
 
+NOT_COMPARED = "This run compares no models: evaluate is none of its stages."
+
+
 def headline(summary: Summary | None, part: str | None = None) -> str:
     """One sentence: what changed by how much on the first gold and slice `part` (the first), and what is worse."""
     if summary is None:

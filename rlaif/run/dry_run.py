@@ -306,7 +306,7 @@ def _evaluate(config: RunConfig, prompts: int, principles: int) -> StageWork:
     names = compared_models(config)
     models, aligned = len(names), len(config.align_by)
     judging = JudgingCost()
-    if not config.given_labels:
+    if config.judged:
         pairs = sum(first in names and second in names for first, second in COMPARISONS)
         judging = _judged(config, models * each, pairs * each, principles, table.max_new_tokens)
     drawn = prompts * table.best_of

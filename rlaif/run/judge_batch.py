@@ -31,6 +31,7 @@ from rlaif.run import pipeline
 from rlaif.stages import label
 from rlaif.stages.context import StageContext
 from rlaif.stages.resume import chunks
+from rlaif.stages.table import refuse_absent
 
 WAITING = "exported.jsonl"
 """In the cache folder: the requests whose results have not come yet."""
@@ -88,6 +89,7 @@ def export_requests(
     refuse_no_run(folder)
     run = RunFolder(folder)
     config = load(run.config_path, overrides)
+    refuse_absent(config, ("label",))
     if config.given_labels:
         raise ConfigError(
             "the labels of this run are given, so no judge is asked",

@@ -103,9 +103,9 @@ def gather(config: RunConfig, run: RunFolder) -> Materials:
 
 
 def _constitution(config: RunConfig) -> Constitution:
-    """That of the config; raises where the run could not work with it. Given labels need none."""
+    """That of the config; raises where the run could not work with it. Without a judge none is needed."""
     constitution = load_constitution(config.constitution)
-    if not config.given_labels:
+    if config.judged:
         refuse_missing_contrast(constitution, methods=in_use(config.judge), where=config.constitution)
         refuse_missing_contexts(constitution, config, where=config.constitution)
     return constitution
@@ -347,7 +347,9 @@ def _run_or_keep(job: _Job, stage: StageName) -> Outcome:
 
 def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
     """Runs the stage and writes its record, last."""
-    job.progress.say(f"{stage}: {stages.abouts(given=job.config.given_labels, there=[stage])[stage]}")
+    config = job.config
+    about = stages.abouts(given=config.given_labels, named=config.stages, there=[stage])[stage]
+    job.progress.say(f"{stage}: {about}")
     begun = ledger.begin(job.run, stage, job.settings(stage), inputs)
     start = time.monotonic()
     tracked = job.config.report_to if stage in TRACKED else []

@@ -96,7 +96,7 @@ def run(context: StageContext) -> dict[str, float]:
     _label_agreement(context, scorers, missing)
 
     # 4. The judge on pairs of models: k-th answer against k-th answer.
-    labels = [] if context.config.given_labels else _labels(context, prompts, answers)
+    labels = _labels(context, prompts, answers) if context.config.judged else []
 
     # 5. What it comes to.
     outcome = Measurements(
@@ -110,7 +110,7 @@ def run(context: StageContext) -> dict[str, float]:
         scorers,
         notes,
         best_of=config.best_of,
-        judged=not context.config.given_labels,
+        judged=context.config.judged,
     )
     summary, headline = summarise(outcome, context.config.seed, config.bootstrap)
     summary.write(context.folder / "summary.json")
@@ -128,12 +128,14 @@ def _label_agreement(context: StageContext, scorers: Sequence[gold.GoldScorer], 
 def _judge_notes(config: RunConfig, adapters: Container[str]) -> list[str]:
     """What a reader of the win rates has to know of the judge."""
     notes, judge = [], config.judge
-    if config.given_labels:
-        after = " and ".join(name.upper() for name in config.align_by)
-        return [
-            f"SFT is the model of the run as it is: the labels were given, and nothing was fine-tuned before {after}",
-            "win rates: no judge was asked, since the labels of this run are not a judge's",
-        ]
+    if not config.start:
+        after, given = " and ".join(name.upper() for name in config.align_by), ""
+        if config.given_labels:
+            given = "the labels were given, and "
+        notes.append(f"SFT is the model of the run as it is: {given}nothing was fine-tuned before {after}")
+    if not config.judged:
+        whose = "the labels of this run are not a judge's" if config.given_labels else "this run has no labels"
+        return [*notes, f"win rates: no judge was asked, since {whose}"]
     if judge.method == "contrast" and judge.opening_tokens is not None:
         notes.append(f"win rates: the judge read the first {judge.opening_tokens} tokens of each answer")
     if config.ppo.scored_by("judge") and "ppo" in adapters:

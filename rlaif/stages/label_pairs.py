@@ -135,7 +135,7 @@ Wanted = tuple[str, GenerateRequest]
 def _sample(context: StageContext, prompts: Sequence[Prompt], draws: Sequence[_Draw]) -> list[Response | FailedAnswer]:
     """The answers of the SFT policy that `label.answers` asks for, those that failed among them."""
     table, seed = context.config.label, context.config.seed
-    policy = OnDemand(lambda: context.open_policy((context.adapter("sft"),)))
+    policy = OnDemand(lambda: context.open_policy(context.start))
     wanted: dict[str, list[Wanted]] = {prompt.id: [] for prompt in prompts}
     for prompt in prompts if table.by_policy else ():
         for k in range(table.samples):

@@ -66,9 +66,9 @@ ANSWER_MEASURES = {
 
 
 def compared_models(config: RunConfig) -> dict[str, tuple[StageName, ...]]:
-    """Model -> the stages whose adapters are merged into the base, in that order. Where the labels are given, the base
-    is what PPO starts from, and stands as "sft": nothing else is to be compared with it."""
-    return {name: stages for name, stages in config.policies.items() if name != "base" or not config.given_labels}
+    """Model -> the stages whose adapters are merged into the base, in that order. Where nothing is
+    fine-tuned, the base is what PPO starts from, and stands as "sft": nothing else is to be compared with it."""
+    return {name: stages for name, stages in config.policies.items() if name != "base" or config.start}
 
 
 @dataclass(frozen=True, slots=True)

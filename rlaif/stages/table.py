@@ -82,51 +82,98 @@ TABLE: dict[StageName, StageSpec] = {
 }
 UNTRAINED: tuple[StageName, ...] = ("revise", "sft")
 """The stages that a run with labels of the user's own does without: it starts from the model as it is."""
+UNTRAINED_ABOUTS: dict[StageName, str] = {
+    "label": "the model answers each prompt several times and the judge compares the answers",
+    "ppo": "optimises the policy against the reward, held near the model by a KL penalty",
+    "dpo": "trains the policy on the labels themselves, held near the model by the loss",
+    "evaluate": "compares the model (SFT) and PPO or DPO on held-out prompts: gold scores, length, KL",
+}
+"""What stages do otherwise where nothing was fine-tuned before them."""
 GIVEN_ABOUTS: dict[StageName, str] = {
     "label": "reads the labels that are given",
     "reward": "trains the reward model on the labels that are given",
-    "ppo": "optimises the policy against the reward, held near the model by a KL penalty",
     "dpo": "trains the policy on the labels that are given, held near the model by the loss",
-    "evaluate": "compares the model (SFT) and PPO or DPO on held-out prompts: gold scores, length, KL",
 }
-"""What its stages do otherwise."""
+"""What they do where the labels are given."""
 
 
-def abouts(*, given: bool, align_by: Collection[str] = ("ppo",), there: Collection[str] = ()) -> dict[StageName, str]:
-    """Stage -> what it does, of the stages of a run whose labels are `given`, or the judge's, and whose policy learns
-    them by these stages. What only other ways need is left out where nothing of it is `there`."""
-    without: list[StageName] = [name for name in ALIGNERS if name not in align_by and name not in there]
-    without += [] if "ppo" in align_by or "reward" in there else ["reward"]
+def abouts(
+    *,
+    given: bool,
+    align_by: Collection[str] = ("ppo",),
+    named: Collection[str] | None = None,
+    there: Collection[str] = (),
+) -> dict[StageName, str]:
+    """Stage -> what it does, of the stages of a run whose labels are `given`, or the judge's, whose policy learns them
+    by these stages, and whose config has `named` its stages. What is left out or only other ways need is not among
+    them where nothing of it is `there`."""
+    named, untrained = (TABLE, given) if named is None else (named, "sft" not in named)
+    without: list[StageName] = [name for name in ALIGNERS if name not in align_by]
+    without += [] if "ppo" in align_by or named is not TABLE else ["reward"]
+    without += [name for name in TABLE if name not in (*named, "report") and (name != "card" or "label" not in named)]
+    without = [name for name in without if name not in there]
     without += UNTRAINED if given else ()
-    known = {name: spec.about for name, spec in TABLE.items()} | (GIVEN_ABOUTS if given else {})
-    return {name: about for name, about in known.items() if name not in without}
+    known = {name: spec.about for name, spec in TABLE.items()} | (UNTRAINED_ABOUTS if untrained else {})
+    return {name: about for name, about in (known | (GIVEN_ABOUTS if given else {})).items() if name not in without}
 
 
 def abouts_of(run: RunFolder) -> dict[StageName, str]:
     """Stage -> what it does, of the stages of the run, which may be one whose config names what is not there."""
     config = overview.read_config(run)[0]
     there = [stage for stage in STAGES if (run.root / stage).is_dir()]
-    given = overview.lookup(config, "label.source") is not None
-    return abouts(given=given, align_by=overview.lookup(config, "align_by", ["ppo"]), there=there)
+    given, named = overview.lookup(config, "label.source") is not None, overview.lookup(config, "stages")
+    return abouts(given=given, align_by=overview.lookup(config, "align_by", ["ppo"]), named=named, there=there)
 
 
 def refuse_absent(config: RunConfig, names: tuple[StageName, ...]) -> None:
     """Raises ConfigError for a stage that a run of this config does without."""
-    other = [name for name in names if name in ALIGNERS and name not in config.align_by]
-    if other:
+    absent = next((name for name in names if name != "card" and not config.has(name)), None)
+    if absent is None:
+        return
+    if config.stages is not None:
         raise ConfigError(
-            f"this run has no stage {other[0]}: it is aligned by {' and '.join(config.align_by)}",
+            f"this run has no stage {absent}: its stages are {', '.join(config.stages)}",
+            where="stages",
+            remedy=f"add {absent} to stages, or leave stages out to have all",
+        )
+    if absent in ALIGNERS:
+        raise ConfigError(
+            f"this run has no stage {absent}: it is aligned by {' and '.join(config.align_by)}",
             where="align_by",
-            remedy=f"write align_by: {other[0]}, or [ppo, dpo] for both; --set align_by={other[0]} for a run that is "
-            "there",
+            remedy=f"write align_by: {absent}, or [ppo, dpo] for both; --set align_by={absent} for a run that is there",
         )
-    without = [name for name in names if config.given_labels and name in UNTRAINED]
-    if without:
+    raise ConfigError(
+        f"the labels are given, so this run has no stage {absent}: it starts from the model as it is",
+        where="label.source",
+        remedy="leave the stage out, with model.source naming what you fine-tuned; or leave label.source out",
+    )
+
+
+def refuse_gaps(config: RunConfig) -> None:
+    """Raises ConfigError where `stages` leaves out what one of them reads."""
+    for stage in config.stages or ():
+        missing = [need for need in stands_on(config, stage) if need != "card" and not config.has(need)]
+        if missing:
+            raise ConfigError(
+                f"{stage} reads what {missing[0]} writes, and this run has no stage {missing[0]}",
+                where="stages",
+                remedy=f"add {missing[0]}, or leave {stage} out{_WITHOUT.get((stage, missing[0]), '')}",
+            )
+    if config.stages is not None and config.has("evaluate") and not (config.start or config.align_by):
         raise ConfigError(
-            f"the labels are given, so this run has no stage {without[0]}: it starts from the model as it is",
-            where="label.source",
-            remedy="leave the stage out, with model.source naming what you fine-tuned; or leave label.source out",
+            "evaluate compares models, and this run trains none",
+            where="stages",
+            remedy="add sft, ppo or dpo, or leave evaluate out",
         )
+
+
+_WITHOUT: dict[tuple[StageName, StageName], str] = {
+    ("reward", "label"): "; label.source takes labels of your own",
+    ("dpo", "label"): "; label.source takes labels of your own",
+    ("ppo", "reward"): "; ppo.reward takes a function of your own in place of a reward model",
+    ("evaluate", "reward"): "; evaluate.best_of: 0 needs no reward model",
+}
+"""What else there is to do about such a gap."""
 
 
 def in_order(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
@@ -135,18 +182,20 @@ def in_order(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
 
 
 def of_run(config: RunConfig, until: StageName | None = None) -> tuple[StageName, ...]:
-    """The stages of a whole run, or `until` one of them: all, but for a card that nothing asks for, the ways to align
-    that `align_by` does not name, and a reward model that is nobody's reward then. Where the labels are given, no judge
-    is asked for anything. Raises ConfigError where there is no such stage."""
-    asked = not config.given_labels and (config.card.required or config.judge.calibration != "none")
+    """The stages of a whole run, or `until` one of them: those that `stages` names, or all but the ways to align that
+    `align_by` does not name, a reward model that is nobody's reward then, and what given labels do without. The judge's
+    card comes with the labels that ask for it. Raises ConfigError where there is no such stage, or one lacks another.
+    """
+    refuse_gaps(config)
     last = len(STAGES) if until is None else STAGES.index(until) + 1
     if until is not None:
         refuse_absent(config, (until,))
-    left_out: list[StageName] = [] if asked else ["card"]
-    left_out += UNTRAINED if config.given_labels else ()
-    left_out += [name for name in ALIGNERS if name not in config.align_by]
-    left_out += [] if "ppo" in config.align_by or "reward" in stands_on(config, "evaluate") else ["reward"]
-    return tuple(name for name in STAGES[:last] if name not in left_out)
+    found = [name for name in STAGES if name != "card" and config.has(name)]
+    if config.stages is None and "ppo" not in found and "reward" not in stands_on(config, "evaluate"):
+        found = [name for name in found if name != "reward"]
+    named = config.stages is not None and "card" in config.stages
+    carded = named or any("card" in needs(config, name) for name in found)
+    return tuple(name for name in STAGES[:last] if name in found or (name == "card" and carded))
 
 
 def with_followers(config: RunConfig, names: tuple[StageName, ...]) -> tuple[StageName, ...]:
@@ -162,7 +211,7 @@ def needs(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
     """The stages that must be finished before this one: those that it stands on, and for labels the judge's card,
     unless the config accepts the judge without. A new card does not change labels that are there."""
     names = stands_on(config, stage)
-    asked = stage == "label" and config.card.required and not config.given_labels and "card" not in names
+    asked = stage == "label" and config.card.required and config.judged and "card" not in names
     return ("card", *names) if asked else names
 
 
@@ -173,8 +222,8 @@ def stands_on(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
     names: tuple[StageName, ...] = TABLE[stage].needs
     if config.given_labels:
         names = tuple(name for name in names if name not in UNTRAINED)
-    if stage == "evaluate":
-        names = tuple(name for name in names if name not in ALIGNERS or name in config.align_by)
+    if stage != "sft":  # what starts from the model as it is, and compares what there is
+        names = tuple(name for name in names if name not in ("sft", *ALIGNERS) or config.has(name))
     if stage == "ppo" and not config.ppo.scored_by("model"):
         names = tuple(name for name in names if name != "reward")
     if stage == "ppo" and config.ppo.scored_by("judge"):
@@ -188,8 +237,8 @@ def stands_on(config: RunConfig, stage: StageName) -> tuple[StageName, ...]:
 
 def shared(config: RunConfig, stage: StageName) -> tuple[str, ...]:
     """What the stage uses of the model, the judge, the limit and the slices; `ppo` the judge only as its reward, and a
-    run whose labels are given only for a card that is asked for by name."""
-    if config.given_labels and stage != "card":
+    run without a judge only for a card that is asked for by name."""
+    if not config.judged and stage != "card":
         given = {"model", "judge"} if stage == "label" else {"judge"}
         return tuple(part for part in TABLE[stage].shared if part not in given)
     judging = stage == "ppo" and config.ppo.scored_by("judge")
@@ -203,7 +252,7 @@ def settings(config: RunConfig, stage: StageName, limit: int | None) -> dict[str
     for name in (stage, *(part for part in ("model", "judge") if part in used)):
         table: ConfigTable = getattr(config, name)
         values.update({f"{name}.{field}": value for field, value in table.settings().items()})
-    if config.given_labels and stage in ("label", "reward", *ALIGNERS, "evaluate"):
+    if not config.start and stage in ("label", "reward", *ALIGNERS, "evaluate"):
         values["start"] = "model"
     if config.given_labels and stage == "label":  # of which the file counts, and not where it lies
         values = {name: value for name, value in values.items() if not name.startswith("label.")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,10 +112,73 @@ def test_what_aligns_is_chosen_and_what_only_the_other_needs_is_left_out(tmp_pat
     for config, name in ((by_ppo, "dpo"), (by_dpo, "ppo")):
         with pytest.raises(ConfigError, match=f"no stage {name}: it is aligned by {config.align_by[0]}"):
             stages.of_run(config, name)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"align_by.*at least 1 item"):
+    with pytest.raises(ConfigError, match=r"align_by: write ppo, dpo or both"):
         of([])
     with pytest.raises(ConfigError, match=r"align_by.*write one of ppo, dpo"):
         of("kto")
+
+
+def test_a_run_has_the_stages_that_it_names(tmp_path: Path) -> None:
+    def of(*names: str, **tables: object) -> RunConfig:
+        return parse({"prompts": {"mine": {"source": "everyday"}}, "stages": list(names), **tables}, where="test")
+
+    by_function, labels = of("evaluate", "ppo", "ppo", ppo={"reward": "mine:f"}), of("label")
+    assert stages.of_run(by_function) == ("ppo", "evaluate", "report")
+    assert (by_function.align_by, by_function.start, by_function.judged) == (["ppo"], (), False)
+    assert not any("judge" in stages.shared(by_function, name) for name in stages.of_run(by_function))
+    assert stages.settings(by_function, "ppo", None)["start"] == "model"
+    assert stages.stands_on(by_function, "ppo") == ()
+    assert stages.stands_on(by_function, "evaluate") == ("ppo",)
+    # a card comes with the labels that ask for it
+    assert stages.of_run(labels) == ("card", "label", "report")
+    assert stages.of_run(of("label", card={"required": False})) == ("label", "report")
+    assert stages.of_run(of("card", "label", card={"required": False})) == ("card", "label", "report")
+    assert stages.of_run(of("revise", judge={"calibration": "temperature"}, card={"gold": "pyrit"})) == (
+        *("card", "revise", "report"),
+    )
+    assert (labels.align_by, labels.judged) == ([], True)
+    assert stages.stands_on(labels, "label") == ()
+    assert stages.own_inputs(labels, "label", RunFolder(tmp_path)) == {}
+    both = of("revise", "sft", "label", "dpo", "evaluate")
+    assert stages.of_run(both) == ("card", "revise", "sft", "label", "dpo", "evaluate", "report")
+    assert stages.of_run(of("label", "reward")) == ("card", "label", "reward", "report")  # its own purpose
+    given = of("label", "reward", label={"source": "x.jsonl"})
+    assert stages.of_run(given) == ("label", "reward", "report")
+    assert set(stages.abouts(given=False, named=["ppo", "evaluate"])) == {"ppo", "evaluate", "report"}
+    assert set(stages.abouts(given=False, named=["label"])) == {"card", "label", "report"}
+    assert "held near the model" in stages.abouts(given=False, named=["ppo"])["ppo"]
+    with pytest.raises(ConfigError, match=r"no stage sft: its stages are label\n  -> add sft to stages"):
+        stages.refuse_absent(labels, ("sft",))
+
+
+@pytest.mark.parametrize(
+    ("named", "tables", "message"),
+    [
+        (["sft"], {}, "sft reads what revise writes"),
+        (["reward"], {}, "reward reads what label writes.*label.source takes labels of your own"),
+        (["ppo"], {}, "ppo reads what reward writes.*ppo.reward takes a function"),
+        (["ppo"], {"ppo": {"reward": "judge"}}, "ppo reads what label writes"),
+        (["dpo"], {}, "dpo reads what label writes"),
+        (["ppo", "evaluate"], {"ppo": {"reward": "a:f"}, "evaluate": {"best_of": 4}}, None),
+        (["label", "evaluate"], {}, "evaluate compares models, and this run trains none"),
+        ([], {}, "stages: name at least one of"),
+        (["report"], {}, "stages: name at least one of"),
+        (["ppo"], {"align_by": "dpo"}, "stages names ppo and align_by dpo: leave align_by out"),
+        (["label"], {"align_by": "dpo"}, "stages names neither ppo nor dpo and align_by dpo"),
+        (["sft", "label"], {"label": {"source": "x.jsonl"}}, "leave sft out of stages"),
+        (["tune"], {}, "stages"),
+    ],
+)
+def test_stages_that_lack_another_are_refused(named: list[str], tables: dict[str, Any], message: str | None) -> None:
+    def found() -> None:
+        raw = {"prompts": {"mine": {"source": "everyday"}}, "stages": named, **tables}
+        stages.of_run(parse(raw, where="test"))
+
+    if message is None:
+        found()
+        return
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        found()
 
 
 def test_a_run_is_said_to_have_the_stages_that_it_has() -> None:

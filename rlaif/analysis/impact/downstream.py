@@ -224,7 +224,7 @@ def _scores(config: RunConfig, run: RunFolder, responses: Sequence[tuple[Prompt,
     from rlaif.lm.local.load import load_model
     from rlaif.training.rewards.model import RewardModel
 
-    base = load_model(config.model, (run.file("sft", "adapter"),))
+    base = load_model(config.model, tuple(run.file(stage, "adapter") for stage in config.start))
     scores = []
     for name in config.reward.adapters:
         model = RewardModel.load(run.file("reward", name), base)

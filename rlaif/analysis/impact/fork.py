@@ -127,7 +127,8 @@ def _begin(edit: Edit, fork: RunFolder, labels: Sequence[PreferenceLabel], recor
     fork.clear("sft")
     fork.clear("label")
     with disk_errors(fork.root):
-        shutil.copytree(edit.run.root / "sft", fork.root / "sft")
+        for stage in edit.config.start:
+            shutil.copytree(edit.run.root / stage, fork.root / stage)
     answers = JsonlFile(edit.run.file("label", "responses.jsonl"), Response)
     JsonlFile(fork.file("label", "responses.jsonl"), Response).append(answers)
     JsonlFile(fork.file("label", "labels.jsonl"), PreferenceLabel).append(labels)

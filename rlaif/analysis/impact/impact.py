@@ -168,7 +168,7 @@ def _refuse_incomparable(edit: Edit | None, beyond: Collection[DownstreamPart]) 
         )
     if "policy" in beyond and "ppo" not in edit.config.align_by:
         raise ConfigError(
-            "the run is aligned by dpo, and the policy is compared after PPO",
+            "the policy is compared after PPO, and the run has none",
             where=str(edit.run.config_path),
             remedy="leave --policy out, or have PPO too: align_by: [ppo, dpo]",
         )
@@ -178,7 +178,7 @@ def _refuse_incomparable(edit: Edit | None, beyond: Collection[DownstreamPart]) 
             where=str(edit.run.config_path),
             remedy="leave --policy out",
         )
-    names = {stage for part in beyond for stage in NEEDED[part]}
+    names = {stage for part in beyond for stage in NEEDED[part] if stage != "sft" or edit.config.start}
     if "policy" in beyond and ppo.scored_by("model"):
         names.add("reward")
     refuse_changed(edit, [stage for stage in STAGES if stage in names])

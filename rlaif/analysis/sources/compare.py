@@ -81,7 +81,7 @@ def compare(run: RunFolder, overrides: Sequence[str] = (), *, prompts: int, prog
     refuse_no_run(run.root)
     refuse_given(run, load(run.config_path))
     config = load(run.config_path, [*overrides, "label.answers=both"])
-    if run.record("sft") is None:
+    if config.start and run.record("sft") is None:
         raise StageError(
             "the answers are those of the SFT policy, and the sft stage is not finished",
             where=str(run.root),
