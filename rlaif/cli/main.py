@@ -289,6 +289,39 @@ def chat(
                 console().print(example_panel(turn.as_example(), number))
 
 
+@app.command(rich_help_panel=RESULTS)
+@friendly
+def serve(
+    run: RunArgument,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME", help="sft, ppo or dpo (default: the last that was trained)"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="0.0.0.0 = every address of this machine")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535)] = 8000,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="vllm|transformers", help="what serves it (default: the fastest installed)"),
+    ] = None,
+) -> None:
+    """Serve what was trained at an OpenAI-compatible address, until you stop it."""
+    from rlaif.core.files import RunFolder, refuse_no_run
+    from rlaif.export import serving
+    from rlaif.export.source import EVALUATED
+
+    refuse_no_run(run)
+    folder, chosen = RunFolder(run), serving.choose_engine(engine)
+    which = serving.choose_policy(folder, model)
+
+    def ready(url: str, name: str) -> None:
+        say(f"{url}  {EVALUATED[which]} of {run} by {chosen}; in requests its name is {name}")
+
+    say(f"writing the model for {chosen} ...", error=True)
+    serving.serve(folder, which, engine=chosen, host=host, port=port, ready=ready)
+
+
 @app.command(rich_help_panel=START)
 @friendly
 def env(as_json: JsonOption = False) -> None:

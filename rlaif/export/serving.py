@@ -1,0 +1,162 @@
+"""`rlaif serve`: a policy of a run behind an OpenAI-compatible address, by an engine that is installed.
+
+The engine serves an export of the policy, a whole model that is written to a temporary folder and removed at the end.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+from rlaif.config import PolicyName
+from rlaif.config.load import load as read_config
+from rlaif.core.errors import ConfigError, ModelError, near
+from rlaif.core.files import RunFolder
+from rlaif.export.source import EVALUATED, Policy
+
+EngineName = Literal["vllm", "transformers"]
+POLL_SECONDS = 0.2
+"""How often a starting engine is asked whether it listens yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What serves a folder: the packages that it needs, how they are installed, and its command. `named`: whether it
+    answers to a name of ours; else the folder is the name."""
+
+    packages: tuple[str, ...]
+    install: str
+    command: Callable[[str, str, str, int], Sequence[str]]
+    named: bool
+
+    @property
+    def missing(self) -> list[str]:
+        return [name for name in self.packages if find_spec(name) is None]
+
+
+def _vllm(folder: str, name: str, host: str, port: int) -> Sequence[str]:
+    serve = ["-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--served-model-name", name]
+    return [*serve, "--host", host, "--port", str(port)]
+
+
+def _transformers(folder: str, name: str, host: str, port: int) -> Sequence[str]:
+    return ["-m", "transformers.cli.transformers", "serve", folder, "--host", host, "--port", str(port)]
+
+
+ENGINES: dict[EngineName, Engine] = {
+    "vllm": Engine(("vllm",), "pip install vllm", _vllm, named=True),
+    "transformers": Engine(
+        ("fastapi", "uvicorn", "openai"), 'pip install "transformers[serving]"', _transformers, named=False
+    ),
+}
+"""The fastest first."""
+
+
+def choose_engine(asked: str | None = None) -> EngineName:
+    """The engine that is asked for, or the fastest one that is installed; ConfigError where that is none."""
+    if asked is not None and asked not in ENGINES:
+        raise ConfigError(
+            f"{asked!r} is no engine{near(asked, ENGINES)}",
+            where="--engine",
+            remedy=f"write one of {', '.join(ENGINES)}, or leave it out",
+        )
+    names: list[EngineName] = [name for name in get_args(EngineName) if asked in (None, name)]
+    found = next((name for name in names if not ENGINES[name].missing), None)
+    if found is None:
+        lacking = "; ".join(f"{name} lacks {', '.join(ENGINES[name].missing)}" for name in names)
+        raise ConfigError(
+            f"nothing is installed that serves a model: {lacking}",
+            where="--engine",
+            remedy=" or ".join(ENGINES[name].install for name in names),
+        )
+    return found
+
+
+def choose_policy(run: RunFolder, asked: str | None = None) -> Policy:
+    """The export that serves the policy of that name; without one the last that the run has trained. ConfigError where
+    it is none of the run's."""
+    config = read_config(run.config_path)
+    exports: dict[PolicyName, Policy] = {name: export for export, name in EVALUATED.items()}
+    known = [name for name, stages in config.policies.items() if name in exports and stages]
+    if asked is None:
+        trained = [name for name in reversed(known) if run.record(name if name != "base" else "sft") is not None]
+        asked = next(iter(trained), known[-1] if known else "base")
+    if asked not in known:
+        if asked == "base":
+            what, remedy = "the base model is not the run's own", f"serve it by its name: {config.model.source}"
+        else:
+            what = f"this run has no policy {asked!r}{near(asked, known)}"
+            remedy = f"write one of {', '.join(known)}" if known else "train one first"
+        raise ConfigError(what, where="--model", remedy=remedy)
+    return exports[asked]
+
+
+def refuse_taken(host: str, port: int) -> None:
+    """Raises ConfigError where nothing can listen at the address, before a model is written for it."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as problem:
+        raise ConfigError(
+            f"cannot listen at {host}:{port}: {problem.strerror or problem}",
+            where="--port",
+            remedy="choose another --port, or end what listens there",
+        ) from None
+
+
+def serve(
+    run: RunFolder,
+    which: Policy,
+    *,
+    engine: EngineName,
+    host: str,
+    port: int,
+    ready: Callable[[str, str], None] = lambda url, model: None,
+) -> None:
+    """Serves the policy until the engine ends; `ready` is told its address and the name of the model in requests.
+
+    Raises ModelError where the engine ends by itself, and as `export_policy` does before anything is started.
+    """
+    from rlaif.export.policy import export_policy  # with torch, which a wrong option does not wait for
+
+    refuse_taken(host, port)
+    with tempfile.TemporaryDirectory(prefix="rlaif-serve-") as beside:
+        folder = Path(beside) / EVALUATED[which]
+        export_policy(run, which, folder)
+        spec = ENGINES[engine]
+        name = folder.name if spec.named else str(folder)
+        process = subprocess.Popen([sys.executable, *spec.command(str(folder), name, host, port)])
+        try:
+            if _listens(process, host, port):
+                ready(f"http://{host}:{port}/v1", name)
+            code = process.wait()
+        except KeyboardInterrupt:  # which the engine got too
+            return
+        finally:
+            process.terminate()
+            process.wait()
+    if code:
+        raise ModelError(
+            f"{engine} ended with exit code {code}",
+            where=str(run.root),
+            remedy="its own words stand above; another --engine may serve this model",
+        )
+
+
+def _listens(process: subprocess.Popen[bytes], host: str, port: int) -> bool:
+    """Waits until something listens at the address; False where the engine ended before."""
+    while process.poll() is None:
+        with socket.socket() as asked:
+            asked.settimeout(POLL_SECONDS)
+            if asked.connect_ex((host, port)) == 0:
+                return True
+        time.sleep(POLL_SECONDS)
+    return False
