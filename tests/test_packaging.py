@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import rlaif
+
 ROOT = Path(__file__).parent.parent
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "rlaif", "constitutions", "prompts")
 
@@ -42,7 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, copy / name)
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder)
     run(sys.executable, "-m", "pip", "wheel", *options, copy, cwd=folder)
-    (built,) = folder.glob("rlaif-*.whl")
+    (built,) = folder.glob("rlaif_toolkit-*.whl")
     return built
 
 
@@ -78,3 +80,9 @@ def test_every_dependency_but_torch_has_a_tested_version_within_its_bounds() -> 
     tested = dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE))
     assert tested.keys() == {part.name for part in asked} - {"torch"}
     assert [part.name for part in asked if part.name in tested and tested[part.name] not in part.specifier] == []
+
+
+def test_the_citation_is_of_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert version == rlaif.__version__

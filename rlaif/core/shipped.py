@@ -39,5 +39,5 @@ def _root() -> Path:
     raise RlaifError(
         "the constitutions, prompts and templates that belong to rlaif are missing",
         where=str(_PACKAGE),
-        remedy="install rlaif again: pip install --force-reinstall --no-deps rlaif",
+        remedy="install rlaif again: pip install --force-reinstall --no-deps rlaif-toolkit",
     )
