@@ -26,6 +26,11 @@ class RewardSource(ConfigTable):
     name: str | None = Field(
         None, pattern=r"^[A-Za-z0-9_-]+$", description="of its columns score_NAME; null = the source or function"
     )
+    hold: bool = Field(
+        False,
+        description="a floor and no goal: from `weight` on the weight adapts so that the source's mean stays at that "
+        "of the first step",
+    )
 
     @property
     def called(self) -> str:
@@ -34,8 +39,14 @@ class RewardSource(ConfigTable):
 
     @property
     def columns(self) -> tuple[str, str, str]:
-        """Its columns in ppo/metrics.jsonl."""
+        """Its columns in ppo/metrics.jsonl; one that is held has weight_NAME, too."""
         return f"score_{self.called}", f"score_{self.called}_std", f"score_{self.called}_none"
+
+    @model_validator(mode="after")
+    def _a_weight_can_be_adapted(self) -> RewardSource:
+        if self.hold and self.weight <= 0:
+            raise ValueError(f"hold adapts a weight above 0, and that of {self.source} is {self.weight:g}")
+        return self
 
     @model_validator(mode="after")
     def _is_one_of_the_kinds(self) -> RewardSource:
@@ -66,7 +77,9 @@ def _distinct(sources: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
 def _short(sources: tuple[RewardSource, ...]) -> Any:
     """The value as it is written by hand: a plain source is its text, one that stands alone is no list."""
     items = [
-        part.source if (part.weight, part.name) == (1.0, None) else part.model_dump(exclude_none=True)
+        part.source
+        if (part.weight, part.name, part.hold) == (1.0, None, False)
+        else part.model_dump(exclude_none=True, exclude=None if part.hold else {"hold"})
         for part in sources
     ]
     return items[0] if len(items) == 1 and isinstance(items[0], str) else items
@@ -89,7 +102,7 @@ class PpoConfig(LoraTable):
         validate_default=True,
         description='"model" = the reward stage, "judge" = the judge itself, "on_topic" = at most 0, less for a '
         'response that fits other prompts as well, or a Python function "module:function"; or a list of these, each as '
-        "such or as {source, weight, name}: the score is their weighted sum (docs/train.md)",
+        "such or as {source, weight, name, hold}: the score is their weighted sum (docs/train.md)",
     )
     on_topic_nats: float = Field(
         30.0,

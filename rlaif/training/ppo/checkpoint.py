@@ -18,10 +18,12 @@ from rlaif.core.files import disk_errors, move_folder, parse_json, remove_folder
 from rlaif.training.ppo.formulas import KlController
 from rlaif.training.ppo.policy_model import PolicyModel
 from rlaif.training.ppo.processes import Processes
+from rlaif.training.rewards.held import HeldWeights
 
 
 class TrainingState:
-    """Everything that a step changes: the trained weights, Adam's state, the KL coefficient, the steps done.
+    """Everything that a step changes: the trained weights, Adam's state, the KL coefficient, weights that are
+    held, the steps done.
 
     `finished`: the steps that it stands for, None while a step's updates are under way; `saved`: those on the disk.
     """
@@ -33,6 +35,7 @@ class TrainingState:
             self.parameters, lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0
         )
         self.kl = KlController(config.kl_coef, config.kl_target, config.kl_horizon)
+        self.held = HeldWeights({part.called: part.weight for part in config.reward if part.hold})
         self.finished: int | None = 0
         self.saved = 0
 
@@ -53,7 +56,7 @@ class TrainingState:
     def save(self, folder: Path, step: int) -> None:
         """Writes a checkpoint after `step` finished steps; the one before it is kept until this one is whole."""
         if self.processes.first:
-            save(folder, self.copy(), {"step": step, "kl_coef": self.kl.coefficient})
+            save(folder, self.copy(), {"step": step, "kl_coef": self.kl.coefficient, "held": self.held.facts()})
         self.saved = step
 
     def restore(self, folder: Path) -> int:
@@ -64,6 +67,8 @@ class TrainingState:
         state, facts = found
         self.take_up(state)
         self.kl.coefficient = facts["kl_coef"]
+        if "held" in facts:  # an older checkpoint has none
+            self.held.take_up(facts["held"])
         self.finished = self.saved = int(facts["step"])
         return self.saved
 

@@ -105,12 +105,13 @@ class PpoTrainer:
         # 4. Clipped updates. From here to the end of the step the state is no checkpoint.
         self.state.finished = None
         stats = self.update(batch, step)
-        # 5. Log. The KL coefficient is the one that the step used; what it learns from the KL holds from the next on.
+        # 5. Log. The KL coefficient and held weights are those that the step used; what they learn holds from the next.
         row: dict[str, Any] = {
             **batch_metrics(batch),
             **part_figures(batch.parts),
             **off_policy.mismatch(batch, self.config),
             "kl_coef": self.state.kl.coefficient,
+            **{f"weight_{name}": weight for name, weight in self.state.held.weights.items()},
             "entropy": entropy,
             **stats,
             **({} if self.config.algorithm == "ppo" else {"explained_variance": None}),
@@ -120,6 +121,7 @@ class PpoTrainer:
             "seconds_optimise": time.perf_counter() - measured,
         }
         self.state.kl.update(row["kl"], len(rollouts))
+        self.state.held.update(row)
         self.state.finished = step + 1
         return rollouts, batch, row
 
@@ -149,8 +151,9 @@ class PpoTrainer:
             if self.config.reward_is_critic:  # before a token stands what those before it told
                 before = torch.cat([torch.full_like(told[:, :1], -1.0), told[:, :-1]], 1)
                 values = torch.cat([values, before[:, :, None]], 2)
+        rewards = self.rewards.weighing(self.state.held.weights)
         scored = self.processes.from_first(
-            lambda: self.rewards.scored(rollouts, [self.text(ids) for ids in rollouts.responses], members, topic)
+            lambda: rewards.scored(rollouts, [self.text(ids) for ids in rollouts.responses], members, topic)
         )
         batch = self.shaped(rollouts, logprobs, ref_logprobs, values, scored)
         return batch, float(masked_mean(entropies, batch.response_mask))

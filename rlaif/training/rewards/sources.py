@@ -90,6 +90,12 @@ class Rewards:
         found = other_prompts(prompts)
         return replace(self, others={own: tuple(encode_chat(tokenizer, p.messages)) for own, p in found.items()})
 
+    def weighing(self, weights: Mapping[str, float]) -> Rewards:
+        """The same with other weights for the sources that are named."""
+        if not weights:
+            return self
+        return replace(self, sources=tuple(replace(s, weight=weights.get(s.name, s.weight)) for s in self.sources))
+
     @classmethod
     def of_function(cls, function: RewardFunction, name: str = "function") -> Rewards:
         """One function alone."""
