@@ -91,6 +91,11 @@ class LabelConfig(ConfigTable):
     pairs: int = Field(
         6, ge=1, description="pairs per prompt; policy: of its samples (4 make 6), contrast: each of two fresh answers"
     )
+    contrast_from: Literal["sft", "base"] = Field(
+        "sft",
+        description="contrast: whose answers make the pairs: the SFT policy's, or those of the model before it, which "
+        "the two contexts move further apart where SFT follows the principle already",
+    )
     confirm: bool = Field(
         True,
         description="contrast: the judge is asked, and a pair counts where it prefers the following answer, with its "
@@ -120,6 +125,15 @@ class LabelConfig(ConfigTable):
     def _given_labels_are_taken_as_they_are(self) -> LabelConfig:
         if self.source is not None and self.by_contrast:
             raise ValueError(f"source gives answers and labels: leave answers: {self.answers} out")
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_a_contrast_to_write(self) -> LabelConfig:
+        if self.contrast_from == "base" and not self.by_contrast:
+            raise ValueError(
+                "contrast_from is for pairs by contrast, and answers: policy makes none: write answers: contrast or "
+                "both, or leave contrast_from out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -37,10 +37,10 @@ from rlaif.lm.protocol import GenerateRequest
 from rlaif.stages.context import StageContext
 from rlaif.stages.resume import answer_record, failed_answers, resume
 
-POLICY = "sft"
-"""`Response.model` of an answer of the SFT policy to the mere prompt."""
-FOLLOWED, VIOLATED = f"{POLICY} followed", f"{POLICY} violated"
-"""`Response.model` of the answers of a pair by contrast."""
+POLICY, BASE = "sft", "base"
+"""`Response.model` of an answer to the mere prompt: of the SFT policy, or of the model before it."""
+FOLLOWED, VIOLATED = " followed", " violated"
+"""How `Response.model` of the answers of a pair by contrast ends; before it stands who gave them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def find_pairs(context: StageContext, prompts: Sequence[Prompt]) -> PairsFound:
     identical = 0
     for draw in draws:
         followed, violated = (
-            by_seed.get((draw.prompt.id, draw.seed(context, model))) for model in (FOLLOWED, VIOLATED)
+            by_seed.get((draw.prompt.id, draw.seed(context, model))) for model in _contrasted(context)
         )
         if followed is None or violated is None:
             continue
@@ -98,7 +98,7 @@ def own_answers(responses: Sequence[Response]) -> dict[str, list[Response]]:
     """Id of the prompt -> its answers in label/responses.jsonl that the SFT policy gave to the mere prompt."""
     found: dict[str, list[Response]] = {}
     for response in responses:
-        if response.model not in (FOLLOWED, VIOLATED):
+        if not response.model.endswith((FOLLOWED, VIOLATED)):
             found.setdefault(response.prompt_id, []).append(response)
     return found
 
@@ -128,14 +128,21 @@ def _draws(context: StageContext, prompts: Sequence[Prompt]) -> list[_Draw]:
     ]
 
 
+def _contrasted(context: StageContext) -> tuple[str, str]:
+    """`Response.model` of the two answers of a pair by contrast."""
+    writer = context.config.label.contrast_from
+    return writer + FOLLOWED, writer + VIOLATED
+
+
 Wanted = tuple[str, GenerateRequest]
 """`Response.model` of an answer, and the request for it."""
 
 
 def _sample(context: StageContext, prompts: Sequence[Prompt], draws: Sequence[_Draw]) -> list[Response | FailedAnswer]:
-    """The answers of the SFT policy that `label.answers` asks for, those that failed among them."""
+    """The answers that `label.answers` asks for, of the SFT policy or of the model before it, those that failed among
+    them."""
     table, seed = context.config.label, context.config.seed
-    policy = OnDemand(lambda: context.open_policy(context.start))
+    policy, base = OnDemand(lambda: context.open_policy(context.start)), OnDemand(lambda: context.open_policy(()))
     wanted: dict[str, list[Wanted]] = {prompt.id: [] for prompt in prompts}
     for prompt in prompts if table.by_policy else ():
         for k in range(table.samples):
@@ -146,16 +153,20 @@ def _sample(context: StageContext, prompts: Sequence[Prompt], draws: Sequence[_D
     template = load_template(contrast.TEMPLATE, context.run.templates_path)
     for draw in draws:
         both = contrast.contexts(draw.principle, draw.prompt, template)
-        for model, messages in zip((FOLLOWED, VIOLATED), both, strict=True):
+        for model, messages in zip(_contrasted(context), both, strict=True):
             own = draw.seed(context, model)
             wanted[draw.prompt.id].append(
                 (model, GenerateRequest(messages, table.max_new_tokens, table.temperature, own))
             )
 
     def answer(chunk: Sequence[Prompt]) -> list[Response | FailedAnswer]:
-        asked = [(prompt, *one) for prompt in chunk for one in wanted[prompt.id]]
-        made = policy.ask([request for _, _, request in asked])
-        return [answer_record(*one, found) for one, found in zip(asked, made, strict=True)]
+        answers: list[Response | FailedAnswer] = []
+        for writer, of_base in ((policy, False), (base, True)):
+            whole = [(prompt, *one) for prompt in chunk for one in wanted[prompt.id]]
+            asked = [one for one in whole if one[1].startswith(BASE) == of_base]
+            made = writer.ask([request for _, _, request in asked]) if asked else []
+            answers += [answer_record(*one, found) for one, found in zip(asked, made, strict=True)]
+        return answers
 
     with context.progress.task("sampling answers", len(prompts), "prompts") as task:
         answers = resume(
@@ -168,6 +179,7 @@ def _sample(context: StageContext, prompts: Sequence[Prompt], draws: Sequence[_D
             task=task,
         )
     policy.close()
+    base.close()
     return answers
 
 
@@ -200,7 +212,7 @@ def _placed(context: StageContext, prompt: Prompt, first: Response, second: Resp
 def taken(pair: LabelPair, table: LabelConfig, constitution_hash: str) -> PreferenceLabel:
     """The label of a pair by contrast that nobody is asked about."""
     assert pair.principle is not None
-    prob_a = table.contrast_prob if pair.comparison.a.model == FOLLOWED else 1 - table.contrast_prob
+    prob_a = table.contrast_prob if pair.comparison.a.model.endswith(FOLLOWED) else 1 - table.contrast_prob
     return PreferenceLabel(
         pair.comparison,
         prob_a,
@@ -218,7 +230,7 @@ def confirmed(pair: LabelPair, label: PreferenceLabel) -> PreferenceLabel:
     found = replace(label, answers="contrast", principle_id=pair.principle.id)
     if label.prob_a is None:
         return found
-    better = label.prob_a if pair.comparison.a.model == FOLLOWED else 1 - label.prob_a
+    better = label.prob_a if pair.comparison.a.model.endswith(FOLLOWED) else 1 - label.prob_a
     if better > 0.5:
         return found
     reason = f"the judge gives the answer that follows {pair.principle.id} P(better) {better:.3f}"

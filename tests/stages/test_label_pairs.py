@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rlaif.config import RunConfig
-from rlaif.core.errors import StageError
+from rlaif.core.errors import ConfigError, StageError
 from rlaif.core.files import JsonlFile
 from rlaif.core.records import (
     Comparison,
@@ -32,7 +32,7 @@ from rlaif.judge.confounds import confounds
 from rlaif.judge.methods import contrast
 from rlaif.lm.protocol import GenerateRequest, ScoreRequest
 from rlaif.stages import label
-from rlaif.stages.label_pairs import FOLLOWED, POLICY, VIOLATED, balanced, own_answers
+from rlaif.stages.label_pairs import BASE, FOLLOWED, POLICY, VIOLATED, balanced, own_answers
 from tests.stages.runs import (
     CONSTITUTION,
     PROMPTS,
@@ -74,7 +74,7 @@ def work(
 def followed_is_better(found: PreferenceLabel) -> bool:
     """What the judge of the tests says: the higher number is better."""
     pair = found.comparison
-    first, second = (pair.a, pair.b) if pair.a.model == FOLLOWED else (pair.b, pair.a)
+    first, second = (pair.a, pair.b) if pair.a.model.endswith(FOLLOWED) else (pair.b, pair.a)
     return quality(first.text) > quality(second.text)
 
 
@@ -87,8 +87,8 @@ def test_both_answers_are_sampled_in_the_contexts_that_the_method_scores_in(tmp_
     assert [request.messages for request in sampled] == list(both)
     assert scored == set(both)
     assert [message.content for message in both[1]] == ["You violate.", "Hi", "Go away.", "hard question 0"]
-    assert [response.model for response in responses] == [FOLLOWED, VIOLATED]
-    assert {labels[0].comparison.a.model, labels[0].comparison.b.model} == {FOLLOWED, VIOLATED}
+    assert [response.model for response in responses] == [POLICY + FOLLOWED, POLICY + VIOLATED]
+    assert {labels[0].comparison.a.model, labels[0].comparison.b.model} == {POLICY + FOLLOWED, POLICY + VIOLATED}
     assert (labels[0].answers, labels[0].principle_id) == ("contrast", "kind")
 
 
@@ -101,6 +101,24 @@ def test_each_prompt_makes_its_number_of_pairs_of_fresh_answers(tmp_path: Path) 
     assert world.opened == ["policy+sft", "judge"]
     assert (counts["pairs"], counts["pairs_contrast"], counts["failed"]) == (21, 21, 0)
     assert counts["labelled"] == counts["labelled_contrast"] == 21 - counts["disagreed"]
+
+
+def test_the_model_before_sft_writes_the_pairs_where_that_is_asked_for(tmp_path: Path) -> None:
+    world = World()
+    responses, labels, counts = work(tmp_path / "apart", config(contrast_from="base"), world=world)
+    assert world.opened == ["policy", "judge"]  # nothing of SFT is loaded
+    assert {response.model for response in responses} == {BASE + FOLLOWED, BASE + VIOLATED}
+    assert counts["labelled"] == 21 - counts["disagreed"] > 0
+    assert any(followed_is_better(x) for x in labels)
+    # the policy's own answers stay the SFT policy's
+    world = World()
+    setup = config(contrast_from="base", answers="both", samples=2)
+    responses, _, counts = work(tmp_path / "both", setup, world=world)
+    assert world.opened == ["policy+sft", "policy", "judge"]
+    assert Counter(response.model for response in responses) == {POLICY: 14, BASE + FOLLOWED: 21, BASE + VIOLATED: 21}
+    assert own_answers(responses).keys() == {prompt.id for prompt in PROMPTS}
+    with pytest.raises(ConfigError, match="contrast_from is for pairs by contrast"):
+        config(answers="policy", contrast_from="base")
 
 
 def test_the_judge_confirms_under_the_drawn_principle_alone(tmp_path: Path) -> None:
@@ -124,7 +142,7 @@ def test_without_confirmation_nobody_is_asked(tmp_path: Path) -> None:
     world = World()
     _, labels, counts = work(tmp_path, config(confirm=False, contrast_prob=0.8), world=world)
     assert world.opened == ["policy+sft"]
-    assert all(x.prob_a == (0.8 if x.comparison.a.model == FOLLOWED else 1 - 0.8) for x in labels)
+    assert all(x.prob_a == (0.8 if x.comparison.a.model.endswith(FOLLOWED) else 1 - 0.8) for x in labels)
     assert {x.verdicts for x in labels} == {()}
     assert {x.principle_id for x in labels} == {"kind", "brief"}
     assert {x.constitution_hash for x in labels} == {CONSTITUTION.hash}
@@ -159,7 +177,9 @@ def test_a_slice_draws_its_own_principles(tmp_path: Path) -> None:
 
 def test_the_answer_that_stands_as_a_tells_nothing(tmp_path: Path) -> None:
     _, labels, _ = work(tmp_path, config(confirm=False), [prompt(f"hard question {n}") for n in range(60)])
-    assert 63 < sum(x.comparison.a.model == FOLLOWED for x in labels) < 117  # 90 with a standard deviation of 6.7
+    assert (
+        63 < sum(x.comparison.a.model.endswith(FOLLOWED) for x in labels) < 117
+    )  # 90 with a standard deviation of 6.7
 
 
 def test_both_brings_the_pairs_of_the_policy_as_they_are_alone(tmp_path: Path) -> None:
@@ -189,7 +209,7 @@ def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
 def test_an_answer_that_failed_is_kept_with_its_context(tmp_path: Path) -> None:
     _, labels, counts = work(tmp_path, config(), [prompt("fail"), *PROMPTS])
     kept = JsonlFile(tmp_path / "label" / "failures.jsonl", FailedAnswer).read()
-    assert Counter(row.model for row in kept) == {FOLLOWED: 3, VIOLATED: 3}
+    assert Counter(row.model for row in kept) == {POLICY + FOLLOWED: 3, POLICY + VIOLATED: 3}
     assert (len(labels), counts["responses_failed"], counts["failed_empty"]) == (21, 6, 6)
 
 
@@ -209,7 +229,7 @@ def test_a_slice_without_a_preference_is_said(tmp_path: Path) -> None:
 
 def test_contexts_are_no_references_of_the_policy() -> None:
     mine, follows, violates = (
-        Response("p", "text", model, 0, 1.0, "stop", 1) for model in (POLICY, FOLLOWED, VIOLATED)
+        Response("p", "text", model, 0, 1.0, "stop", 1) for model in (POLICY, POLICY + FOLLOWED, BASE + VIOLATED)
     )
     assert own_answers([follows, mine, violates]) == {"p": [mine]}
 
