@@ -42,8 +42,9 @@ CONFIG = Path(__file__).parent.parent / "scripts" / "demo.yaml"
 RESAMPLES = 5000
 BEST_OF = best_of_name(0).removesuffix("0")
 CONTROLS = ("shuffled", "random", "length", "chosen")
+POLICY_PAIRS = ("label.answers=policy", "label.balance=false", "label.contrast_from=sft")
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "policy": ("label.answers=policy",),
+    "policy": POLICY_PAIRS,
     "both": ("label.answers=both",),
     "unconfirmed": ("label.confirm=false",),
     "hard": ("reward.targets=hard",),
@@ -129,7 +130,7 @@ def _changed(name: str) -> tuple[str, tuple[str, ...]]:
     """(the first stage that is done anew, the settings that it is done under)."""
     known: dict[str, tuple[str, tuple[str, ...]]] = {
         "shuffled": ("reward", ()),
-        "random": ("label", ("label.answers=policy", "label.pairs=3")),
+        "random": ("label", (*POLICY_PAIRS, "label.pairs=3")),
         "length": ("ppo", ("ppo.reward=rlaif.gold.text:length_reward", "ppo.value=trunk")),  # no model to be the critic
         "chosen": ("ppo", ()),
     }
