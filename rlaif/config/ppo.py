@@ -28,8 +28,8 @@ class RewardSource(ConfigTable):
     )
     hold: bool = Field(
         False,
-        description="a floor and no goal: from `weight` on the weight adapts so that the source's mean stays at that "
-        "of the first step",
+        description="a floor and no goal: the weight rises above `weight` while the source's mean is below that of the "
+        "first step, and goes back",
     )
 
     @property

@@ -1,9 +1,10 @@
 """Weights of sources that are held: a floor under the responses, and no goal.
 
 A source with a fixed weight is one more thing to maximise: what it is worth to the policy, more of it or less, differs
-from run to run. A held one is a constraint, that its mean stays where the first step found it. Its weight is the
-constraint's price, moved after every step against the mean's deviation: the multiplier of Safe RLHF (arXiv 2310.12773),
-which falls, too, where there is more than enough.
+from run to run. A held one is a constraint, that its mean does not fall below what the first step found. Its weight is
+the constraint's price, moved after every step against the mean's deviation, as the multiplier of Safe RLHF (arXiv
+2310.12773) is; but not below the weight that it began with. One that had fallen while there was more than enough came
+too late when there was not (docs/evidence.md).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 RATE = 1.5
 """How far a mean that is a deviation (of the first step's responses) too low raises the logarithm of the weight."""
 BOUND = 4.0
-"""The weight stays within this factor of the one that it began with."""
+"""The weight is at most so many times the one that it began with."""
 
 
 class HeldWeights:
@@ -35,7 +36,7 @@ class HeldWeights:
             target, spread = self.targets.setdefault(name, (mean, std))
             if spread > 0:
                 moved = weight * math.exp(min(max(RATE * (target - mean) / spread, -1.0), 1.0))
-                self.weights[name] = min(max(moved, self.begun[name] / BOUND), self.begun[name] * BOUND)
+                self.weights[name] = min(max(moved, self.begun[name]), self.begun[name] * BOUND)
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
