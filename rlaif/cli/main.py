@@ -300,7 +300,7 @@ def serve(
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="0.0.0.0 = every address of this machine")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes one that is free")] = 8000,
     engine: Annotated[
         str | None,
         typer.Option("--engine", metavar="vllm|transformers", help="what serves it (default: the fastest installed)"),

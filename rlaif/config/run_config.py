@@ -17,6 +17,8 @@ STAGES: tuple[StageName, ...] = get_args(StageName)
 AlignerName = Literal["ppo", "dpo"]
 ALIGNERS: tuple[AlignerName, ...] = get_args(AlignerName)
 """The stages that make the policy follow the labels; a run has one of them or both."""
+BEFORE_LABELS: tuple[StageName, ...] = ("card", "revise", "sft")
+"""The stages that a run whose labels are given does without."""
 PolicyName = Literal["base", "sft", "ppo", "dpo"]
 TrackerName = Literal["tensorboard", "trackio", "wandb", "mlflow"]
 
@@ -293,7 +295,7 @@ class RunConfig(ConfigTable):
                 f"stages names {' and '.join(named) or 'neither ppo nor dpo'} and align_by "
                 f"{' and '.join(self.align_by) or 'nothing'}: leave align_by out"
             )
-        untrained = [name for name in ("card", "revise", "sft") if name in self.stages and self.given_labels]
+        untrained = [name for name in BEFORE_LABELS if name in self.stages and self.given_labels]
         if untrained:
             raise ValueError(
                 f"with label.source the labels are given and the run starts from the model as it is: leave "
@@ -343,7 +345,7 @@ class RunConfig(ConfigTable):
             return stage in self.align_by
         if self.stages is not None:
             return stage in self.stages or stage == "report"
-        return not (self.given_labels and stage in ("card", "revise", "sft"))
+        return not (self.given_labels and stage in BEFORE_LABELS)
 
     @property
     def judged(self) -> bool:

@@ -75,7 +75,7 @@ class RewardServer(ThreadingHTTPServer):
             super().__init__(found[0][4][:2], _Handler, bind_and_activate=False)  # type: ignore[arg-type]
             self.server_bind()
         except (OSError, OverflowError) as problem:
-            raise _no_port(host, port, problem) from None
+            raise no_port(host, port, problem, where="rlaif judge serve") from None
         local = ipaddress.ip_address(str(self.server_address[0]).partition("%")[0]).is_loopback
         self.token = os.environ.get(TOKEN, "").strip() or ("" if local else secrets.token_urlsafe(24))
 
@@ -280,7 +280,8 @@ def _unlike(what: str, example: str) -> Refusal:
     return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, what, f"send {example}")
 
 
-def _no_port(host: str, port: int, problem: Exception) -> ConfigError:
+def no_port(host: str, port: int, problem: Exception, *, where: str) -> ConfigError:
+    """Why nothing can listen there, and what to write instead; `where` is the command."""
     if isinstance(problem, socket.gaierror):
         what, remedy = f"there is no host {host!r}", "write an address of this machine, such as 127.0.0.1 or 0.0.0.0"
     elif isinstance(problem, OSError) and problem.errno == errno.EADDRINUSE:
@@ -289,4 +290,4 @@ def _no_port(host: str, port: int, problem: Exception) -> ConfigError:
         what, remedy = f"{host} is no address of this machine", "write 127.0.0.1, or 0.0.0.0 for all of its addresses"
     else:
         what, remedy = f"cannot listen on port {port} of {host}: {problem}", "choose another --port"
-    return ConfigError(what, where="rlaif judge serve", remedy=remedy)
+    return ConfigError(what, where=where, remedy=remedy)

@@ -20,6 +20,7 @@ from rlaif.config import PolicyName
 from rlaif.config.load import load as read_config
 from rlaif.core.errors import ConfigError, ModelError, near
 from rlaif.core.files import RunFolder
+from rlaif.export.server import no_port
 from rlaif.export.source import EVALUATED, Policy
 
 EngineName = Literal["vllm", "transformers"]
@@ -87,7 +88,7 @@ def choose_policy(run: RunFolder, asked: str | None = None) -> Policy:
     exports: dict[PolicyName, Policy] = {name: export for export, name in EVALUATED.items()}
     known = [name for name, stages in config.policies.items() if name in exports and stages]
     if asked is None:
-        trained = [name for name in reversed(known) if run.record(name if name != "base" else "sft") is not None]
+        trained = [name for name in reversed(known) if run.record(config.policies[name][-1]) is not None]
         asked = next(iter(trained), known[-1] if known else "base")
     if asked not in known:
         if asked == "base":
@@ -99,17 +100,13 @@ def choose_policy(run: RunFolder, asked: str | None = None) -> Policy:
     return exports[asked]
 
 
-def refuse_taken(host: str, port: int) -> None:
-    """Raises ConfigError where nothing can listen at the address, before a model is written for it."""
+def port_to_take(host: str, port: int) -> int:
+    """The port, or a free one for 0. Raises ConfigError where nothing can listen there, before a model is written."""
     try:
-        with socket.create_server((host, port)):
-            pass
+        with socket.create_server((host, port)) as tried:
+            return int(tried.getsockname()[1])
     except OSError as problem:
-        raise ConfigError(
-            f"cannot listen at {host}:{port}: {problem.strerror or problem}",
-            where="--port",
-            remedy="choose another --port, or end what listens there",
-        ) from None
+        raise no_port(host, port, problem, where="rlaif serve") from None
 
 
 def serve(
@@ -127,7 +124,7 @@ def serve(
     """
     from rlaif.export.policy import export_policy  # with torch, which a wrong option does not wait for
 
-    refuse_taken(host, port)
+    port = port_to_take(host, port)
     with tempfile.TemporaryDirectory(prefix="rlaif-serve-") as beside:
         folder = Path(beside) / EVALUATED[which]
         export_policy(run, which, folder)

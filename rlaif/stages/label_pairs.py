@@ -161,8 +161,8 @@ def _sample(context: StageContext, prompts: Sequence[Prompt], draws: Sequence[_D
 
     def answer(chunk: Sequence[Prompt]) -> list[Response | FailedAnswer]:
         answers: list[Response | FailedAnswer] = []
+        whole = [(prompt, *one) for prompt in chunk for one in wanted[prompt.id]]
         for writer, of_base in ((policy, False), (base, True)):
-            whole = [(prompt, *one) for prompt in chunk for one in wanted[prompt.id]]
             asked = [one for one in whole if one[1].startswith(BASE) == of_base]
             made = writer.ask([request for _, _, request in asked]) if asked else []
             answers += [answer_record(*one, found) for one, found in zip(asked, made, strict=True)]

@@ -23,11 +23,6 @@ from rlaif.lm.protocol import GenerateRequest
 from tests.output import rlaif as command
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
     asked = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(asked, timeout=120) as reply:
@@ -39,8 +34,8 @@ def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("model", ["sft", None])
 def test_an_openai_client_asks_what_was_trained(finished: Path, tmp_path: Path, model: str | None) -> None:
     """Served until it is interrupted, by the likeliest tokens that the run's own model has; nothing stays behind."""
-    run, port = finished / "runs" / "my", free_port()
-    words = ["serve", str(run), "--port", str(port), "--engine", "transformers", *(["--model", model] if model else [])]
+    run = finished / "runs" / "my"
+    words = ["serve", str(run), "--port", "0", "--engine", "transformers", *(["--model", model] if model else [])]
     environment = {"TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "rlaif", *words],
@@ -98,4 +93,4 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_written(finished: Path) 
         port = taken.getsockname()[1]
         result = command("serve", finished / "runs" / "my", "--port", str(port), "--engine", "transformers")
     assert result.exit_code != 0
-    assert f"cannot listen at 127.0.0.1:{port}" in " ".join(result.output.split())
+    assert f"rlaif serve: port {port} of 127.0.0.1 is in use" in " ".join(result.output.split())
