@@ -279,7 +279,7 @@ def _samples(kind: TemplateKind) -> Iterator[dict[str, Any]]:
         values: dict[str, Any] = {
             "principle": principle, "prompt": Prompt(turns), "conversation": turns, "few_shots": few_shots,
             "examples": turns[:-1], "pairs": ((Prompt(turns), "preferred", "other"),), "number": 3,
-            "rationale": "rationale" if few_shots else "",  # "" is how it is asked for
+            "remind": few_shots > 0, "rationale": "rationale" if few_shots else "",  # "" is how it is asked for
         }  # fmt: skip
         yield {
             name: values[name] if name in values else "text" if known is str else known()

@@ -186,7 +186,7 @@ class _Reviser:
     def _asked(self, chain: _Chain, principle: Principle, critique: Critique | None) -> tuple[tuple[Message, ...], str]:
         """The conversation that asks for a revision, and how the revision begins."""
         if critique is None:
-            return contexts(principle, chain.prompt, self.templates["contrast"])[0], ""
+            return contexts(principle, chain.prompt, self.templates["contrast"], remind=False)[0], ""
         rendered = self.templates["revision"].render(
             principle=principle,
             prompt=chain.prompt,

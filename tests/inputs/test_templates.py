@@ -38,7 +38,7 @@ def error(text: str, name: str = "pairwise") -> str:
 
 def test_messages_are_collected_with_their_roles_and_stripped() -> None:
     template = Template(KINDS["contrast"], '{% message "system" %}\n  {{ system }}  \n{% endmessage %}\n' + user("Hi"))
-    rendered = template.render(system="Be.", examples=(), conversation=TALK)
+    rendered = template.render(system="Be.", examples=(), conversation=TALK, remind=False)
     assert rendered.messages == (Message("system", "Be."), Message("user", "Hi"))
     assert rendered.prefix == ""
 
@@ -54,7 +54,8 @@ def test_a_last_assistant_message_becomes_the_prefix() -> None:
 
 def test_a_role_can_be_an_expression() -> None:
     text = "{% for m in conversation %}{% message m.role %}{{ m.content }}{% endmessage %}{% endfor %}"
-    assert Template(KINDS["contrast"], text).render(system="", examples=(), conversation=TALK).messages == TALK
+    template = Template(KINDS["contrast"], text)
+    assert template.render(system="", examples=(), conversation=TALK, remind=False).messages == TALK
 
 
 def test_the_hash_follows_the_text() -> None:
@@ -142,9 +143,9 @@ def test_render_wants_the_values_of_its_stage() -> None:
     with pytest.raises(TypeError, match="conversation"):
         template.render(system="s")
     with pytest.raises(TypeError, match="prompt"):
-        template.render(system="s", examples=(), conversation=TALK, prompt=PROMPT)
+        template.render(system="s", examples=(), conversation=TALK, remind=False, prompt=PROMPT)
     with pytest.raises(TypeError, match="conversation"):
-        template.render(system="s", examples=(), conversation="not messages")
+        template.render(system="s", examples=(), conversation="not messages", remind=False)
 
 
 def test_every_stage_has_a_shipped_template() -> None:
@@ -173,13 +174,14 @@ def test_an_error_in_an_own_file_names_that_file(tmp_path: Path) -> None:
 
 
 def test_contrast_shows_the_conversation_and_joins_two_system_messages() -> None:
-    rendered = load_template(KINDS["contrast"]).render(system="Be kind.", examples=(), conversation=TALK)
+    rendered = load_template(KINDS["contrast"]).render(system="Be kind.", examples=(), conversation=TALK, remind=False)
     assert rendered.messages == (Message("system", "Be kind."), *TALK)
     shown = (Message("user", "Hi."), Message("assistant", "Hello."))
     rendered = load_template(KINDS["contrast"]).render(
-        system="Be kind.", examples=shown, conversation=(Message("system", "Rhyme."), *TALK)
+        system="Be kind.", examples=shown, conversation=(Message("system", "Rhyme."), *TALK), remind=True
     )
-    assert rendered.messages == (Message("system", "Be kind.\n\nRhyme."), *shown, *TALK)
+    question = Message("user", f"{TALK[-1].content}\n\nBe kind.")
+    assert rendered.messages == (Message("system", "Be kind.\n\nRhyme."), *shown, *TALK[:-1], question)
 
 
 EXAMPLES = tuple(ContrastExample(f"q{i}", f"good{i}", f"bad{i}") for i in range(3))

@@ -132,7 +132,9 @@ def test_every_test_is_judged_under_its_own_principle_all_in_one_call() -> None:
     assert (calm.principle_id, calm.number, calm.passed) == ("calm", 1, False)
     assert calm.prob_better == pytest.approx(1 / (1 + math.exp(0.75 / 0.5)))
     assert len(model.batches) == 1
-    assert [request.messages[-1].content for request in model.scores[:2]] == ["May I come in?"] * 2
+    assert KIND.contrast is not None
+    asked = [f"May I come in?\n\n{way}" for way in (KIND.contrast.followed, KIND.contrast.violated)]
+    assert [request.messages[-1].content for request in model.scores[:2]] == asked
 
 
 def test_a_judge_that_loves_the_first_slot_passes_nothing_and_is_seen_through() -> None:

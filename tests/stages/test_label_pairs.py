@@ -86,7 +86,8 @@ def test_both_answers_are_sampled_in_the_contexts_that_the_method_scores_in(tmp_
     both = contrast.contexts(rules.principles[0], PROMPTS[0], load_template(contrast.TEMPLATE))
     assert [request.messages for request in sampled] == list(both)
     assert scored == set(both)
-    assert [message.content for message in both[1]] == ["You violate.", "Hi", "Go away.", "hard question 0"]
+    question = "hard question 0\n\nYou violate."
+    assert [message.content for message in both[1]] == ["You violate.", "Hi", "Go away.", question]
     assert [response.model for response in responses] == [POLICY + FOLLOWED, POLICY + VIOLATED]
     assert {labels[0].comparison.a.model, labels[0].comparison.b.model} == {POLICY + FOLLOWED, POLICY + VIOLATED}
     assert (labels[0].answers, labels[0].principle_id) == ("contrast", "kind")

@@ -275,6 +275,8 @@ def test_in_the_context_of_a_principle_nothing_is_criticised_and_the_model_answe
         r for r in world.asked if isinstance(r, GenerateRequest) and r.messages[0].content.startswith("You follow.")
     ]
     assert len(followed) == counts["revisions"]
+    questions = {prompt.messages[-1].content for prompt in PROMPTS[:3]}
+    assert {request.messages[-1].content for request in followed} == questions  # no reminder behind them
     for trace in traces:
         (turn,) = trace.rounds
         assert turn.critique is None

@@ -55,11 +55,13 @@ def _score(followed: ResponseLogprobs, violated: ResponseLogprobs) -> float | Fa
 
 
 def contexts(
-    principle: Principle, prompt: Prompt, template: Template
+    principle: Principle, prompt: Prompt, template: Template, *, remind: bool = True
 ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
     """The conversation behind an assistant that follows the principle, and behind one that violates it.
 
-    The method scores responses in them, and `label.answers: contrast` samples them there.
+    The method scores responses in them, and `label.answers: contrast` samples them there. `remind`: the system prompt
+    stands behind the last question, too. A small model follows what it read last: of its answers more follow the
+    principle, and fewer the question, so `revise`, which wants both, does without.
     """
     pair = principle.contrast
     if pair is None:
@@ -72,7 +74,7 @@ def contexts(
     followed = [m for e in pair.examples for m in (Message("user", e.prompt), Message("assistant", e.followed))]
     violated = [m for e in pair.examples for m in (Message("user", e.prompt), Message("assistant", e.violated))]
     first, second = (
-        template.render(system=system, examples=tuple(examples), conversation=prompt.messages).messages
+        template.render(system=system, examples=tuple(examples), conversation=prompt.messages, remind=remind).messages
         for system, examples in ((pair.followed, followed), (pair.violated, violated))
     )
     return first, second
@@ -94,7 +96,7 @@ def _problems(config: RunConfig, settings: AskingConfig) -> Iterator[str]:
         )
 
 
-TEMPLATE = TemplateKind("contrast", {"system": str, "examples": tuple, "conversation": tuple})
+TEMPLATE = TemplateKind("contrast", {"system": str, "examples": tuple, "conversation": tuple, "remind": bool})
 METHOD = Method(
     "contrast",
     ask,

@@ -6,6 +6,8 @@ import pytest
 
 from rlaif.core.errors import ConstitutionError
 from rlaif.core.records import Comparison, Contrast, ContrastExample, Message, Principle, Prompt
+from rlaif.inputs.templates import load_template
+from rlaif.judge.methods import contrast
 from tests.judge.cases import KIND, MARGINS, MUTE, Recorder, comparison, judge, logistic, only, response
 
 
@@ -49,9 +51,20 @@ def test_contrast_shows_the_conversation_and_the_examples_in_both_lights() -> No
     model = Recorder(MARGINS)
     judge(model, only(principle)).label([comparison()])
     assert [[m.content for m in request.messages] for request in model.scores[:2]] == [
-        ["You are kind.", "Hello?", "Hello, friend!", "May I?"],
-        ["You are cruel.", "Hello?", "Go away.", "May I?"],
+        ["You are kind.", "Hello?", "Hello, friend!", "May I?\n\nYou are kind."],
+        ["You are cruel.", "Hello?", "Go away.", "May I?\n\nYou are cruel."],
     ]
+
+
+def test_the_reminder_stands_behind_the_last_question_alone() -> None:
+    turns = (
+        Message("system", "You sell books."), Message("user", "Hello?"), Message("assistant", "Yes?"),
+        Message("user", "May I?"),
+    )  # fmt: skip
+    template = load_template(contrast.TEMPLATE)
+    for remind, last in ((True, "May I?\n\nYou are kind."), (False, "May I?")):
+        followed, _ = contrast.contexts(KIND, Prompt(turns), template, remind=remind)
+        assert [m.content for m in followed] == ["You are kind.\n\nYou sell books.", "Hello?", "Yes?", last]
 
 
 def test_contrast_scores_each_response_once_per_principle() -> None:
