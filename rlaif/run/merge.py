@@ -198,7 +198,7 @@ def _again(run: RunFolder, stage: StageName, shard: Shard) -> str:
 
 def _own_settings(stage: StageName, record: StageRecord) -> dict[str, Any]:
     """The settings of the shard that are those of the stage as well."""
-    extra = (pipeline.SHARD, f"{stage}.batch_size")
+    extra = (pipeline.SHARD, f"{stage}.batch_size", "card.id")
     return {name: value for name, value in record.config.items() if name not in extra}
 
 

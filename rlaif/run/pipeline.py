@@ -89,10 +89,12 @@ class _Job:
         return self.run if self.shard is None else self.shard.folder(self.run)
 
     def settings(self, stage: StageName) -> dict[str, Any]:
-        """What the stage's result depends on; that of a shard also on which prompts it takes."""
+        """What the stage's result depends on; that of a shard also on which prompts it takes, and its labels name the
+        card."""
         found = stages.settings(self.config, stage, self.limit)
         if self.shard is not None:
             found |= {SHARD: str(self.shard), f"{stage}.batch_size": batch_size(self.config, stage)}
+            found |= {"card.id": passed_card(self.run, self.config)} if stage == "label" else {}
         return found
 
     def inputs(self, stage: StageName) -> dict[str, str]:
