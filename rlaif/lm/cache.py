@@ -159,14 +159,14 @@ class CachedModel:
 
     def spent(self) -> Usage:
         """What the file says that the model was asked for, by all commands together."""
-        total = Usage()
-        for file in self._files():
-            with self._errors():
-                row = file.execute(
-                    f"SELECT {', '.join(_COUNTED)} FROM spent WHERE model = ?", (self.fingerprint,)
-                ).fetchone()
-            total += Usage() if row is None else Usage(**dict(zip(_COUNTED, row, strict=True)))
-        return total
+        return sum(map(self._spent_in, self._files()), Usage())
+
+    def _spent_in(self, file: sqlite3.Connection) -> Usage:
+        with self._errors():
+            row = file.execute(
+                f"SELECT {', '.join(_COUNTED)} FROM spent WHERE model = ?", (self.fingerprint,)
+            ).fetchone()
+        return Usage() if row is None else Usage(**dict(zip(_COUNTED, row, strict=True)))
 
     def count_for(self, work: str, path: Path | None = None) -> None:
         """Counts what is asked from now on for this work too, in this file or in the cache `path`."""
@@ -179,12 +179,13 @@ class CachedModel:
         """Makes this cache that of one of so many shards of the work that the cache `path` began: answers that are
         there are known here, and of what its budget has left this one takes an equal part. Nobody may write to `path`
         meanwhile: shards on several machines read it, and SQLite would not keep them apart."""
+        before = Usage()
         if path.exists():
-            with self._errors():
-                self._beneath = sqlite3.connect(
-                    f"{path.resolve().as_uri()}?immutable=1", uri=True, check_same_thread=False
-                )
-        self._budget = self._budget.share(of, self.spent())
+            with _sqlite_errors(path):
+                address = f"{path.resolve().as_uri()}?immutable=1"
+                self._beneath = sqlite3.connect(address, uri=True, check_same_thread=False)
+            before = self._spent_in(self._beneath)
+        self._budget = self._budget.share(of, before)
 
     def keep(self, answers: dict[str, Any]) -> None:
         """Writes answers that came by another way under their keys; one that is there already stays."""

@@ -87,11 +87,13 @@ def merge(run_folder: Path, *, progress: Progress) -> StageRecord:
             return _merged_before(run)
         found = _refuse_gaps(run, stage)
         config = load(run.config_path)
-        _refuse_differences(run, stage, config, found)
+        given = pipeline.gather_kept(config, run)
+        _refuse_differences(run, stage, config, given, found)
         for folder, _ in found.values():
             for name in CACHES.values():
                 take_in(run.cache_path / name, folder.cache_path / name)
-        write_folder(run.root / stage, lambda into: _write(into, run, stage, config, found, progress))
+        context = StageContext(stage, config, run, given.constitution, progress, _refuse_asking, _refuse_asking)
+        write_folder(run.root / stage, lambda into: _write(replace(context, into=into), stage, found))
         remove_folder(run.root / FOLDER)
         record = run.record(stage)
         assert record is not None
@@ -163,7 +165,9 @@ def _refuse_gaps(run: RunFolder, stage: StageName) -> Finished:
     return found
 
 
-def _refuse_differences(run: RunFolder, stage: StageName, config: RunConfig, found: Finished) -> None:
+def _refuse_differences(
+    run: RunFolder, stage: StageName, config: RunConfig, given: pipeline.Materials, found: Finished
+) -> None:
     """Raises where shards were made from different things, or from others than the run has now. Models are compared
     among the shards alone: the machine that merges needs none."""
     (first, (_, record)), *others = found.items()
@@ -177,7 +181,6 @@ def _refuse_differences(run: RunFolder, stage: StageName, config: RunConfig, fou
                 where=str(folder.root),
                 remedy=f"do one of them again as the other was made: {_again(run, stage, shard)}",
             )
-    given = pipeline.gather_kept(config, run)
     now = {**pipeline.inputs_of(given), **stages.own_inputs(config, stage, run)}
     told = ledger.differences(
         (_own_settings(stage, record), record.inputs),
@@ -211,23 +214,19 @@ def _apart(stage: StageName, record: StageRecord) -> tuple[dict[str, str], dict[
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
-def _write(
-    into: Path, run: RunFolder, stage: StageName, config: RunConfig, found: Finished, progress: Progress
-) -> None:
-    """Writes the stage's folder, its record last."""
-    start = time.monotonic()
+def _refuse_asking(*_: object) -> Any:
+    raise StageError(
+        "the shards lack a record, and a merge asks no model",
+        where=FOLDER,
+        remedy="do the shards again, each with --force",
+    )
+
+
+def _write(context: StageContext, stage: StageName, found: Finished) -> None:
+    """Writes the stage's files into the folder of the context, its record last."""
+    start, into = time.monotonic(), context.folder
     records = [record for _, record in found.values()]
-
-    def nobody(*_: object) -> Any:
-        raise StageError(
-            "the shards lack a record, and a merge asks no model",
-            where=str(run.root / FOLDER),
-            remedy=f"do the {stage} shards again, each with --force",
-        )
-
-    constitution = pipeline.gather_kept(config, run).constitution
-    limit = records[0].config.get("limit")
-    context = StageContext(stage, config, run, constitution, progress, nobody, nobody, limit=limit, into=into)
+    context.limit = records[0].config.get("limit")
     size = records[0].config[f"{stage}.batch_size"]
     batches = {prompt.id: place // size for place, prompt in enumerate(context.train_prompts())}
     for name, joined in FILES[stage].items():
@@ -256,7 +255,7 @@ def _write(
 
 def _in_order(joined: _Joined, files: Mapping[Shard, Path], batches: Mapping[str, int]) -> Iterator[Any]:
     """The records of the files as one process writes them: by batches of prompts, those of a batch as they stand."""
-    seen: dict[Hashable, Path] = {}
+    seen: set[Hashable] = set()
 
     def placed(shard: Shard, path: Path) -> Iterator[tuple[tuple[bool, int], Any]]:
         for row in JsonlFile(path, joined.kind):
@@ -274,7 +273,7 @@ def _in_order(joined: _Joined, files: Mapping[Shard, Path], batches: Mapping[str
                     where=str(path),
                     remedy="two processes wrote it side by side: do this shard again, with --force",
                 )
-            seen[key] = path
+            seen.add(key)
             yield (joined.late(row), batch), row
 
     for _, row in heapq.merge(*(placed(*item) for item in files.items()), key=lambda item: item[0]):

@@ -328,16 +328,20 @@ def test_a_shard_knows_what_the_run_knows_writes_only_to_its_own_and_is_taken_in
 
 
 def test_shards_stop_at_their_part_of_the_budget(tmp_path: Path) -> None:
-    asked = 0
-    for number in range(2):
+    run = tmp_path / "run" / "judge.sqlite"
+    first = CachedModel(listener(), run)
+    first.ask([ask("old")])
+    first.close()
+    asked = []
+    for number in (0, 1, 0, 1):
         inner = listener()
-        shard = CachedModel(inner, tmp_path / str(number) / "judge.sqlite", budget=Budget(max_calls=5))
-        shard.share(tmp_path / "run" / "judge.sqlite", 2)
-        with pytest.raises(BudgetError, match=r"max_calls \(2 for one of 2 shards\)"):
+        shard = CachedModel(inner, tmp_path / str(number) / "judge.sqlite", budget=Budget(max_calls=6))
+        shard.share(run, 2)
+        with pytest.raises(BudgetError, match=r"max_calls \(3 for one of 2 shards\)"):
             shard.ask([ask(f"{number} {n}") for n in range(4)])
         shard.close()
-        asked += len(inner.asked)
-    assert asked == 4
+        asked.append(len(inner.asked))
+    assert asked == [2, 2, 0, 0], "started again, a shard has no more to spend"
 
 
 def test_what_is_no_cache_is_not_taken_in(tmp_path: Path) -> None:
