@@ -51,8 +51,6 @@ from rlaif.training.trackers import TRACKED, Trackers
 
 Mode = Literal["new", "resume", "force"]
 Outcome = Literal["done", "kept"]
-SHARDED: tuple[StageName, ...] = ("revise", "label")
-"""The stages that can be done in shards."""
 SHARD = "shard"
 """In the settings of a shard: which one it is."""
 TOKENS = {"generated": "sampled", "scored": "scored", "prompt": "read"}
