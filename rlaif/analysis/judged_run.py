@@ -10,8 +10,9 @@ from functools import partial
 
 from rlaif.config import AskingConfig, RunConfig
 from rlaif.core.errors import DataError, StageError
-from rlaif.core.files import JsonlFile, RunFolder, refuse_no_run
+from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.records import Constitution, PreferenceLabel, content_id
+from rlaif.core.shard import refuse_no_whole_run
 from rlaif.judge.load import load
 from rlaif.judge.methods.table import askings, in_use
 from rlaif.lm.open import OnDemand, OpenJudge
@@ -37,7 +38,7 @@ def read_judged_run(run: RunFolder, command: str) -> JudgedRun:
     Raises StageError where the label stage is not finished, RunFolderError or DataError where its labels were made
     in another way than the run's config says.
     """
-    refuse_no_run(run.root)
+    refuse_no_whole_run(run.root)
     config = load(run.config_path)
     constitution = _constitution_of_labels(run, config, command)
     return JudgedRun(run, config, constitution, _labels(run, config))

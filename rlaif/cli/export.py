@@ -121,9 +121,9 @@ def data(
 
 def _look(run: Path, push: str | None) -> None:
     """Raises for what is no run, and for a hub that would refuse, before hours of work."""
-    from rlaif.core.files import refuse_no_run
+    from rlaif.core.shard import refuse_no_whole_run
 
-    refuse_no_run(run)
+    refuse_no_whole_run(run)
     if push is not None:
         from rlaif.export.push import refuse_hub
 

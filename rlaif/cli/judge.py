@@ -233,11 +233,11 @@ def serve(
         what = f"no such source: {source!r}{near(source, ('model', 'judge'))}"
         raise ConfigError(what, where="--source", remedy="write model or judge")
     with waiting("loading"):
-        from rlaif.core.files import refuse_no_run
+        from rlaif.core.shard import refuse_no_whole_run
         from rlaif.export.server import HEALTH, REWARD, SCORE, RewardServer
         from rlaif.run.open import chat_text, load_reward
 
-    refuse_no_run(run)
+    refuse_no_whole_run(run)
     words = accepting(overrides, accept)
     with RewardServer(host, port) as server:
         reward = load_reward(run, source, set=words)

@@ -131,6 +131,12 @@ def run_all(
     _run_stages((), config, out, overrides, resume, force, limit, as_json, _stage(until))
 
 
+ShardOption = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="do part I of N (1/4, 2/4, ...); then rlaif merge RUN"),
+]
+
+
 def _add_stage_command(stage: StageName, about: str) -> None:
     """One verb: runs just that stage of a run folder."""
 
@@ -150,7 +156,24 @@ def _add_stage_command(stage: StageName, about: str) -> None:
 
 
 _add_stage_command("card", "Measure the judge on pairs whose better answer is known (gold), and write its card.")
-_add_stage_command("revise", "Let the model criticise and rewrite its answers.")
+
+
+@app.command("revise", rich_help_panel=STAGES)
+@friendly
+def revise(
+    config: ConfigArgument = None,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    resume: ResumeOption = False,
+    force: ForceOption = False,
+    limit: LimitOption = None,
+    shard: ShardOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let the model criticise and rewrite its answers."""
+    _run_stages(("revise",), config, out, overrides, resume, force, limit, as_json, shard=shard)
+
+
 _add_stage_command("sft", "Fine-tune the model on the accepted rewrites.")
 
 
@@ -164,6 +187,7 @@ def label(
     force: ForceOption = False,
     limit: LimitOption = None,
     accept: AcceptOption = False,
+    shard: ShardOption = None,
     as_json: JsonOption = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="with --run: try both kinds of label.answers and say which to take")
@@ -174,13 +198,28 @@ def label(
 ) -> None:
     """Sample answers of the tuned model and have pairs of them judged."""
     if compare:
-        if config is not None or out is None or resume or force or limit is not None:
+        if config is not None or out is None or resume or force or limit is not None or shard is not None:
             raise ConfigError(
                 "--compare looks at a run that is there", remedy="give --run RUN, and of the others --prompts and --set"
             )
         _compare_answers(out, overrides, prompts, as_json)
         return
-    _run_stages(("label",), config, out, accepting(overrides, accept), resume, force, limit, as_json)
+    _run_stages(("label",), config, out, accepting(overrides, accept), resume, force, limit, as_json, shard=shard)
+
+
+@app.command(rich_help_panel=STAGES)
+@friendly
+def merge(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Join the shards of revise or label into what one process would have written."""
+    with waiting("loading"):
+        from rlaif.core.progress import choose
+        from rlaif.run.merge import merge as merge_shards
+
+    record = merge_shards(run, progress=choose(quiet=as_json))
+    if as_json:
+        say(json.dumps({"run": str(run), "stage": record.stage, "counts": record.counts}))
+    else:
+        say(f"{record.stage} is whole; next: rlaif run --run {run} --resume")
 
 
 _add_stage_command("reward", "Train the reward model on the labels.")
@@ -201,11 +240,12 @@ def report(
 ) -> None:
     """Write the page RUN/report.html again, also while the run is going on."""
     from rlaif.config.load import load
-    from rlaif.core.files import RunFolder, refuse_no_run
+    from rlaif.core.files import RunFolder
+    from rlaif.core.shard import refuse_no_whole_run
     from rlaif.report.controls import add_controls, named
     from rlaif.stages.report import write_report
 
-    refuse_no_run(run)
+    refuse_no_whole_run(run)
     if control:
         add_controls(RunFolder(run), named(control))
     config = load(run / "config.yaml")  # whose names need not be known here: a user's own class may be gone
@@ -307,11 +347,12 @@ def serve(
     ] = None,
 ) -> None:
     """Serve what was trained at an OpenAI-compatible address, until you stop it."""
-    from rlaif.core.files import RunFolder, refuse_no_run
+    from rlaif.core.files import RunFolder
+    from rlaif.core.shard import refuse_no_whole_run
     from rlaif.export import serving
     from rlaif.export.source import EVALUATED
 
-    refuse_no_run(run)
+    refuse_no_whole_run(run)
     folder, chosen = RunFolder(run), serving.choose_engine(engine)
     which = serving.choose_policy(folder, model)
 
@@ -357,22 +398,43 @@ def _run_stages(
     limit: int | None,
     as_json: bool,
     until: StageName | None = None,
+    shard: str | None = None,
 ) -> None:
-    """Runs the stages and says what became of them; for none those of a whole run, `until` one of them."""
+    """Runs the stages and says what became of them; for none those of a whole run, `until` one of them. With a shard,
+    that part of the one stage."""
     if resume and force:
         raise ConfigError("--resume keeps what is finished and --force removes it", remedy="give one of them")
     with waiting("loading"):
         from rlaif.core.files import RunFolder
         from rlaif.core.progress import choose
+        from rlaif.core.shard import Shard
         from rlaif.run import pipeline
         from rlaif.stages import table as stages
 
+    part = None if shard is None else Shard.parse(shard)
     folder = _run_folder(config_path, out)
     config = _load(config_path, folder, overrides)
     if assisted(names, config, folder, limit):
         return
     materials = pipeline.gather_kept(config, RunFolder(folder)) if config_path is None else None
     mode: Mode = "resume" if resume else "force" if force else "new"
+    if part is not None:
+        outcome = pipeline.run_shard(
+            config,
+            folder,
+            names[0],
+            part,
+            mode=mode,
+            limit=limit,
+            progress=choose(quiet=as_json),
+            materials=materials,
+        )
+        run = RunFolder(folder)
+        whole = run.record(names[0]) is not None
+        _print_outcome(run if whole else part.folder(run), {names[0]: outcome}, as_json)
+        if not as_json and not whole:
+            say(f"when all shards are finished: rlaif merge {folder}")
+        return
     with leading():
         outcomes = pipeline.run_stages(
             config,
@@ -422,9 +484,11 @@ def _run_folder(config_path: Path | None, out: Path | None) -> Path:
 
 def _load(config_path: Path | None, folder: Path, overrides: list[str] | None) -> RunConfig:
     from rlaif.core.files import refuse_no_run
+    from rlaif.core.shard import refuse_shard_folder
     from rlaif.judge.load import load
 
     if config_path is None:
+        refuse_shard_folder(folder)
         refuse_no_run(folder)
     return load(folder / "config.yaml" if config_path is None else config_path, overrides or ())
 

@@ -434,15 +434,38 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the run for one process; a second one gets a RunFolderError. The lock dies with its process."""
-        handle = append_to(self.root / ".lock")
+        with self._locked(".lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+            yield
+
+    @contextmanager
+    def shared_lock(self) -> Iterator[None]:
+        """Holds the run for the shards that work in it side by side; `lock` and this exclude each other."""
+        with self._locked(".lock", fcntl.LOCK_SH | fcntl.LOCK_NB):
+            yield
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Lets one shard at a time begin; the others wait for the moment that it takes."""
+        with self._locked(".turn", fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def _locked(self, name: str, how: int) -> Iterator[None]:
+        handle = append_to(self.root / name)
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                fcntl.flock(handle, how)
+            except BlockingIOError:
                 raise RunFolderError(
                     "another rlaif process works in this run folder",
                     where=str(self.root),
                     remedy="wait for it, or choose another folder with --out",
+                ) from None
+            except OSError as problem:
+                raise DiskError(
+                    f"the file system locks no files: {problem.strerror}",
+                    where=str(self.root / name),
+                    remedy="choose a folder on another disk, or mount this one with locks (flock)",
                 ) from None
             yield
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -58,6 +58,38 @@ def spent_on(path: Path, work: str) -> Usage:
     with closing(_open(path)) as database:
         row = database.execute(f"SELECT {', '.join(_OF_WORK)} FROM works WHERE work = ?", (work,)).fetchone()
     return Usage() if row is None else Usage(**dict(zip(_OF_WORK, row, strict=True)))
+
+
+def take_in(path: Path, other: Path) -> None:
+    """Puts the answers and the counts of the cache `other` into the cache `path`. A second time it changes nothing.
+
+    What `other` spent was for works that it names: where `path` knows them all, it was taken in before.
+    """
+    if not other.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settle(other)
+    with _sqlite_errors(path), closing(_open(path)) as database:
+        database.execute("ATTACH ? AS other", (str(other),))
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("INSERT OR IGNORE INTO answers SELECT key, answer FROM other.answers")
+        fresh = database.execute("SELECT work FROM other.works EXCEPT SELECT work FROM works").fetchall()
+        names = ", ".join(_OF_WORK)
+        database.execute(f"INSERT OR IGNORE INTO works (work, {names}) SELECT work, {names} FROM other.works")
+        if fresh:
+            names = ", ".join(_COUNTED)
+            database.execute(
+                f"INSERT INTO spent (model, {names}) SELECT model, {names} FROM other.spent WHERE true "
+                "ON CONFLICT (model) DO UPDATE SET " + ", ".join(f"{n} = {n} + excluded.{n}" for n in _COUNTED)
+            )
+        database.execute("COMMIT")
+
+
+def settle(path: Path) -> None:
+    """Puts into the cache itself what a kill left of its log, so that it can be read as it lies."""
+    if path.exists():
+        with _sqlite_errors(path), closing(_open(path)):
+            pass
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -121,13 +153,17 @@ class CachedModel:
         self._budget = budget or Budget()
         self._counts_others = counts_before
         self._others = Usage()
+        self._beneath: sqlite3.Connection | None = None
         self._sent = 0
         self._at_opening, self._noted = replace(inner.usage), replace(inner.usage)
 
     def spent(self) -> Usage:
         """What the file says that the model was asked for, by all commands together."""
+        return sum(map(self._spent_in, self._files()), Usage())
+
+    def _spent_in(self, file: sqlite3.Connection) -> Usage:
         with self._errors():
-            row = self._database.execute(
+            row = file.execute(
                 f"SELECT {', '.join(_COUNTED)} FROM spent WHERE model = ?", (self.fingerprint,)
             ).fetchone()
         return Usage() if row is None else Usage(**dict(zip(_COUNTED, row, strict=True)))
@@ -138,6 +174,18 @@ class CachedModel:
         if path is not None and path != self.path:
             with self._errors():
                 self._books = _open(path)
+
+    def share(self, path: Path, of: int) -> None:
+        """Makes this cache that of one of so many shards of the work that the cache `path` began: answers that are
+        there are known here, and of what its budget has left this one takes an equal part. Nobody may write to `path`
+        meanwhile: shards on several machines read it, and SQLite would not keep them apart."""
+        before = Usage()
+        if path.exists():
+            with _sqlite_errors(path):
+                address = f"{path.resolve().as_uri()}?immutable=1"
+                self._beneath = sqlite3.connect(address, uri=True, check_same_thread=False)
+            before = self._spent_in(self._beneath)
+        self._budget = self._budget.share(of, before)
 
     def keep(self, answers: dict[str, Any]) -> None:
         """Writes answers that came by another way under their keys; one that is there already stays."""
@@ -153,7 +201,8 @@ class CachedModel:
             self._closed = True
             if self._books is not self._database:
                 self._books.close()
-            self._database.close()
+            for file in self._files():
+                file.close()
             self.inner.close()
 
     def ask(self, requests: Sequence[RequestFor[A]]) -> list[A]:
@@ -226,9 +275,9 @@ class CachedModel:
                 for key, answer in self._rows(list(requests))
             }
         except ValueError:
-            raise self._damaged("holds an answer that cannot be read") from None
+            raise _damaged(self.path, "holds an answer that cannot be read") from None
         if not all(map(_can_be, found.values())):
-            raise self._damaged("holds an answer that no model gives")
+            raise _damaged(self.path, "holds an answer that no model gives")
         return found
 
     def _rows(self, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -237,10 +286,13 @@ class CachedModel:
         for start in range(0, len(wanted), _KEYS_PER_QUERY):
             part = wanted[start : start + _KEYS_PER_QUERY]
             marks = ",".join("?" * len(part))
-            with self._errors():
-                yield from self._database.execute(
-                    f"SELECT key, answer FROM answers WHERE key IN ({marks})", part
-                ).fetchall()
+            for file in self._files():
+                with self._errors():
+                    yield from file.execute(f"SELECT key, answer FROM answers WHERE key IN ({marks})", part).fetchall()
+
+    def _files(self) -> list[sqlite3.Connection]:
+        """Its own file, and before it the one that it stands on."""
+        return [*([] if self._beneath is None else [self._beneath]), self._database]
 
     def _write(self, answers: dict[str, Any]) -> None:
         """Keeps the answers and what was spent since the last time, in one transaction."""
@@ -272,35 +324,38 @@ class CachedModel:
             (name, *spent),
         )
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turns what SQLite says about the file into an error that the user can act on."""
-        try:
-            yield
-        except sqlite3.ProgrammingError:  # a mistake in this code, for example use after close
-            raise
-        except sqlite3.DatabaseError as problem:
-            code = getattr(problem, "sqlite_errorcode", 0) & 0xFF  # the rest is detail
-            if code in _DISK:
-                raise DiskError(
-                    f"cannot write the cache: {problem}",
-                    where=str(self.path),
-                    remedy="make room or choose another folder",
-                ) from None
-            if code in _BUSY:
-                raise RunFolderError(
-                    "another process has held the cache for over a minute",
-                    where=str(self.path),
-                    remedy="wait for it to end, then run the same command with --resume",
-                ) from None
-            raise self._damaged(f"is damaged or not a cache ({problem})") from None
+    def _errors(self) -> AbstractContextManager[None]:
+        return _sqlite_errors(self.path)
 
-    def _damaged(self, what: str) -> DataError:
-        return DataError(
-            f"the cache {what}",
-            where=str(self.path),
-            remedy="delete the file; its answers will be asked again, everything else in the run folder stays",
-        )
+
+@contextmanager
+def _sqlite_errors(path: Path) -> Iterator[None]:
+    """Turns what SQLite says about the file into an error that the user can act on."""
+    try:
+        yield
+    except sqlite3.ProgrammingError:  # a mistake in this code, for example use after close
+        raise
+    except sqlite3.DatabaseError as problem:
+        code = getattr(problem, "sqlite_errorcode", 0) & 0xFF  # the rest is detail
+        if code in _DISK:
+            raise DiskError(
+                f"cannot write the cache: {problem}", where=str(path), remedy="make room or choose another folder"
+            ) from None
+        if code in _BUSY:
+            raise RunFolderError(
+                "another process has held the cache for over a minute",
+                where=str(path),
+                remedy="wait for it to end, then run the same command with --resume",
+            ) from None
+        raise _damaged(path, f"is damaged or not a cache ({problem})") from None
+
+
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError(
+        f"the cache {what}",
+        where=str(path),
+        remedy="delete the file; its answers will be asked again, everything else in the run folder stays",
+    )
 
 
 def _can_be(answer: ModelAnswer) -> bool:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from rlaif.core.errors import ConfigError, DataError, RunFolderError
 from rlaif.core.evaluation import Summary, read_summary
-from rlaif.core.files import JsonlFile, RunFolder, parse_json, refuse_no_run, write_atomic
+from rlaif.core.files import JsonlFile, RunFolder, parse_json, write_atomic
 from rlaif.core.records import Prompt
+from rlaif.core.shard import refuse_no_whole_run
 
 FILE = "controls.json"
 
@@ -77,7 +78,7 @@ def _listed(run: RunFolder) -> dict[str, str]:
 def _read(run: RunFolder, name: str, folder: str) -> Summary:
     """The evaluation of the run in `folder`, measured on the prompts of `run`."""
     other = RunFolder(Path(os.path.normpath(run.root / folder)))
-    refuse_no_run(other.root)
+    refuse_no_whole_run(other.root)
     summary = read_summary(other)
     where = f"{other.root} (control {name!r})"
     if summary is None or "ppo" not in summary.models:

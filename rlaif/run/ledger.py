@@ -18,6 +18,7 @@ from rlaif.config import StageName
 from rlaif.core.errors import DataError, RunFolderError
 from rlaif.core.files import RunFolder, parse_json, write_atomic
 from rlaif.core.records import to_json
+from rlaif.core.shard import shards_of
 from rlaif.stages import table as stages
 
 
@@ -107,26 +108,41 @@ def refuse_existing(run: RunFolder, names: Sequence[StageName]) -> None:
             )
 
 
+def made_from(
+    run: RunFolder, stage: StageName, *, at_work: bool = False
+) -> tuple[dict[str, Any], dict[str, str]] | None:
+    """The settings and the inputs under which the stage was finished or begun; None for neither. What is `at_work` was
+    begun even if it has left nothing yet."""
+    made = run.record(stage)
+    if made is not None:
+        return made.config, made.inputs
+    begun = _read_begun(run, stage) if at_work else read_begun(run, stage)
+    return None if begun is None else (begun.settings, begun.inputs)
+
+
+def differences(
+    made: tuple[dict[str, Any], dict[str, str]], settings: dict[str, Any] | None, inputs: dict[str, str]
+) -> list[str]:
+    """One phrase for each of the settings and of the inputs that is another than what the stage was made from."""
+    found = [] if settings is None else stages.changes(made[0], settings)
+    return found + [f"the {name}" for name in inputs if made[1].get(name) != inputs[name]]
+
+
 def refuse_changed(run: RunFolder, stage: StageName, settings: dict[str, Any] | None, inputs: dict[str, str]) -> None:
     """Raises if the stage was begun or finished with other settings or inputs than these; compares only the inputs
     named here, and no settings where None is given."""
-    record = run.record(stage)
-    begun = None if record is not None else read_begun(run, stage)
-    if record is not None:
-        old_settings, old_inputs, state = record.config, record.inputs, "finished"
-    elif begun is not None:
-        old_settings, old_inputs, state = begun.settings, begun.inputs, "begun"
-    elif holds_work(run, stage):
+    made = made_from(run, stage)
+    if made is None and holds_work(run, stage):
         raise RunFolderError(
             f"the {stage} folder holds files, but no record of what they were made from",
             where=str(run.root / stage),
             remedy=f"clear it: rlaif {stage} --run {run.root} --force",
         )
-    else:
+    if made is None:
         return
-    found = [] if settings is None else stages.changes(old_settings, settings)
-    found += [f"the {name}" for name in inputs if old_inputs.get(name) != inputs[name]]
+    found = differences(made, settings, inputs)
     if found:
+        state = "begun" if run.record(stage) is None else "finished"
         raise RunFolderError(
             f"the {stage} stage was {state} with other settings or inputs; changed since: {', '.join(found)}",
             where=str(run.root),
@@ -138,6 +154,8 @@ def refuse_changed(run: RunFolder, stage: StageName, settings: dict[str, Any] | 
 def clear(run: RunFolder, names: Sequence[StageName]) -> None:
     """Removes what the stages wrote, last first: a crash in between never leaves a stage on a removed one."""
     for stage in reversed(names):
+        for shard in shards_of(run, stage).values():
+            shard.clear(stage)
         # Markers first: files without them are known to be of no use.
         if not (run.root / stage).is_symlink():
             run.file(stage, "stage.json").unlink(missing_ok=True)

@@ -16,8 +16,9 @@ from rlaif.config.load import load as read_config
 from rlaif.constitution.load import load_constitution, refuse_missing_contrast
 from rlaif.core.errors import ConfigError, DataError, StageError, near
 from rlaif.core.evaluation import Summary, read_held_out, read_summary
-from rlaif.core.files import JsonlFile, MetricsLog, R, RunFolder, refuse_no_run
+from rlaif.core.files import JsonlFile, MetricsLog, R, RunFolder
 from rlaif.core.records import Constitution, PreferenceLabel, Prompt, Response, RevisionTrace, Rollout, StageRecord
+from rlaif.core.shard import refuse_no_whole_run
 from rlaif.core.shipped import cache_folder
 from rlaif.core.terminal import say
 from rlaif.export.source import base_of, finished, refuse_other_sft
@@ -116,7 +117,7 @@ def open_run(path: str | Path) -> Run:
     """The run in the folder. Raises RunFolderError where there is none. A plug-in that its config names is not looked
     for before something asks it: the records can be read without."""
     folder = RunFolder(Path(path))
-    refuse_no_run(folder.root)
+    refuse_no_whole_run(folder.root)
     return Run(folder.root, read_config(folder.config_path), load_constitution(folder.constitution_path))
 
 

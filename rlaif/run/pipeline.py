@@ -10,13 +10,13 @@ import importlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass, field, replace
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from rlaif.config import AskingConfig, RunConfig, StageName
+from rlaif.config import RunConfig, StageName
 from rlaif.constitution.load import (
     by_slice,
     constitution_text,
@@ -25,11 +25,13 @@ from rlaif.constitution.load import (
     refuse_missing_contrast,
 )
 from rlaif.core import provenance
-from rlaif.core.errors import StageError
+from rlaif.core.errors import ConfigError, RunFolderError, StageError
 from rlaif.core.files import JsonlFile, RunFolder, file_hash, write_atomic
 from rlaif.core.memory import give_back
 from rlaif.core.progress import Progress, Silent
 from rlaif.core.records import Constitution, Prompt, StageRecord, content_id, to_json
+from rlaif.core.shard import FOLDER as SHARDS
+from rlaif.core.shard import Shard, refuse_unmerged, shards_of, unmerged
 from rlaif.core.yaml import dump_yaml
 from rlaif.inputs.prompt_sets import split_prompts
 from rlaif.inputs.templates import CRITIQUE, REVISION, load_templates
@@ -37,19 +39,20 @@ from rlaif.judge.gate import calibration_of, passed_card
 from rlaif.judge.load import load
 from rlaif.judge.methods.table import in_use, template_kinds
 from rlaif.lm import backends
-from rlaif.lm import open as open_model
-from rlaif.lm.cache import CachedModel, spent_on
-from rlaif.lm.protocol import LanguageModel, Usage
+from rlaif.lm.cache import settle
 from rlaif.run import ledger
 from rlaif.run.beforehand import look
+from rlaif.run.models import CACHES, StageModels, closed_after
 from rlaif.run.shortages import resumable, shortages
 from rlaif.stages import table as stages
-from rlaif.stages.context import StageContext, limited
+from rlaif.stages.context import StageContext, batch_size, limited
 from rlaif.stages.label_given import read_given
 from rlaif.training.trackers import TRACKED, Trackers
 
 Mode = Literal["new", "resume", "force"]
 Outcome = Literal["done", "kept"]
+SHARD = "shard"
+"""In the settings of a shard: which one it is."""
 TOKENS = {"generated": "sampled", "scored": "scored", "prompt": "read"}
 
 
@@ -68,7 +71,7 @@ class Materials:
 
 @dataclass(slots=True)
 class _Job:
-    """One call of `run_stages`."""
+    """One call of `run_stages`, or of `run_shard` for the shard."""
 
     config: RunConfig
     run: RunFolder
@@ -76,9 +79,21 @@ class _Job:
     limit: int | None
     progress: Progress
     shared_inputs: dict[str, str]
+    shard: Shard | None = None
+
+    @property
+    def into(self) -> RunFolder:
+        """Where the stages' folders, their records and the caches lie."""
+        return self.run if self.shard is None else self.shard.folder(self.run)
 
     def settings(self, stage: StageName) -> dict[str, Any]:
-        return stages.settings(self.config, stage, self.limit)
+        """What the stage's result depends on; that of a shard also on which prompts it takes, and its labels name the
+        card."""
+        found = stages.settings(self.config, stage, self.limit)
+        if self.shard is not None:
+            found |= {SHARD: str(self.shard), f"{stage}.batch_size": batch_size(self.config, stage)}
+            found |= {"card.id": passed_card(self.run, self.config)} if stage == "label" else {}
+        return found
 
     def inputs(self, stage: StageName) -> dict[str, str]:
         """Name -> hash of what the stage uses and this call was given: prompts, models, constitution, templates."""
@@ -160,14 +175,15 @@ def run_stages(
     stages.refuse_absent(config, names)
     ledger.refuse_foreign_folder(run)
     with run.lock():
+        redone = stages.with_followers(config, names) if mode == "force" else ()
+        if unmerged(run) not in redone:
+            refuse_unmerged(run)
         given = gather(config, run) if materials is None else materials
         job = _Job(config, run, given, limit, progress, _shared_inputs(config, given))
         if mode == "new":
             ledger.refuse_existing(run, names)
-        redone = stages.with_followers(config, names) if mode == "force" else ()
         _refuse_changed(job, names, redone)
-        for stage in _needed(config, names):
-            _refuse_missing(job, stage, names)
+        _refuse_missing_stages(job, names)
         if "card" not in redone and (run.record("card") is not None or "card" not in names):
             _refuse_judge(job, names, redone)  # before anything is removed
         for sentence in _beforehand(job, names, redone):
@@ -178,16 +194,134 @@ def run_stages(
             return dict(_outcomes(job, names))
 
 
+def run_shard(
+    config: RunConfig,
+    run_folder: Path,
+    stage: StageName,
+    shard: Shard,
+    *,
+    mode: Mode,
+    limit: int | None,
+    progress: Progress,
+    materials: Materials | None = None,
+) -> Outcome:
+    """What became of the shard of the stage: "done" now, or "kept" from before. `rlaif.run.merge` joins the shards.
+
+    Other shards may work in the run at the same time. Raises as `run_stages` does, ConfigError where there are more
+    shards than batches of prompts, and RunFolderError where another shard was made under other settings.
+    """
+    run = RunFolder(run_folder)
+    stages.refuse_absent(config, (stage,))
+    if stage == "label" and config.given_labels:
+        raise ConfigError(
+            "the labels are given: there is nothing to share out", where="label.source", remedy="leave --shard out"
+        )
+    ledger.refuse_foreign_folder(run)
+    given = gather(config, run) if materials is None else materials
+    job = _Job(config, run, given, limit, progress, _shared_inputs(config, given), shard)
+    with ExitStack() as held:
+        with run.turn():
+            if mode == "force" and ledger.holds_work(run, stage):
+                with run.lock():  # which fails while another shard works, of whatever stage
+                    ledger.clear(run, stages.with_followers(config, (stage,)))
+            held.enter_context(run.shared_lock())
+            inputs = _refuse_shard(job, stage, mode)
+            if inputs is None:
+                progress.say(f"{stage}: finished, kept")
+                return "kept"
+            held.enter_context(job.into.lock())
+            if mode == "force":
+                job.into.clear(stage)
+            if job.into.record(stage) is not None:
+                progress.say(f"{stage} {shard}: finished, kept")
+                return "kept"
+            begun = ledger.begin(job.into, stage, job.settings(stage), inputs)
+        with resumable():
+            _run_stage(job, stage, begun)
+    return "done"
+
+
+def _refuse_shard(job: _Job, stage: StageName, mode: Mode) -> dict[str, str] | None:
+    """The inputs of the shard, which may begin; None where the stage is finished as a whole. Raises what
+    `run_shard` raises. The first shard writes what all of them read."""
+    run, shard, into = job.run, job.shard, job.into
+    assert shard is not None
+    whole = replace(job, shard=None)
+    if mode == "new":
+        ledger.refuse_existing(run, (stage,))
+        ledger.refuse_existing(into, (stage,))
+    if unmerged(run) != stage:
+        refuse_unmerged(run)
+    _refuse_changed(whole, (stage,), ())
+    if run.record(stage) is not None:
+        return None
+    if ledger.holds_work(run, stage):
+        raise RunFolderError(
+            f"the {stage} stage was begun here without shards",
+            where=str(run.root),
+            remedy="leave --shard out to go on with it, or begin anew in shards with --force",
+        )
+    _refuse_missing_stages(whole, (stage,))
+    if stage == "label":
+        passed_card(run, job.config)
+    inputs = {**job.inputs(stage), **stages.own_inputs(job.config, stage, run)}
+    prompts, size = len(limited(job.materials.train, job.limit)), batch_size(job.config, stage)
+    if -(-prompts // size) < shard.of:
+        raise ConfigError(
+            f"{prompts} prompts in batches of {size} are fewer batches than {shard.of} shards",
+            where=f"{stage}.batch_size",
+            remedy=f"take fewer shards, or lower it: --set {stage}.batch_size={max(1, prompts // shard.of)}",
+        )
+    if mode != "force":
+        ledger.refuse_changed(into, stage, job.settings(stage), inputs)
+    others = {other: made for other, made in _other_shards(job, stage) if other != shard}
+    for other, made in others.items():
+        if other.of != shard.of:
+            raise RunFolderError(
+                f"the {stage} stage was begun here in {other.of} shards, and {shard} is one of {shard.of}",
+                where=str(run.root),
+                remedy=f"go on with --shard 1/{other.of} to {other.of}/{other.of}, or remove {run.root / SHARDS}",
+            )
+        found = ledger.differences(made, {**job.settings(stage), SHARD: str(other)}, inputs)
+        if found:
+            raise RunFolderError(
+                f"shard {other} of {stage} was begun with other settings or inputs than this one: {', '.join(found)}",
+                where=str(other.folder(run).root),
+                remedy=f"give all shards the same config and --set; or remove {run.root / SHARDS} and begin anew",
+            )
+    for sentence in _beforehand(whole, (stage,), ()):
+        job.progress.say(sentence)
+    if not others:
+        _write_materials(whole)
+        for name in CACHES.values():
+            settle(run.cache_path / name)
+    return inputs
+
+
+def _other_shards(job: _Job, stage: StageName) -> Iterator[tuple[Shard, tuple[dict[str, Any], dict[str, str]]]]:
+    """The shards that hold work of the stage or are at work, and what they were made from."""
+    for shard, folder in shards_of(job.run, stage).items():
+        made = ledger.made_from(folder, stage)
+        if made is None:
+            try:
+                with folder.lock():
+                    continue
+            except RunFolderError:
+                made = ledger.made_from(folder, stage, at_work=True)
+        if made is not None:
+            yield shard, made
+
+
 def assist(config: RunConfig, run_folder: Path, stage: StageName, *, limit: int | None) -> None:
     """Works on a stage that another process runs by `run_stages`, which has checked and written what it needs."""
     run = RunFolder(run_folder)
-    with _models(config, run, ledger.work_of(run, stage)) as models:
+    with closed_after(StageModels(config, run.cache_path, ledger.work_of(run, stage))) as models:
         constitution = load_constitution(str(run.constitution_path))
         context = StageContext(stage, config, run, constitution, Silent(), models.policy, models.judge, limit=limit)
-        _code_of(stage)(context)
+        code_of(stage)(context)
 
 
-def _code_of(stage: StageName) -> Callable[[StageContext], dict[str, float]]:
+def code_of(stage: StageName) -> Callable[[StageContext], dict[str, float]]:
     """`run` of the stage's module, which loads its libraries only now."""
     run: Callable[[StageContext], dict[str, float]] = importlib.import_module(f"rlaif.stages.{stage}").run
     return run
@@ -203,6 +337,7 @@ def begun_stage(
     """
     run = RunFolder(run_folder)
     with run.lock():
+        refuse_unmerged(run)
         given = gather_kept(config, run)
         job = _Job(config, run, given, limit, progress, _shared_inputs(config, given))
         own = stages.own_inputs(config, stage, run)
@@ -213,7 +348,8 @@ def begun_stage(
         _refuse_judge(job, (stage,), ())
         _write_materials(job)
         begun = ledger.begin(run, stage, job.settings(stage), {**job.inputs(stage), **own})
-        with resumable(), _models(config, run, begun.work) as models, shortages(stage, run.root / stage):
+        opened = StageModels(config, run.cache_path, begun.work)
+        with resumable(), closed_after(opened) as models, shortages(stage, run.root / stage):
             yield StageContext(
                 stage, config, run, given.constitution, progress, models.policy, models.judge, limit=limit
             )
@@ -225,10 +361,11 @@ def beside(config: RunConfig, run_folder: Path, name: str, *, progress: Progress
     cache alone grows. Raises as `run_stages` does for texts that the config cannot work with."""
     run = RunFolder(run_folder)
     with run.lock():
+        refuse_unmerged(run)
         given = gather_kept(config, run)
         run.clear(name)
         try:
-            with _models(config, run, None) as models:
+            with closed_after(StageModels(config, run.cache_path, None)) as models:
                 yield StageContext(name, config, run, given.constitution, progress, models.policy, models.judge)
         finally:
             run.clear(name)
@@ -263,13 +400,20 @@ def _shared_inputs(config: RunConfig, given: Materials) -> dict[str, str]:
     from rlaif.lm.local.load import model_fingerprint  # loads torch, which reading a run must not
 
     return {
+        **inputs_of(given),
+        "model": model_fingerprint(config.model),
+        "judge model": judge_model_hash(config),
+        "gold": _gold_hash(config.card.gold),
+    }
+
+
+def inputs_of(given: Materials) -> dict[str, str]:
+    """Those of them that are no models."""
+    return {
         "constitution": given.constitution.hash,
         "templates": content_id(given.templates),
         "prompts/train.jsonl": content_id(given.train),
         "prompts/held_out.jsonl": content_id(given.held_out),
-        "model": model_fingerprint(config.model),
-        "judge model": judge_model_hash(config),
-        "gold": _gold_hash(config.card.gold),
     }
 
 
@@ -292,6 +436,11 @@ def _needed(config: RunConfig, names: Sequence[StageName]) -> tuple[StageName, .
     for stage in names:
         found += [need for need in stages.needs(config, stage) if need not in names]
     return stages.in_order(tuple(found))
+
+
+def _refuse_missing_stages(job: _Job, names: Sequence[StageName]) -> None:
+    for stage in _needed(job.config, names):
+        _refuse_missing(job, stage, names)
 
 
 def _refuse_missing(job: _Job, stage: StageName, names: Sequence[StageName]) -> None:
@@ -341,23 +490,25 @@ def _run_or_keep(job: _Job, stage: StageName) -> Outcome:
     if job.run.record(stage) is not None:
         job.progress.say(f"{stage}: finished, kept")
         return "kept"
-    _run_stage(job, stage, inputs)
+    _run_stage(job, stage, ledger.begin(job.run, stage, job.settings(stage), inputs))
     return "done"
 
 
-def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
+def _run_stage(job: _Job, stage: StageName, begun: ledger.Begun) -> None:
     """Runs the stage and writes its record, last."""
-    config = job.config
+    config, name = job.config, stage if job.shard is None else f"{stage} {job.shard}"
     about = stages.abouts(given=config.given_labels, named=config.stages, there=[stage])[stage]
-    job.progress.say(f"{stage}: {about}")
-    begun = ledger.begin(job.run, stage, job.settings(stage), inputs)
+    job.progress.say(f"{name}: {about}")
     start = time.monotonic()
     tracked = job.config.report_to if stage in TRACKED else []
     trackers = Trackers(tracked, job.run.root, stage, settings=begun.settings, say=job.progress.say)
+    opened = StageModels(config, job.into.cache_path, begun.work)
+    if job.shard is not None:
+        opened.shares = (job.run.cache_path, job.shard.of)
     try:
         with (
-            _models(job.config, job.run, begun.work) as models,
-            shortages(stage, job.run.root / stage),
+            closed_after(opened) as models,
+            shortages(stage, job.into.root / stage),
             closing(trackers),
         ):
             context = StageContext(
@@ -370,20 +521,22 @@ def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
                 models.judge,
                 usage=models.usage,
                 limit=job.limit,
+                shard=job.shard,
+                into=job.into.stage(stage),
                 trackers=trackers,
             )
-            found = _code_of(stage)(context)
+            found = code_of(stage)(context)
             if stage == "evaluate":
                 trackers.send({"step": 0, **found})
             counts = {**models.usage(), **found}
     except BaseException:
-        ledger.begun_path(job.run, stage).touch()  # the time at which this session ended
+        ledger.begun_path(job.into, stage).touch()  # the time at which this session ended
         raise
     record = StageRecord(
         stage=stage,
         config=begun.settings,
         config_hash=content_id(begun.settings),
-        inputs=inputs,
+        inputs=begun.inputs if job.shard is None else begun.inputs | wrote(job.into, stage),
         counts=counts,
         seconds=round(begun.seconds_before + time.monotonic() - start, 3),
         peak_memory_gb=round(provenance.peak_memory_gb(), 3),
@@ -395,9 +548,14 @@ def _run_stage(job: _Job, stage: StageName, inputs: dict[str, str]) -> None:
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         sessions=begun.sessions,
     )
-    job.run.finish(record)
+    job.into.finish(record)
     give_back()
-    job.progress.say(f"{stage}: {cost(record)}")
+    job.progress.say(f"{name}: {cost(record)}")
+
+
+def wrote(shard: RunFolder, stage: StageName) -> dict[str, str]:
+    """Name -> hash of each file that a shard wrote: its record says so, for the merge to see that they came whole."""
+    return {f"{stage}/{path.name}": file_hash(path) for path in sorted((shard.root / stage).glob("*.jsonl"))}
 
 
 def cost(record: StageRecord) -> str:
@@ -414,56 +572,3 @@ def cost(record: StageRecord) -> str:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
-
-
-CACHES = {"policy": open_model.POLICY_CACHE, "judge": open_model.JUDGE_CACHE}
-"""Who is asked -> the file that keeps the answers."""
-
-
-@dataclass(slots=True)
-class _StageModels:
-    """Opens the models of a stage. All that they are asked is counted in the run's caches under the name `work`, with
-    what earlier sessions of the stage asked."""
-
-    config: RunConfig
-    run: RunFolder
-    work: str | None
-    opened: list[tuple[str, LanguageModel]] = field(default_factory=list)
-
-    def policy(self, adapters: tuple[Path, ...]) -> LanguageModel:
-        return self._counted("policy", open_model.open_policy(self.config.model, adapters, self.run.cache_path))
-
-    def judge(self, asking: AskingConfig, cache: Path | None = None) -> LanguageModel:
-        """`cache`: a folder in place of the run's own."""
-        folder = self.run.cache_path if cache is None else cache
-        return self._counted("judge", open_model.open_judge(asking, self.config.model, folder))
-
-    def _counted(self, role: str, model: LanguageModel) -> LanguageModel:
-        if self.work is not None and isinstance(model, CachedModel):
-            model.count_for(self.work, self.run.cache_path / CACHES[role])
-        self.opened.append((role, model))
-        return model
-
-    def usage(self) -> dict[str, float]:
-        """Counts for a stage record, of all sessions; the answers that were known, of this one."""
-        total: dict[str, float] = {}
-        for role, name in CACHES.items():
-            now = Usage(
-                *map(sum, zip(*(astuple(model.usage) for who, model in self.opened if who == role), strict=True))
-            )
-            all_sessions = Usage() if self.work is None else spent_on(self.run.cache_path / name, self.work)
-            if any(who == role for who, _ in self.opened) or all_sessions.calls:
-                counted = all(isinstance(model, CachedModel) for who, model in self.opened if who == role)
-                total |= (replace(all_sessions, cached=now.cached) if counted else now).as_counts(role)
-        return total
-
-
-@contextmanager
-def _models(config: RunConfig, run: RunFolder, work: str | None) -> Iterator[_StageModels]:
-    """The models of a stage; what it leaves open is closed here."""
-    models = _StageModels(config, run, work)
-    try:
-        yield models
-    finally:
-        for _, model in models.opened:
-            model.close()

@@ -27,6 +27,7 @@ from rlaif.core.records import (
     SftExample,
     Verdict,
 )
+from rlaif.core.shard import shards_of
 from rlaif.core.terminal import visible
 from rlaif.judge.card.records import card_of_run
 from rlaif.report.summary import summary_table
@@ -72,7 +73,12 @@ def _overview(run: RunFolder) -> RenderableType:
     for stage in abouts_of(run):
         record = run.record(stage)
         if record is None:
-            table.add_row(stage, "begun" if holds_work(run, stage) else "-", "", "")
+            shards = shards_of(run, stage)
+            state = "begun" if holds_work(run, stage) else "-"
+            if shards:
+                done = sum(folder.record(stage) is not None for folder in shards.values())
+                state = f"in shards, {done} of {max(shards).of} finished"
+            table.add_row(stage, state, "", "")
             continue
         known = [f"{name.replace('_', ' ')} {number(value)}" for name, value in record.counts.items() if value]
         table.add_row(stage, "finished", number(record.seconds), Text(visible(", ".join(known))))

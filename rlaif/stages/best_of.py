@@ -19,7 +19,7 @@ from rlaif.lm.local.load import encode_text, load_model, load_tokenizer, resolve
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import ScoreRequest
 from rlaif.stages.context import StageContext
-from rlaif.stages.resume import resume
+from rlaif.stages.resume import chunks, resume
 from rlaif.training.ppo.rollout import Rollouts
 from rlaif.training.rewards.by_judge import JudgeReward
 from rlaif.training.rewards.model import RewardModel
@@ -51,8 +51,7 @@ def choose(
     plan, n = [prompt for prompt in prompts if prompt.id in given], context.config.evaluate.best_of
     with context.progress.task(f"best of {n}: reward", len(plan), "prompts") as task:
         return resume(
-            plan,
-            size=max(1, context.config.evaluate.batch_size // n),
+            chunks(plan, max(1, context.config.evaluate.batch_size // n)),
             files=(context.responses("evaluate"),),
             keys=lambda prompt: [(prompt.id, given[prompt.id][0].model)],
             key_of=lambda row: (row.prompt_id, row.model),

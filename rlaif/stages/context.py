@@ -17,6 +17,7 @@ from rlaif.config import RunConfig
 from rlaif.core.files import JsonlFile, MetricsLog, RunFolder
 from rlaif.core.progress import Progress
 from rlaif.core.records import Constitution, Prompt, Response, RevisionTrace
+from rlaif.core.shard import Shard
 from rlaif.judge.gate import calibration_of
 from rlaif.judge.judge import Judge
 from rlaif.judge.methods.table import askings
@@ -30,7 +31,8 @@ class StageContext:
     """One stage at work. `open_policy(adapters)` opens the run's model with LoRA adapters merged in, `open_judge` the
     model of the judge or of one who votes beside it (with a folder, behind another cache than the run's); answers of
     all are cached. A stage closes a model to free its memory; the pipeline closes the rest. `usage` says what all
-    sessions of the stage asked so far, as counts for its record."""
+    sessions of the stage asked so far, as counts for its record. `shard`: the part of the prompts that is worked on;
+    None = all. `into`: the folder for what the stage writes, where that is not its folder of the run."""
 
     stage: str
     config: RunConfig
@@ -40,6 +42,8 @@ class StageContext:
     open_policy: Callable[[tuple[Path, ...]], LanguageModel]
     open_judge: Callable[..., LanguageModel]
     limit: int | None = None
+    shard: Shard | None = None
+    into: Path | None = None
     trackers: Trackers | None = None
     usage: Callable[[], dict[str, float]] = dict
 
@@ -60,7 +64,7 @@ class StageContext:
 
     @property
     def folder(self) -> Path:
-        return self.run.stage(self.stage)
+        return self.run.stage(self.stage) if self.into is None else self.into
 
     @property
     def metrics(self) -> MetricsLog:
@@ -73,8 +77,9 @@ class StageContext:
         return MetricsLog(self.folder / file, also)
 
     def train_prompts(self) -> list[Prompt]:
-        """The training prompts in their fixed order, cut to `limit` per slice."""
-        return limited(JsonlFile(self.run.file("prompts", "train.jsonl"), Prompt).read(), self.limit)
+        """The training prompts in their fixed order, cut to `limit` per slice; of a shard those that it takes."""
+        prompts = limited(JsonlFile(self.run.file("prompts", "train.jsonl"), Prompt).read(), self.limit)
+        return prompts if self.shard is None else self.shard.part(prompts, batch_size(self.config, self.stage))
 
     def held_out_prompts(self) -> list[Prompt]:
         """The held-out prompts in their fixed order, cut to `limit` per slice."""
@@ -95,6 +100,12 @@ class StageContext:
     def adapter(self, stage: str) -> Path:
         """Folder of the adapter that a trained stage leaves."""
         return self.run.file(stage, "adapter")
+
+
+def batch_size(config: RunConfig, stage: str) -> int:
+    """How many prompts the stage works on together."""
+    size: int = getattr(config, stage).batch_size
+    return size
 
 
 def limited(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:

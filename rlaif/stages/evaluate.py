@@ -34,7 +34,7 @@ from rlaif.judge.gold_agreement import gold_agreement
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest, LanguageModel, ScoreRequest
 from rlaif.stages.context import StageContext
-from rlaif.stages.resume import answer_record, failed_answers, resume
+from rlaif.stages.resume import answer_record, chunks, failed_answers, resume
 from rlaif.stages.summary import (
     COMPARISONS,
     LogprobRow,
@@ -209,8 +209,7 @@ def _answers(
 
     with context.progress.task(f"answers of {model}", len(plan), "answers") as task:
         return resume(
-            plan,
-            size=config.batch_size,
+            chunks(plan, config.batch_size),
             files=(JsonlFile(context.folder / file, Response), failed_answers(context.folder)),
             keys=lambda part: [(part[0].id, model, part[1])],
             key_of=lambda row: (row.prompt_id, row.model, row.seed),
@@ -249,8 +248,7 @@ def _logprobs(
 
     with context.progress.task(f"log-probs by {model}", len(plan), "answers") as task:
         return resume(
-            plan,
-            size=context.config.evaluate.batch_size,
+            chunks(plan, context.config.evaluate.batch_size),
             files=(JsonlFile(context.folder / "logprobs.jsonl", LogprobRow),),
             keys=lambda part: [(part.id, model, temperature)],
             key_of=lambda row: (row.response_id, row.model, row.temperature),
@@ -290,8 +288,7 @@ def _labels(
     ]
     with context.progress.task("judge: win rates", len(plan), "pairs") as task:
         return resume(
-            plan,
-            size=context.config.evaluate.batch_size,
+            chunks(plan, context.config.evaluate.batch_size),
             files=(JsonlFile(context.folder / "labels.jsonl", PreferenceLabel),),
             keys=lambda part: [part.id],
             key_of=lambda label: label.comparison.id,

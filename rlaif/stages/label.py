@@ -18,7 +18,7 @@ from rlaif.judge.confounds import confounds
 from rlaif.judge.gate import passed_card
 from rlaif.stages.context import StageContext
 from rlaif.stages.label_given import read_given
-from rlaif.stages.label_pairs import LabelPair, balanced, confirmed, find_pairs, silent_slices, taken, told
+from rlaif.stages.label_pairs import LabelPair, PairsFound, balanced, confirmed, find_pairs, silent_slices, taken, told
 from rlaif.stages.resume import commonest, resume
 
 
@@ -29,15 +29,16 @@ def run(context: StageContext) -> dict[str, float]:
     # 1. The answers, and the pairs that they make.
     prompts, table = context.train_prompts(), context.config.label
     found = find_pairs(context, prompts)
-    if not found.pairs:
+    if not found.pairs and context.shard is None:
         raise StageError(
             f"no prompt has two different answers{commonest(found.lost)}",
             where=str(context.folder / "failures.jsonl") if found.lost else "label",
             remedy="raise label.samples or label.temperature",
         )
-    # 2. Their labels, and without surplus if asked.
-    labels = labelled(context, found.pairs, card=passed_card(context.run, context.config))
-    _refuse_silence(context, prompts, labels)
+    # 2. Their labels, and without surplus if asked. What is known of all labels together is no shard's business.
+    labels = labelled(context, found, card=passed_card(context.run, context.config))
+    if context.shard is None:
+        _refuse_silence(context, prompts, labels)
     # 3. What they come to.
     failures = Counter(answer.failure.kind for answer in found.lost)
     failures.update(x.failure.kind for x in labels if x.failure is not None and x.failure.kind not in LEFT_OUT)
@@ -101,13 +102,13 @@ def _is_asked(pair: LabelPair, context: StageContext) -> bool:
     return pair.principle is None or context.config.label.confirm
 
 
-def labelled(context: StageContext, pairs: Sequence[LabelPair], *, card: str) -> list[PreferenceLabel]:
+def labelled(context: StageContext, found: PairsFound, *, card: str) -> list[PreferenceLabel]:
     """One label per pair, by the judge with this card or as the answers were made.
 
     With `label.balance` the file is written anew once all are there; a label that an earlier session left out is first
     what it was before.
     """
-    config = context.config
+    config, pairs = context.config, found.pairs
     judge = context.judge(card=card)
 
     def label(chunk: Sequence[LabelPair]) -> list[PreferenceLabel]:
@@ -120,8 +121,7 @@ def labelled(context: StageContext, pairs: Sequence[LabelPair], *, card: str) ->
     file = JsonlFile(context.folder / "labels.jsonl", PreferenceLabel)
     with context.progress.task("judging pairs", len(pairs), "pairs") as task:
         labels = resume(
-            pairs,
-            size=config.label.batch_size * config.label.pairs,
+            found.parts,
             files=(file,),
             keys=lambda pair: [pair.comparison.id],
             key_of=lambda label: label.comparison.id,
@@ -129,11 +129,11 @@ def labelled(context: StageContext, pairs: Sequence[LabelPair], *, card: str) ->
             task=task,
         )
     judge.close()
-    if not config.label.balance:
+    if not config.label.balance or context.shard is not None:
         return labels
-    for place, (pair, found) in enumerate(zip(pairs, labels, strict=True)):
-        if found.failure is not None and found.failure.kind == "unbalanced":
-            again = judge.settle(pair.comparison, found.verdicts) if _is_asked(pair, context) else None
+    for place, (pair, made) in enumerate(zip(pairs, labels, strict=True)):
+        if made.failure is not None and made.failure.kind == "unbalanced":
+            again = judge.settle(pair.comparison, made.verdicts) if _is_asked(pair, context) else None
             labels[place] = (
                 taken(pair, config.label, judge.constitution_hash) if again is None else confirmed(pair, again)
             )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, groupby
 
 from rlaif.config import LabelConfig
 from rlaif.constitution.load import by_slice
@@ -35,7 +35,7 @@ from rlaif.judge.methods import contrast
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest
 from rlaif.stages.context import StageContext
-from rlaif.stages.resume import answer_record, failed_answers, resume
+from rlaif.stages.resume import answer_record, chunks, failed_answers, resume
 
 POLICY, BASE = "sft", "base"
 """`Response.model` of an answer to the mere prompt: of the SFT policy, or of the model before it."""
@@ -57,12 +57,16 @@ class LabelPair:
 
 @dataclass(frozen=True, slots=True)
 class PairsFound:
-    """Every answer, and the pairs that they make. `identical`: answers of a contrast that are word for word alike, and
-    so make none."""
+    """Every answer, and the pairs that they make, in parts that are judged together: of a batch of prompts those of
+    one kind. `identical`: answers of a contrast that are word for word alike, and so make none."""
 
     answers: list[Response | FailedAnswer]
-    pairs: list[LabelPair]
+    parts: list[list[LabelPair]]
     identical: int
+
+    @property
+    def pairs(self) -> list[LabelPair]:
+        return [pair for part in self.parts for pair in part]
 
     @property
     def responses(self) -> list[Response]:
@@ -78,7 +82,8 @@ def find_pairs(context: StageContext, prompts: Sequence[Prompt]) -> PairsFound:
     draws = _draws(context, prompts) if context.config.label.by_contrast else []
     answers = _sample(context, prompts, draws)
     responses = [answer for answer in answers if isinstance(answer, Response)]
-    pairs = [LabelPair(pair) for pair in _of_policy(context, prompts, responses)]
+    of_policy = [LabelPair(pair) for pair in _of_policy(context, prompts, responses)]
+    by_contrast: list[LabelPair] = []
     by_seed = {(response.prompt_id, response.seed): response for response in responses}
     identical = 0
     for draw in draws:
@@ -90,8 +95,15 @@ def find_pairs(context: StageContext, prompts: Sequence[Prompt]) -> PairsFound:
         if followed.text == violated.text:
             identical += 1
         else:
-            pairs.append(LabelPair(_placed(context, draw.prompt, followed, violated), draw.principle))
-    return PairsFound(answers, pairs, identical)
+            by_contrast.append(LabelPair(_placed(context, draw.prompt, followed, violated), draw.principle))
+    # Batches of prompts, not of pairs: how many pairs the prompts before have changes nothing about a batch.
+    batch = {prompt.id: place // context.config.label.batch_size for place, prompt in enumerate(prompts)}
+    parts = [
+        list(part)
+        for kind in (of_policy, by_contrast)
+        for _, part in groupby(kind, lambda p: batch[p.comparison.prompt.id])
+    ]
+    return PairsFound(answers, parts, identical)
 
 
 def own_answers(responses: Sequence[Response]) -> dict[str, list[Response]]:
@@ -170,8 +182,7 @@ def _sample(context: StageContext, prompts: Sequence[Prompt], draws: Sequence[_D
 
     with context.progress.task("sampling answers", len(prompts), "prompts") as task:
         answers = resume(
-            prompts,
-            size=table.batch_size,
+            chunks(prompts, table.batch_size),
             files=(JsonlFile(context.folder / "responses.jsonl", Response), failed_answers(context.folder)),
             keys=lambda p: [(p.id, request.seed) for _, request in wanted[p.id]],
             key_of=lambda r: (r.prompt_id, r.seed),

@@ -1,13 +1,14 @@
 """Working through items in fixed chunks, so that a killed stage resumes with the same batches and records.
 
 The chunks are cut from the whole list before anything is skipped: what a model is asked together never depends on
-where the last session died. A chunk whose records are all on disk is not asked again.
+where the last session died. A chunk whose records are all on disk is not asked again. A shard of a stage takes whole
+chunks, so it asks what one process would have asked.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,30 +22,29 @@ Item = TypeVar("Item")
 R = TypeVar("R")
 
 
-def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """The items in runs of `size`; the last one may be shorter."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def resume(
-    items: Sequence[Item],
+    parts: Sequence[Sequence[Item]],
     *,
-    size: int,
     files: Sequence[JsonlFile[Any]],
     keys: Callable[[Item], Sequence[Hashable]],
     key_of: Callable[[R], Hashable],
     work: Callable[[Sequence[Item]], Sequence[R]],
     task: Task,
 ) -> list[R]:
-    """All records of `items`, from the `files` or by `work`, in the order of the items.
+    """All records of the items of the `parts`, from the `files` or by `work`, in the order of the items.
 
     `keys(item)` are the keys of the records that an item leaves, `key_of(record)` the key of a record. Records that
-    `work` returns are appended chunk by chunk, each to the file of its kind; those that a crash left behind of a
-    chunk are not written twice. A failure is a record too: an item without any would be asked again at every start.
+    `work` returns are appended part by part, each to the file of its kind; those that a crash left behind of a
+    part are not written twice. A failure is a record too: an item without any would be asked again at every start.
     """
     known: dict[Hashable, R] = {key_of(record): record for file in files for record in file}
-    for chunk in chunks(items, size):
+    items = [item for part in parts for item in part]
+    for chunk in parts:
         if any(key not in known for item in chunk for key in keys(item)):
             try:
                 made = {key_of(record): record for record in work(chunk)}

@@ -40,7 +40,7 @@ from rlaif.judge.methods.contrast import contexts
 from rlaif.lm.open import OnDemand
 from rlaif.lm.protocol import GenerateRequest
 from rlaif.stages.context import StageContext
-from rlaif.stages.resume import answer_record, commonest, failed_answers, resume
+from rlaif.stages.resume import answer_record, chunks, commonest, failed_answers, resume
 
 NO_CHANGE = re.compile(r"^\W*no (change|changes|revision|problem)s?\b", re.IGNORECASE)
 
@@ -69,8 +69,7 @@ def run(context: StageContext) -> dict[str, float]:
     worker = _Reviser(context)
     with context.progress.task("critique and revision", len(prompts), "prompts") as task:
         records = resume(
-            prompts,
-            size=context.config.revise.batch_size,
+            chunks(prompts, context.config.revise.batch_size),
             files=(JsonlFile(context.folder / "traces.jsonl", RevisionTrace), failed_answers(context.folder)),
             keys=lambda prompt: [prompt.id],
             key_of=lambda record: record.prompt.id if isinstance(record, RevisionTrace) else record.prompt_id,
@@ -80,7 +79,7 @@ def run(context: StageContext) -> dict[str, float]:
     worker.close()
     traces = [record for record in records if isinstance(record, RevisionTrace)]
     unanswered = [record for record in records if isinstance(record, FailedAnswer)]
-    if not traces:
+    if not traces and context.shard is None:
         raise StageError(
             f"the model answered no prompt{commonest(unanswered)}",
             where=str(context.folder / "failures.jsonl"),

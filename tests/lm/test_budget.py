@@ -230,3 +230,13 @@ def test_a_cost_without_prices_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="price_in"):
         parse({"prompts": {"p": {"source": "x"}}, "judge": {"max_cost": 1}}, where="test")
+
+
+def test_shards_share_what_is_left_and_spend_no_more_together() -> None:
+    whole, spent = Budget(max_calls=101, max_tokens=1000, max_cost=4.0, price_in=1e6), Usage(calls=10, prompt_tokens=1)
+    part = whole.share(4, spent)
+    assert (part.max_calls, part.max_tokens, part.max_cost) == (10 + 22, 1 + 249, 1 + 0.75)
+    assert part.reached(Usage(calls=31, prompt_tokens=1)) is None
+    assert part.reached(Usage(calls=32, prompt_tokens=1)) == "judge.max_calls (32 for one of 4 shards)"
+    assert Budget(max_calls=5).share(2, Usage(calls=9)).reached(Usage(calls=9)) is not None
+    assert Budget().share(2, spent).reached(spent) is None

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.core.errors import BackendError, DataError, DiskError
+from rlaif.core.errors import BackendError, BudgetError, DataError, DiskError
 from rlaif.core.records import Message, content_id
-from rlaif.lm.cache import REQUESTS_PER_CALL, CachedModel, request_key, spent_on
+from rlaif.lm.budget import Budget
+from rlaif.lm.cache import REQUESTS_PER_CALL, CachedModel, request_key, settle, spent_on, take_in
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, Request, ScoreRequest, Usage
 from rlaif.lm.scripted import ScriptedModel
 from tests.fakes import Listener
@@ -294,3 +295,73 @@ def test_a_folder_that_cannot_be_written_is_a_disk_error(tmp_path: Path) -> None
     (tmp_path / "taken").mkdir()
     with pytest.raises(DiskError):
         CachedModel(ScriptedModel(), tmp_path / "taken")
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_shard_knows_what_the_run_knows_writes_only_to_its_own_and_is_taken_in_once(tmp_path: Path) -> None:
+    run, own = tmp_path / "run" / "judge.sqlite", tmp_path / "shard" / "judge.sqlite"
+    first = CachedModel(listener(), run)
+    first.count_for("before")
+    first.ask([ask("old")])
+    first.close()
+    before = run.read_bytes()
+    for session in range(2):
+        inner = listener()
+        shard = CachedModel(inner, own, budget=Budget(max_calls=9))
+        shard.count_for("label")
+        shard.share(run, 2)
+        assert shard.spent().calls == 1 + session
+        shard.ask([ask("old"), ask("new"), ask(f"new {session}")][: 2 + session])
+        shard.close()
+        assert texts(inner) == ([["new"]] if session == 0 else [["new 1"]])
+    assert run.read_bytes() == before
+    for _ in range(2):
+        take_in(run, own)
+        assert [spent_on(run, work).calls for work in ("before", "label")] == [1, 2]
+        whole = CachedModel(listener(), run)
+        assert whole.spent().calls == 3
+        assert len(whole.holds([request_key(whole.fingerprint, ask(text)) for text in ("old", "new", "new 1")])) == 3
+        whole.close()
+    take_in(run, tmp_path / "nothing.sqlite")
+
+
+def test_shards_stop_at_their_part_of_the_budget(tmp_path: Path) -> None:
+    run = tmp_path / "run" / "judge.sqlite"
+    first = CachedModel(listener(), run)
+    first.ask([ask("old")])
+    first.close()
+    asked = []
+    for number in (0, 1, 0, 1):
+        inner = listener()
+        shard = CachedModel(inner, tmp_path / str(number) / "judge.sqlite", budget=Budget(max_calls=6))
+        shard.share(run, 2)
+        with pytest.raises(BudgetError, match=r"max_calls \(3 for one of 2 shards\)"):
+            shard.ask([ask(f"{number} {n}") for n in range(4)])
+        shard.close()
+        asked.append(len(inner.asked))
+    assert asked == [2, 2, 0, 0], "started again, a shard has no more to spend"
+
+
+def test_what_is_no_cache_is_not_taken_in(tmp_path: Path) -> None:
+    own = tmp_path / "judge.sqlite"
+    own.write_bytes(b"this is no database" * 100)
+    with pytest.raises(DataError, match="damaged or not a cache"):
+        take_in(tmp_path / "run" / "judge.sqlite", own)
+
+
+def test_what_a_kill_left_in_the_log_is_there_once_settled(tmp_path: Path) -> None:
+    path = tmp_path / "judge.sqlite"
+    killed = "import os, signal, sys; from pathlib import Path; from rlaif.lm.cache import CachedModel; "
+    killed += "from rlaif.lm.scripted import ScriptedModel; CachedModel(ScriptedModel(), Path(sys.argv[1])).keep("
+    killed += "{'key': __import__('rlaif.lm.protocol').lm.protocol.Generation('text', 'stop', 1)}); "
+    killed += "os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", killed, str(path)])
+    assert path.with_name("judge.sqlite-wal").stat().st_size > 0
+    settle(path)
+    assert not path.with_name("judge.sqlite-wal").exists()
+    shard = CachedModel(listener(), tmp_path / "shard.sqlite")
+    shard.share(path, 2)
+    assert shard.holds(["key"]) == {"key"}
+    shard.close()

@@ -16,9 +16,10 @@ from rlaif.analysis.judged_run import refuse_given
 from rlaif.analysis.sources.learnable import by_words
 from rlaif.config import RunConfig
 from rlaif.core.errors import StageError
-from rlaif.core.files import RunFolder, refuse_no_run
+from rlaif.core.files import RunFolder
 from rlaif.core.progress import Progress
 from rlaif.core.records import AnswerSource, PreferenceLabel, Prompt, content_id, record_seed, to_json
+from rlaif.core.shard import refuse_no_whole_run
 from rlaif.core.statistics import Draw, Estimate, Keyed
 from rlaif.gold import scorers as gold
 from rlaif.gold.packages import SKLEARN
@@ -78,7 +79,7 @@ def compare(run: RunFolder, overrides: Sequence[str] = (), *, prompts: int, prog
     Raises StageError where the run's SFT stage is not finished, and ConstitutionError where its principles lack
     contrast texts.
     """
-    refuse_no_run(run.root)
+    refuse_no_whole_run(run.root)
     refuse_given(run, load(run.config_path))
     config = load(run.config_path, [*overrides, "label.answers=both"])
     if config.start and run.record("sft") is None:
@@ -91,7 +92,7 @@ def compare(run: RunFolder, overrides: Sequence[str] = (), *, prompts: int, prog
         asked = sorted(context.train_prompts(), key=lambda prompt: content_id(config.seed, "compare", prompt.id))
         asked = asked[:prompts]
         found = find_pairs(context, asked)
-        labels = stage.labelled(context, found.pairs, card="")
+        labels = stage.labelled(context, found, card="")
     return compared(run, config, asked, labels, progress)
 
 
