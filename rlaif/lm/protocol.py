@@ -30,17 +30,21 @@ class RequestFor(Generic[A]):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`text` is None exactly when there is a `failure`."""
+    """`text` is None exactly when there is a `failure`. `thinking`: what a reasoning model thought before it."""
 
     text: str | None
     finish: FinishReason
     n_tokens: int
     failure: Failure | None = None
+    thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest(RequestFor[Generation]):
-    """Continue `messages` with an assistant turn that starts with `prefix` (which is not part of the result)."""
+    """Continue `messages` with an assistant turn that starts with `prefix` (which is not part of the result).
+
+    `json_schema`: the JSON schema that the answer must fit, as JSON, "" for none.
+    """
 
     messages: tuple[Message, ...]
     max_new_tokens: int
@@ -48,6 +52,7 @@ class GenerateRequest(RequestFor[Generation]):
     seed: int
     prefix: str = ""
     stop: tuple[str, ...] = ()
+    json_schema: str = ""
 
     def failed(self, failure: Failure) -> Generation:
         return Generation(None, "stop", 0, failure)
@@ -57,12 +62,14 @@ class GenerateRequest(RequestFor[Generation]):
 class ChoiceLogprobs:
     """Natural-log probabilities, one per choice, summed over *all* tokens of the choice; None with a `failure`.
 
-    `bounds` are the places of the choices that a server did not list: theirs is the most that it can be.
+    `bounds` are the places of the choices that a server did not list: theirs is the most that it can be. `thinking`:
+    what a reasoning model thought before it chose.
     """
 
     logprobs: tuple[float, ...] | None
     failure: Failure | None = None
     bounds: tuple[int, ...] = ()
+    thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +114,13 @@ ModelAnswer = Generation | ChoiceLogprobs | ResponseLogprobs
 
 
 def content_of(request: Request) -> dict[str, Any]:
-    """The fields by which a request is known. A temperature of 1 is not among those of a score: it is newer than files
-    that hold such answers."""
+    """The fields by which a request is known. A temperature of 1 is not among those of a score, nor an absent schema
+    among those of a generation: they are newer than files that hold such answers."""
     content = asdict(request)
     if isinstance(request, ScoreRequest) and request.temperature == 1:
         del content["temperature"]
+    if isinstance(request, GenerateRequest) and not request.json_schema:
+        del content["json_schema"]
     return content
 
 
