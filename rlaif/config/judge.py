@@ -12,7 +12,7 @@ from rlaif.config.fields import ConfigTable, speed_field
 
 OURS = {
     **dict.fromkeys(("model",), "judge.source"),
-    **dict.fromkeys(("messages", "prompt"), "the question"),
+    **dict.fromkeys(("messages", "prompt", "state", "input", "questions"), "the question"),
     **dict.fromkeys(("continue_final_message", "add_generation_prompt"), "judge.prefix"),
     **dict.fromkeys(("temperature",), "judge.temperature"),
     **dict.fromkeys(("max_tokens", "max_completion_tokens"), "judge.thinking_tokens and judge.rationale_tokens"),
@@ -22,6 +22,8 @@ OURS = {
     **dict.fromkeys(("seed", "stop", "n", "stream"), "how answers are read"),
 }
 """Field of a request to a server -> what sets it: none of them may stand in `extra_body`."""
+DECIDING = ("systemone", "decisions")
+"""The values of `api` that answer typed questions with probabilities, and nothing else."""
 _SECRET = re.compile(
     r"(^|[_-])(secret|password|passwd|authorization|credentials?|bearer)([_-]|$)|api[_-]?key|access[_-]?token|auth[_-]?token|^token$",
     re.IGNORECASE,
@@ -40,7 +42,8 @@ class AskingConfig(ConfigTable):
     method: str = Field(
         "contrast",
         description="contrast for small models; pairwise, cot (a rationale first) and rating (one answer at a time) "
-        'for ~3B and up; random as a control (docs/trust-a-judge.md); or your own, "module:NAME" (docs/extending.md)',
+        "for ~3B and up; decision for decision models; random as a control (docs/trust-a-judge.md); or your own, "
+        '"module:NAME" (docs/extending.md)',
     )
     scale: float = Field(
         0.1,
@@ -103,7 +106,11 @@ class AskingConfig(ConfigTable):
     concurrency: int = speed_field(8, ge=1, description="openai: requests in flight, at most")
     timeout: float = speed_field(60.0, gt=0, description="openai: seconds until a try is given up")
     max_retries: int = speed_field(5, ge=0, description="openai: tries after a failed one, with growing pauses")
-    api: Literal["chat", "completions"] = Field("chat", description="openai: which endpoint the server offers")
+    api: Literal["chat", "completions", "systemone", "decisions"] = Field(
+        "chat",
+        description="openai: which endpoint of the server is asked; systemone (llama.cpp, vLLM, transformers serve) "
+        "and decisions (OpenAI, vLLM) are for method: decision, and for it alone",
+    )
     prefix: Literal["continued", "folded"] = Field(
         "continued",
         description="openai: how api: chat is told what an answer begins with; continued = as an answer that was begun "

@@ -1,7 +1,8 @@
 """What a language model is here: `ask` takes a batch of requests and gives their answers, in order.
 
-There are three kinds of request, each with an answer of its own: a GenerateRequest gives a Generation, a ChoiceRequest
-gives ChoiceLogprobs, a ScoreRequest gives ResponseLogprobs. A request that fails has a `failure` in its answer.
+There are four kinds of request, each with an answer of its own: a GenerateRequest gives a Generation, a ChoiceRequest
+gives ChoiceLogprobs, a ScoreRequest gives ResponseLogprobs, a DecisionRequest gives Decisions. A request that fails has
+a `failure` in its answer.
 Concurrency, retries, batching and caching are the backend's own matter. BackendError or ModelError is raised only for
 what no retry and no other request can mend: the server is down, the key is wrong, there are no log-probs at all.
 """
@@ -109,8 +110,42 @@ class ScoreRequest(RequestFor[ResponseLogprobs]):
         return ResponseLogprobs(None, failure)
 
 
-Request = GenerateRequest | ChoiceRequest | ScoreRequest
-ModelAnswer = Generation | ChoiceLogprobs | ResponseLogprobs
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of a DecisionRequest: which of the options is right."""
+
+    name: str
+    instructions: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """The probabilities of each question's options, in order, each question's adding up to 1; None for a question that
+    has no answer, and for all of them, with a `failure`."""
+
+    probabilities: tuple[tuple[float, ...] | None, ...] | None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRequest(RequestFor[Decisions]):
+    """Which option of each of `questions` about `state` is right; all are asked at once, and their names differ."""
+
+    state: str
+    questions: tuple[Question, ...]
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """All that is read, as messages: the questions, and then what they are about."""
+        return (*(Message("system", question.instructions) for question in self.questions), Message("user", self.state))
+
+    def failed(self, failure: Failure) -> Decisions:
+        return Decisions(None, failure)
+
+
+Request = GenerateRequest | ChoiceRequest | ScoreRequest | DecisionRequest
+ModelAnswer = Generation | ChoiceLogprobs | ResponseLogprobs | Decisions
 
 
 def content_of(request: Request) -> dict[str, Any]:

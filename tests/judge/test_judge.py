@@ -31,7 +31,7 @@ from tests.judge.cases import KIND, MARGINS, SHORT, Recorder, comparison, judge,
 
 
 @pytest.mark.parametrize("principles", ["all", "one"])
-@pytest.mark.parametrize("method", ["contrast", "pairwise", "cot", "rating", "random"])
+@pytest.mark.parametrize("method", ["contrast", "pairwise", "cot", "rating", "decision", "random"])
 def test_swapping_the_responses_turns_the_label_round(method: str, principles: str) -> None:
     used = judge(ScriptedModel(), method=method, principles=principles)
     pairs = [comparison(f"answer {n}", f"reply {n * n}", f"Question {n}?") for n in range(20)]
@@ -43,7 +43,7 @@ def test_swapping_the_responses_turns_the_label_round(method: str, principles: s
         assert label.id != other.id
 
 
-@pytest.mark.parametrize("method", ["contrast", "pairwise", "cot", "rating", "random"])
+@pytest.mark.parametrize("method", ["contrast", "pairwise", "cot", "rating", "decision", "random"])
 def test_labels_are_the_same_alone_and_among_others(method: str) -> None:
     pairs = [comparison(f"answer {n}", f"reply {n}", f"Question {n % 3}?") for n in range(6)]
     together = judge(ScriptedModel(), method=method).label(pairs)

@@ -64,11 +64,12 @@ class Asker:
 @dataclass(frozen=True, slots=True)
 class JudgingWork:
     """What is to be judged, for an estimate of the cost. `reads`: (response, principle) that a method reads which sees
-    one response at a time. `pairs`: (comparison, principle). `response_tokens`, `prompt_tokens`: of one response at
-    most, and of a rendered prompt with its system text."""
+    one response at a time. `pairs`: (comparison, principle), of so many `comparisons`. `response_tokens`,
+    `prompt_tokens`: of one response at most, and of a rendered prompt with its system text."""
 
     reads: int
     pairs: int
+    comparisons: int
     response_tokens: int
     prompt_tokens: int
 

@@ -23,12 +23,14 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from rlaif.config import AskingConfig
+from rlaif.config.judge import DECIDING
 from rlaif.core.errors import BackendError
 from rlaif.core.records import Failure, Message, content_id
 from rlaif.lm.markers import without_speakers, without_tokens
 from rlaif.lm.protocol import (
     ChoiceLogprobs,
     ChoiceRequest,
+    DecisionRequest,
     GenerateRequest,
     Generation,
     ModelAnswer,
@@ -37,13 +39,17 @@ from rlaif.lm.protocol import (
     ScoreRequest,
 )
 from rlaif.lm.server.credentials import refuse_key_in, shown
-from rlaif.lm.server.replies import Reply, indistinct, read_choices, read_scores, spell, tokens_to_decide
+from rlaif.lm.server.decisions import Decided, decision_body, decisions_of, parse_decisions
+from rlaif.lm.server.replies import Reply, indistinct, parse_reply, read_choices, read_scores, spell, tokens_to_decide
 
 HOSTED = "https://api.openai.com/v1"
 TOP_LOGPROBS = {"chat": 20, "completions": 5}
 UNKNOWN = 0.05
 """Most of the probability that choices may hold which the server does not list."""
 NO_LOGPROBS = "use a server with log-probs (vLLM, llama.cpp, SGLang, ...), or judge.backend: local"
+
+Written = GenerateRequest | ChoiceRequest | ScoreRequest
+"""What is asked in messages, of which an answer is written."""
 
 _clash = lru_cache(indistinct)
 """A run has a handful of sets of choices and asks with each of them thousands of times."""
@@ -55,7 +61,7 @@ class Endpoint:
 
     model: str
     base_url: str | None = None
-    api: Literal["chat", "completions"] = "chat"
+    api: Literal["chat", "completions", "systemone", "decisions"] = "chat"
     prefix: Literal["continued", "folded"] = "continued"
     temperature: float | None = 0.0
     thinking_tokens: int = 0
@@ -101,7 +107,7 @@ class Endpoint:
 
     @property
     def path(self) -> str:
-        return "/chat/completions" if self.api == "chat" else "/completions"
+        return "/chat/completions" if self.api == "chat" else f"/{self.api}"
 
     @property
     def folds(self) -> bool:
@@ -110,6 +116,12 @@ class Endpoint:
 
     def refuse(self, request: Request) -> None:
         """Raises BackendError for a request that no server of this kind can answer."""
+        if isinstance(request, DecisionRequest) != (self.api in DECIDING):
+            raise BackendError(
+                f"the endpoint {self.path} answers no {type(request).__name__}",
+                where=self.where,
+                remedy=f"judge.api: {' and '.join(DECIDING)} are for judge.method: decision, and for it alone",
+            )
         if isinstance(request, ScoreRequest) and self.api == "chat":
             raise BackendError(
                 "chat servers do not return the log-probs of given text",
@@ -132,6 +144,8 @@ class Endpoint:
 
     def body(self, request: Request, *, folded: bool) -> dict[str, Any]:
         """The JSON of the request."""
+        if isinstance(request, DecisionRequest):
+            return {"model": self.model, **self.extra_body, **decision_body(self._deciding, request)}
         options, max_tokens = self._options(request)
         body: dict[str, Any] = {"model": self.model, **self.extra_body, **options}
         if self.reasoning_effort is not None:
@@ -153,11 +167,20 @@ class Endpoint:
             body[limit] += len(prefix)  # the answer repeats the prefix, and no token is shorter than a character
         return body
 
-    def _room(self, request: Request, folded: bool) -> int:
+    @property
+    def _deciding(self) -> Literal["systemone", "decisions"]:
+        assert self.api in ("systemone", "decisions")
+        return self.api
+
+    def read(self, request: Request, text: str) -> Reply | Decided:
+        """The reply in the body of an answer with status 200; `BrokenReply` says what is malformed in it."""
+        return parse_decisions(text, request.questions) if isinstance(request, DecisionRequest) else parse_reply(text)
+
+    def _room(self, request: Written, folded: bool) -> int:
         """How many tokens the model may think before it answers; none in an answer that is begun."""
         return 0 if self.api != "chat" or (_begun(request) and not folded) else self.thinking_tokens
 
-    def _cut_thinking(self, request: Request, reply: Reply, folded: bool) -> Failure | None:
+    def _cut_thinking(self, request: Written, reply: Reply, folded: bool) -> Failure | None:
         """The failure of a reply that ends before the model has thought enough, or None.
 
         A server that does not tell thinking from answer, and a model whose prompt opens the thinking, leave no mark in
@@ -178,13 +201,17 @@ class Endpoint:
         reason += "judge.extra_body: {chat_template_kwargs: {enable_thinking: false}}"
         return Failure("thinking_cut", reason)
 
-    def answer(self, request: Request, reply: Reply | Failure, *, folded: bool) -> ModelAnswer:
+    def answer(self, request: Request, reply: Reply | Decided | Failure, *, folded: bool) -> ModelAnswer:
         """What the reply says about the request; without the log-probs asked for, the failure `missing_logprobs`, and
         for one that was cut in its thinking `thinking_cut`.
 
         `n_tokens` of a generation is what the server counted, 0 if it does not count. Choices: `read_choices` from the
         likeliest tokens; without a prefix an answer that merely begins with a choice ("A fruit is ...") counts for it.
         """
+        if isinstance(request, DecisionRequest):
+            assert not isinstance(reply, Reply)
+            return decisions_of(reply)
+        assert not isinstance(reply, Decided)
         if isinstance(reply, Reply):
             reply = self._cut_thinking(request, reply, folded) or reply
         if isinstance(request, GenerateRequest):
@@ -194,7 +221,7 @@ class Endpoint:
             return found if isinstance(reply, Failure) else replace(found, thinking=reply.thinking)
         return self._scores(reply, request)
 
-    def _options(self, request: Request) -> tuple[dict[str, Any], int]:
+    def _options(self, request: Written) -> tuple[dict[str, Any], int]:
         """The fields that do not depend on the messages, and how many tokens to ask for."""
         if isinstance(request, GenerateRequest):
             # some servers keep seeds in 32 bits
@@ -257,7 +284,7 @@ class Endpoint:
         return ResponseLogprobs(known)
 
 
-def _begun(request: Request) -> str:
+def _begun(request: Written) -> str:
     """What stands already of the assistant's turn."""
     return without_tokens(" " + request.response if isinstance(request, ScoreRequest) else request.prefix)
 
