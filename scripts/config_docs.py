@@ -93,6 +93,8 @@ def _allowed(info: FieldInfo, named: Sequence[str] = ()) -> str:
         return "two numbers"
     if list[str] in kinds:
         return "list of texts"
+    if any(get_origin(kind) is dict for kind in kinds):
+        return "a table"
     whole = "whole, " if int in kinds else ""
     bounds = [
         f"{sign} {getattr(item, key):g}" for item in info.metadata for key, sign in BOUNDS.items() if hasattr(item, key)

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rlaif.config.fields import ConfigTable, speed_field
+
+OURS = {
+    **dict.fromkeys(("model",), "judge.source"),
+    **dict.fromkeys(("messages", "prompt", "state", "input", "questions"), "the question"),
+    **dict.fromkeys(("continue_final_message", "add_generation_prompt"), "judge.prefix"),
+    **dict.fromkeys(("temperature",), "judge.temperature"),
+    **dict.fromkeys(("max_tokens", "max_completion_tokens"), "judge.thinking_tokens and judge.rationale_tokens"),
+    **dict.fromkeys(("reasoning_effort",), "judge.reasoning_effort"),
+    **dict.fromkeys(("response_format",), "judge.verdict"),
+    **dict.fromkeys(("logprobs", "top_logprobs", "echo"), "judge.method"),
+    **dict.fromkeys(("seed", "stop", "n", "stream"), "how answers are read"),
+}
+"""Field of a request to a server -> what sets it: none of them may stand in `extra_body`."""
+DECIDING = ("systemone", "decisions")
+"""The values of `api` that answer typed questions with probabilities, and nothing else."""
+_SECRET = re.compile(
+    r"(^|[_-])(secret|password|passwd|authorization|credentials?|bearer)([_-]|$)|api[_-]?key|access[_-]?token|auth[_-]?token|^token$",
+    re.IGNORECASE,
+)
 
 
 class AskingConfig(ConfigTable):
@@ -21,7 +42,8 @@ class AskingConfig(ConfigTable):
     method: str = Field(
         "contrast",
         description="contrast for small models; pairwise, cot (a rationale first) and rating (one answer at a time) "
-        'for ~3B and up; random as a control (docs/trust-a-judge.md); or your own, "module:NAME" (docs/extending.md)',
+        "for ~3B and up; decision for decision models; random as a control (docs/trust-a-judge.md); or your own, "
+        '"module:NAME" (docs/extending.md)',
     )
     scale: float = Field(
         0.1,
@@ -47,18 +69,48 @@ class AskingConfig(ConfigTable):
         "contrast always shows all; cot shows none, because examples have no rationale",
     )
     rationale_tokens: int = Field(128, ge=1, description="cot: longest rationale, in tokens; a longer one is cut")
+    verdict: Literal["logprobs", "json"] = Field(
+        "logprobs",
+        description="cot and rating: how the verdict is asked for; logprobs = by the log-probs of letters or digits, "
+        "json = written under a JSON schema, for servers and models without log-probs (docs/reference/judging.md)",
+    )
     clamp: tuple[float, float] | None = Field(
         (0.4, 0.6),
         description="cot alone: bounds of the probability under each order, alike on both sides of 0.5, null = none; a "
         "rationale mostly names its winner, so the letters after it are near 0 or 1 and say nothing of how sure the "
         "judge is (Constitutional AI clamps to 40-60 %)",
     )
+    temperature: float | None = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="openai: temperature of the judge's answers; a model that thinks wants that of its model card, "
+        "such as 0.6: at 0 many repeat themselves; null = none is sent, as OpenAI's reasoning models want it",
+    )
+    thinking_tokens: int = Field(
+        0,
+        ge=0,
+        description="openai: tokens that a reasoning model may think before an answer, beside those of the answer; "
+        "what is cut in its thinking is a failure (docs/reference/servers.md#a-judge-that-thinks)",
+    )
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="openai: sent as reasoning_effort, where server and model know it; null = nothing is sent"
+    )
+    extra_body: dict[str, JsonValue] = Field(
+        {},
+        description="openai: further fields of each request, such as chat_template_kwargs: {enable_thinking: false}; "
+        "no keys or passwords, and none of the fields that other settings stand for",
+    )
     base_url: str | None = speed_field(None, description="openai: address of the server, e.g. http://127.0.0.1:8000/v1")
     api_key_env: str = speed_field("OPENAI_API_KEY", description="openai: environment variable that holds the key")
     concurrency: int = speed_field(8, ge=1, description="openai: requests in flight, at most")
     timeout: float = speed_field(60.0, gt=0, description="openai: seconds until a try is given up")
     max_retries: int = speed_field(5, ge=0, description="openai: tries after a failed one, with growing pauses")
-    api: Literal["chat", "completions"] = Field("chat", description="openai: which endpoint the server offers")
+    api: Literal["chat", "completions", "systemone", "decisions"] = Field(
+        "chat",
+        description="openai: which endpoint of the server is asked; systemone (llama.cpp, vLLM, transformers serve) "
+        "and decisions (OpenAI, vLLM) are for method: decision, and for it alone",
+    )
     prefix: Literal["continued", "folded"] = Field(
         "continued",
         description="openai: how api: chat is told what an answer begins with; continued = as an answer that was begun "
@@ -79,6 +131,34 @@ class AskingConfig(ConfigTable):
         0.0, ge=0, description="price of a million tokens that the judge reads, in any currency"
     )
     price_out: float = speed_field(0.0, ge=0, description="price of a million tokens that the judge writes")
+
+    @field_validator("extra_body")
+    @classmethod
+    def _extra_is_not_ours(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in extra:
+            if name in OURS:
+                raise ValueError(f"{name} is set by {OURS[name]}: take it out")
+        secret = next((name for name in _names(extra) if _SECRET.search(name)), None)
+        if secret is not None:
+            raise ValueError(
+                f"{secret} looks like a key, and a config is copied into runs and cards: export it in the environment "
+                "variable that judge.api_key_env names"
+            )
+        return extra
+
+    @model_validator(mode="after")
+    def _server_alone_thinks(self) -> AskingConfig:
+        if self.backend in ("local", "scripted"):
+            given = [name for name in _OF_A_SERVER if getattr(self, name) != type(self).model_fields[name].default]
+            if given:
+                raise ValueError(f"judge.{given[0]} is sent to a server: set judge.backend: openai, or leave it out")
+        if self.api != "chat":
+            given = [n for n in ("thinking_tokens", "reasoning_effort") if getattr(self, n) not in (0, None)]
+            if given:
+                raise ValueError(f"judge.{given[0]} needs judge.api: chat")
+        if self.verdict == "json" and (self.backend == "local" or self.api != "chat"):
+            raise ValueError("judge.verdict: json needs judge.backend: openai and judge.api: chat")
+        return self
 
     @model_validator(mode="after")
     def _cost_needs_prices(self) -> AskingConfig:
@@ -101,6 +181,17 @@ class AskingConfig(ConfigTable):
                     f"judge.clamp {list(self.clamp)} is not alike on both sides of 0.5: write for example [0.4, 0.6]"
                 )
         return self
+
+
+_OF_A_SERVER = ("temperature", "thinking_tokens", "reasoning_effort", "extra_body")
+
+
+def _names(value: JsonValue) -> Iterator[str]:
+    """The names of all fields in the value, those within others too."""
+    if isinstance(value, dict):
+        yield from value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _names(part)
 
 
 class PanelMember(AskingConfig):

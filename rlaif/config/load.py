@@ -185,6 +185,8 @@ def _table_wanted(location: Location, given: Any) -> str:
     if location == ("prompts",):
         return f"slices belong here, such as prompts: {{mine: {{source: {source}, train: 100, held_out: 20}}}}"
     fields = _known_keys(location)
+    if not fields:
+        return f"a table belongs here, such as {location[-1]}: {{name: value}}"
     example = f"source: {source}" if "source" in fields else f"{fields[0]}: ..."
     return f"a table of fields belongs here, such as {location[-1]}: {{{example}}}"
 
@@ -197,11 +199,11 @@ def _place(location: Location, lines: dict[Location, int]) -> str:
 
 
 def _known_keys(location: Location) -> list[str]:
-    """Field names of the table at `location`."""
+    """Field names of the table at `location`; none of one that takes any."""
     if location[:1] == ("prompts",):
         return list(PromptSlice.model_fields)
     table: Any = RunConfig
     for key in location:
         kind = table if isinstance(key, int) else table.model_fields[key].annotation
         table = next(iter(get_args(kind)), kind)
-    return list(table.model_fields)
+    return list(getattr(table, "model_fields", ()))

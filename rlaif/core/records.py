@@ -19,6 +19,7 @@ FailureKind = Literal[
     "off_menu",
     "refused",
     "truncated",
+    "thinking_cut",
     "backend",
     "missing_logprobs",
     "context_overflow",

@@ -224,6 +224,12 @@ def read_messages(value: Any, where: str) -> tuple[Message, ...]:
         at = f"{where}.{index}"
         if not isinstance(item, dict):
             raise DataError("must be an object", where=at, remedy='{"role": "user", "content": "..."}')
+        if item.get("role") in ("tool", "function") or item.get("tool_calls") or item.get("function_call"):
+            raise DataError(
+                "is a call of a tool, or what came of one, and a prompt has neither here",
+                where=at,
+                remedy="write call and result into the turns of user and assistant, as text, or leave the row out",
+            )
         if item.get("role") not in _ROLES:
             raise DataError(
                 f"role must be one of {', '.join(_ROLES)} (given: {item.get('role')!r})", where=f"{at}.role"

@@ -20,6 +20,8 @@ from rlaif.lm.protocol import (
     ArrivingModel,
     ChoiceLogprobs,
     ChoiceRequest,
+    DecisionRequest,
+    Decisions,
     GenerateRequest,
     Generation,
     LanguageModel,
@@ -118,6 +120,7 @@ _KINDS: dict[type[Request], _Kind] = {
     GenerateRequest: _Kind("generate", Generation),
     ChoiceRequest: _Kind("choice_logprobs", ChoiceLogprobs),
     ScoreRequest: _Kind("response_logprobs", ResponseLogprobs),
+    DecisionRequest: _Kind("decisions", Decisions),
 }
 
 
@@ -359,10 +362,13 @@ def _damaged(path: Path, what: str) -> DataError:
 
 
 def _can_be(answer: ModelAnswer) -> bool:
-    """Whether a model can have given the answer: there is one, of no negative length and with no log-probability that
-    is NaN or above 0."""
+    """Whether a model can have given the answer: there is one, of no negative length, with no log-probability that is
+    NaN or above 0, and no probability outside of 0 and 1."""
     if isinstance(answer, Generation):
         return answer.text is not None and answer.n_tokens >= 0
+    if isinstance(answer, Decisions):
+        each = (None,) if answer.probabilities is None else answer.probabilities
+        return all(options is not None and all(0 <= value <= 1 for value in options) for options in each)
     logprobs = answer.logprobs if isinstance(answer, ChoiceLogprobs) else answer.token_logprobs
     return logprobs is not None and all(value <= _ROUNDING for value in logprobs)
 

@@ -1,7 +1,8 @@
 """What a language model is here: `ask` takes a batch of requests and gives their answers, in order.
 
-There are three kinds of request, each with an answer of its own: a GenerateRequest gives a Generation, a ChoiceRequest
-gives ChoiceLogprobs, a ScoreRequest gives ResponseLogprobs. A request that fails has a `failure` in its answer.
+There are four kinds of request, each with an answer of its own: a GenerateRequest gives a Generation, a ChoiceRequest
+gives ChoiceLogprobs, a ScoreRequest gives ResponseLogprobs, a DecisionRequest gives Decisions. A request that fails has
+a `failure` in its answer.
 Concurrency, retries, batching and caching are the backend's own matter. BackendError or ModelError is raised only for
 what no retry and no other request can mend: the server is down, the key is wrong, there are no log-probs at all.
 """
@@ -30,17 +31,21 @@ class RequestFor(Generic[A]):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`text` is None exactly when there is a `failure`."""
+    """`text` is None exactly when there is a `failure`. `thinking`: what a reasoning model thought before it."""
 
     text: str | None
     finish: FinishReason
     n_tokens: int
     failure: Failure | None = None
+    thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest(RequestFor[Generation]):
-    """Continue `messages` with an assistant turn that starts with `prefix` (which is not part of the result)."""
+    """Continue `messages` with an assistant turn that starts with `prefix` (which is not part of the result).
+
+    `json_schema`: the JSON schema that the answer must fit, as JSON, "" for none.
+    """
 
     messages: tuple[Message, ...]
     max_new_tokens: int
@@ -48,6 +53,7 @@ class GenerateRequest(RequestFor[Generation]):
     seed: int
     prefix: str = ""
     stop: tuple[str, ...] = ()
+    json_schema: str = ""
 
     def failed(self, failure: Failure) -> Generation:
         return Generation(None, "stop", 0, failure)
@@ -57,12 +63,14 @@ class GenerateRequest(RequestFor[Generation]):
 class ChoiceLogprobs:
     """Natural-log probabilities, one per choice, summed over *all* tokens of the choice; None with a `failure`.
 
-    `bounds` are the places of the choices that a server did not list: theirs is the most that it can be.
+    `bounds` are the places of the choices that a server did not list: theirs is the most that it can be. `thinking`:
+    what a reasoning model thought before it chose.
     """
 
     logprobs: tuple[float, ...] | None
     failure: Failure | None = None
     bounds: tuple[int, ...] = ()
+    thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +110,52 @@ class ScoreRequest(RequestFor[ResponseLogprobs]):
         return ResponseLogprobs(None, failure)
 
 
-Request = GenerateRequest | ChoiceRequest | ScoreRequest
-ModelAnswer = Generation | ChoiceLogprobs | ResponseLogprobs
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of a DecisionRequest: which of the options is right."""
+
+    name: str
+    instructions: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """The probabilities of each question's options, in order, each question's adding up to 1; None for a question that
+    has no answer, and for all of them, with a `failure`."""
+
+    probabilities: tuple[tuple[float, ...] | None, ...] | None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRequest(RequestFor[Decisions]):
+    """Which option of each of `questions` about `state` is right; all are asked at once, and their names differ."""
+
+    state: str
+    questions: tuple[Question, ...]
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """All that is read, as messages: the questions, and then what they are about."""
+        return (*(Message("system", question.instructions) for question in self.questions), Message("user", self.state))
+
+    def failed(self, failure: Failure) -> Decisions:
+        return Decisions(None, failure)
+
+
+Request = GenerateRequest | ChoiceRequest | ScoreRequest | DecisionRequest
+ModelAnswer = Generation | ChoiceLogprobs | ResponseLogprobs | Decisions
 
 
 def content_of(request: Request) -> dict[str, Any]:
-    """The fields by which a request is known. A temperature of 1 is not among those of a score: it is newer than files
-    that hold such answers."""
+    """The fields by which a request is known. A temperature of 1 is not among those of a score, nor an absent schema
+    among those of a generation: they are newer than files that hold such answers."""
     content = asdict(request)
     if isinstance(request, ScoreRequest) and request.temperature == 1:
         del content["temperature"]
+    if isinstance(request, GenerateRequest) and not request.json_schema:
+        del content["json_schema"]
     return content
 
 

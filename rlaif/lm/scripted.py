@@ -18,6 +18,8 @@ from rlaif.lm.protocol import (
     A,
     ChoiceLogprobs,
     ChoiceRequest,
+    DecisionRequest,
+    Decisions,
     GenerateRequest,
     Generation,
     ModelAnswer,
@@ -46,6 +48,8 @@ class ScriptedModel:
     - To a ChoiceRequest a score for each choice: the answer is their log-softmax. None: scores made from hashes.
     - To a ScoreRequest a score of the response: each word gets log(sigmoid(score)). None: values made from hashes. A
       response without words is the failure `empty`.
+    - To a DecisionRequest a score for each option of all questions, in order: the probabilities are their softmax, for
+      each question. None: scores made from hashes.
     - To any request a Failure, or the answer itself.
 
     Without a `fingerprint` the name and the handler's make one: two handlers of one name count as the same model.
@@ -107,8 +111,10 @@ class ScriptedModel:
         reply = None if self._handler is None else self._handler(request)
         if isinstance(reply, Failure):
             return request.failed(reply)
-        if isinstance(reply, Generation | ChoiceLogprobs | ResponseLogprobs):
+        if isinstance(reply, Generation | ChoiceLogprobs | ResponseLogprobs | Decisions):
             return reply
+        if isinstance(request, DecisionRequest):
+            return self._decisions(request, cast("Sequence[float] | None", reply))
         if isinstance(request, GenerateRequest):
             return self._generation(request, cast("str | None", reply))
         if isinstance(request, ChoiceRequest):
@@ -135,6 +141,17 @@ class ScriptedModel:
         highest = max(scores)
         total = highest + math.log(math.fsum(math.exp(score - highest) for score in scores))
         return ChoiceLogprobs(tuple(score - total for score in scores))
+
+    def _decisions(self, request: DecisionRequest, scores: Sequence[float] | None) -> Decisions:
+        asked = [(question, option) for question in request.questions for option in question.options]
+        if scores is None:
+            scores = [4.0 * _fraction(self.fingerprint, request.state, *one) for one in asked]
+        left, found = iter(scores), []
+        for question in request.questions:
+            own = [next(left) for _ in question.options]
+            masses = [math.exp(score - max(own)) for score in own]
+            found.append(tuple(mass / math.fsum(masses) for mass in masses))
+        return Decisions(tuple(found))
 
     def _score(self, request: ScoreRequest, score: float | None) -> ResponseLogprobs:
         words = request.response.split()[: request.first_tokens]

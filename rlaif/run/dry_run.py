@@ -166,7 +166,8 @@ def _judged(config: RunConfig, responses: int, pairs: int, principles: int, leng
     reads = responses * times
     if judge.draw_per == "pair":  # another draw may show a response under another principle
         reads = min(2 * pairs * times, responses * principles)
-    return cost_of(judge, JudgingWork(reads, pairs * times, response_tokens=length, prompt_tokens=PROMPT_TOKENS))
+    work = JudgingWork(reads, pairs * times, pairs, response_tokens=length, prompt_tokens=PROMPT_TOKENS)
+    return cost_of(judge, work)
 
 
 def _card(config: RunConfig, gold: int, principles: int) -> StageWork:
@@ -221,7 +222,7 @@ def _label(config: RunConfig, prompts: int, principles: int) -> StageWork:
     if table.by_contrast and table.confirm:  # each under the one principle that made it
         pairs = prompts * table.pairs
         judging += cost_of(
-            config.judge, JudgingWork(2 * pairs, pairs, response_tokens=length, prompt_tokens=PROMPT_TOKENS)
+            config.judge, JudgingWork(2 * pairs, pairs, pairs, response_tokens=length, prompt_tokens=PROMPT_TOKENS)
         )
     return StageWork(
         "label",

@@ -23,7 +23,7 @@ from rlaif.judge.load import load
 from rlaif.judge.methods.table import METHODS, find
 from rlaif.lm.cache import CachedModel, request_key
 from rlaif.lm.open import JUDGE_CACHE
-from rlaif.lm.protocol import LanguageModel, Request, ScoreRequest
+from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, LanguageModel, Request
 from rlaif.lm.scripted import ScriptedModel
 from rlaif.lm.server.batch_files import BatchResult, Exported, RequestFiles, batch_line, read_results
 from rlaif.lm.server.requests import Endpoint
@@ -119,7 +119,7 @@ def export_requests(
             def note(request: Request) -> Failure:
                 key = request_key(endpoint.fingerprint, request)
                 endpoint.refuse(request)
-                assert not isinstance(request, ScoreRequest)
+                assert isinstance(request, GenerateRequest | ChoiceRequest)
                 if key in waiting and not again:
                     left_out.add(key)
                 elif key not in fresh:
@@ -221,7 +221,7 @@ def _endpoint(judge: JudgeConfig, member: str) -> Endpoint:
     if not method.by_files:
         able = [other.name for other in METHODS.values() if other.by_files]
         raise ConfigError(
-            f"{method.name} cannot be asked by files: batch interfaces have no log-probs of given text"
+            f"{method.name} cannot be asked by files: batch interfaces have no log-probs of given text and no decisions"
             if method.asks_model
             else f"the {method.name} judge asks nothing",
             where=f"judge.method: {asking.method}",

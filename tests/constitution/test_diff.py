@@ -17,7 +17,7 @@ PAIR = Contrast("You are kind.", "You are rude.")
 KIND = Principle("be-kind", "Be kind.", tags=("tone",), contrast=PAIR)
 BRIEF = Principle("be-brief", "Be brief.", weight=2.0)
 TRUE = Principle("be-true", "Say what is true.")
-ASKED = ("pairwise", "cot", "rating")
+ASKED = ("pairwise", "cot", "rating", "decision")
 """The methods that show the statement."""
 
 
@@ -32,7 +32,7 @@ def diff(old: Constitution, new: Constitution) -> Difference:
 def test_the_same_principles_under_another_name_do_not_differ() -> None:
     found = diff(rules(KIND, BRIEF), rules(KIND, BRIEF, name="other"))
     assert (found.changes, found.reordered, found.principles) == ((), False, 2)
-    assert found.judged_anew == {"pairwise": 0, "cot": 0, "rating": 0}, "BRIEF has no pair, so contrast refuses it"
+    assert found.judged_anew == dict.fromkeys(ASKED, 0), "BRIEF has no pair, so contrast refuses it"
 
 
 def test_added_and_dropped() -> None:
@@ -53,7 +53,7 @@ def test_added_and_dropped() -> None:
         ("statement", "Smile.", (*ASKED, "revise")),
         ("critique", "C", ("revise",)),
         ("revision", "R", ("revise",)),
-        ("comparison", "Q", ("pairwise", "cot")),
+        ("comparison", "Q", ("pairwise", "cot", "decision")),
         ("contrast", Contrast("You are kind.", "You are cruel."), ("contrast", "revise")),
     ],
 )
@@ -67,7 +67,7 @@ def test_each_text_is_named_with_those_who_see_it(name: str, value: Any, seen_by
 
 
 @pytest.mark.parametrize("few_shots", [0, 2])
-@pytest.mark.parametrize("viewer", ["pairwise", "cot", "rating", "critique", "revision"])
+@pytest.mark.parametrize("viewer", [*ASKED, "critique", "revision"])
 def test_the_shipped_templates_show_what_is_said_here(viewer: str, few_shots: int) -> None:
     """Rendered with every text of a principle changed in turn, a template differs for the texts that it shows."""
     pair = replace(PAIR, examples=(ContrastExample("p", "f", "v"),))
@@ -165,4 +165,6 @@ def test_the_lines_say_which_two_and_what_a_new_tag_can_do() -> None:
         "~ be-kind  seen by no model  retagged +a + forged -tone",
         "    slices that choose principles by tag may change",
     ]
-    assert lines[-1].startswith("principles that need new verdicts, of 1: pairwise 0, cot 0, rating 0, contrast 0;")
+    assert lines[-1].startswith(
+        "principles that need new verdicts, of 1: pairwise 0, cot 0, rating 0, decision 0, contrast 0;"
+    )

@@ -13,7 +13,7 @@ def test_a_checkout_finds_what_it_ships() -> None:
     assert {"harmless-and-kind", "example"} <= shipped("constitutions").keys()
     assert {"everyday", "sounds-dangerous"} <= shipped("prompts/sets").keys()
     assert set(shipped("prompts/templates")) == {
-        "critique", "revision", "pairwise", "cot", "rating", "contrast", "propose",
+        "critique", "revision", "pairwise", "cot", "rating", "decision", "contrast", "propose",
     }  # fmt: skip
     assert shipped("constitutions")["example"].read_text().startswith("#")
 

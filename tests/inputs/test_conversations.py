@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from rlaif.core.errors import DataError
 from rlaif.core.records import Message
+from rlaif.inputs.conversations import prompt_of
 from tests.inputs.lines import BOT, COLD, HELLO, HUMAN, KIND, WARM, better, only
 
 
@@ -57,3 +59,24 @@ def test_a_prompt_that_both_answers_repeat_is_taken_off(tmp_path: Path) -> None:
     for kept in ({**row, "rejected": "No"}, {"prompt": "Hello", "chosen": "Hello you", "rejected": "Hello there"}):
         pair = only(tmp_path, kept)
         assert {pair.comparison.a.text, pair.comparison.b.text} == {kept["chosen"], kept["rejected"]}
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"role": "assistant", "content": "I look.", "tool_calls": [{"id": "1", "function": {"name": "f"}}]}],
+        [{"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f"}}]}],
+        [{"role": "assistant", "content": "I look.", "function_call": {"name": "f"}}],
+        [{"role": "tool", "content": "7", "tool_call_id": "1"}],
+    ],
+)
+def test_turns_of_tools_are_refused_and_never_dropped(turns: list[dict[str, Any]]) -> None:
+    with pytest.raises(DataError, match="is a call of a tool") as caught:
+        prompt_of({"messages": [*HELLO, *turns, *HELLO]})
+    assert "messages.1" in str(caught.value)
+
+
+def test_fields_of_tools_that_are_empty_are_none() -> None:
+    said = {**WARM[0], "tool_calls": None, "function_call": None}
+    assert len(prompt_of({"messages": [*HELLO, said, *HELLO]})[0]) == 3
+    assert len(prompt_of({"messages": [*HELLO, {**said, "tool_calls": []}, *HELLO]})[0]) == 3

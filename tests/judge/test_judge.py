@@ -12,14 +12,16 @@ from scipy.stats import kstest
 
 from rlaif.config import JudgeConfig, RunConfig
 from rlaif.core.errors import ConfigError
-from rlaif.core.records import Constitution, PreferenceLabel, Principle
+from rlaif.core.records import Comparison, Constitution, Message, PreferenceLabel, Principle, Prompt
 from rlaif.judge.aggregate import Settling
 from rlaif.judge.calibration import CalibrationMap
 from rlaif.judge.judge import Judge, opened_models
 from rlaif.lm.cache import CachedModel
-from rlaif.lm.protocol import Usage
+from rlaif.lm.protocol import ScoreRequest, Usage
 from rlaif.lm.scripted import ScriptedModel
-from tests.judge.cases import KIND, MARGINS, SHORT, Recorder, comparison, judge, logistic, only
+from tests.fakes import Listener
+from tests.fault_server import Answer, client, serving
+from tests.judge.cases import KIND, MARGINS, SHORT, Recorder, comparison, judge, logistic, only, response
 
 # --- contrast ---------------------------------------------------------------------------------------------------------
 
@@ -31,7 +33,7 @@ from tests.judge.cases import KIND, MARGINS, SHORT, Recorder, comparison, judge,
 
 
 @pytest.mark.parametrize("principles", ["all", "one"])
-@pytest.mark.parametrize("method", ["contrast", "pairwise", "cot", "rating", "random"])
+@pytest.mark.parametrize("method", ["contrast", "pairwise", "cot", "rating", "decision", "random"])
 def test_swapping_the_responses_turns_the_label_round(method: str, principles: str) -> None:
     used = judge(ScriptedModel(), method=method, principles=principles)
     pairs = [comparison(f"answer {n}", f"reply {n * n}", f"Question {n}?") for n in range(20)]
@@ -43,7 +45,7 @@ def test_swapping_the_responses_turns_the_label_round(method: str, principles: s
         assert label.id != other.id
 
 
-@pytest.mark.parametrize("method", ["contrast", "pairwise", "cot", "rating", "random"])
+@pytest.mark.parametrize("method", ["contrast", "pairwise", "cot", "rating", "decision", "random"])
 def test_labels_are_the_same_alone_and_among_others(method: str) -> None:
     pairs = [comparison(f"answer {n}", f"reply {n}", f"Question {n % 3}?") for n in range(6)]
     together = judge(ScriptedModel(), method=method).label(pairs)
@@ -265,3 +267,57 @@ def test_the_models_of_a_panel_are_opened_counted_and_closed_together(tmp_path: 
         assert judge.usage == Usage(calls=8, cached=8, prompt_tokens=judge.usage.prompt_tokens, scored_tokens=16)
         assert judge.fingerprint not in [model.fingerprint for model in models]
         judge.close()
+
+
+# --- conversations ----------------------------------------------------------------------------------------------------
+
+TURNS = (
+    Message("system", "Be terse.\n\n{{ 7 * 7 }} stays."),
+    Message("user", "One?\n> quoted\n\tand  blanks"),
+    Message("assistant", "1\n\nAnswer (A):"),
+    Message("user", "And <b>two</b>?  "),
+)
+SHOWN = """Conversation:
+System:
+> Be terse.
+>
+> {{ 7 * 7 }} stays.
+Human:
+> One?
+> > quoted
+> \tand  blanks
+Assistant:
+> 1
+>
+> Answer (A):
+Human:
+> And <b>two</b>?  """.replace("\n>\n", "\n> \n")
+"""Every turn of the conversation, with nothing added but the marks of a quotation."""
+
+
+@pytest.mark.parametrize("method", ["pairwise", "cot", "rating", "decision"])
+def test_a_conversation_reaches_a_server_turn_by_turn_as_it_is(method: str) -> None:
+    prompt = Prompt(TURNS)
+    pair = Comparison(prompt, *(response(prompt, text) for text in ("yes", "no")))
+    with serving(lambda *_: Answer({})) as server:
+        model = client(server.url, max_retries=0, api="systemone" if method == "decision" else "chat")
+        judge(model, only(KIND), method=method).label([pair])
+        model.close()
+    assert len(server.seen) == 2
+    for body in server.bodies():
+        shown = body["state"] if method == "decision" else next(m for m in body["messages"] if m["role"] == "user")
+        text = shown if isinstance(shown, str) else shown["content"]
+        assert text.startswith(f"{SHOWN}\n\n")
+
+
+def test_a_conversation_reaches_contrast_as_the_very_turns() -> None:
+    prompt = Prompt(TURNS)
+    pair = Comparison(prompt, *(response(prompt, text) for text in ("yes", "no")))
+    model = Listener()
+    judge(model, only(KIND), method="contrast").label([pair])
+    assert len(model.asked_for(ScoreRequest)) == 4
+    for request in model.asked_for(ScoreRequest):
+        system, *others = request.messages
+        turns = [Message(turn.role, turn.content.strip()) for turn in TURNS[1:]]  # a template trims turns
+        assert others == turns
+        assert TURNS[0].content in system.content

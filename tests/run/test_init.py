@@ -142,7 +142,7 @@ def test_fields_prints_every_field_with_its_default() -> None:
     found, plain = parse(data, where="test").model_dump(), default_config().model_dump()
     found.pop("prompts"), plain.pop("prompts")
     assert found == plain
-    assert "  # contrast | pairwise | cot | rating | random\n" in text
+    assert "  # contrast | pairwise | cot | rating | decision | random\n" in text
     assert "clamp: [0.4, 0.6]" in text
     assert "kl_target: null" in text
 

@@ -215,7 +215,7 @@ def _missing(*heard: Evidence) -> list[str]:
 def _cost(candidates: int, others: int, split: Split, keep: int, judge: JudgeConfig) -> str:
     """What the judge is asked at most."""
     training, held_out = (len(part) for part in (split.training, split.held_out))
-    pair = cost_of(judge, JudgingWork(reads=2, pairs=1, response_tokens=0, prompt_tokens=0))
+    pair = cost_of(judge, JudgingWork(reads=2, pairs=1, comparisons=1, response_tokens=0, prompt_tokens=0))
     calls = pair.calls * (candidates * training + (min(keep, candidates) + others) * held_out)
     return (
         f"judging {candidates:,} candidates on {training:,} pairs, then what is kept on {held_out:,}: "

@@ -5,16 +5,23 @@ Users bring their own as `judge.method: "module:NAME"` (docs/extending.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from rlaif.config import AskingConfig, RunConfig
 from rlaif.constitution.diff import JUDGED
-from rlaif.core.records import Comparison, Failure, Order, Principle, Response, Verdict
+from rlaif.core.records import Comparison, Failure, Message, Order, Principle, Response, Verdict
 from rlaif.inputs.templates import Template, TemplateKind
-from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, LanguageModel
+from rlaif.lm.protocol import ChoiceLogprobs, ChoiceRequest, GenerateRequest, Generation, LanguageModel
 
 ORDERS: tuple[Order, Order] = ("ab", "ba")
+JSON_TOKENS = 64
+"""Room for a verdict in JSON, beside what a text in it takes."""
+V = TypeVar("V", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +64,12 @@ class Asker:
 @dataclass(frozen=True, slots=True)
 class JudgingWork:
     """What is to be judged, for an estimate of the cost. `reads`: (response, principle) that a method reads which sees
-    one response at a time. `pairs`: (comparison, principle). `response_tokens`, `prompt_tokens`: of one response at
-    most, and of a rendered prompt with its system text."""
+    one response at a time. `pairs`: (comparison, principle), of so many `comparisons`. `response_tokens`,
+    `prompt_tokens`: of one response at most, and of a rendered prompt with its system text."""
 
     reads: int
     pairs: int
+    comparisons: int
     response_tokens: int
     prompt_tokens: int
 
@@ -160,6 +168,49 @@ def letters(ask: Ask, order: Order, template: Template, **more: str | int) -> Ch
     answers = {"response_a": shown.a.text, "response_b": shown.b.text}
     rendered = template.render(principle=ask.principle, prompt=shown.prompt, **answers, **more)
     return ChoiceRequest(rendered.messages, ("A", "B"), rendered.prefix)
+
+
+def written(messages: Sequence[Message], verdict: type[BaseModel], how: str, max_new_tokens: int) -> GenerateRequest:
+    """The question with the request to answer in the JSON of `verdict`; `how` says so to the model."""
+    *before, last = messages
+    schema = json.dumps(verdict.model_json_schema())
+    asked = Message(last.role, f"{last.content}\n\n{how}")
+    # The seed decides nothing at temperature 0, and one for all asks lets equal questions share an answer.
+    return GenerateRequest((*before, asked), max_new_tokens, 0.0, 0, json_schema=schema)
+
+
+def read_written(answer: Generation, verdict: type[V], *, room: str) -> V | Failure:
+    """The verdict in the answer. `room`: the field that gives an answer more tokens."""
+    if answer.text is None:
+        return answer.failure or Failure("empty", "the judge wrote nothing")
+    try:
+        return verdict.model_validate_json(answer.text)
+    except ValidationError as problem:
+        if answer.finish == "length":
+            return Failure("truncated", f"the verdict was cut at {answer.n_tokens} tokens: raise {room}")
+        first = problem.errors()[0]
+        what = ".".join(map(str, first["loc"])) or "the whole"
+        reason = f"no verdict in {answer.text[:60]!r} ({what}: {first['msg']}); does the server know response_format?"
+        return Failure("parse", reason)
+
+
+def thinks_before_letters(settings: AskingConfig) -> bool:
+    """Whether the model may think before the letter or digit that it is asked for: not in an answer that is begun."""
+    return settings.thinking_tokens > 0 and (settings.prefix == "folded" or settings.base_url is None)
+
+
+def no_room_to_think(settings: AskingConfig) -> Iterator[str]:
+    """What is wrong where a method asks for nothing but an answer that is begun, and thinking is wanted."""
+    if settings.thinking_tokens and not thinks_before_letters(settings):
+        yield (
+            f"judge.thinking_tokens: {settings.method} asks for an answer that is begun, which leaves no room to "
+            "think; set judge.prefix: folded, or method: cot, which thinks before its rationale"
+        )
+
+
+def thoughts(*parts: str) -> str:
+    """The parts that say something, one under the other."""
+    return "\n\n".join(part.strip() for part in parts if part.strip())
 
 
 def once_each(asks: Sequence[Ask]) -> dict[tuple[str, str], tuple[Ask, Response]]:

@@ -1,10 +1,13 @@
-"""`pairwise`: "(A) or (B)?" by the log-probs of the letters, both orders (RLAIF, arXiv 2309.00267, section 2.1)."""
+"""`pairwise`: "(A) or (B)?" by the log-probs of the letters, both orders (RLAIF, arXiv 2309.00267, section 2.1).
+
+A model may think before the letter; that is the verdict's rationale.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from rlaif.config import AskingConfig
+from rlaif.config import AskingConfig, RunConfig
 from rlaif.core.records import Principle, Prompt, Verdict
 from rlaif.core.statistics import sigmoid
 from rlaif.inputs.templates import TemplateKind
@@ -17,6 +20,7 @@ from rlaif.judge.methods.method import (
     both_orders,
     letters,
     log_odds,
+    no_room_to_think,
     verdict,
 )
 
@@ -29,15 +33,21 @@ def ask(asks: Sequence[Ask], asker: Asker) -> list[list[Verdict]]:
     for place, ((one, order), answer) in enumerate(zip(sides, asker.model.ask(requests), strict=True)):
         margin = log_odds(answer)
         probability = None if margin is None else sigmoid(margin)
-        found = verdict(one, METHOD.name, order, asker.model.name, probability, margin, answer.failure)
-        verdicts[place // 2].append(found)
+        about = (asker.model.name, probability, margin, answer.failure)
+        verdicts[place // 2].append(verdict(one, METHOD.name, order, *about, rationale=answer.thinking))
     return verdicts
 
 
 def _cost(work: JudgingWork, settings: AskingConfig) -> JudgingCost:
     """Each pair is read in both orders."""
     sides = 2 * work.pairs
-    return JudgingCost(sides, 0, sides * (work.prompt_tokens + 2 * work.response_tokens))
+    return JudgingCost(sides, sides * settings.thinking_tokens, sides * (work.prompt_tokens + 2 * work.response_tokens))
+
+
+def _problems(config: RunConfig, settings: AskingConfig) -> Iterator[str]:
+    yield from no_room_to_think(settings)
+    if settings.verdict == "json":
+        yield "judge.verdict: json is for cot and rating; pairwise is nothing but the log-probs of two letters"
 
 
 TEMPLATE = TemplateKind(
@@ -50,4 +60,5 @@ METHOD = Method(
     TEMPLATE,
     shown=("statement", "comparison"),
     by_files=1,
+    problems=_problems,
 )

@@ -8,20 +8,21 @@ from functools import cache
 from pathlib import Path
 
 from rlaif.config import AskingConfig, JudgeConfig, RunConfig
+from rlaif.config.judge import DECIDING
 from rlaif.config.load import Location
 from rlaif.constitution.diff import JUDGED, reading
 from rlaif.core.errors import ConfigError
 from rlaif.core.plugins import check_name, load_own, own_code
 from rlaif.core.records import Constitution
 from rlaif.inputs.templates import TemplateKind, load_template
-from rlaif.judge.methods import contrast, cot, pairwise, random, rating
+from rlaif.judge.methods import contrast, cot, decision, pairwise, random, rating
 from rlaif.judge.methods.method import JudgingCost, JudgingWork, Method
 from rlaif.lm.budget import Budget
 from rlaif.lm.protocol import Usage
 
 METHODS = {
     method.name: method
-    for method in (pairwise.METHOD, cot.METHOD, rating.METHOD, contrast.METHOD, random.METHOD)
+    for method in (pairwise.METHOD, cot.METHOD, rating.METHOD, decision.METHOD, contrast.METHOD, random.METHOD)
 }  # fmt: skip
 WHERE, WHAT = "judge.method", "judging method"
 REMEDY = "name a rlaif.judge.methods.method.Method, or a function that makes one (docs/extending.md)"
@@ -119,6 +120,9 @@ def problems(config: RunConfig) -> Iterator[tuple[Location, str]]:
             yield place, f"{method.name} asks no model, and a coin has no vote: choose another method"
         if not method.asks_model and judge.panel and asking is judge:
             yield place, f"judge.method: {method.name} is a control and votes alone: take judge.panel out"
+        decides = asking.backend == "openai" and asking.api in DECIDING
+        if decides and method.asks_model and METHODS.get(asking.method, decision.METHOD) is not decision.METHOD:
+            yield place, f"judge.api: {asking.api} answers judge.method: decision alone"
         if method.problems is not None:
             with own_code(asking.method, what=WHAT):
                 sentences = list(method.problems(config, asking))

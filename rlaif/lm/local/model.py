@@ -10,12 +10,15 @@ from rlaif.core.memory import give_back
 from rlaif.core.records import Failure, Message
 from rlaif.lm.local.causal_lm import CausalLM, Decoder, PrefixCache, common_prefix, sample, target_logprobs
 from rlaif.lm.local.cpu import engine
+from rlaif.lm.local.decide import Decider
 from rlaif.lm.local.load import LoadedModel, context_length, encode_chat, encode_text, end_ids
 from rlaif.lm.local.packing import Row
 from rlaif.lm.protocol import (
     A,
     ChoiceLogprobs,
     ChoiceRequest,
+    DecisionRequest,
+    Decisions,
     GenerateRequest,
     Generation,
     ModelAnswer,
@@ -58,6 +61,7 @@ class LocalModel:
             (GenerateRequest, self._generations),
             (ChoiceRequest, self._choices),
             (ScoreRequest, self._responses),
+            (DecisionRequest, self._decisions),
         ):
             places = [place for place, request in enumerate(asked) if isinstance(request, kind)]
             for start in range(0, len(places), ASKED_TOGETHER):
@@ -101,11 +105,22 @@ class LocalModel:
         """What makes answers faster, if the model takes it."""
         return engine.decoder_for(self.lm, rows=self.batch_size)
 
+    @cached_property
+    def decider(self) -> Decider:
+        """What answers typed questions."""
+        assert self.loaded is not None
+        return Decider(self.loaded, self.context)
+
+    def _decisions(self, requests: Sequence[DecisionRequest]) -> list[Decisions]:
+        """The probabilities of every option of each request's questions."""
+        return self.decider.decide(requests, self.usage) if requests else []
+
     def close(self) -> None:
         """Lets go of the weights."""
         if self.loaded is not None:
             self.loaded = self.walker = None
-            self.__dict__.pop("decoder", None)
+            for made in ("decoder", "decider"):
+                self.__dict__.pop(made, None)
             del self.lm, self.prefixes
             give_back()
 

@@ -20,15 +20,27 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 
 from rlaif.config import AskingConfig
 from rlaif.core.errors import BackendError
 from rlaif.core.records import Failure, Message
-from rlaif.lm.protocol import A, Generation, ModelAnswer, Request, RequestFor, ResponseLogprobs, ScoreRequest, Usage
+from rlaif.lm.protocol import (
+    A,
+    DecisionRequest,
+    Generation,
+    ModelAnswer,
+    Request,
+    RequestFor,
+    ResponseLogprobs,
+    ScoreRequest,
+    Usage,
+)
 from rlaif.lm.server.connection import Connection, NoAnswer, Refused
-from rlaif.lm.server.replies import Reply, own_fault, parse_reply, refusal
+from rlaif.lm.server.decisions import Decided
+from rlaif.lm.server.replies import Reply, own_fault, refusal
 from rlaif.lm.server.requests import HOSTED, NO_LOGPROBS, Endpoint
 
 LIKELY_DOWN = 8
@@ -39,9 +51,13 @@ REMEDIES = {
     401: "put a valid key into the environment variable {key_env} (judge.api_key_env)",
     402: "the account has no credit left",
     403: "the key in {key_env} may not use this model; see judge.source",
-    404: "check judge.source (name of the model) and that judge.base_url ends in /v1",
+    404: "check judge.source (name of the model), that judge.base_url ends in /v1, and that the server has the "
+    "endpoint of judge.api",
+    501: "serve a model that answers typed questions there, or choose another judge.method and judge.api",
 }
 """What to do about a status that every request would meet."""
+NEVER = (501,)
+"""Statuses that no later try changes: the server has not what is asked for."""
 REDIRECTED = "if you trust that server, write its address into judge.base_url"
 
 
@@ -103,12 +119,13 @@ class OpenAIModel:
         self.endpoint.refuse(request)
         self.usage.calls += 1
         folds = self.endpoint.folds
-        begun = self.endpoint.api == "chat" and not isinstance(request, ScoreRequest) and bool(request.prefix)
+        begun = not isinstance(request, ScoreRequest | DecisionRequest) and bool(request.prefix)
+        begun = begun and self.endpoint.api == "chat"
         body = self.endpoint.body(request, folded=folds)
-        reply = await self._post(body, flight)
+        reply = await self._post(request, body, flight)
         if begun and not folds:
             if isinstance(reply, Refused) and not self._continues:
-                reply = await self._post(body, flight)  # a stray refusal would not come twice
+                reply = await self._post(request, body, flight)  # a stray refusal would not come twice
                 if isinstance(reply, Refused):
                     await self._refuse_begun(request, reply, flight)
             self._continues = self._continues or isinstance(reply, Reply)
@@ -121,26 +138,37 @@ class OpenAIModel:
 
     async def is_there(self, request: Request, flight: _Flight) -> bool:
         """Whether the server answers a short question that is asked in the way of `request`. Raises BackendError."""
-        short = replace(request, messages=QUESTION)
-        if isinstance(short, ScoreRequest):
-            short = replace(short, response="Yes.", first_tokens=None)
+        if isinstance(request, DecisionRequest):
+            short: Request = replace(request, state=QUESTION[0].content, questions=request.questions[:1])
+        elif isinstance(request, ScoreRequest):
+            short = replace(request, messages=QUESTION, response="Yes.", first_tokens=None)
+        else:
+            short = replace(request, messages=QUESTION)
         failure = (await self.answer(short, flight)).failure
         return failure is None or failure.kind != "backend"
 
     async def _refuse_begun(self, request: Request, refused: Refused, flight: _Flight) -> None:
         """Raises BackendError where the server takes the request without the beginning of its answer."""
-        if isinstance(await self._post(self.endpoint.body(request, folded=True), flight), Reply):
+        if isinstance(await self._post(request, self.endpoint.body(request, folded=True), flight), Reply):
             raise BackendError(
                 f"the server rejects a question with the beginning of its answer ({refused.said})",
                 where=self.endpoint.where,
                 remedy="set judge.prefix: folded, and it is asked in words to begin so",
             )
 
-    async def _post(self, body: dict[str, Any], flight: _Flight) -> Reply | Failure | Refused:
+    async def _post(
+        self, request: Request, body: dict[str, Any], flight: _Flight
+    ) -> Reply | Decided | Failure | Refused:
         """The server's reply, why this one request has none, or that the server understands it and will not take it
         (400, 422). Raises BackendError."""
         try:
-            reply = await self._connection.send(self.endpoint.path, body, parse_reply, ending=lambda: flight.ending)
+            reply = await self._connection.send(
+                self.endpoint.path,
+                body,
+                partial(self.endpoint.read, request),
+                lasting=NEVER,
+                ending=lambda: flight.ending,
+            )
         except Refused as problem:
             return self._meaning(problem)
         except NoAnswer as problem:
@@ -159,7 +187,7 @@ class OpenAIModel:
             return Failure("backend", str(problem))
         self.usage.prompt_tokens += reply.prompt_tokens
         self.usage.generated_tokens += reply.completion_tokens
-        return refusal(reply) or reply
+        return (refusal(reply) if isinstance(reply, Reply) else None) or reply
 
     def _meaning(self, problem: Refused) -> Failure | Refused:
         """What a refusal means for the request. Raises BackendError where it means all of them."""

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
 
-from rlaif.core.errors import BackendError
+from rlaif.core.errors import BackendError, ConfigError
 
 HIDDEN = "***"
 SHORTEST_SECRET = 8
@@ -25,6 +25,16 @@ def shown(url: str) -> str:
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     except ValueError:
         return url.rpartition("@")[2]
+
+
+def refuse_key_in(text: str, key_env: str, *, where: str) -> None:
+    """ConfigError where a text that is copied into runs and cards holds the key."""
+    if any(secret in text for secret in _secrets(os.environ.get(key_env, "").strip(), None)):
+        raise ConfigError(
+            f"holds the key of the environment variable {key_env}, which would be copied into runs and cards",
+            where=where,
+            remedy="take it out: the key is sent as it is",
+        )
 
 
 @dataclass(frozen=True, slots=True)

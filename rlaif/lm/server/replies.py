@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, StrictInt, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictInt, ValidationError
 
 from rlaif.core.records import Failure
 from rlaif.lm.protocol import ChoiceLogprobs
@@ -32,6 +32,8 @@ _FILTERED = re.compile(r"content[ _-]?(filter|policy|management)|safety system",
 
 ROUNDING = 1e-4
 """A log-prob may be so much over 0."""
+THINKING = (("<think>", "</think>"), ("<seed:think>", "</seed:think>"), ("[THINK]", "[/THINK]"))
+"""How reasoning models begin and end their thinking, where a server leaves that in the text."""
 MOST_MASS = 1.01
 """Of the tokens of one list. Log-probs in bfloat16 are off by up to 0.4 %, those with two decimals by 0.5 %."""
 
@@ -64,9 +66,13 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer. `positions` is None where the server sent no log-probs; token counts are 0 where it sent none."""
+    """One answer. `positions` is None where the server sent no log-probs; token counts are 0 where it sent none.
+
+    `thinking` is what a reasoning model thought before the answer: neither `text` nor `positions` holds any of it.
+    """
 
     text: str
+    thinking: str
     refusal: str | None
     finish: str | None
     positions: tuple[Position, ...] | None
@@ -93,9 +99,17 @@ class _Logprobs(BaseModel):
     text_offset: list[StrictInt] | None = None
 
 
+# What is no text is of another server's making, and says nothing here.
+_Thought = Annotated[str | None, BeforeValidator(lambda value: value if isinstance(value, str) else None)]
+
+
 class _Message(BaseModel):
+    """`reasoning` (vLLM, gateways) and `reasoning_content` (SGLang, llama.cpp, transformers) are one thing."""
+
     content: str | None = None
     refusal: str | None = None
+    reasoning: _Thought = None
+    reasoning_content: _Thought = None
 
 
 class _Choice(BaseModel):
@@ -146,14 +160,52 @@ def read_reply(data: Any) -> Reply:
     choice = min(completion.choices, key=lambda c: c.index or 0)
     usage = completion.usage or _Usage()
     message = choice.message or _Message(content=choice.text)
+    thinking, text = (message.reasoning or message.reasoning_content or "").strip(), message.content or ""
+    if choice.message is not None:  # the text of a completion may be an echo of what was asked
+        more, text = without_thinking(text)
+        thinking = f"{thinking}\n{more}".strip()
+    positions = _positions(choice.logprobs)
+    if thinking and positions is not None:
+        positions = _of_the_answer(positions, text)
     return Reply(
-        text=_whole(message.content or ""),
+        text=_whole(text),
+        thinking=_whole(thinking),
         refusal=message.refusal,
         finish=choice.finish_reason,
-        positions=_positions(choice.logprobs),
+        positions=positions,
         prompt_tokens=usage.prompt_tokens or 0,
         completion_tokens=usage.completion_tokens or 0,
     )
+
+
+def without_thinking(text: str) -> tuple[str, str]:
+    """(what was thought, the answer behind it) of a text in which a server left the marks of thinking.
+
+    The opening mark may have stood in the prompt already. What was opened and never closed is all thinking.
+    """
+    for begin, end in THINKING:
+        opened = text.lstrip().startswith(begin)
+        thought, closed, answer = text.rpartition(end)
+        if closed:
+            return thought.lstrip().removeprefix(begin).strip(), answer.lstrip()
+        if opened:
+            return text.lstrip().removeprefix(begin).strip(), ""
+    return "", text
+
+
+def _of_the_answer(positions: tuple[Position, ...], text: str) -> tuple[Position, ...]:
+    """The tokens of the answer alone, without those of the thinking that some servers list too; none where the answer
+    cannot be told from it."""
+    starts, whole = list[int](), ""
+    for position in positions:
+        starts.append(len(whole))
+        whole += _squeeze(position.token)
+    wanted = _squeeze(text)
+    behind = max((whole.rfind(end) + len(end) for _, end in THINKING if end in whole), default=-1)
+    at = whole.find(wanted, behind) if behind >= 0 else whole.rfind(wanted)
+    if not wanted or at not in starts:
+        return ()
+    return positions[len(starts) - 1 - starts[::-1].index(at) :]
 
 
 def refusal(reply: Reply) -> Failure | None:

@@ -9,23 +9,28 @@
    text gets a blank, wherever it stands: "< |im_end|>" (rlaif.lm.markers). In a transcript so do "Human:" and
    "Assistant:" at the beginning of a line.
 4. Choices are read from the likeliest tokens of a greedy answer (20 for chat, 5 for completions: OpenAI's limits).
+5. A model may think before its answer, and gets `judge.thinking_tokens` for it beside the answer's own; a continued
+   prefix leaves no room to think. What was thought is kept apart: no choice is ever read from it.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
 from rlaif.config import AskingConfig
+from rlaif.config.judge import DECIDING
 from rlaif.core.errors import BackendError
 from rlaif.core.records import Failure, Message, content_id
 from rlaif.lm.markers import without_speakers, without_tokens
 from rlaif.lm.protocol import (
     ChoiceLogprobs,
     ChoiceRequest,
+    DecisionRequest,
     GenerateRequest,
     Generation,
     ModelAnswer,
@@ -33,14 +38,18 @@ from rlaif.lm.protocol import (
     ResponseLogprobs,
     ScoreRequest,
 )
-from rlaif.lm.server.credentials import shown
-from rlaif.lm.server.replies import Reply, indistinct, read_choices, read_scores, spell, tokens_to_decide
+from rlaif.lm.server.credentials import refuse_key_in, shown
+from rlaif.lm.server.decisions import Decided, decision_body, decisions_of, parse_decisions
+from rlaif.lm.server.replies import Reply, indistinct, parse_reply, read_choices, read_scores, spell, tokens_to_decide
 
 HOSTED = "https://api.openai.com/v1"
 TOP_LOGPROBS = {"chat": 20, "completions": 5}
 UNKNOWN = 0.05
 """Most of the probability that choices may hold which the server does not list."""
 NO_LOGPROBS = "use a server with log-probs (vLLM, llama.cpp, SGLang, ...), or judge.backend: local"
+
+Written = GenerateRequest | ChoiceRequest | ScoreRequest
+"""What is asked in messages, of which an answer is written."""
 
 _clash = lru_cache(indistinct)
 """A run has a handful of sets of choices and asks with each of them thousands of times."""
@@ -52,20 +61,44 @@ class Endpoint:
 
     model: str
     base_url: str | None = None
-    api: Literal["chat", "completions"] = "chat"
+    api: Literal["chat", "completions", "systemone", "decisions"] = "chat"
     prefix: Literal["continued", "folded"] = "continued"
+    temperature: float | None = 0.0
+    thinking_tokens: int = 0
+    reasoning_effort: str | None = None
+    extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of(cls, judge: AskingConfig) -> Endpoint:
-        """That which a judge's table names; it has a source."""
+        """That which a judge's table names; it has a source. ConfigError for an `extra_body` that holds the key."""
         assert judge.source is not None
-        return cls(judge.source, judge.base_url, judge.api, judge.prefix)
+        refuse_key_in(json.dumps(judge.extra_body), judge.api_key_env, where="judge.extra_body")
+        return cls(
+            judge.source,
+            judge.base_url,
+            judge.api,
+            judge.prefix,
+            judge.temperature,
+            judge.thinking_tokens,
+            judge.reasoning_effort,
+            judge.extra_body,
+        )
 
     @property
     def fingerprint(self) -> str:
-        """Of the model by its name; one's own servers count as one, wherever they run."""
-        folded = ["folded"] if self.folds and self.base_url is not None else []
-        return content_id("openai", "hosted" if self.base_url is None else "own", self.model, self.api, *folded)
+        """Of the model by its name and of how it is asked; one's own servers count as one, wherever they run.
+
+        How long it may think is no part of that: an answer that is there was not cut, and is the same under a higher
+        limit, which so asks again only what failed.
+        """
+        parts: list[object] = ["folded"] if self.folds and self.base_url is not None else []
+        asked = {
+            "temperature": None if self.temperature == 0 else [self.temperature],
+            "reasoning_effort": self.reasoning_effort,
+            "extra_body": dict(self.extra_body),
+        }
+        parts += [given] if (given := {name: value for name, value in asked.items() if value}) else []
+        return content_id("openai", "hosted" if self.base_url is None else "own", self.model, self.api, *parts)
 
     @property
     def where(self) -> str:
@@ -74,7 +107,7 @@ class Endpoint:
 
     @property
     def path(self) -> str:
-        return "/chat/completions" if self.api == "chat" else "/completions"
+        return "/chat/completions" if self.api == "chat" else f"/{self.api}"
 
     @property
     def folds(self) -> bool:
@@ -83,6 +116,12 @@ class Endpoint:
 
     def refuse(self, request: Request) -> None:
         """Raises BackendError for a request that no server of this kind can answer."""
+        if isinstance(request, DecisionRequest) != (self.api in DECIDING):
+            raise BackendError(
+                f"the endpoint {self.path} answers no {type(request).__name__}",
+                where=self.where,
+                remedy=f"judge.api: {' and '.join(DECIDING)} are for judge.method: decision, and for it alone",
+            )
         if isinstance(request, ScoreRequest) and self.api == "chat":
             raise BackendError(
                 "chat servers do not return the log-probs of given text",
@@ -105,8 +144,12 @@ class Endpoint:
 
     def body(self, request: Request, *, folded: bool) -> dict[str, Any]:
         """The JSON of the request."""
+        if isinstance(request, DecisionRequest):
+            return {"model": self.model, **self.extra_body, **decision_body(self._deciding, request)}
         options, max_tokens = self._options(request)
-        body: dict[str, Any] = {"model": self.model, **options}
+        body: dict[str, Any] = {"model": self.model, **self.extra_body, **options}
+        if self.reasoning_effort is not None:
+            body["reasoning_effort"] = self.reasoning_effort
         prefix = _begun(request)
         if self.api == "completions":
             if not isinstance(request, ScoreRequest):
@@ -115,7 +158,7 @@ class Endpoint:
         # OpenAI's newer models refuse max_tokens, other servers know nothing else
         limit = "max_tokens" if self.base_url is not None else "max_completion_tokens"
         messages = [{"role": m.role, "content": without_tokens(m.content)} for m in request.messages]
-        body |= {"messages": messages, limit: max_tokens}
+        body |= {"messages": messages, limit: max_tokens + self._room(request, folded)}
         if prefix and not folded:
             messages.append({"role": "assistant", "content": prefix})
             return body | {"continue_final_message": True, "add_generation_prompt": False}
@@ -124,29 +167,81 @@ class Endpoint:
             body[limit] += len(prefix)  # the answer repeats the prefix, and no token is shorter than a character
         return body
 
-    def answer(self, request: Request, reply: Reply | Failure, *, folded: bool) -> ModelAnswer:
-        """What the reply says about the request; without the log-probs asked for, the failure `missing_logprobs`.
+    @property
+    def _deciding(self) -> Literal["systemone", "decisions"]:
+        assert self.api in ("systemone", "decisions")
+        return self.api
+
+    def read(self, request: Request, text: str) -> Reply | Decided:
+        """The reply in the body of an answer with status 200; `BrokenReply` says what is malformed in it."""
+        return parse_decisions(text, request.questions) if isinstance(request, DecisionRequest) else parse_reply(text)
+
+    def _room(self, request: Written, folded: bool) -> int:
+        """How many tokens the model may think before it answers; none in an answer that is begun."""
+        return 0 if self.api != "chat" or (_begun(request) and not folded) else self.thinking_tokens
+
+    def _cut_thinking(self, request: Written, reply: Reply, folded: bool) -> Failure | None:
+        """The failure of a reply that ends before the model has thought enough, or None.
+
+        A server that does not tell thinking from answer, and a model whose prompt opens the thinking, leave no mark in
+        what was cut: where there was room to think, a reply that fills all of it and closed no thinking is such a one.
+        """
+        if reply.finish != "length" or self.api != "chat" or isinstance(request, ScoreRequest):
+            return None
+        begun = bool(_begun(request)) and not folded
+        if reply.text.strip() and (reply.thinking or not self._room(request, folded)):
+            return None
+        if begun and not reply.thinking:
+            return None  # some blanks of an answer that is begun
+        took = f"{reply.completion_tokens:,} tokens" if reply.completion_tokens else "all its tokens"
+        room = f"raise judge.thinking_tokens ({self.thinking_tokens})"
+        if begun:
+            room = "set judge.prefix: folded and give it judge.thinking_tokens"
+        reason = f"the thinking took {took} and was cut before the answer: {room}, or turn it off where the model can: "
+        reason += "judge.extra_body: {chat_template_kwargs: {enable_thinking: false}}"
+        return Failure("thinking_cut", reason)
+
+    def answer(self, request: Request, reply: Reply | Decided | Failure, *, folded: bool) -> ModelAnswer:
+        """What the reply says about the request; without the log-probs asked for, the failure `missing_logprobs`, and
+        for one that was cut in its thinking `thinking_cut`.
 
         `n_tokens` of a generation is what the server counted, 0 if it does not count. Choices: `read_choices` from the
         likeliest tokens; without a prefix an answer that merely begins with a choice ("A fruit is ...") counts for it.
         """
+        if isinstance(request, DecisionRequest):
+            assert not isinstance(reply, Reply)
+            return decisions_of(reply)
+        assert not isinstance(reply, Decided)
+        if isinstance(reply, Reply):
+            reply = self._cut_thinking(request, reply, folded) or reply
         if isinstance(request, GenerateRequest):
             return _generation(reply, _begun(request))
         if isinstance(request, ChoiceRequest):
-            return self._choices(reply, request, folded)
+            found = self._choices(reply, request, folded)
+            return found if isinstance(reply, Failure) else replace(found, thinking=reply.thinking)
         return self._scores(reply, request)
 
-    def _options(self, request: Request) -> tuple[dict[str, Any], int]:
+    def _options(self, request: Written) -> tuple[dict[str, Any], int]:
         """The fields that do not depend on the messages, and how many tokens to ask for."""
         if isinstance(request, GenerateRequest):
             # some servers keep seeds in 32 bits
-            options: dict[str, Any] = {"temperature": request.temperature, "seed": request.seed & 0x7FFFFFFF}
-            return options | ({"stop": list(request.stop)} if request.stop else {}), request.max_new_tokens
+            options = self._warmth(request.temperature) | {"seed": request.seed & 0x7FFFFFFF}
+            if request.stop:
+                options["stop"] = list(request.stop)
+            if request.json_schema:
+                schema = {"name": "verdict", "strict": True, "schema": json.loads(request.json_schema)}
+                options["response_format"] = {"type": "json_schema", "json_schema": schema}
+            return options, request.max_new_tokens
         if isinstance(request, ScoreRequest):
             return {"temperature": 0.0, "echo": True, "logprobs": 1}, 1
         top = TOP_LOGPROBS[self.api]
         options = {"logprobs": True, "top_logprobs": top} if self.api == "chat" else {"logprobs": top}
-        return {"temperature": 0.0} | options, tokens_to_decide(request.choices)
+        return self._warmth(0.0) | options, tokens_to_decide(request.choices)
+
+    def _warmth(self, temperature: float) -> dict[str, Any]:
+        """The temperature that is sent: the judge's own for a question that asks for its likeliest answer."""
+        sent = self.temperature if temperature == 0 else temperature
+        return {} if sent is None else {"temperature": sent}
 
     def _choices(self, reply: Reply | Failure, request: ChoiceRequest, folded: bool) -> ChoiceLogprobs:
         if isinstance(reply, Failure):
@@ -154,7 +249,8 @@ class Endpoint:
         if not reply.positions:
             if not reply.text.strip():
                 return ChoiceLogprobs(None, Failure("empty", "the server returned no text"))
-            return ChoiceLogprobs(None, Failure("missing_logprobs", "the server returned no log-probs"))
+            reason = "the server returned no log-probs" + " of the answer behind the thinking" * bool(reply.thinking)
+            return ChoiceLogprobs(None, Failure("missing_logprobs", reason))
         answer = read_choices(reply.positions, request.choices, _begun(request) if folded else "")
         if answer.logprobs is not None and answer.bounds:
             masses = [math.exp(value) for value in answer.logprobs]
@@ -188,7 +284,7 @@ class Endpoint:
         return ResponseLogprobs(known)
 
 
-def _begun(request: Request) -> str:
+def _begun(request: Written) -> str:
     """What stands already of the assistant's turn."""
     return without_tokens(" " + request.response if isinstance(request, ScoreRequest) else request.prefix)
 
@@ -204,9 +300,9 @@ def _generation(reply: Reply | Failure, prefix: str) -> Generation:
         text = text.lstrip()
         text = text[len(whole if text.startswith(whole) else bare) :]
     if not text.strip():
-        reason = "the server returned no text" + (" (only hidden reasoning?)" if finish == "length" else "")
-        return Generation(None, finish, reply.completion_tokens, Failure("empty", reason))
-    return Generation(text, finish, reply.completion_tokens)
+        failure = Failure("empty", "the server returned no text")
+        return Generation(None, finish, reply.completion_tokens, failure, reply.thinking)
+    return Generation(text, finish, reply.completion_tokens, thinking=reply.thinking)
 
 
 def _transcript(messages: Sequence[Message]) -> str:

@@ -188,7 +188,7 @@ def test_show_as_json_can_be_imported(tmp_path: Path) -> None:
     found = imported(tmp_path, "show.json", data)
     assert found.constitution == constitution
     assert found.left_out == {"hash": 1}
-    assert taking(found.constitution) == ["pairwise", "cot", "rating", "contrast"]
+    assert taking(found.constitution) == ["pairwise", "cot", "rating", "decision", "contrast"]
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from rlaif.core.records import Failure
+from rlaif.judge.methods.method import JSON_TOKENS
 from rlaif.lm.protocol import Generation
+from tests.fault_server import Answer, Behaviour, chat, client, last, serving
 from tests.judge.cases import KIND, Recorder, comparison, judge, logistic, only
+
+SERVED = {"backend": "openai", "source": "m"}
 
 
 def said(text: str | None, finish: str = "stop") -> Generation:
@@ -104,3 +111,84 @@ def test_a_rationale_cannot_choose_in_the_judge_s_place() -> None:
         assert [line for line in lines if line.startswith("Answer (")] == ["Answer (A):", "Answer (B):"]
         assert not any(line.startswith("The better answer") for line in lines)
         assert asked.prefix == "The better answer is ("
+
+
+def test_what_is_thought_stands_in_the_rationale_and_before_no_letter() -> None:
+    """A server with a reasoning model: it thinks of the wrong letter, gives reasons, and is asked behind those."""
+
+    def behaviour(body: dict[str, Any], _: int) -> Answer:
+        if last(body) != "The better answer is (":
+            return chat("<think>I choose (B).</think>The first is kind.")
+        return chat("A", positions=[("A", -0.2, [("A", -0.2), ("B", -2.2)])])
+
+    with serving(behaviour) as server:
+        model = client(server.url, thinking_tokens=300)
+        label = judge(model, only(KIND), method="cot", clamp=None, rationale_tokens=20).label([comparison()])[0]
+        model.close()
+    assert [v.rationale for v in label.verdicts] == ["I choose (B).\n\nThe first is kind."] * 2
+    assert [v.margin for v in label.verdicts] == pytest.approx([2.0, 2.0])
+    reasons = [body for body in server.bodies() if last(body) != "The better answer is ("]
+    letters = [body for body in server.bodies() if body not in reasons]
+    assert {body["max_tokens"] for body in reasons} == {320}
+    assert all(body["max_tokens"] < 20 for body in letters), "an answer that is begun is not thought about"
+    assert not any("I choose (B)" in str(body) for body in server.bodies())
+    assert all("> The first is kind." in str(body) for body in letters)
+
+
+def _writes(text: str, finish: str = "stop") -> Behaviour:
+    return lambda *_: chat(text, finish=finish)
+
+
+def test_a_verdict_in_json_takes_one_call_an_order_and_no_log_probs() -> None:
+    def behaviour(body: dict[str, Any], _: int) -> Answer:
+        better = "A" if "Answer (A):\n> yes my friend" in last(body) else "B"
+        return chat(json.dumps({"reasons": "it is kind", "better": better}))
+
+    with serving(behaviour) as server:
+        model = client(server.url)
+        clamped, free = (
+            judge(model, only(KIND), method="cot", verdict="json", clamp=clamp, **SERVED).label([comparison()])[0]
+            for clamp in ((0.4, 0.6), None)
+        )
+        model.close()
+    assert [v.prob_first for v in clamped.verdicts] == [0.6, 0.4]
+    assert (clamped.prob_a, clamped.consistency) == (pytest.approx(0.6), pytest.approx(1.0))
+    assert free.prob_a == pytest.approx(1.0)
+    assert [v.rationale for v in clamped.verdicts] == ["it is kind"] * 2
+    assert len(server.seen) == 2 * 2
+    for body in server.bodies():
+        assert "logprobs" not in body
+        assert body["max_tokens"] == 128 + JSON_TOKENS
+        assert last(body).endswith('"better": "A" or "B"}')
+        schema = body["response_format"]["json_schema"]["schema"]
+        assert (schema["required"], schema["additionalProperties"]) == (["reasons", "better"], False)
+
+
+def test_two_written_letters_that_contradict_each_other_agree_on_nothing_whatever_the_clamp() -> None:
+    with serving(_writes('{"reasons": "", "better": "A"}')) as server:
+        model = client(server.url)
+        label = judge(model, only(KIND), method="cot", verdict="json", **SERVED).label([comparison()])[0]
+        model.close()
+    assert (label.prob_a, label.consistency) == (pytest.approx(0.5), pytest.approx(0.0, abs=1e-6))
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "kind", "said"),
+    [
+        ("The better answer is (A).", "stop", "parse", "does the server know response_format?"),
+        ('{"reasons": "x", "better": "C"}', "stop", "parse", "better"),
+        ('{"better": "A"}', "stop", "parse", "reasons"),
+        ('{"reasons": "x", "better": "A", "sure": 1}', "stop", "parse", "sure"),
+        ('{"reasons": "x and', "length", "truncated", "raise judge.rationale_tokens"),
+        ('<think>{"reasons": "x", "better": "A"}', "length", "thinking_cut", "raise judge.thinking_tokens"),
+    ],
+)
+def test_what_is_no_verdict_in_json_is_a_failure(text: str, finish: str, kind: str, said: str) -> None:
+    with serving(_writes(text, finish)) as server:
+        model = client(server.url)
+        label = judge(model, only(KIND), method="cot", verdict="json", **SERVED).label([comparison()])[0]
+        model.close()
+    assert label.prob_a is None
+    assert label.failure is not None
+    assert label.failure.kind == kind
+    assert said in label.failure.reason

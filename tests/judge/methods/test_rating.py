@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.core.records import Comparison, Contrast, ContrastExample, Failure, Message, Prompt
+from rlaif.judge.methods.method import JSON_TOKENS
 from rlaif.judge.methods.rating import RATINGS, UNLISTED, mean_rating
 from rlaif.lm.protocol import ChoiceLogprobs
 from rlaif.lm.server.replies import Position, indistinct, read_choices
+from tests.fault_server import Answer, chat, client, last, serving
 from tests.judge.cases import KIND, SHORT, Recorder, comparison, judge, logistic, only, response
 
 
@@ -138,3 +142,34 @@ def test_few_shots_come_from_the_principles_own_examples(method: str) -> None:
         judge(model, only(principle), method=method, few_shots=few_shots).label([comparison()])
         shown.append("\n".join(message.content for message in model.choices[0].messages))
     assert [[f"Q{n}?" in text for n in range(3)] for text in shown] == [[False] * 3, [True, True, False]]
+
+
+def test_a_rating_in_json_is_the_mean_and_needs_no_log_probs() -> None:
+    def behaviour(body: dict[str, Any], _: int) -> Answer:
+        kind = "> yes my friend" in last(body)
+        return chat(f"<think>{'warm' if kind else 'cold'}</think>" + json.dumps({"rating": 7 if kind else 2}))
+
+    with serving(behaviour) as server:
+        model = client(server.url, thinking_tokens=100)
+        asked = {"method": "rating", "verdict": "json", "backend": "openai", "source": "m", "rating_scale": 2.0}
+        label = judge(model, only(KIND), **asked).label([comparison()])[0]
+        model.close()
+    (verdict,) = label.verdicts
+    assert (verdict.margin, verdict.raw) == (5.0, "ratings 7.00 and 2.00")
+    assert label.prob_a == pytest.approx(logistic(5 / 2))
+    assert verdict.rationale == "Answer (A): warm\n\nAnswer (B): cold"
+    for body in server.bodies():
+        assert body["messages"][-1]["role"] == "user", "no answer is begun: the JSON is all of it"
+        assert body["max_tokens"] == 100 + JSON_TOKENS
+        assert body["response_format"]["json_schema"]["schema"]["properties"]["rating"]["enum"] == list(range(1, 10))
+
+
+@pytest.mark.parametrize("text", ['{"rating": 10}', '{"rating": "7"}', '{"rating": 7.5}', "7", "{}"])
+def test_a_rating_that_is_none_is_a_failure(text: str) -> None:
+    with serving(lambda *_: chat(text)) as server:
+        model = client(server.url)
+        asked = {"method": "rating", "verdict": "json", "backend": "openai", "source": "m"}
+        label = judge(model, only(KIND), **asked).label([comparison()])[0]
+        model.close()
+    assert label.failure is not None
+    assert label.failure.kind == "parse"

@@ -238,7 +238,7 @@ def test_a_template_that_is_handed_the_principle_may_show_all_of_it() -> None:
 
 def test_a_panel_costs_what_its_members_cost() -> None:
     panel = JudgeConfig.model_validate({"method": "pairwise", "panel": [{"name": "a", "method": "rating"}]})
-    work = JudgingWork(reads=2, pairs=1, response_tokens=10, prompt_tokens=5)
+    work = JudgingWork(reads=2, pairs=1, comparisons=1, response_tokens=10, prompt_tokens=5)
     assert cost_of(panel, work) == JudgingCost(2, 0, 2 * 25) + JudgingCost(2, 0, 2 * 15)
     assert cost_of(JudgeConfig.model_validate({"method": "random"}), work) == JudgingCost()
 

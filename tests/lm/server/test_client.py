@@ -62,8 +62,10 @@ def test_cut_off_and_empty_answers_are_told_apart(start: Any) -> None:
     _, model = start(lambda body, _: chat({"a": "half an ans", "b": "  ", "c": None}[last(body)], finish="length"))
     half, blank, nothing = model.ask([ask("a"), ask("b"), ask("c")])
     assert (half.text, half.finish, half.n_tokens, half.failure) == ("half an ans", "length", 3, None)
-    assert blank.failure.kind == nothing.failure.kind == "empty"
+    assert blank.failure.kind == nothing.failure.kind == "thinking_cut", "nothing but hidden thinking has no text"
     assert blank.text is None
+    _, model = start(lambda *_: chat("  "))
+    assert model.ask([ask("b")])[0].failure.kind == "empty"
 
 
 def test_a_refusal_by_the_server_is_a_refusal(start: Any) -> None:
@@ -219,6 +221,20 @@ def test_a_real_server_judges_by_ratings_and_rationales(llama_server: str) -> No
     assert failure.kind == "off_menu"
     assert "judge.api: chat" in failure.reason
     plain.close()
+
+
+@pytest.mark.slow
+def test_a_real_server_writes_verdicts_in_json_and_takes_further_fields(llama_server: str) -> None:
+    pair = comparison("Of course, my friend.", "Go away.")
+    extra = {"chat_template_kwargs": {"enable_thinking": False}, "thinking_budget_tokens": 0}
+    model = client(llama_server, source="smollm2", extra_body=extra)
+    asked = {"backend": "openai", "source": "smollm2", "verdict": "json"}
+    rated = judge(model, only(KIND), method="rating", **asked).label([pair])[0]
+    assert rated.failure is None
+    assert rated.verdicts[0].raw.startswith("ratings ")
+    reasoned = judge(model, only(KIND), method="cot", rationale_tokens=200, **asked).label([pair])[0]
+    assert all(v.failure is None or v.failure.kind == "truncated" for v in reasoned.verdicts), "a schema is kept to"
+    model.close()
 
 
 @pytest.mark.slow

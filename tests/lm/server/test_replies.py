@@ -17,6 +17,7 @@ from rlaif.lm.server.replies import (
     shorten,
     spell,
     tokens_to_decide,
+    without_thinking,
 )
 from tests.fault_server import chat
 
@@ -200,3 +201,54 @@ def test_half_a_surrogate_pair_is_a_question_mark() -> None:
     reply = parse_reply(json.dumps(chat("a\ud800b").body))
     assert reply.text == "a?b"
     assert shorten("\udfff x") == "? x"
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "answer"),
+    [
+        ("(A) is kind.", "", "(A) is kind."),
+        ("<think>\nHm, (B)?\n</think>\n\n(A).", "Hm, (B)?", "(A)."),
+        ("Hm, (B)?\n</think>\n(A).", "Hm, (B)?", "(A)."),  # the prompt opened it
+        ("<think></think>(A).", "", "(A)."),
+        ("\n<think>Hm, (B", "Hm, (B", ""),  # cut
+        ("one</think>two</think>\n(A).", "one</think>two", "(A)."),  # a budget that closed it a second time
+        ("[THINK]Hm.[/THINK](A).", "Hm.", "(A)."),
+        ("A <think> in the middle", "", "A <think> in the middle"),
+    ],
+)
+def test_thinking_in_the_text_is_told_from_the_answer(text: str, thinking: str, answer: str) -> None:
+    assert without_thinking(text) == (thinking, answer)
+
+
+def _parsed(tokens: str, message: dict[str, Any]) -> Any:
+    """The reply with that message, whose tokens (parted by bars) all have log-probs."""
+    body = chat("", positions=[(token, -0.5, [(token, -0.5)]) for token in tokens.split("|")]).body
+    body["choices"][0]["message"] = message
+    return parse_reply(json.dumps(body))
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        "(A|)",  # of the answer alone
+        "<think>|(B|) or |(A|)?|</think>|\n\n|(A|)|<end>",
+        "(B|) or |(A|)?|</|think|>|\n\n|(A|)",
+        "<channel>|(A|)? no, |(B|) is|<channel>|final|(A|)|<end>",  # a mark that nobody knows
+    ],
+)
+def test_log_probs_are_those_of_the_answer_and_not_of_the_thinking(field: str, tokens: str) -> None:
+    reply = _parsed(tokens, {"content": "(A)", field: "(B) or (A)?"})
+    assert (reply.text, reply.thinking) == ("(A)", "(B) or (A)?")
+    assert [position.token for position in reply.positions][:2] == ["(A", ")"]
+
+
+def test_an_answer_that_the_tokens_do_not_spell_has_no_log_probs() -> None:
+    assert _parsed("<think>|x|</think>|(|B|)", {"content": "(A)", "reasoning": "x"}).positions == ()
+    assert _parsed("<think>|(A) or|</think>|no", {"content": "(A)", "reasoning": "x"}).positions == ()
+    assert _parsed("(B|) or", {"content": None, "reasoning": "(B) or"}).positions == ()
+
+
+def test_what_is_no_text_is_no_thinking() -> None:
+    reply = _parsed("(A|)", {"content": "(A)", "reasoning": {"effort": "low"}, "reasoning_content": ["x"]})
+    assert (reply.text, reply.thinking, len(reply.positions)) == ("(A)", "", 2)

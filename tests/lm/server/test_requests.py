@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rlaif.core.errors import BackendError
+from rlaif.config import AskingConfig
+from rlaif.core.errors import BackendError, ConfigError
 from rlaif.core.records import Message
 from rlaif.lm.protocol import ChoiceRequest, GenerateRequest, ScoreRequest
 from rlaif.lm.server.requests import Endpoint
@@ -213,3 +214,124 @@ def test_no_text_reaches_a_server_that_it_may_take_for_a_token_of_its_chat_forma
         assert "\\nHuman : no" in sent
         scored = model.ask([ScoreRequest(messages[:1], "good</s>day")])[0]
         assert scored.token_logprobs is not None, "the tokens spell the response as it was sent"
+
+
+THINKING = {"chat_template_kwargs": {"enable_thinking": True}, "top_k": 20}
+
+
+def test_a_judges_own_fields_reach_the_server_in_each_request(start: Any) -> None:
+    server, model = start(
+        _no_continuation, prefix="folded", extra_body=THINKING, reasoning_effort="low", temperature=0.6
+    )
+    model.ask([ask("q", temperature=0.0), ask("r", temperature=1.0)])
+    model.ask([choose(prefix="So (")])
+    assert [body["temperature"] for body in server.bodies()] == [0.6, 1.0, 0.6], "a sampled answer keeps its own"
+    for body in server.bodies():
+        assert (body["chat_template_kwargs"], body["top_k"]) == ({"enable_thinking": True}, 20)
+        assert body["reasoning_effort"] == "low"
+
+
+def test_no_temperature_is_sent_to_a_model_that_takes_none(start: Any) -> None:
+    server, model = start(lambda *_: chat("yes"), temperature=None)
+    model.ask([ask("q", temperature=0.0)])
+    assert "temperature" not in server.bodies()[0]
+
+
+def test_answers_are_kept_under_all_that_may_change_them_and_not_under_the_room_to_think() -> None:
+    url = "http://127.0.0.1:8000/v1"
+    own = Endpoint("m", url).fingerprint
+    assert own == Endpoint("m", url, thinking_tokens=9, extra_body={}).fingerprint
+    others = [
+        Endpoint("m", url, extra_body=THINKING),
+        Endpoint("m", url, extra_body={"top_k": 20}),
+        Endpoint("m", url, reasoning_effort="low"),
+        Endpoint("m", url, reasoning_effort="high"),
+        Endpoint("m", url, temperature=0.6),
+        Endpoint("m", url, temperature=None),
+    ]
+    assert len({own, *(other.fingerprint for other in others)}) == 7
+    turned = {"top_k": 20, "chat_template_kwargs": {"enable_thinking": True}}
+    assert others[0].fingerprint == Endpoint("m", url, extra_body=turned).fingerprint, "whatever their order"
+
+
+def test_room_to_think_stands_beside_the_answers_own(start: Any) -> None:
+    server, model = start(lambda *_: chat("yes"), thinking_tokens=1000)
+    model.ask([ask("q"), ask("r", prefix="So (")])
+    folded = Endpoint("m", server.url, prefix="folded", thinking_tokens=1000)
+    plain = Endpoint("m", server.url, prefix="folded")
+    assert sorted(body["max_tokens"] for body in server.bodies()) == [9, 1009], "none in an answer that is begun"
+    wide, narrow = (end.body(choose(), folded=True)["max_tokens"] for end in (folded, plain))
+    assert wide == narrow + 1000
+
+
+def _thought(content: str | None, *, finish: str = "stop", **message: str) -> Answer:
+    answer = chat(content, finish=finish)
+    answer.body["choices"][0]["message"] |= message
+    return answer
+
+
+def test_thinking_is_kept_apart_from_the_answer(start: Any) -> None:
+    replies = {
+        "vllm": _thought("(A).", reasoning="Hm."),
+        "sglang": _thought("(A).", reasoning_content="Hm."),
+        "none": _thought("<think>Hm.</think>\n\n(A)."),
+        "cut answer": _thought("(A", reasoning="Hm.", finish="length"),
+    }
+    _, model = start(lambda body, _: replies[last(body)], thinking_tokens=50)
+    *whole, cut = model.ask([ask(name) for name in replies])
+    assert [(answer.text, answer.thinking, answer.failure) for answer in whole] == [("(A).", "Hm.", None)] * 3
+    assert (cut.text, cut.finish, cut.thinking) == ("(A", "length", "Hm.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "room"),
+    [
+        (_thought("", reasoning="(A) is", finish="length"), 0),
+        (_thought(None, reasoning_content="(A) is", finish="length"), 50),
+        (_thought("<think>(A) is", finish="length"), 0),
+        (_thought("", finish="length"), 0),  # hidden
+        (_thought("Okay, (A) is", finish="length"), 50),  # opened in the prompt, and no parser
+    ],
+)
+def test_what_is_cut_in_its_thinking_is_a_failure_that_names_the_field(start: Any, answer: Answer, room: int) -> None:
+    positions = [("(", -0.1, [("(", -0.1)]), ("A", -0.1, [("A", -0.1), ("B", -3.0)])]
+    answer.body["choices"][0]["logprobs"] = chat("", positions=positions).body["choices"][0]["logprobs"]
+    _, model = start(lambda *_: answer, thinking_tokens=room, prefix="folded")
+    questions = [ask("q"), ask("q", prefix="So ("), choose(prefix=""), choose()]
+    for found in [model.ask([question])[0] for question in questions]:
+        assert found.failure.kind == "thinking_cut"
+        assert f"3 tokens and was cut before the answer: raise judge.thinking_tokens ({room})" in found.failure.reason
+        assert "enable_thinking: false" in found.failure.reason
+
+
+def test_a_model_that_thinks_although_its_answer_is_begun_is_told_so(start: Any) -> None:
+    _, model = start(lambda *_: _thought("", reasoning="Hm", finish="length"), thinking_tokens=50)
+    assert "set judge.prefix: folded" in model.ask([choose()])[0].failure.reason
+
+
+def test_a_letter_is_read_behind_the_thinking_alone(start: Any) -> None:
+    likely = [("B", math.log(0.7)), ("A", math.log(0.2))]
+    thought = [("<think>", -0.1, ()), ("(", -0.1, ()), ("A", -0.1, [("A", -0.1)]), ("</think>", -0.1, ())]
+    answer = chat("(B", finish="length", positions=[*thought, ("(", -0.1, ()), ("B", math.log(0.7), likely)])
+    answer.body["choices"][0]["message"]["reasoning"] = "(A"
+    _, model = start(lambda *_: answer, prefix="folded", thinking_tokens=100)
+    found = model.ask([choose()])[0]
+    assert found.logprobs == pytest.approx((math.log(0.2), math.log(0.7)))
+    assert found.thinking == "(A"
+
+
+def test_an_answer_may_be_asked_for_under_a_schema(start: Any) -> None:
+    server, model = start(lambda *_: chat('{"a": 1}'))
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    model.ask([ask("q", json_schema=json.dumps(schema))])
+    sent = server.bodies()[0]["response_format"]
+    assert sent == {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
+
+
+def test_a_key_in_the_further_fields_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-canary-0123456789")
+    table = {"backend": "openai", "method": "cot", "source": "m", "api_key_env": "MY_KEY"}
+    asking = AskingConfig.model_validate(table | {"extra_body": {"user": ["Bearer sk-canary-0123456789"]}})
+    with pytest.raises(ConfigError, match="holds the key of the environment variable MY_KEY") as caught:
+        Endpoint.of(asking)
+    assert "canary" not in str(caught.value)
