@@ -100,7 +100,7 @@ def _start(ask: Callable[[], object], vllm: str, log: Path) -> subprocess.Popen[
             ask()
             return server
         except BackendError:
-            time.sleep(1)
+            time.sleep(5)
     raise SystemExit(log.read_text(errors="replace")[-2000:])
 
 

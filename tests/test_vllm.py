@@ -129,7 +129,7 @@ def test_it_judges_by_completions(judging: Served, exported: Path) -> None:
     assert chosen.failure is None
     assert scored.failure is None
     context, target = (tokenizer.encode(text, add_special_tokens=False) for text in (given, " A whale is."))
-    assert scored.token_logprobs == pytest.approx(tiny.by_forward(plain, context, target).tolist(), abs=CLOSE)
+    assert scored.token_logprobs == pytest.approx(tiny.by_forward(plain, context, target).tolist(), abs=10 * CLOSE)
 
 
 def test_a_card_of_a_judge_behind_it(judging: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_ppo_samples_from_it_and_goes_on_when_it_was_killed(
     port = vllm_server.free_port()
     table = {
         **{"rollouts": "server", "server_url": f"http://127.0.0.1:{port}/v1", "server_timeout": 600},
-        **{"steps": 4, "save_steps": 1, "batch_size": 4, "micro_batch_size": 4, "max_new_tokens": 8},
+        **{"steps": 3, "save_steps": 1, "batch_size": 4, "micro_batch_size": 4, "max_new_tokens": 8},
         **{"learning_rate": 1e-3, "max_approx_kl": 5.0, "temperature": 1.2},
     }
     context = ppo_context(tmp_path / "ppo", Path("embedded"), run.file("sft", "adapter"), PROMPTS, **table)
@@ -176,17 +176,17 @@ def test_ppo_samples_from_it_and_goes_on_when_it_was_killed(
         with pytest.raises(BackendError, match="no answer from the server"):
             ppo.run(context)
     before = context.metrics.read()
-    assert [row["step"] for row in before] in ([0, 1], [0, 1, 2])
+    assert [row["step"] for row in before] == [0, 1]
     with serving(words, tmp_path / "second.log", port=port):
         ppo.run(context)
     rows = context.metrics.read()
-    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert [row["step"] for row in rows] == [0, 1, 2]
     assert rows[: len(before)] == before
     for row in rows:
-        assert abs(row["sampler_kl"]) < 0.02
-        assert row["sampler_gap"] < 0.02
-        assert row["importance_mean"] == pytest.approx(1, abs=0.02)
-    assert max(abs(row["kl"]) for row in rows) > 0.01, "so far has the policy gone, and the samples with it"
+        assert abs(row["sampler_kl"]) < 1e-3
+        assert row["sampler_gap"] < 1e-3
+        assert row["importance_mean"] == pytest.approx(1, abs=1e-3)
+    assert max(abs(row["kl"]) for row in rows) > 0.1, "so far has the policy gone, and the samples with it"
 
 
 def test_run_batch_reads_our_files_and_we_its_errors(exported: Path, own: LanguageModel, tmp_path: Path) -> None:
