@@ -73,6 +73,7 @@ OF_THE_WHOLE = {
     "test_packaging.py": "the wheel",
     "test_parts_of_the_chain.py": "a run of some stages",
     "test_public_surface.py": "the names that users import",
+    "test_vllm.py": "vLLM itself: judging, rollouts, batch files, serving, rewards",
     "training/ppo/test_against_trl.py": "GRPO and RLOO against TRL's",
     "training/ppo/test_whole_step.py": "a PPO step against one in float64",
 }

@@ -114,8 +114,8 @@ class AskingConfig(ConfigTable):
     prefix: Literal["continued", "folded"] = Field(
         "continued",
         description="openai: how api: chat is told what an answer begins with; continued = as an answer that was begun "
-        "(vLLM, SGLang, llama.cpp, Ollama), folded = in words, for servers that reject that; always so at "
-        "api.openai.com",
+        "(vLLM, SGLang, llama.cpp, Ollama), folded = in words, for servers that reject that, or the field "
+        "repetition_penalty that choices are sent with; always so at api.openai.com",
     )
     max_calls: int | None = speed_field(
         None,

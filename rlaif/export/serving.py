@@ -5,12 +5,15 @@ The engine serves an export of the policy, a whole model that is written to a te
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,32 +33,46 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What serves a folder: the packages that it needs, how they are installed, and its command. `named`: whether it
-    answers to a name of ours; else the folder is the name."""
+    """What serves a folder. `missing()`: what it lacks here; `install`: how to get that; `command`: what starts it, of
+    the folder, the name of the model, host and port. `named`: whether it answers to a name of ours; else the folder is
+    the name."""
 
-    packages: tuple[str, ...]
+    missing: Callable[[], list[str]]
     install: str
-    command: Callable[[str, str, str, int], Sequence[str]]
+    command: Callable[[str, str, str, int], list[str]]
     named: bool
 
-    @property
-    def missing(self) -> list[str]:
-        return [name for name in self.packages if find_spec(name) is None]
+
+def _vllm_command() -> str | None:
+    """The command `vllm`, beside this Python or on the PATH: it may live in an environment of its own, for it wants
+    other versions of transformers than we do."""
+    return shutil.which("vllm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 
-def _vllm(folder: str, name: str, host: str, port: int) -> Sequence[str]:
-    serve = ["-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--served-model-name", name]
-    return [*serve, "--host", host, "--port", str(port)]
+def _vllm(folder: str, name: str, host: str, port: int) -> list[str]:
+    """The dtype is said, for vLLM would make float32 smaller."""
+    dtype = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["dtype"]
+    serve = ["serve", folder, "--served-model-name", name, "--dtype", dtype, "--host", host, "--port", str(port)]
+    return [_vllm_command() or "vllm", *serve]
 
 
-def _transformers(folder: str, name: str, host: str, port: int) -> Sequence[str]:
-    return ["-m", "transformers.cli.transformers", "serve", folder, "--host", host, "--port", str(port)]
+def _transformers(folder: str, name: str, host: str, port: int) -> list[str]:
+    serve = ["-m", "transformers.cli.transformers", "serve", folder, "--host", host, "--port", str(port)]
+    return [sys.executable, *serve]
 
 
 ENGINES: dict[EngineName, Engine] = {
-    "vllm": Engine(("vllm",), "pip install vllm", _vllm, named=True),
+    "vllm": Engine(
+        lambda: [] if _vllm_command() else ["the command vllm"],
+        "install vLLM, in an environment of its own, and put its `vllm` on the PATH",
+        _vllm,
+        named=True,
+    ),
     "transformers": Engine(
-        ("fastapi", "uvicorn", "openai"), 'pip install "transformers[serving]"', _transformers, named=False
+        lambda: [name for name in ("fastapi", "uvicorn", "openai") if find_spec(name) is None],
+        'pip install "transformers[serving]"',
+        _transformers,
+        named=False,
     ),
 }
 """The fastest first."""
@@ -70,9 +87,9 @@ def choose_engine(asked: str | None = None) -> EngineName:
             remedy=f"write one of {', '.join(ENGINES)}, or leave it out",
         )
     names: list[EngineName] = [name for name in get_args(EngineName) if asked in (None, name)]
-    found = next((name for name in names if not ENGINES[name].missing), None)
+    found = next((name for name in names if not ENGINES[name].missing()), None)
     if found is None:
-        lacking = "; ".join(f"{name} lacks {', '.join(ENGINES[name].missing)}" for name in names)
+        lacking = "; ".join(f"{name} lacks {', '.join(ENGINES[name].missing())}" for name in names)
         raise ConfigError(
             f"nothing is installed that serves a model: {lacking}",
             where="--engine",
@@ -130,7 +147,7 @@ def serve(
         export_policy(run, which, folder)
         spec = ENGINES[engine]
         name = folder.name if spec.named else str(folder)
-        process = subprocess.Popen([sys.executable, *spec.command(str(folder), name, host, port)])
+        process = subprocess.Popen(spec.command(str(folder), name, host, port))
         try:
             if _listens(process, host, port):
                 ready(f"http://{host}:{port}/v1", name)

@@ -73,19 +73,31 @@ def test_the_last_that_was_trained_is_served(finished: Path) -> None:
         serving.choose_policy(run, "dpo")
 
 
-def test_an_engine_that_is_not_installed_is_named_with_its_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert serving.choose_engine("transformers") == "transformers"
-    with pytest.raises(ConfigError, match=r"vllm lacks vllm\n.*pip install vllm"):
+def test_an_engine_that_is_not_installed_is_named_with_its_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert serving.choose_engine() == serving.choose_engine("transformers") == "transformers"
+    with pytest.raises(ConfigError, match=r"vllm lacks the command vllm\n.*environment of its own.*on the PATH"):
         serving.choose_engine("vllm")
     with pytest.raises(ConfigError, match="no engine, did you mean 'vllm'"):
         serving.choose_engine("vlm")
     monkeypatch.setattr(serving, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"vllm lacks vllm; transformers lacks fastapi, uvicorn, openai"):
+    with pytest.raises(ConfigError, match="vllm lacks the command vllm; transformers lacks fastapi, uvicorn, openai"):
         serving.choose_engine()
-    monkeypatch.setattr(serving, "find_spec", lambda name: object())
-    assert serving.choose_engine() == "vllm"
-    wanted = ["--model", "/f", "--served-model-name", "ppo", "--host", "h", "--port", "7"]
-    assert list(serving.ENGINES["vllm"].command("/f", "ppo", "h", 7))[2:] == wanted
+
+
+def test_vllm_is_the_command_on_the_path_and_is_told_the_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What vLLM makes of the words: tests/test_vllm.py."""
+    program = tmp_path / "vllm"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    (tmp_path / "config.json").write_text('{"dtype": "float32"}')
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert serving.choose_engine() == "vllm", "the fastest one that is there"
+    folder = str(tmp_path)
+    wanted = [str(program), "serve", folder, "--served-model-name", "ppo", "--dtype", "float32"]
+    assert serving.ENGINES["vllm"].command(folder, "ppo", "h", 7) == [*wanted, "--host", "h", "--port", "7"]
 
 
 def test_a_port_that_is_taken_is_said_before_a_model_is_written(finished: Path) -> None:

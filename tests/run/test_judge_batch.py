@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from rlaif.core.files import JsonlFile
-from rlaif.core.records import PreferenceLabel, content_id
+from rlaif.core.records import Failure, PreferenceLabel, content_id
 from rlaif.lm import open as open_model
 from rlaif.lm.cache import CachedModel
 from rlaif.lm.scripted import ScriptedModel
+from rlaif.lm.server.batch_files import read_results
 from tests import stub_stages
 from tests.fault_server import Answer, FaultServer, chat, serving
 from tests.output import done, rlaif
@@ -216,6 +217,28 @@ def test_missing_failed_doubled_unknown_and_cut_results(make: Any, server: Fault
     done("judge", "import", "--run", run, provider(tmp_path / "third.jsonl", to=results))
     assert done("label", "--run", run, "--resume")["stages"]["label"]["counts"]["judge_calls"] == 0
     assert server.seen == []
+
+
+def test_an_error_of_vllm_s_run_batch_is_read(tmp_path: Path) -> None:
+    """As the source of vLLM 0.32.0 has it (tests/test_vllm.py asks vLLM): no body, and the error one level deeper."""
+    said = "This model's maximum context length is 512 tokens. However, your request has 2017 input tokens."
+    error = {"error": {"message": said, "type": "BadRequestError", "param": "input_tokens", "code": 400}}
+    other = {"error": {"message": "no such thing", "type": "BadRequestError", "param": None, "code": 400}}
+    rows = [
+        {
+            "id": "vllm-1",
+            "custom_id": key,
+            "response": {"status_code": 400, "request_id": "r", "body": None},
+            "error": e,
+        }
+        for key, e in (("long", error), ("other", other), ("words", "Request must not be sent in stream mode"))
+    ]
+    file = tmp_path / "results.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {result.key: result.reply for result in read_results(file)}
+    assert found["long"] == Failure("context_overflow", f"status 400: {said}")
+    assert found["other"] == Failure("backend", "status 400: no such thing")
+    assert found["words"] == Failure("backend", "status 400: Request must not be sent in stream mode")
 
 
 def test_what_the_files_lack_the_server_is_asked(make: Any, server: FaultServer, tmp_path: Path) -> None:

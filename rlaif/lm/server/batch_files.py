@@ -162,6 +162,8 @@ def _reply(row: dict[str, Any]) -> Reply | Failure:
 
 
 def _error(error: object, otherwise: str) -> Failure:
+    if isinstance(error, dict) and isinstance(error.get("error"), dict):  # vLLM's run-batch: one in the other
+        error = error["error"]
     said = error if isinstance(error, dict) else {"message": error or otherwise}
     message = shorten(f"{otherwise}: {said.get('message') or said.get('code')}" if error else otherwise)
     return own_fault(message, said.get("code"), said.get("type")) or Failure("backend", message)

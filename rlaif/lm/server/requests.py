@@ -8,7 +8,9 @@
 3. A server is asked in text, and many take what looks like a token of their chat format for the token itself. So such
    text gets a blank, wherever it stands: "< |im_end|>" (rlaif.lm.markers). In a transcript so do "Human:" and
    "Assistant:" at the beginning of a line.
-4. Choices are read from the likeliest tokens of a greedy answer (20 for chat, 5 for completions: OpenAI's limits).
+4. Choices are read from the likeliest tokens of a greedy answer (20 for chat, 5 for completions: OpenAI's limits). With
+   them goes `repetition_penalty: 1`: vLLM and SGLang otherwise take the one that the model was saved with, and list
+   probabilities after it. OpenAI rejects the field, and so do servers for which `judge.prefix: folded` is set.
 5. A model may think before its answer, and gets `judge.thinking_tokens` for it beside the answer's own; a continued
    prefix leaves no room to think. What was thought is kept apart: no choice is ever read from it.
 """
@@ -236,6 +238,8 @@ class Endpoint:
             return {"temperature": 0.0, "echo": True, "logprobs": 1}, 1
         top = TOP_LOGPROBS[self.api]
         options = {"logprobs": True, "top_logprobs": top} if self.api == "chat" else {"logprobs": top}
+        if self.base_url is not None and self.prefix == "continued":
+            options["repetition_penalty"] = 1.0
         return self._warmth(0.0) | options, tokens_to_decide(request.choices)
 
     def _warmth(self, temperature: float) -> dict[str, Any]:

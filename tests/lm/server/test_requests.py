@@ -130,6 +130,16 @@ def test_choices_ask_for_the_likeliest_tokens_of_a_greedy_answer(start: Any) -> 
     assert body["max_tokens"] <= 4
 
 
+def test_no_penalty_that_a_model_was_saved_with_shifts_the_choices() -> None:
+    """vLLM and SGLang take what a request leaves out from the model; OpenAI rejects a field that it does not know."""
+    url = "http://127.0.0.1:8000/v1"
+    told = [Endpoint("m", url), Endpoint("m", url, "completions")]
+    assert [each.body(choose(), folded=False)["repetition_penalty"] for each in told] == [1.0, 1.0]
+    strict = [Endpoint("m"), Endpoint("m", url, prefix="folded"), Endpoint("m", url, "completions", "folded")]
+    assert not any("repetition_penalty" in each.body(choose(), folded=each.folds) for each in strict)
+    assert "repetition_penalty" not in told[0].body(ask("q"), folded=False), "what a model writes is its own affair"
+
+
 def test_choices_that_begin_each_other_cost_no_call(start: Any) -> None:
     server, model = start(lambda *_: chat("1"))
     with pytest.raises(BackendError, match="'1' and '10'"):
