@@ -100,8 +100,9 @@ def _anchored(config: RunConfig, folder: Path) -> RunConfig:
     the command is started: a run goes on from anywhere."""
 
     def anchor(source: str, *, started: bool = False) -> str:
-        if source.startswith("tests:"):
-            return "tests:" + anchor(source.removeprefix("tests:"))
+        for kind in ("tests:", "hhh:"):
+            if source.startswith(kind):
+                return kind + anchor(source.removeprefix(kind))
         looks_like_path = "/" in source or bool(Path(source).suffix)
         for place in (folder, Path.cwd()) if started else (folder,):
             # a bare name is a shipped set or a constitution, whatever lies about, or a model that is really there
