@@ -112,7 +112,7 @@ def export_data(run: RunFolder, out: Path, request: DataRequest, *, force: bool 
         raise DataError(
             f"no row is left ({facts.told()})",
             where=str(run.root),
-            remedy="lower --min-confidence or --min-agreement, or take more slices",
+            remedy="lower --min-confidence or --min-agreement, leave --balance out, or take more slices",
         )
     if empty := [split for split in _names(request) if not facts.rows[split]]:
         remedy = "leave --balance out, take more prompts, or other shares"
