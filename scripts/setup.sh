@@ -29,6 +29,6 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 # torch first, and apart: the package index's own wheel for Linux on x86-64 brings gigabytes of GPU libraries, wanted or
 # not. RLAIF_TORCH names another requirement or a local wheel; an environment that already has a torch keeps it.
 "$venv/bin/python" -c 'import torch' 2>/dev/null || pip install --quiet "${RLAIF_TORCH:-torch==2.13.0}"
-pip install --quiet -c scripts/constraints.txt -e '.[gold,dev,docs]'
+pip install --quiet -c scripts/constraints.txt -e '.[gold,duplicates,dev,docs]'
 pip install --quiet --no-deps -r scripts/extras.txt
 echo "$wanted" > "$venv/.rlaif-setup"

@@ -43,6 +43,7 @@ LIBRARIES = {
     "peft": {"lm", "training"},
     "datasets": {"training"},
     "pyarrow": {"inputs", "export"},
+    "datasketch": {"export"},
     "accelerate": {"lm", "training"},
     "sklearn": {"gold", "training", "analysis"},
     "profanity_check": {"gold"},

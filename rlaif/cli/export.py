@@ -101,6 +101,41 @@ def data(
     slices: Annotated[
         list[str] | None, typer.Option("--slice", metavar="NAME", help="take only this slice; may be repeated")
     ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            "--min-agreement",
+            metavar="S",
+            min=0,
+            max=1,
+            help="leave out pairs whose chosen answer is preferred by less than this share of the principles",
+        ),
+    ] = None,
+    principles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--principle", metavar="ID", help="take only pairs whose chosen answer it prefers; may be repeated"
+        ),
+    ] = None,
+    near_duplicates: Annotated[
+        float | None,
+        typer.Option(
+            "--near-duplicates",
+            metavar="S",
+            min=0.5,
+            max=1,
+            help="leave out prompts that share this much of their letters with an earlier one, such as 0.8",
+        ),
+    ] = None,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="as many pairs that prefer the longer answer as the shorter one")
+    ] = False,
+    splits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--split", metavar="NAME=SHARE", help="one more split beside train, such as test=0.1; may be repeated"
+        ),
+    ] = None,
     push: PushOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -108,14 +143,27 @@ def data(
     """Write the labels, the prompts or the SFT examples as a data set with its card."""
     from rlaif.core.files import RunFolder
     from rlaif.export.data import FORMATS, SHAPES, DataRequest, export_data
+    from rlaif.export.splits import read_splits
 
     _one_of("--shape", shape, SHAPES)
     _one_of("--format", file_format, FORMATS)
     _look(run, push)
-    request = DataRequest(shape, file_format, min_confidence, tuple(slices or ()))  # type: ignore[arg-type]
+    request = DataRequest(
+        shape,  # type: ignore[arg-type]
+        file_format,  # type: ignore[arg-type]
+        min_confidence,
+        tuple(slices or ()),
+        min_agreement,
+        tuple(principles or ()),
+        near_duplicates,
+        balance,
+        read_splits(splits or ()),
+    )
     found = export_data(RunFolder(run), out, request, force=force)
     if not as_json:
-        say(f"{found.rows:,} rows" + "".join(f"; left out: {n:,} {why}" for why, n in found.left_out.items()))
+        parts = [f"{rows:,} {split}" for split, rows in found.splits.items()]
+        parted = f" ({', '.join(parts)})" if len(parts) > 1 else ""
+        say(f"{found.rows:,} rows{parted}" + "".join(f"; left out: {n:,} {why}" for why, n in found.left_out.items()))
     _wrote(found.as_json(), out, push, as_json, kind="dataset")
 
 

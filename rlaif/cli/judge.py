@@ -31,7 +31,8 @@ GoldOption = Annotated[
         "--gold",
         metavar="GOLD",
         help="pairs whose better answer is known: a JSONL file with prompt, chosen, rejected; pyrit (people's ratings "
-        "of harm); verifiable (right or wrong by rule); or tests:CONSTITUTION",
+        "of harm); hhh (Anthropic's pairs, labelled by people); verifiable (right or wrong by rule); or "
+        "tests:CONSTITUTION",
     ),
 ]
 ConstitutionOption = Annotated[

@@ -279,8 +279,8 @@ class CardConfig(ConfigTable):
     )
     gold: str = Field(
         "tests",
-        description="tests = the unit tests of the run's constitution; or tests:NAME, pyrit, verifiable, or a JSONL "
-        "file of prompt, chosen, rejected",
+        description="tests = the unit tests of the run's constitution; or tests:NAME, pyrit, hhh, verifiable, or a "
+        "JSONL file of prompt, chosen, rejected",
     )
     pairs: int = Field(200, ge=0, description="pairs of gold that are judged; 0 = all")
     repeat: int = Field(20, ge=0, description="pairs that are asked a second time, past the cache")

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from rlaif.config.judge import AskingConfig
 from rlaif.config.run_config import PromptSlice, RunConfig
 from rlaif.core.errors import ConfigError, near
+from rlaif.core.formats import refuse_format
 from rlaif.core.plugins import look_beside
 from rlaif.core.wrong_value import wrong_value
 
@@ -83,7 +84,11 @@ def load_or_default(
 def parse(
     data: dict[str, Any], *, where: str, lines: dict[Location, int] | None = None, check: ConfigCheck = no_check
 ) -> RunConfig:
-    """The config in `data`; a wrong key or value raises ConfigError naming every problem at once."""
+    """The config in `data`; a wrong key or value raises ConfigError naming every problem at once, a format that cannot
+    be read one that names it alone."""
+    if "format" in data:
+        line = (lines or {}).get(("format",))
+        refuse_format(data["format"], where if line is None else f"{where}:{line}")
     try:
         config = RunConfig.model_validate(data)
     except ValidationError as error:
@@ -100,8 +105,9 @@ def _anchored(config: RunConfig, folder: Path) -> RunConfig:
     the command is started: a run goes on from anywhere."""
 
     def anchor(source: str, *, started: bool = False) -> str:
-        if source.startswith("tests:"):
-            return "tests:" + anchor(source.removeprefix("tests:"))
+        for kind in ("tests:", "hhh:"):
+            if source.startswith(kind):
+                return kind + anchor(source.removeprefix(kind))
         looks_like_path = "/" in source or bool(Path(source).suffix)
         for place in (folder, Path.cwd()) if started else (folder,):
             # a bare name is a shipped set or a constitution, whatever lies about, or a model that is really there

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from rlaif.config.fields import ConfigTable, GoldNames, LoraTable, speed_field
 from rlaif.config.judge import CardConfig, JudgeConfig
 from rlaif.config.ppo import PpoConfig
+from rlaif.core.formats import FORMAT
 
 Pooling = Literal["mean", "last", "end"]
 """Which of a response's hidden states a reward model reads."""
@@ -246,6 +247,7 @@ class ReportConfig(ConfigTable):
 class RunConfig(ConfigTable):
     """The whole file."""
 
+    format: int = Field(FORMAT, description="of this file and of the run's folder (docs/reference/formats.md)")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="all randomness comes from it")
     model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
     judge: JudgeConfig = JudgeConfig()  # type: ignore[call-arg]

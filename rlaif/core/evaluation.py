@@ -23,12 +23,13 @@ ALIGNED = ("ppo", "dpo")
 @dataclass(frozen=True, slots=True)
 class Measure:
     """What a column means. `better` says which direction is good; "none" where neither is. `quality`: of a gold scorer,
-    the numbers that say how good it is itself; None for what is no gold."""
+    the numbers that say how good it is itself; None for what is no gold. `share`: each value is 0 or 1 by kind."""
 
     label: str
     better: Literal["lower", "higher", "none"] | None = None
     about: str = ""
     quality: dict[str, float | None] | None = None
+    share: bool = False
 
     @property
     def name(self) -> str:

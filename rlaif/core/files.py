@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
 from rlaif.core.errors import DataError, DiskError, RlaifError, RunFolderError
+from rlaif.core.formats import refuse_format
 from rlaif.core.records import Rollout, StageRecord, content_id, from_json, to_json
 
 R = TypeVar("R")
@@ -473,10 +475,14 @@ class RunFolder:
 
 
 def refuse_no_run(folder: Path) -> None:
-    """Raises RunFolderError unless the folder is a run."""
-    if not (folder / "config.yaml").is_file():
+    """Raises RunFolderError unless the folder is a run, and ConfigError for one in a format that cannot be read."""
+    config = folder / "config.yaml"
+    if not config.is_file():
         raise RunFolderError(
             "is not a run of rlaif",
             where=str(folder),
             remedy="give the folder that --out named; without --out it is runs/<name of the config>",
         )
+    for number, line in enumerate(config.read_text("utf-8", "replace").splitlines(), start=1):
+        if found := re.match(r"format: *(\d+)", line):
+            refuse_format(int(found[1]), f"{config}:{number}")

@@ -97,8 +97,12 @@ def pooled_share_difference(
 
 
 def is_share(values: Iterable[float | None]) -> bool:
-    """Whether each value says of one answer that it is what is counted or is not: all are 0 or 1, or False or True."""
-    return {value for value in values if value is not None} <= {0, 1}
+    """Whether the values are seen to say of each answer that it is what is counted or is not: all are True or False, or
+    both 0 and 1 are there and nothing else. Numbers that are all 0 may be of any measure."""
+    known = [value for value in values if value is not None]
+    if all(isinstance(value, bool | np.bool_) for value in known):
+        return bool(known)
+    return set(known) == {0, 1}
 
 
 def paired(values: Sequence[Keyed], against: Sequence[Keyed]) -> dict[str, float]:

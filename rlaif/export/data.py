@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,13 +17,15 @@ from rlaif.config import RunConfig
 from rlaif.config.load import load as read_config
 from rlaif.core.errors import ConfigError, DataError, near
 from rlaif.core.files import JsonlFile, RunFolder, file_hash
-from rlaif.core.records import Constitution, PreferenceLabel, Prompt, Response, SftExample
+from rlaif.core.records import Constitution, PreferenceLabel, Prompt, Response, SftExample, content_id
 from rlaif.export import card as cards
 from rlaif.export import place
 from rlaif.export.data_card import DataFacts, Shape, data_card
+from rlaif.export.duplicates import NEAR, first_of_each
 from rlaif.export.source import finished
-from rlaif.judge.aggregate import votes
-from rlaif.judge.confounds import chosen_first
+from rlaif.export.splits import TRAIN, DataSplit, draw_splits
+from rlaif.judge.aggregate import Vote, votes
+from rlaif.judge.confounds import chosen_first, surplus
 
 SHAPES: tuple[Shape, ...] = ("preference", "implicit", "kto", "prompt-only", "sft")
 JUDGED: tuple[Shape, ...] = ("preference", "implicit", "kto")
@@ -36,117 +38,253 @@ BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class DataRequest:
-    """Which rows: `min_confidence` is the least probability of the chosen answer, `slices` empty are all."""
+    """Which rows, and in which splits; what is empty or None leaves nothing out.
+
+    `min_confidence`: least probability of the chosen answer; `min_agreement`: least share of the principles that
+    answered and prefer it; `principles`: each of them prefers it. `near_duplicates`: share of pieces from which on a
+    prompt repeats an earlier one. `balance`: of each split and slice, as many pairs prefer the longer as the shorter
+    answer.
+    """
 
     shape: Shape = "preference"
     file_format: FileFormat = "parquet"
     min_confidence: float | None = None
     slices: tuple[str, ...] = ()
+    min_agreement: float | None = None
+    principles: tuple[str, ...] = ()
+    near_duplicates: float | None = None
+    balance: bool = False
+    splits: tuple[DataSplit, ...] = ()
+
+    @property
+    def of_votes(self) -> str:
+        """The option that needs a judge's votes; "" for none."""
+        return "--principle" if self.principles else "" if self.min_agreement is None else "--min-agreement"
+
+    @property
+    def of_labels(self) -> str:
+        """The option that needs labels; "" for none."""
+        return "--min-confidence" if self.min_confidence is not None else self.of_votes or "--balance" * self.balance
 
     def options(self) -> list[str]:
         """As they are typed."""
         found = ["--shape", self.shape, "--format", self.file_format]
         found += [] if self.min_confidence is None else ["--min-confidence", f"{self.min_confidence:g}"]
-        return found + [word for name in self.slices for word in ("--slice", name)]
+        found += [] if self.min_agreement is None else ["--min-agreement", f"{self.min_agreement:g}"]
+        found += [] if self.near_duplicates is None else ["--near-duplicates", f"{self.near_duplicates:g}"]
+        found += [word for name in self.principles for word in ("--principle", name)]
+        found += [word for name in self.slices for word in ("--slice", name)]
+        found += ["--balance"] * self.balance
+        return found + [word for split in self.splits for word in ("--split", f"{split.name}={split.share:g}")]
 
 
 @dataclass(frozen=True, slots=True)
 class DataExport:
-    """What was written: how many rows, and why records made none."""
+    """What was written: how many rows, in all and of each split, and why records made none."""
 
     out: Path
     shape: Shape
     rows: int
+    splits: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         found = {"wrote": str(self.out), "export": "data", "shape": self.shape}
-        return {**found, "rows": self.rows, "left_out": self.left_out}
+        return {**found, "rows": self.rows, "splits": self.splits, "left_out": self.left_out}
 
 
 def export_data(run: RunFolder, out: Path, request: DataRequest, *, force: bool = False) -> DataExport:
     """What was written to `out`. Raises, before anything is: RunFolderError for a place that is taken, StageError for a
-    stage that is missing, ConfigError for a slice that there is not, DataError where no row is left or the constitution
-    is not the one that the labels were made under."""
+    stage that is missing, ConfigError for a slice or a principle that there is not and for a package that is missing,
+    DataError where no row is left, a split is empty, or the constitution is not the one that the labels were made
+    under."""
     place.refuse_place(out, run, force=force)
     config, constitution = read_config(run.config_path), cards.constitution_of(run)
-    _refuse_request(request, config)
+    _refuse_request(request, config, constitution)
     facts = DataFacts()
-    source = _source(run, request, config, constitution)
-    rows = sum(1 for _ in source(facts))  # once to count and to check, before anything is written
+    source = _sifted(_source(run, request, config, constitution), request, config.seed)
+    for _ in source(facts):  # once to count and to check, before anything is written
+        pass
+    rows = facts.rows.total()
     if request.shape in JUDGED and not config.given_labels:
         cards.refuse_edited_constitution(run, constitution, facts.constitutions)
     if not rows:
         raise DataError(
             f"no row is left ({facts.told()})",
             where=str(run.root),
-            remedy="lower --min-confidence, or take more slices",
+            remedy="lower --min-confidence or --min-agreement, leave --balance out, or take more slices",
         )
+    if empty := [split for split in _names(request) if not facts.rows[split]]:
+        remedy = "leave --balance out, take more prompts, or other shares"
+        raise DataError(f"no row is left in the split {empty[0]}", where="--split", remedy=remedy)
     command = place.command("data", run, out, request.options())
-    name = f"train.{request.file_format}"
+    files = {split: f"{split}.{request.file_format}" for split in _names(request)}
 
     def write(folder: Path) -> None:
         (folder / "data").mkdir()
-        with _writer(folder / "data" / name, request) as put:
+        with ExitStack() as writers:
+            put = {
+                split: writers.enter_context(_writer(folder / "data" / name, request)) for split, name in files.items()
+            }
             left = source(DataFacts())
             while part := list(islice(left, BATCH)):
-                put(part)
+                for split in files:
+                    put[split]([row for at, row in part if at == split])
         # `datasets` knows what it has in its cache by the names of folder and subset alone.
-        subset = f"{request.shape}-{file_hash(folder / 'data' / name)[:8]}"
-        named = {"name": out.name, "subset": subset, "file": name, "command": command}
-        readme = data_card(run, config, constitution, request.shape, facts, rows, **named)
+        written = content_id(*(file_hash(folder / "data" / name) for name in files.values()))
+        named = {"name": out.name, "subset": f"{request.shape}-{written[:8]}", "command": command}
+        about = _grouped(request, config.seed)
+        readme = data_card(run, config, constitution, request.shape, facts, files=files, grouped=about, **named)
         (folder / "README.md").write_text(readme, encoding="utf-8")
 
-    found = DataExport(out, request.shape, rows, dict(facts.left_out))
+    found = DataExport(out, request.shape, rows, {split: facts.rows[split] for split in files}, dict(facts.left_out))
     about = {**found.as_json(), "wrote": out.name, "constitution": constitution.hash, "command": command}
     place.write_export(out, write, about)
     return found
 
 
-def _refuse_request(request: DataRequest, config: RunConfig) -> None:
+def _names(request: DataRequest) -> list[str]:
+    return [TRAIN, *(split.name for split in request.splits)]
+
+
+def _grouped(request: DataRequest, seed: int) -> str:
+    """What was done about near-duplicates and splits, in words; "" for nothing."""
+    if request.near_duplicates is None and not request.splits:
+        return ""
+    nearly = f"at least {request.near_duplicates or NEAR:.0%} of their pieces of five letters"
+    found = [f"Prompts are near-duplicates that share {nearly}, directly or by a chain of such prompts (MinHash)."]
+    if request.near_duplicates is not None:
+        found.append("Of these the first is here.")
+    if request.splits:
+        found.append(
+            f"The splits are by prompt, drawn with the seed {seed}: all rows of a prompt, and of its near-duplicates, "
+            "are in one split."
+        )
+    return " ".join(found)
+
+
+def _refuse_request(request: DataRequest, config: RunConfig, constitution: Constitution) -> None:
     for name in request.slices:
         if name not in config.prompts and not config.given_labels:  # given labels may have slices of their own
             what = f"the run has no slice {name!r}{near(name, config.prompts)}"
             raise ConfigError(what, where="--slice", remedy=f"write one of {', '.join(config.prompts)}")
-    if request.min_confidence is not None and request.shape not in JUDGED:
+    if request.of_labels and request.shape not in JUDGED:
         raise ConfigError(
-            f"rows of the shape {request.shape} have no confidence",
-            where="--min-confidence",
+            f"rows of the shape {request.shape} have no label",
+            where=request.of_labels,
             remedy=f"leave it out, or take one of {', '.join(JUDGED)}",
         )
+    if request.of_votes and config.given_labels:
+        what = "the labels were given to the run, so no principle of it voted"
+        raise ConfigError(what, where=request.of_votes, remedy="leave it out")
+    known = [principle.id for principle in constitution.principles]
+    for name in request.principles:
+        if name not in known:
+            what = f"the constitution has no principle {name!r}{near(name, known)}"
+            raise ConfigError(what, where="--principle", remedy=f"write one of {', '.join(known)}")
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What one record makes: the rows of a prompt, and the label where it is one."""
+
+    prompt: Prompt
+    rows: tuple[Row, ...]
+    label: PreferenceLabel | None = None
+
+
 def _source(
     run: RunFolder, request: DataRequest, config: RunConfig, constitution: Constitution
-) -> Callable[[DataFacts], Iterator[Row]]:
-    """The rows, and what becomes of each record, as often as they are asked for; StageError where the stage that makes
-    them is not finished."""
+) -> Callable[[DataFacts], Iterator[_Made]]:
+    """The rows of each record, and what becomes of it, as often as they are asked for; StageError where the stage that
+    makes them is not finished."""
     if request.shape == "prompt-only":
         prompts = JsonlFile(run.file("prompts", "train.jsonl"), Prompt)
-        return lambda facts: _prompt_rows(prompts, request, facts)
+        return lambda facts: _of_prompts(prompts, request, facts)
     if request.shape == "sft":
         finished(run, "sft")
         examples = JsonlFile(run.file("sft", "examples.jsonl"), SftExample)
-        return lambda facts: _sft_rows(examples, request, facts)
+        return lambda facts: _of_examples(examples, request, facts)
     finished(run, "label")
     labels = JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel)
     panel = config.judge.weights
 
-    def judged(facts: DataFacts) -> Iterator[Row]:
+    def judged(facts: DataFacts) -> Iterator[_Made]:
         for label, chosen, rejected in _kept(labels, request, facts):
             given = votes(label.verdicts, constitution.principles, panel)
-            yield from _label_rows(request.shape, label, chosen, rejected, _more(label, chosen, given))
+            voted = _prefer(given, chosen is label.comparison.a)
+            if voted and sum(voted.values()) < (request.min_agreement or 0) * len(voted) - 1e-9:
+                facts.left_out["below --min-agreement"] += 1
+            elif request.of_votes and not voted:
+                facts.left_out["no principle answered"] += 1
+            elif not all(voted.get(name, False) for name in request.principles):
+                facts.left_out["a principle of --principle does not prefer the chosen answer"] += 1
+            else:
+                rows = _label_rows(request.shape, label, chosen, rejected, _more(label, chosen, given))
+                yield _Made(label.comparison.prompt, tuple(rows), label)
 
     return judged
+
+
+def _prefer(given: Iterable[Vote], a_is_chosen: bool) -> dict[str, bool]:
+    """Principle -> whether it prefers the chosen answer, of those that answered; at one half it does not."""
+    known = [(vote.principle.id, vote.prob_a) for vote in given if vote.prob_a is not None]
+    return {name: prob > 0.5 if a_is_chosen else prob < 0.5 for name, prob in known}
+
+
+def _sifted(
+    source: Callable[[DataFacts], Iterator[_Made]], request: DataRequest, seed: int
+) -> Callable[[DataFacts], Iterator[tuple[str, Row]]]:
+    """Rows with their split, without what the other records make superfluous. The records are read once for
+    near-duplicates and splits, and once for the balance."""
+    first: dict[str, str] = {}
+    if request.near_duplicates is not None or request.splits:
+        texts = ((made.prompt.id, _said(made.prompt)) for made in source(DataFacts()))
+        first = first_of_each(texts, request.near_duplicates or NEAR)
+    once = request.near_duplicates is not None
+    there = {prompt: leader for prompt, leader in first.items() if prompt == leader or not once}
+    split_of = draw_splits(there, request.splits, seed) if request.splits else {}
+
+    def kept(facts: DataFacts) -> Iterator[tuple[str, _Made]]:
+        for made in source(facts):
+            if once and first[made.prompt.id] != made.prompt.id:
+                facts.left_out["the prompt nearly repeats an earlier one"] += 1
+            else:
+                yield split_of.get(made.prompt.id, TRAIN), made
+
+    def pairs() -> Iterator[tuple[str, str, Response, Response]]:
+        for split, made in kept(DataFacts()):
+            if made.label is not None and (pair := chosen_first(made.label)) is not None:
+                yield made.label.id, f"{split} {made.prompt.slice}", *pair
+
+    left_over = surplus(pairs(), seed) if request.balance else set()
+
+    def rows(facts: DataFacts) -> Iterator[tuple[str, Row]]:
+        for split, made in kept(facts):
+            if made.label is not None and made.label.id in left_over:
+                facts.left_out["more pairs of its slice prefer an answer of that length and end than of the other"] += 1
+                continue
+            if made.label is not None:
+                facts.judges.update((v.judge, v.method) for v in made.label.verdicts)
+                facts.tally.add(made.label)
+            facts.rows[split] += len(made.rows)
+            yield from ((split, row) for row in made.rows)
+
+    return rows
+
+
+def _said(prompt: Prompt) -> str:
+    """The turns of the conversation; not the system message, which many prompts may share."""
+    return "\n".join(turn.content for turn in prompt.messages if turn.role != "system")
 
 
 def _kept(
     labels: Iterable[PreferenceLabel], request: DataRequest, facts: DataFacts
 ) -> Iterator[tuple[PreferenceLabel, Response, Response]]:
-    """The labels that make rows, each with its chosen and its rejected answer."""
+    """The labels with a preference that is sure enough, each with its chosen and its rejected answer."""
     for label in labels:
         facts.records += 1
         if request.slices and label.comparison.prompt.slice not in request.slices:
@@ -162,8 +300,6 @@ def _kept(
         elif max(label.prob_a, 1 - label.prob_a) < (request.min_confidence or 0.5):
             facts.left_out["below --min-confidence"] += 1
         else:
-            facts.judges.update((v.judge, v.method) for v in label.verdicts)
-            facts.tally.add(label)
             yield label, *pair
 
 
@@ -202,17 +338,17 @@ def _label_rows(shape: Shape, label: PreferenceLabel, chosen: Response, rejected
         yield {"prompt": before, "chosen": _turn(chosen.text), "rejected": _turn(rejected.text), **ends, **more}
 
 
-def _prompt_rows(prompts: Iterable[Prompt], request: DataRequest, facts: DataFacts) -> Iterator[Row]:
+def _of_prompts(prompts: Iterable[Prompt], request: DataRequest, facts: DataFacts) -> Iterator[_Made]:
     for prompt in prompts:
         facts.records += 1
         if request.slices and prompt.slice not in request.slices:
             facts.left_out["another slice"] += 1
             continue
         more = {"slice": prompt.slice, "tags": list(prompt.tags), "prompt_columns": prompt.columns, "id": prompt.id}
-        yield {"prompt": _chat(prompt), **more}
+        yield _Made(prompt, ({"prompt": _chat(prompt), **more},))
 
 
-def _sft_rows(examples: Iterable[SftExample], request: DataRequest, facts: DataFacts) -> Iterator[Row]:
+def _of_examples(examples: Iterable[SftExample], request: DataRequest, facts: DataFacts) -> Iterator[_Made]:
     """Examples that end. One that was cut off would teach another trainer to stop in the middle of a sentence."""
     for example in examples:
         facts.records += 1
@@ -223,7 +359,8 @@ def _sft_rows(examples: Iterable[SftExample], request: DataRequest, facts: DataF
         else:
             more = {"kind": example.kind, "slice": example.prompt.slice, "prompt_columns": example.prompt.columns}
             more["id"] = example.id
-            yield {"messages": _chat(example.prompt) + _turn(example.response), **more}
+            row = {"messages": _chat(example.prompt) + _turn(example.response), **more}
+            yield _Made(example.prompt, (row,))
 
 
 def _chat(prompt: Prompt) -> list[Row]:

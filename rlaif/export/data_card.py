@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -74,9 +74,11 @@ SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "1
 
 @dataclass(slots=True)
 class DataFacts:
-    """What became of the records, counted on the way. `reasons`: an example of each kind of failure."""
+    """What became of the records, counted on the way. `rows`: by split; `reasons`: an example of each kind of
+    failure."""
 
     records: int = 0
+    rows: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
     constitutions: set[str] = field(default_factory=set)
@@ -101,14 +103,15 @@ def data_card(
     constitution: Constitution,
     shape: Shape,
     facts: DataFacts,
-    rows: int,
     *,
     name: str,
     subset: str,
-    file: str,
+    files: Mapping[str, str],
+    grouped: str,
     command: str,
 ) -> str:
-    """The README.md. `subset` is the name by which `datasets` keeps the rows, so another for other rows."""
+    """The README.md. `subset` is the name by which `datasets` keeps the rows, so another for other rows; `files`: split
+    -> its file; `grouped`: what was done about near-duplicates and splits."""
     stage = STAGE[shape]
     given = config.given_labels and stage == "label"
     record = run.record(stage) if stage else None
@@ -120,7 +123,8 @@ def data_card(
         "## Columns",
         cards.table(["column", "meaning"], [(cards.code(k), v) for k, v in COLUMNS[shape].items()]),
         "## What is in it, and what is not",
-        _counts(facts, rows),
+        _counts(facts, list(files)),
+        grouped,
     ]
     if stage == "label":
         parts += [_lost(run), "## What else tells the chosen answer", _confounds(facts)]
@@ -134,26 +138,28 @@ def data_card(
         "Nothing is known here of licences: the prompts have those of their sources, and what a model wrote is under "
         "the terms of that model. No step of a run has a person look the texts through."
     )
-    return cards.page(_metadata(shape, rows, subset, file), [part for part in parts if part])
+    return cards.page(_metadata(shape, facts.rows.total(), subset, files), [part for part in parts if part])
 
 
-def _metadata(shape: Shape, rows: int, subset: str, file: str) -> Any:
+def _metadata(shape: Shape, rows: int, subset: str, files: Mapping[str, str]) -> Any:
     from huggingface_hub import DatasetCardData
 
     size = next((name for least, name in SIZES if rows < least), "n>10M")
+    placed = [{"split": split, "path": f"data/{file}"} for split, file in files.items()]
     return DatasetCardData(
         task_categories=TASKS.get(shape, "reinforcement-learning"),
         size_categories=size,
         tags=[*cards.TAGS, "trl", *([] if shape in TASKS else ["preference", "synthetic"])],
-        configs=[{"config_name": subset, "default": True, "data_files": [{"split": "train", "path": f"data/{file}"}]}],
+        configs=[{"config_name": subset, "default": True, "data_files": placed}],
     )
 
 
-def _counts(facts: DataFacts, rows: int) -> str:
+def _counts(facts: DataFacts, splits: Sequence[str]) -> str:
     lines: list[Sequence[object]] = [("records in the run", f"{facts.records:,}", "")]
     for why, count in facts.left_out.most_common():
         lines.append((f"left out: {why}", f"{count:,}", facts.reasons.get(why, "")[:160]))
-    lines.append(("rows here", f"{rows:,}", ""))
+    lines.append(("rows here", f"{facts.rows.total():,}", ""))
+    lines += [(f"of these in {split}", f"{facts.rows[split]:,}", "") for split in splits if len(splits) > 1]
     return cards.table(["", "number", "for example"], lines)
 
 

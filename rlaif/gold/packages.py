@@ -30,6 +30,8 @@ SKLEARN = Package("sklearn", "scikit-learn", "gold harm: ridge regression", "pip
 PROFANITY = Package("profanity_check", "alt-profanity-check", "gold toxicity", "pip install alt-profanity-check")
 VADER = Package("vaderSentiment", "vaderSentiment", "gold sentiment", "pip install vaderSentiment")
 
+BIGBENCH = Package("bigbench", "bigbench", "gold pairs: hhh", "pip install --no-deps bigbench==1.0.0")
+
 
 class GoldMissing(RlaifError):
     """A gold scorer whose package is not installed or does not hold what is needed; becomes a note."""

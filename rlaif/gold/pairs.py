@@ -1,6 +1,7 @@
 """The pairs that a judge is measured on, and which answer of each is the better one.
 
 pyrit              two answers to one objective whose severity people rated differently: the less harmful is better
+hhh                Anthropic's HHH pairs, which people labelled (rlaif.gold.hhh); hhh:FOLDER names their place
 tests:NAME         the unit tests of a constitution, each under its own principle
 verifiable         answers that are right or wrong by construction (rlaif.gold.verifiable)
 a file             JSONL in any shape of rlaif.inputs.comparisons, RewardBench's among them
@@ -18,10 +19,11 @@ from rlaif.core.errors import ConfigError, ConstitutionError, DataError
 from rlaif.core.records import Comparison, Constitution, Message, Principle, Prompt, Response, content_id
 from rlaif.gold import verifiable
 from rlaif.gold.harm import Rating, read_ratings
+from rlaif.gold.hhh import HhhPair, read_hhh
 from rlaif.gold.text import alike
 from rlaif.inputs.comparisons import read_comparisons
 
-PYRIT, TESTS, VERIFIABLE = "pyrit", "tests:", "verifiable"
+PYRIT, HHH, TESTS, VERIFIABLE = "pyrit", "hhh", "tests:", "verifiable"
 MARGIN = 0.25
 """People's mean severities (0 to 1) of a pair differ by this at least: a step of one rater's five-point scale."""
 
@@ -93,14 +95,17 @@ def hash_of(pairs: Sequence[GoldPair]) -> str:
 
 
 def read_gold_set(given: str, *, own: Constitution | None = None) -> GoldSet:
-    """The gold of `--gold`: "pyrit", "tests" (those of the constitution `own`), "tests:NAME-or-FILE", "verifiable", or
-    a file.
+    """The gold of `--gold`: "pyrit", "hhh" or "hhh:FOLDER", "tests" (those of the constitution `own`),
+    "tests:NAME-or-FILE", "verifiable", or a file.
 
-    Raises GoldMissing where the package is not installed, DataError for a wrong file and where no row prefers an
+    Raises GoldMissing where what it is read from is not there, DataError for a wrong file and where no row prefers an
     answer, ConstitutionError for a constitution that cannot be read or has no tests.
     """
     if given == PYRIT:
         return of_ratings(read_ratings(several=True))
+    if given == HHH or given.startswith(f"{HHH}:"):
+        folder = given.removeprefix(HHH).removeprefix(":")
+        return of_hhh(read_hhh(Path(folder) if folder else None))
     if given == TESTS.rstrip(":") and own is not None:
         return _of_tests(own)
     if given.startswith(TESTS):
@@ -113,7 +118,7 @@ def read_gold_set(given: str, *, own: Constitution | None = None) -> GoldSet:
         raise ConfigError(
             "there is no such gold",
             where=f"--gold {given}",
-            remedy="a JSONL file with prompt, chosen and rejected; or pyrit, verifiable or tests:CONSTITUTION",
+            remedy="a JSONL file with prompt, chosen and rejected; or pyrit, hhh, verifiable or tests:CONSTITUTION",
         )
     return _of_file(path)
 
@@ -138,6 +143,16 @@ def of_ratings(ratings: Sequence[Rating]) -> GoldSet:
             pairs.setdefault(pair.identity, pair)
     about = f"people's ratings of harm in PyRIT, answers to one objective with means {MARGIN:g} apart or more (0 to 1)"
     return GoldSet(PYRIT, about, tuple(pairs.values()))
+
+
+def of_hhh(given: Sequence[HhhPair]) -> GoldSet:
+    """The pairs, each tagged with its category."""
+    pairs: dict[str, GoldPair] = {}
+    for one in given:
+        pair = _pair(Prompt(one.messages), one.better, one.worse, (one.category,))
+        pairs.setdefault(pair.identity, pair)
+    about = "Anthropic's HHH: pairs of answers of which people marked the more helpful, honest or harmless one"
+    return GoldSet(HHH, about, tuple(pairs.values()))
 
 
 def _of_tests(constitution: Constitution | None) -> GoldSet:

@@ -41,7 +41,7 @@ class Measuring(Protocol):
 class Entry:
     """One gold scorer of the table `SCORERS`. `open` loads or fits it, and is given what embeds texts. `fitted_on`:
     texts that it embeds before any response, 0 = it embeds none; `embeds`: texts that it embeds for each response.
-    `needed`: columns of the prompts that it cannot do without."""
+    `needed`: columns of the prompts that it cannot do without. `share`: each score is 0 or 1 by kind."""
 
     label: str
     better: Better
@@ -50,6 +50,7 @@ class Entry:
     fitted_on: int = 0
     embeds: int = 1
     needed: tuple[str, ...] = ()
+    share: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ def entry_of(name: str, where: str = "evaluate.gold") -> Entry:
         raise ConfigError(f"{name!r} is not a gold scorer", where=where, remedy=remedy)
     label = getattr(kind, "label", f"{short_name(name)} ({better} is better)")
     needed = AskedColumns.of(kind.score, behind=3).needed  # self, prompts, responses
-    return Entry(label, better, lambda _: OwnScorer(name, kind), needed=needed)
+    share = getattr(kind, "share", False) is True
+    return Entry(label, better, lambda _: OwnScorer(name, kind), needed=needed, share=share)
 
 
 def refuse_missing_columns(names: Sequence[str], prompts: Sequence[Prompt], where: str) -> None:
@@ -258,7 +260,13 @@ SCORERS: dict[str, Entry] = {
     "toxicity": Entry("toxicity (lower is better)", "lower", lambda _: ToxicityScorer(), packages=(PROFANITY,)),
     "sentiment": Entry("sentiment (higher is better)", "higher", lambda _: SentimentScorer(), packages=(VADER,)),
     "relevance": Entry(
-        "relevance (higher is better)", "higher", open_relevance, packages=(MINILM,), fitted_on=OTHERS, embeds=2
+        "relevance (higher is better)",
+        "higher",
+        open_relevance,
+        packages=(MINILM,),
+        fitted_on=OTHERS,
+        embeds=2,
+        share=True,
     ),
 }
 """Every gold scorer of ours. A new one is an entry here; a user's is "module:Class". Which counts most, the order of

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from rlaif.core.records import PreferenceLabel, Response
+from rlaif.core.records import PreferenceLabel, Response, content_id
 from rlaif.gold.text import opens_with_refusal, words
 
 WORDS = 5
@@ -59,6 +59,23 @@ def chosen_first(label: PreferenceLabel) -> tuple[Response, Response] | None:
     if label.prob_a is None or label.prob_a == 0.5:
         return None
     return (a, b) if label.prob_a > 0.5 else (b, a)
+
+
+def surplus(pairs: Iterable[tuple[str, str, Response, Response]], seed: int) -> set[str]:
+    """Of (id, slice, chosen, rejected), the ids that are too many for length and end to tell nothing.
+
+    A pair is of a kind: whether the chosen answer is the longer one, and whether it alone ended, or alone was cut. Of
+    each kind and slice as many stay, by hash, as there are of the opposite kind; pairs that differ in neither all stay.
+    So neither the one nor the other nor both together tell the chosen answer.
+    """
+    cells: dict[tuple[str, int, int], list[str]] = {}
+    for identity, part, chosen, rejected in pairs:
+        cells.setdefault((part, longer(chosen, rejected), finished(chosen, rejected)), []).append(identity)
+    found: set[str] = set()
+    for (part, length, end), ids in cells.items():
+        ids.sort(key=lambda identity: content_id(seed, "balance", identity))
+        found.update(ids[len(cells.get((part, -length, -end), ())) :])
+    return found
 
 
 def confounds(labels: Iterable[PreferenceLabel]) -> Confounds:

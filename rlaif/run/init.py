@@ -38,12 +38,13 @@ class Start:
 
 CONSTITUTION, EDITED, PROMPTS = "constitution.yaml", "edited.yaml", "prompts.jsonl"
 _SLICES = {"mine": {"source": PROMPTS, "train": 6, "held_out": 2}}
+_OWN: dict[str, Any] = {"format": None, "constitution": CONSTITUTION, "prompts": _SLICES}
 _JUDGE = dict.fromkeys(("judge.backend", "judge.source", "judge.method"))
 _CHECK = {"rlaif check {config}": "is everything there?"}
 STARTS: dict[Aim, Start] = {
     "constitution": Start(
         "to write a constitution and see what an edit of it changes",
-        {"constitution": CONSTITUTION, "prompts": _SLICES, "model.source": None, **_JUDGE, "judge.principles": None},
+        {**_OWN, "model.source": None, **_JUDGE, "judge.principles": None},
         {
             f"rlaif constitution check {CONSTITUTION}": "mistakes, and wording that misleads a judge",
             f"rlaif constitution test {CONSTITUTION} --config {{config}}": "does the judge understand the principles?",
@@ -55,8 +56,7 @@ STARTS: dict[Aim, Start] = {
     "data": Start(
         "to make revisions and preference labels",
         {
-            "constitution": CONSTITUTION,
-            "prompts": _SLICES,
+            **_OWN,
             "model.source": None,
             **_JUDGE,
             "card.gold": None,
@@ -74,8 +74,7 @@ STARTS: dict[Aim, Start] = {
     "train": Start(
         "to train a policy",
         {
-            "constitution": CONSTITUTION,
-            "prompts": _SLICES,
+            **_OWN,
             "model.source": None,
             **_JUDGE,
             **dict.fromkeys(("label.answers", "label.max_new_tokens")),

@@ -29,7 +29,7 @@ from rlaif.core.records import (
     record_seed,
 )
 from rlaif.inputs.templates import load_template
-from rlaif.judge.confounds import chosen_first, finished, longer
+from rlaif.judge.confounds import chosen_first, finished, longer, surplus
 from rlaif.judge.judge import Judge
 from rlaif.judge.methods import contrast
 from rlaif.lm.open import OnDemand
@@ -249,23 +249,10 @@ def confirmed(pair: LabelPair, label: PreferenceLabel) -> PreferenceLabel:
 
 
 def balanced(labels: Sequence[PreferenceLabel], seed: int) -> list[PreferenceLabel]:
-    """The labels, with the surplus of those by contrast left without a preference.
-
-    A pair is of a kind: whether the chosen answer is the longer one, and whether it alone ended, or alone was cut. Of
-    each kind and slice as many are kept, by hash, as there are of the opposite kind; pairs that differ in neither are
-    all kept. So neither the one nor the other nor both together tell the chosen answer.
-    """
-    cells: dict[tuple[str, int, int], list[str]] = {}
-    for label in labels:
-        pair = chosen_first(label)
-        if label.answers == "contrast" and pair is not None:
-            cells.setdefault((label.comparison.prompt.slice, longer(*pair), finished(*pair)), []).append(label.id)
-    surplus: dict[str, int] = {}
-    for (part, length, end), ids in cells.items():
-        opposite = len(cells.get((part, -length, -end), ()))
-        ids.sort(key=lambda identity: content_id(seed, "balance", identity))
-        surplus |= dict.fromkeys(ids[opposite:], opposite)
-    return [replace(x, prob_a=None, failure=_unbalanced(x)) if x.id in surplus else x for x in labels]
+    """The labels, with the surplus of those by contrast left without a preference (rlaif.judge.confounds)."""
+    known = [(x, pair) for x in labels if x.answers == "contrast" and (pair := chosen_first(x)) is not None]
+    left_out = surplus(((x.id, x.comparison.prompt.slice, *pair) for x, pair in known), seed)
+    return [replace(x, prob_a=None, failure=_unbalanced(x)) if x.id in left_out else x for x in labels]
 
 
 def _unbalanced(label: PreferenceLabel) -> Failure:

@@ -6,7 +6,7 @@ Every interval is clustered by prompt; every difference is against SFT on the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import pstdev
 
@@ -45,6 +45,7 @@ ANSWER_MEASURES = {
         "finished (higher is better)",
         "higher",
         "share of answers that the model ended itself, within the token limit",
+        share=True,
     ),
     "distinct_2": Measure("distinct-2 (higher is better)", "higher", "share of different word pairs within an answer"),
     "repetition": Measure(
@@ -61,6 +62,7 @@ ANSWER_MEASURES = {
         None,
         "share of answers that open with a common refusal phrase: a lexical proxy, wanted on harmful "
         "prompts and over-refusal on harmless ones",
+        share=True,
     ),
 }
 
@@ -133,9 +135,10 @@ def summarise(outcome: Measurements, seed: int, resamples: int) -> tuple[Summary
     """(the summary, headline numbers by flat name); intervals by `resamples` bootstrap draws from `seed`."""
     draw = record_seed(seed, "evaluate", "bootstrap")
     gold = {
-        scorer.name: Measure(scorer.label, scorer.better, scorer.about, scorer.quality) for scorer in outcome.scorers
+        scorer.name: Measure(scorer.label, scorer.better, scorer.about, scorer.quality, scorer.entry.share)
+        for scorer in outcome.scorers
     }
-    cells = list(_cells(outcome, [*gold, *ANSWER_MEASURES], draw, resamples))
+    cells = list(_cells(outcome, gold | ANSWER_MEASURES, draw, resamples))
     rates, matched = _win_rates(outcome, draw, resamples)
     kl = [*_kl(outcome, draw, resamples), *_best_of_kl(outcome)]
     notes = [*outcome.notes, *_unscored_notes(rates)]
@@ -159,9 +162,13 @@ def summarise(outcome: Measurements, seed: int, resamples: int) -> tuple[Summary
     return summary, _headline(summary, [*gold, "words"])
 
 
-def _cells(outcome: Measurements, measures: Sequence[str], draw: int, resamples: int) -> Iterator[Cell]:
+def _cells(outcome: Measurements, measures: Mapping[str, Measure], draw: int, resamples: int) -> Iterator[Cell]:
     """Mean with interval per model, slice and measure, and the paired difference against SFT."""
-    shares = {name for name in measures if is_share(row.values[name] for row in outcome.scores)}
+    shares = {
+        name
+        for name, measure in measures.items()
+        if measure.share or is_share(row.values[name] for row in outcome.scores)
+    }
     for part in outcome.slices:
         for measure in measures:
             average, differ = (mean_share, share_difference) if measure in shares else (mean, paired_difference)

@@ -145,6 +145,14 @@ def test_a_share_is_a_mean_of_zeros_and_ones() -> None:
     assert not is_share([0, 2])
 
 
+def test_zeros_alone_may_be_of_any_measure_and_truth_values_are_of_a_share() -> None:
+    assert not is_share([0.0, 0.0])
+    assert not is_share([1.0, 1.0])
+    assert not is_share([])
+    assert is_share([False, False, None])
+    assert is_share([True])
+
+
 def test_the_interval_of_none_and_of_all_ends_there_exactly() -> None:
     for n in range(1, 60):
         assert (wilson(0, n)[0], wilson(n, n)[1]) == (0.0, 1.0)

@@ -11,10 +11,12 @@ from datasets import load_dataset
 
 from rlaif.core.errors import ConfigError, DataError, StageError
 from rlaif.core.files import JsonlFile, RunFolder
-from rlaif.core.records import FailedAnswer, Failure, to_json
+from rlaif.core.records import FailedAnswer, Failure, PreferenceLabel, Prompt, to_json
 from rlaif.export.card import constitution_of
 from rlaif.export.data import SHAPES, DataRequest, Shape, export_data
-from tests.export.runs import RULES, add_records, make_config, record
+from rlaif.export.splits import DataSplit
+from tests.export.runs import RULES, add_records, label, make_config, record
+from tests.gold.needs import needs
 
 
 @pytest.fixture
@@ -138,13 +140,93 @@ def test_texts_of_a_model_stay_texts(run: RunFolder, tmp_path: Path) -> None:
     assert "````yaml\n" in (tmp_path / "jsonl" / "README.md").read_text()
 
 
+# --- sifting and splits -----------------------------------------------------------------------------------------------
+
+
+def add_pairs(run: RunFolder, *pairs: tuple[str, str, str, float]) -> None:
+    """More labels: prompt, answers A and B, P(A)."""
+    made = [
+        label(Prompt.of_text(text, "hard"), a, b, prob_a, constitution_of(run).hash) for text, a, b, prob_a in pairs
+    ]
+    JsonlFile(run.file("label", "labels.jsonl"), PreferenceLabel).append(made)
+
+
+def test_agreement_and_principles(run: RunFolder, tmp_path: Path) -> None:
+    """Of the run's four labels with a preference, both principles prefer the chosen answer but in one: there, with P(A)
+    0.48 for "brief" and 0.53 for "kind", only "brief" prefers B."""
+    add_pairs(run, ("Anything else?", "Aha.", "Well.", 0.48))
+    found = export_data(run, tmp_path / "all", DataRequest(min_agreement=0.5))
+    assert found.rows == 5
+    found = export_data(run, tmp_path / "agreed", DataRequest(min_agreement=0.6))
+    assert (found.rows, found.left_out["below --min-agreement"]) == (4, 1)
+    assert export_data(run, tmp_path / "brief", DataRequest(principles=("brief",))).rows == 5
+    found = export_data(run, tmp_path / "kind", DataRequest(principles=("kind", "brief")))
+    assert (found.rows, found.left_out["a principle of --principle does not prefer the chosen answer"]) == (4, 1)
+    with pytest.raises(ConfigError, match=r"no principle 'kid', did you mean 'kind'"):
+        export_data(run, tmp_path / "out", DataRequest(principles=("kid",)))
+
+
+def test_balance(run: RunFolder, tmp_path: Path) -> None:
+    """In "hard" two pairs prefer the longer answer and two the shorter one, and one an answer that alone was cut; in
+    "easy" the only pair prefers the longer answer."""
+    add_pairs(run, ("One?", "Short.", "Rather long.", 0.9), ("Two?", "Rather long.", "Short.", 0.8))
+    found = export_data(run, tmp_path / "out", DataRequest(balance=True))
+    data = list(load_dataset(str(tmp_path / "out"), split="train"))
+    longer = [len(row["chosen"][0]["content"]) > len(row["rejected"][0]["content"]) for row in data]
+    ended = [row["chosen_finished"] for row in data]
+    assert (sum(longer), len(longer), found.rows) == (2, 4, 4)
+    assert all(ended)
+    assert {row["slice"] for row in data} == {"hard"}
+    assert "| it is the longer one, where one is | 50.0 % |" in (tmp_path / "out" / "README.md").read_text()
+    assert sum(found.left_out.values()) + found.rows == 9
+
+
+@needs("datasketch")
+def test_near_duplicates_and_splits(run: RunFolder, tmp_path: Path) -> None:
+    base = "Which of the {} breads from the corner shop keeps fresh for the longest time?"
+    names = ["rye", "white", "wheat", "oat", "spelt", "corn", "rice", "barley", "millet", "potato"]
+    texts = [f"{name} {name[::-1]} {name * 3} {base[n : n + 12]}" for n, name in enumerate(names)]
+    add_pairs(run, *((text, "Yes.", "No, no.", 0.9) for text in texts))
+    add_pairs(run, *((f"{text.upper()}?!", "Aye.", "Never.", 0.8) for text in texts))  # each nearly once more
+    add_pairs(run, (texts[0], "Indeed.", "Hardly.", 0.7))  # the prompt itself once more, which is none
+
+    request = DataRequest(splits=(DataSplit("test", 0.2), DataSplit("dev", 0.2)))
+    found = export_data(run, tmp_path / "out", request)
+    data = load_dataset(str(tmp_path / "out"))
+    assert {name: len(part) for name, part in data.items()} == found.splits
+    assert found.rows == 25 == sum(found.splits.values())
+    said = {name: {plain(row["prompt"][-1]["content"]) for row in part} for name, part in data.items()}
+    for one, other in (("train", "test"), ("train", "dev"), ("test", "dev")):
+        assert not said[one] & said[other]
+    assert all(said.values())
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| of these in test | {found.splits['test']} |" in card
+    assert "The splits are by prompt, drawn with the seed 0" in card
+    assert "--split test=0.2 --split dev=0.2" in card
+
+    once = export_data(run, tmp_path / "once", DataRequest(near_duplicates=0.8, splits=request.splits))
+    assert (once.rows, once.left_out["the prompt nearly repeats an earlier one"]) == (13, 12), (
+        "the run's three hard questions differ in a digit alone"
+    )
+    card = (tmp_path / "once" / "README.md").read_text()
+    assert "| left out: the prompt nearly repeats an earlier one | 12 |" in card
+    assert "share at least 80% of their pieces of five letters" in card
+
+    prompts = export_data(run, tmp_path / "prompts", DataRequest("prompt-only", splits=(DataSplit("test", 0.3),)))
+    assert prompts.splits == {"train": 4, "test": 1}, "and four of them are one group"
+
+
+def plain(text: str) -> str:
+    return text.lower().rstrip("?!")
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_asked_for(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no slice 'hart', did you mean 'hard'"):
         export_data(run, tmp_path / "out", DataRequest(slices=("hart",)))
-    with pytest.raises(ConfigError, match="rows of the shape sft have no confidence"):
+    with pytest.raises(ConfigError, match="rows of the shape sft have no label"):
         export_data(run, tmp_path / "out", DataRequest("sft", min_confidence=0.7))
     with pytest.raises(DataError, match=r"no row is left \(4 below --min-confidence"):
         export_data(run, tmp_path / "out", DataRequest(min_confidence=0.99))

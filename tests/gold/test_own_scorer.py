@@ -197,3 +197,13 @@ def test_a_score_that_is_no_number_is_an_error() -> None:
     with pytest.raises(StageError, match="the gold scorer Broken returned nan"):
         scorer.score([Prompt.of_text("a")], ["b"])
     assert entry_of("toy_gold:Loud").better == "higher"
+
+
+def test_a_scorer_says_whether_its_scores_are_0_or_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "    better = 'higher'\n    def score(self, prompts, responses): return [0.0 for _ in responses]\n"
+    (tmp_path / "shares.py").write_text(f"class Graded:\n{body}class Either:\n{body}    share = True\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert entry_of("shares:Either").share
+    assert not entry_of("shares:Graded").share
+    assert entry_of("relevance").share
+    assert not entry_of("sentiment").share

@@ -137,7 +137,9 @@ class Evaluation:
         return [(row["prompt_id"], float(row[measure])) for row in rows if row[measure] is not None]
 
     def is_share(self, measure: str) -> bool:
-        return {row[measure] for row in self.scores.values()} <= {0, 1, None}
+        seen = [row[measure] for row in self.scores.values() if row[measure] is not None]
+        declared = self.summary["measures"].get(measure, {}).get("share", False)
+        return declared or {0.0, 1.0} == set(map(float, seen))
 
 
 def words(text: str) -> list[str]:

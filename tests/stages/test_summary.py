@@ -81,18 +81,18 @@ def scored(model: str, values: dict[str, tuple[float, int]]) -> list[ScoreRow]:
     ]
 
 
-def summary_of(rows: list[ScoreRow]) -> Summary:
-    """The summary of these scores of SFT and PPO."""
+def summary_of(rows: list[ScoreRow], *, share: bool = False) -> Summary:
+    """The summary of these scores of SFT and PPO; `share`: the mood is declared to be 0 or 1."""
     prompts = [Prompt((Message("user", row.prompt_id),), slice="kind") for row in rows if row.model == "sft"]
-    mood = GoldScorer("mood", Entry("mood (higher is better)", "higher", lambda _: Mood()), Mood())
+    mood = GoldScorer("mood", Entry("mood (higher is better)", "higher", lambda _: Mood(), share=share), Mood())
     outcome = Measurements(prompts, 1, ["sft", "ppo"], [], rows, [], [], [mood], [])
     summary, _ = summarise(outcome, 0, 200)
     return summary
 
 
-def of_scores(rows: list[ScoreRow]) -> LengthControlled:
+def of_scores(rows: list[ScoreRow], *, share: bool = False) -> LengthControlled:
     """What PPO's difference in mood comes to."""
-    summary = summary_of(rows)
+    summary = summary_of(rows, share=share)
     found = summary.at_equal_length("ppo", "kind", "mood")
     assert found is not None
     assert len(summary.length_controlled) == 1
@@ -137,14 +137,16 @@ def test_without_spread_there_is_no_size_and_blank_answers_count_as_one_word() -
 
 
 def test_none_of_sixteen_has_an_interval_of_the_share() -> None:
-    """Wilson's share of 0 of 16 ends at 0.194; the mood is 0 or 1 as well, and words are counted."""
+    """Wilson's share of 0 of 16 ends at 0.194; the mood is declared to be 0 or 1 as well, and words are counted."""
     values = {"refusal": False, "finished": True, "mood": 0.0, "words": 5}
     rows = [
         ScoreRow(f"{model} {n}", str(n), "kind", model, dict.fromkeys(OTHERS) | values)
         for model in ("sft", "ppo")
         for n in range(16)
     ]
-    cells = {(cell.model, cell.measure): cell for cell in summary_of(rows).cells}
+    summary = summary_of(rows, share=True)
+    assert summary.measures["mood"].share
+    cells = {(cell.model, cell.measure): cell for cell in summary.cells}
     most = pytest.approx(0.1936, abs=1e-4)
     for name in ("refusal", "mood"):
         cell = cells["ppo", name]
@@ -156,8 +158,21 @@ def test_none_of_sixteen_has_an_interval_of_the_share() -> None:
         )
     assert (cells["sft", "finished"].low, cells["sft", "finished"].high) == (pytest.approx(0.8064, abs=1e-4), 1.0)
     assert (cells["ppo", "words"].low, cells["ppo", "words"].difference_high) == (5.0, 0.0)
-    left = of_scores(rows)
+    left = of_scores(rows, share=True)
     assert (left.difference, left.difference_low, left.difference_high) == (0.0, pytest.approx(-0.1936, abs=1e-4), most)
+
+
+def test_a_graded_measure_that_is_0_everywhere_is_no_share() -> None:
+    """As a mood from -1 to 1 is where no answer has one: its mean has no width, and no bound of a share of 16. Where
+    both 0 and 1 are seen, and nothing else, it is one."""
+    rows = scored("sft", {str(n): (0.0, 5) for n in range(16)}) + scored("ppo", {str(n): (0.0, 5) for n in range(16)})
+    found = {cell.measure: cell for cell in summary_of(rows).cells if cell.model == "ppo"}
+    cell = found["mood"]
+    assert (cell.mean, cell.low, cell.high) == (0.0, 0.0, 0.0)
+    assert (cell.difference, cell.difference_low, cell.difference_high) == (0.0, 0.0, 0.0)
+    seen = rows + scored("sft", {"more": (1.0, 5)})
+    cell = next(c for c in summary_of(seen).cells if (c.model, c.measure) == ("ppo", "mood"))
+    assert (cell.mean, cell.low, cell.high) == (0.0, 0.0, pytest.approx(0.1936, abs=1e-4))
 
 
 def test_a_token_is_worth_its_share_of_the_log_probability() -> None:

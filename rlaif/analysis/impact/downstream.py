@@ -6,12 +6,12 @@ Everything is read from two run folders, the run and its fork, and compared prom
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from rlaif.config import RunConfig
-from rlaif.core.evaluation import ScoreRow, read_held_out, read_scores
+from rlaif.core.evaluation import ScoreRow, read_held_out, read_scores, read_summary
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.records import Comparison, PreferenceLabel, Prompt, Response, RevisionTrace, StageRecord, WinRate
 from rlaif.core.statistics import Draw, Estimate, Keyed, is_share
@@ -266,7 +266,13 @@ def policy_impact(
     slices = list(dict.fromkeys(comparison.prompt.slice for comparison in comparisons))
     slices = ["", *slices] if len(slices) > 1 else [""]
     was, now = ([row for row in read_scores(run) if row.model == "ppo"] for run in (before, after))
-    measures = [change for part in slices for change in _measures(was, now, part, draw)]
+    declared = {
+        name
+        for summary in map(read_summary, (before, after))
+        for name, measure in ({} if summary is None else summary.measures).items()
+        if measure.share
+    }
+    measures = [change for part in slices for change in _measures(was, now, part, draw, declared)]
     return PolicyImpact(len(new.keys() & old.keys()), _wins(comparisons, judges, slices, draw), tuple(measures), work)
 
 
@@ -279,8 +285,10 @@ def _answers(run: RunFolder) -> dict[str, dict[int, Response]]:
     return found
 
 
-def _measures(old: Sequence[ScoreRow], new: Sequence[ScoreRow], part: str, draw: Draw) -> list[MeasureChange]:
-    """Every column of numbers or truth values that both have."""
+def _measures(
+    old: Sequence[ScoreRow], new: Sequence[ScoreRow], part: str, draw: Draw, declared: Collection[str]
+) -> list[MeasureChange]:
+    """Every column of numbers or truth values that both have; `declared`: the shares among them."""
     found = []
     for name in new[0].values if new else ():
         was, now = (
@@ -288,7 +296,7 @@ def _measures(old: Sequence[ScoreRow], new: Sequence[ScoreRow], part: str, draw:
             for rows in (old, new)
         )
         average, differ = draw.mean, draw.difference
-        if is_share(value for _, value in (*was, *now)):
+        if name in declared or is_share(row.values.get(name) for row in (*old, *new)):
             average, differ = draw.share, draw.share_difference
         before, after, difference = average(was), average(now), differ(now, was)
         if before is not None and after is not None and difference is not None:

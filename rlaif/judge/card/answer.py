@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from rlaif.config import JudgeConfig
+from rlaif.core.statistics import Estimate
 from rlaif.gold.text import MATCHED
 from rlaif.judge.card.records import Accuracy, FittedMap, JudgeCard
 from rlaif.judge.card.verdict import change, points, share
@@ -229,6 +231,17 @@ def _under(principles: Sequence[str]) -> str:
 def _groups(card: JudgeCard) -> Iterator[Part]:
     """One row per tag."""
     if len(card.groups) > 1:
-        rows = [[g.tag, f"{g.pairs:,}", below(share(g.judge)), below(share(g.shorter))] for g in card.groups]
-        head = ("group", "pairs", "judge", "shorter wins")
+        rows = [
+            [g.tag, f"{g.pairs:,}", *(below(share(found)) for found in (g.judge, g.shorter, _turned(g.shorter)))]
+            for g in card.groups
+        ]
+        head = ("group", "pairs", "judge", "shorter wins", "longer wins")
         yield Table(head, rows, most=MOST_GROUPS, rest="more groups: --json, --html")
+
+
+def _turned(found: Estimate | None) -> Estimate | None:
+    """The share of the opposite rule: what the one has wrong, the other has right, and ties are half for both."""
+    if found is None:
+        return None
+    bounds = [None if bound is None else 1 - bound for bound in (found.high, found.low)]
+    return replace(found, mean=1 - found.mean, low=bounds[0], high=bounds[1])

@@ -1,4 +1,4 @@
-"""Models that go by a hub id: whether the hub knows them, and what of them lies in its cache on this machine.
+"""What goes by a hub id, models and data sets: whether the hub knows it, and what lies in its cache on this machine.
 
 The hub is asked once, for at most `SECONDS`. transformers asks for every file by itself, and tries each six times: with
 a hub that cannot be reached a load takes minutes, also of a model that is all there.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,19 +54,7 @@ def files(name: str) -> tuple[str, ...] | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-    answer: list[Any] = []
-
-    def ask() -> None:
-        try:
-            answer.append(HfApi().model_info(name, timeout=SECONDS))
-        except Exception as problem:  # of whatever library the hub's client talks with
-            answer.append(problem)
-
-    # The client's time-out is that of each step; the look-up of the hub's address knows of none.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(2 * SECONDS)
-    found = answer[0] if answer else None
+    found = _answer(lambda: HfApi().model_info(name, timeout=SECONDS))
     if isinstance(found, GatedRepoError):
         raise ModelError("the hub gives this model to nobody unknown", where=name, remedy=_ACCEPT)
     if isinstance(found, RepositoryNotFoundError | HFValidationError):
@@ -75,6 +64,42 @@ def files(name: str) -> tuple[str, ...] | None:
     if found is None or isinstance(found, Exception):
         return None
     return tuple(file.rfilename for file in found.siblings or ())
+
+
+def data_files(name: str, files: Sequence[str], *, revision: str) -> list[Path] | None:
+    """The files of a data set, out of the hub's cache where it has them all; None where the hub does not give them."""
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+
+    there = [try_to_load_from_cache(name, file, revision=revision, repo_type="dataset") for file in files]
+    if all(isinstance(path, str) for path in there):
+        return [Path(str(path)) for path in there]
+    if is_offline():
+        return None
+    # Asked once first: the client tries five times for every file, and says so each time.
+    found = _answer(lambda: HfApi().dataset_info(name, revision=revision, timeout=SECONDS))
+    if found is None or isinstance(found, Exception):
+        return None
+    try:
+        return [Path(hf_hub_download(name, file, revision=revision, repo_type="dataset")) for file in files]
+    except Exception:  # of whatever library the hub's client talks with
+        return None
+
+
+def _answer(ask: Callable[[], Any]) -> Any:
+    """What the hub answers, or the exception; None where it says nothing in time. The client's time-out is that of each
+    step; the look-up of the hub's address knows of none."""
+    answer: list[Any] = []
+
+    def run() -> None:
+        try:
+            answer.append(ask())
+        except Exception as problem:  # of whatever library the hub's client talks with
+            answer.append(problem)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(2 * SECONDS)
+    return answer[0] if answer else None
 
 
 _PRIVATE = "a private model needs `hf auth login`, a model on this machine its folder as model.source"

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from rlaif.core.records import Prompt
+from rlaif.core.statistics import Estimate
 from rlaif.judge.card.answer import answer
-from rlaif.judge.card.records import Errors, JudgeCard, SurestError
-from rlaif.view.answer import page, rendered
+from rlaif.judge.card.records import Errors, Group, JudgeCard, SurestError
+from rlaif.view.answer import Table, page, rendered
 from tests.judge.card.cases import card_of, gullible, length_lover, perfect, write_gold
 from tests.output import EVIL, Page, on_terminal
 
@@ -91,3 +92,12 @@ def test_a_card_of_failures_is_shown(tmp_path: Path) -> None:
 def test_a_perfect_judge_reads_well(tmp_path: Path) -> None:
     text = " ".join(printed(card_of(tmp_path, perfect)).split()).replace("\u00a0", " ")
     assert "right on 100.0 % (86 to 100) of a prompt's pairs" in text
+
+
+def test_a_group_shows_both_length_rules(card: JudgeCard) -> None:
+    judge, shorter = Estimate(0.8, 0.7, 0.9, 40, 20), Estimate(0.3, 0.25, 0.45, 40, 20)
+    found = replace(card, groups=[Group("kind", 40, judge, shorter), Group("terse", 2, None, None)])
+    (table,) = (part for section in answer(found).sections if section.title == "Groups" for part in section.parts)
+    assert isinstance(table, Table)
+    assert table.rows[0][2:] == ["80.0\u00a0%\n70 to 90", "30.0\u00a0%\n25 to 45", "70.0\u00a0%\n55 to 75"]
+    assert table.rows[1][2:] == [table.rows[1][2]] * 3
