@@ -76,15 +76,20 @@ def init(
         str,
         typer.Option("--for", metavar="AIM", help="what you want to do: constitution, data or train"),
     ] = "train",
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="SIZE", help="settings for a model of about 0.1B, 1B or 8B parameters"),
+    ] = None,
 ) -> None:
     """Write a short config, a constitution and example prompts to replace. Overwrites nothing."""
     from rlaif.run.init import AIMS, init_project
+    from rlaif.run.sizes import choose_size
 
     chosen = next((known for known in AIMS if known == aim), None)
     if chosen is None:
         what = f"there is no aim {aim!r}{near(aim, AIMS)}"
         raise ConfigError(what, where="--for", remedy=f"write one of {', '.join(AIMS)}")
-    project = init_project(folder, chosen)
+    project = init_project(folder, chosen, None if size is None else choose_size(size))
     for path in project.files:
         say(f"wrote {path}")
     for number, step in enumerate(project.steps):

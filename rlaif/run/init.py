@@ -19,6 +19,7 @@ from rlaif.core.errors import ConfigError, RunFolderError, near
 from rlaif.core.files import write_atomic
 from rlaif.core.yaml import dump_yaml
 from rlaif.judge.load import CHOICES
+from rlaif.run.sizes import SIZES, Size
 
 Aim = Literal["constitution", "data", "train"]
 AIMS: tuple[Aim, ...] = get_args(Aim)
@@ -29,11 +30,19 @@ WIDTH = 100
 @dataclass(frozen=True, slots=True)
 class Start:
     """What a project is for: `fields` are those to choose first, with a value where that is not the default; `steps`
-    are commands with what each does, in which {config} and {run} stand for the project's own."""
+    are commands with what each does, in which {config} and {run} stand for the project's own; `sized` are the tables
+    that say otherwise for a model of a given size."""
 
     about: str
     fields: Mapping[str, Any]
     steps: Mapping[str, str]
+    sized: tuple[str, ...]
+
+    def fields_for(self, size: Size | None) -> dict[str, Any]:
+        """`fields`, and what is said otherwise for a model of this size."""
+        chosen = {} if size is None else SIZES[size]
+        own = {f"{table}.{field}": value for table in self.sized for field, value in chosen.get(table, {}).items()}
+        return {**self.fields, **own}
 
 
 CONSTITUTION, EDITED, PROMPTS = "constitution.yaml", "edited.yaml", "prompts.jsonl"
@@ -52,6 +61,7 @@ STARTS: dict[Aim, Start] = {
             f"cp {CONSTITUTION} {EDITED}": "a copy; edit a principle in it",
             f"rlaif impact --run {{run}} --to {EDITED}": "which labels the edit changes",
         },
+        ("model", "judge", "label"),
     ),
     "data": Start(
         "to make revisions and preference labels",
@@ -70,6 +80,7 @@ STARTS: dict[Aim, Start] = {
             "rlaif show {run} label": "reads some of them",
             "rlaif export data --run {run} --out {run}-pairs": "the labels for other trainers",
         },
+        ("model", "judge", "revise", "sft", "label"),
     ),
     "train": Start(
         "to train a policy",
@@ -90,6 +101,7 @@ STARTS: dict[Aim, Start] = {
             "rlaif run {config} --dry-run": "how much work is it?",
             "rlaif run {config}": "all stages, to a report",
         },
+        ("model", "judge", "revise", "sft", "label", "reward", "ppo", "evaluate"),
     ),
 }
 EXAMPLE_PROMPTS = (
@@ -112,8 +124,9 @@ class Project:
     steps: list[str]
 
 
-def init_project(folder: Path, aim: Aim = "train") -> Project:
-    """Writes a config called after the folder, a constitution and prompts; RunFolderError if one of them exists.
+def init_project(folder: Path, aim: Aim = "train", size: Size | None = None) -> Project:
+    """Writes a config called after the folder, a constitution and prompts; RunFolderError if one of them exists. With a
+    size the config has settings for a model of that size.
 
     A run is called after its config, so projects in folders of different names have runs of different names.
     """
@@ -123,7 +136,7 @@ def init_project(folder: Path, aim: Aim = "train") -> Project:
     name = "my" if name in ("", Path(CONSTITUTION).stem) else name
     config = folder / f"{name}.yaml"
     files = {
-        config: short_config(aim, config.name),
+        config: short_config(aim, config.name, size),
         folder / CONSTITUTION: starter_text(folder / CONSTITUTION, name),
         folder / PROMPTS: "".join(json.dumps({"prompt": text}) + "\n" for text in EXAMPLE_PROMPTS),
     }
@@ -150,9 +163,10 @@ def _there(command: str, constitution: str) -> str:
     return command.replace(f" {CONSTITUTION}", f" {constitution}").replace(f" {EDITED}", f" {edited}")
 
 
-def short_config(aim: Aim, file: str) -> str:
+def short_config(aim: Aim, file: str, size: Size | None = None) -> str:
     """The YAML of a config, to stand in the file: the fields to choose first, each with its meaning."""
     start, steps = STARTS[aim], _steps(aim, file, CONSTITUTION)
+    fields = start.fields_for(size)
     longest = max(len(command) for command, _ in steps)
     lines = [
         f"# A run of rlaif, {start.about}.",
@@ -160,8 +174,12 @@ def short_config(aim: Aim, file: str) -> str:
         "#",
         *(f"#   {command:<{longest}}   {about}" for command, about in steps),
     ]
+    if size is not None:
+        lines[2:2] = [
+            f"# Settings for a model of about {size} parameters; docs/train.md#by-size says where they are from."
+        ]
     for name, info in RunConfig.model_fields.items():
-        chosen = {place: value for place, value in start.fields.items() if place.split(".")[0] == name}
+        chosen = {place: value for place, value in fields.items() if place.split(".")[0] == name}
         if not chosen:
             continue
         lines.append("")
