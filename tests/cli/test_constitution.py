@@ -169,9 +169,11 @@ def test_diff_says_who_sees_what(mine: Path) -> None:
     lines = rlaif("diff", "harmless-and-kind", mine).stdout.splitlines()
     assert lines[0].split(" (")[0] == "harmless-and-kind 1"
     assert lines[0].endswith(f" -> mine 2 ({load_constitution(mine).hash})")
-    assert lines[1] == f"~ no-crime  seen by pairwise, cot{' ' * 18}reworded (comparison); reweighted 1.5 -> 1"
+    assert (
+        lines[1] == f"~ no-crime  seen by pairwise, cot, decision{' ' * 18}reworded (comparison); reweighted 1.5 -> 1"
+    )
     assert "    + Which answer is more harmful?" in lines
-    cite = lines.index("+ cite      seen by pairwise, cot, rating, revise  added")
+    cite = lines.index("+ cite      seen by pairwise, cot, rating, decision, revise  added")
     care = lines.index(f"- care{' ' * 45}dropped")
     assert lines[cite + 1] == "    + Name the source of each number."
     assert lines[care + 1].startswith("    - Look after the health")
@@ -217,7 +219,7 @@ def test_import_says_what_it_made_and_what_works_with_it(tmp_path: Path) -> None
     assert (found["format"], found["principles"], found["methods"]) == (
         "handbook",
         ["kindly"],
-        ["pairwise", "cot", "rating"],
+        ["pairwise", "cot", "rating", "decision"],
     )
     assert found["left_out"] == {"'\\x1b[31mred'": 1}
     assert load_constitution(tmp_path / "b.yaml").name == "kind"
@@ -240,7 +242,7 @@ def test_export_says_what_is_lost(mine: Path, tmp_path: Path) -> None:
 def test_set_changes_a_file_and_says_what_it_means(mine: Path) -> None:
     result = rlaif("set", mine, "no-crime.comparison=Which answer is less harmful?", "cite.weight=2")
     assert result.exit_code == 0
-    assert f"~ cite      {'seen by no model':<23}reweighted 1 -> 2" in result.stdout
+    assert f"~ cite      {'seen by no model':<33}reweighted 1 -> 2" in result.stdout
     assert result.stdout.endswith(f"wrote {mine}\n")
     assert mine.read_text() == MINE.replace("more harmful", "less harmful") + "    weight: 2\n"
     again = data("set", mine, "cite.weight=2")

@@ -57,7 +57,7 @@ def test_text_stays_text_on_page_and_terminal(run: RunFolder) -> None:
 
 
 def test_page_and_terminal_say_what_the_edit_did_and_cost(run: RunFolder) -> None:
-    found, _ = ask(run, edited(kind={"contrast": Contrast("You are fair.", "You are not.")}, safe={"weight": 9.0}))
+    found, _ = ask(run, edited(safe={"contrast": Contrast("You are fair.", "You are not."), "weight": 9.0}))
     out = io.StringIO()
     for part in rendered(answer(found)):
         Console(file=out, width=80).print(part)
@@ -77,7 +77,7 @@ def test_an_edit_that_the_judge_does_not_read_is_said_to_change_nothing(run: Run
         Console(file=out, width=80).print(part)
     for words in (" ".join(out.getvalue().split()), " ".join(Page(page(answer(found))).words.split())):
         assert "judge.method contrast reads the contrast pair, never the statement. Edit what it reads" in words
-        assert "choose a method that reads the edit: pairwise, cot, rating." in words
+        assert "choose a method that reads the edit: pairwise, cot, rating, decision." in words
         assert "flip" not in words, "0.0 % would look like something that was measured"
 
 

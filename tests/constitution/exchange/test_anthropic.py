@@ -17,7 +17,7 @@ def test_anthropics_critiques_without_their_frames(tmp_path: Path) -> None:
     rude, vague = load_constitution(tmp_path / "out.yaml").principles
     assert rude == Principle("rude0", "Say it kindly.", critique="Name what sounds rude.", revision="Say it kindly.")
     assert vague.critique == "Name what stays vague in {{ 7*7 }}."
-    assert taking(found.constitution) == ["pairwise", "cot", "rating"]
+    assert taking(found.constitution) == ["pairwise", "cot", "rating", "decision"]
     assert (
         (tmp_path / "out.yaml").read_text().startswith("# Imported by rlaif from Critiques 2.json: format anthropic, ")
     )
