@@ -174,13 +174,13 @@ def test_diff_says_who_sees_what(mine: Path) -> None:
     )
     assert "    + Which answer is more harmful?" in lines
     cite = lines.index("+ cite      seen by pairwise, cot, rating, decision, revise  added")
-    care = lines.index(f"- care{' ' * 45}dropped")
+    care = lines.index(f"- care{' ' * 55}dropped")
     assert lines[cite + 1] == "    + Name the source of each number."
     assert lines[care + 1].startswith("    - Look after the health")
-    assert lines[-2].startswith("principles that need new verdicts, of 8: pairwise 2, cot 2, rating 1;")
+    assert lines[-2].startswith("principles that need new verdicts, of 8: pairwise 2, cot 2, rating 1, decision 2;")
     assert lines[-1] == "judge.method: contrast refuses mine: no contrast pair in cite"
     found = data("diff", "harmless-and-kind", mine)
-    assert found["judged_anew"] == {"pairwise": 2, "cot": 2, "rating": 1}
+    assert found["judged_anew"] == {"pairwise": 2, "cot": 2, "rating": 1, "decision": 2}
     assert [change["kind"] for change in found["changes"]] == ["changed", "added", "dropped"]
 
 
