@@ -25,7 +25,8 @@ OURS = {
 DECIDING = ("systemone", "decisions")
 """The values of `api` that answer typed questions with probabilities, and nothing else."""
 _SECRET = re.compile(
-    r"(^|[_-])(secret|password|passwd|authorization|credentials?|bearer)([_-]|$)|api[_-]?key|access[_-]?token|auth[_-]?token|^token$",
+    r"(^|[_-])(secret|password|passwd|authorization|credentials?|bearer)([_-]|$)|api[_-]?key|access[_-]?token"
+    r"|auth[_-]?token|(^|[_-])auth$|^((hf|x|session)[_-]?)?token$",
     re.IGNORECASE,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from rlaif.gold.scorers import refuse_missing_columns
 from rlaif.inputs.columns import column_names
 from rlaif.inputs.prompt_sets import notes_on
 from rlaif.judge.methods.table import find
+from rlaif.lm.server.credentials import refuse_key_in
 from rlaif.run.lengths import given_losses, losses
 from rlaif.stages.label_given import read_given
 from rlaif.stages.table import of_run, shared
@@ -32,6 +34,8 @@ def look(
     Raises what they would raise for a model, a function as reward or prompts that they cannot work with, as far as that
     is cheap to know: no weights are loaded, and no function is called.
     """
+    for asking in (config.judge, *config.judge.panel):  # before anything of the config is written
+        refuse_key_in(json.dumps(asking.extra_body), asking.api_key_env, where="judge.extra_body")
     if TRACKED & set(stages):
         refuse_missing_trackers(config.report_to)
     if "evaluate" in stages:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import ALIGNERS, STAGES, ConfigTable, RunConfig, StageName
+from rlaif.config import ALIGNERS, STAGES, ConfigTable, PanelMember, RunConfig, StageName
 from rlaif.core.errors import ConfigError
 from rlaif.core.files import RunFolder, path_hash
 from rlaif.judge.card.records import card_of_run
@@ -290,6 +290,9 @@ def _card_id(run: RunFolder) -> str:
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """One phrase per key whose value differs: "label.samples (was 4, now 8)"."""
     found = []
+    if "judge.panel" in before:  # whose members may be older than fields of theirs
+        panel = [PanelMember.model_validate(member).settings() for member in before["judge.panel"]]
+        before = {**before, "judge.panel": panel}
     for name in sorted(before.keys() | now.keys()):
         if name in now and before.get(name, _default(name)) == now[name]:
             continue

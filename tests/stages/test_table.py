@@ -201,3 +201,14 @@ def test_a_run_is_said_to_have_the_stages_that_it_has() -> None:
 def test_given_labels_beside_what_needs_others(tables: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse({"prompts": {"mine": {"source": "everyday"}}, **tables}, where="test")
+
+
+def test_a_panel_that_is_older_than_a_field_of_its_members_is_unchanged() -> None:
+    member = {"name": "second", "method": "contrast", "backend": "local", "source": "embedded"}
+    given = {"judge": {"panel": [member]}, "prompts": {"mine": {"source": "everyday", "train": 1}}}
+    now = parse(given, where="test").judge.settings()["panel"]
+    old = [{name: value for name, value in one.items() if name not in ("verdict", "extra_body")} for one in now]
+    assert "extra_body" in now[0]
+    assert stages.changes({"judge.panel": old}, {"judge.panel": now}) == []
+    other = [{**old[0], "method": "rating"}]
+    assert len(stages.changes({"judge.panel": other}, {"judge.panel": now})) == 1

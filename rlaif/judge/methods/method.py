@@ -182,12 +182,11 @@ def written(messages: Sequence[Message], verdict: type[BaseModel], how: str, max
 def read_written(answer: Generation, verdict: type[V], *, room: str) -> V | Failure:
     """The verdict in the answer. `room`: the field that gives an answer more tokens."""
     if answer.text is None:
-        return answer.failure or Failure("empty", "the judge wrote nothing")
+        failure = answer.failure or Failure("empty", "the judge wrote nothing")
+        return Failure("truncated", f"{failure.reason}: raise {room}") if failure.kind == "truncated" else failure
     try:
         return verdict.model_validate_json(answer.text)
     except ValidationError as problem:
-        if answer.finish == "length":
-            return Failure("truncated", f"the verdict was cut at {answer.n_tokens} tokens: raise {room}")
         first = problem.errors()[0]
         what = ".".join(map(str, first["loc"])) or "the whole"
         reason = f"no verdict in {answer.text[:60]!r} ({what}: {first['msg']}); does the server know response_format?"

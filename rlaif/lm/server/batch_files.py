@@ -35,17 +35,19 @@ class Exported:
     prefix: str
     choices: tuple[str, ...] | None
     folded: bool
+    json_schema: str = ""
 
     @classmethod
     def of(cls, key: str, member: str, request: GenerateRequest | ChoiceRequest, *, folded: bool) -> Exported:
         choices = request.choices if isinstance(request, ChoiceRequest) else None
-        return cls(key, member, request.prefix, choices, folded and bool(request.prefix))
+        schema = request.json_schema if isinstance(request, GenerateRequest) else ""
+        return cls(key, member, request.prefix, choices, folded and bool(request.prefix), schema)
 
     @property
     def request(self) -> GenerateRequest | ChoiceRequest:
         """The request without its messages."""
         if self.choices is None:
-            return GenerateRequest((), 0, 0.0, 0, self.prefix)
+            return GenerateRequest((), 0, 0.0, 0, self.prefix, json_schema=self.json_schema)
         return ChoiceRequest((), self.choices, self.prefix)
 
 

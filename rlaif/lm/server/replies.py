@@ -69,6 +69,7 @@ class Reply:
     """One answer. `positions` is None where the server sent no log-probs; token counts are 0 where it sent none.
 
     `thinking` is what a reasoning model thought before the answer: neither `text` nor `positions` holds any of it.
+    `unparted`: the server took the whole reply for thinking, having seen no end of it; then `positions` are of all.
     """
 
     text: str
@@ -78,6 +79,7 @@ class Reply:
     positions: tuple[Position, ...] | None
     prompt_tokens: int
     completion_tokens: int
+    unparted: bool = False
 
 
 class _Token(BaseModel):
@@ -161,15 +163,18 @@ def read_reply(data: Any) -> Reply:
     usage = completion.usage or _Usage()
     message = choice.message or _Message(content=choice.text)
     thinking, text = (message.reasoning or message.reasoning_content or "").strip(), message.content or ""
+    unparted = bool(thinking) and not text.strip()
     if choice.message is not None:  # the text of a completion may be an echo of what was asked
         more, text = without_thinking(text)
         thinking = f"{thinking}\n{more}".strip()
     positions = _positions(choice.logprobs)
-    if thinking and positions is not None:
+    unparted = unparted and not (positions and _marked(positions))
+    if positions is not None and choice.message is not None and not unparted and (thinking or _marked(positions)):
         positions = _of_the_answer(positions, text)
     return Reply(
         text=_whole(text),
         thinking=_whole(thinking),
+        unparted=unparted,
         refusal=message.refusal,
         finish=choice.finish_reason,
         positions=positions,
@@ -191,6 +196,12 @@ def without_thinking(text: str) -> tuple[str, str]:
         if opened:
             return text.lstrip().removeprefix(begin).strip(), ""
     return "", text
+
+
+def _marked(positions: tuple[Position, ...]) -> bool:
+    """Whether a thinking was closed among the tokens, be it an empty one."""
+    whole = _squeeze("".join(position.token for position in positions))
+    return any(end in whole for _, end in THINKING)
 
 
 def _of_the_answer(positions: tuple[Position, ...], text: str) -> tuple[Position, ...]:

@@ -9,8 +9,9 @@
    text gets a blank, wherever it stands: "< |im_end|>" (rlaif.lm.markers). In a transcript so do "Human:" and
    "Assistant:" at the beginning of a line.
 4. Choices are read from the likeliest tokens of a greedy answer (20 for chat, 5 for completions: OpenAI's limits). With
-   them goes `repetition_penalty: 1`: vLLM and SGLang otherwise take the one that the model was saved with, and list
-   probabilities after it. OpenAI rejects the field, and so do servers for which `judge.prefix: folded` is set.
+   them goes `repetition_penalty: 1`: SGLang, and vLLM with `--logprobs-mode processed_logprobs`, otherwise list
+   probabilities after the penalty that the model was saved with. OpenAI rejects the field, and so may servers for which
+   `judge.prefix: folded` is set.
 5. A model may think before its answer, and gets `judge.thinking_tokens` for it beside the answer's own; a continued
    prefix leaves no room to think. What was thought is kept apart: no choice is ever read from it.
 """
@@ -23,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from rlaif.config import AskingConfig
 from rlaif.config.judge import DECIDING
@@ -90,13 +92,14 @@ class Endpoint:
     def fingerprint(self) -> str:
         """Of the model by its name and of how it is asked; one's own servers count as one, wherever they run.
 
-        How long it may think is no part of that: an answer that is there was not cut, and is the same under a higher
-        limit, which so asks again only what failed.
+        Whether it may think is a part of that, and how long is none: an answer that is there was not cut, and is the
+        same under a higher limit, which so asks again only what failed.
         """
         parts: list[object] = ["folded"] if self.folds and self.base_url is not None else []
         asked = {
             "temperature": None if self.temperature == 0 else [self.temperature],
             "reasoning_effort": self.reasoning_effort,
+            "thinks": self.thinking_tokens > 0,
             "extra_body": dict(self.extra_body),
         }
         parts += [given] if (given := {name: value for name, value in asked.items() if value}) else []
@@ -148,7 +151,7 @@ class Endpoint:
         """The JSON of the request."""
         if isinstance(request, DecisionRequest):
             return {"model": self.model, **self.extra_body, **decision_body(self._deciding, request)}
-        options, max_tokens = self._options(request)
+        options, max_tokens = self._options(request, folded)
         body: dict[str, Any] = {"model": self.model, **self.extra_body, **options}
         if self.reasoning_effort is not None:
             body["reasoning_effort"] = self.reasoning_effort
@@ -215,15 +218,30 @@ class Endpoint:
             return decisions_of(reply)
         assert not isinstance(reply, Decided)
         if isinstance(reply, Reply):
+            if reply.unparted and _begun(request) and not folded and self.api == "chat":
+                # Behind a beginning there is hardly any thinking: if it can be read as the answer, it is the answer.
+                whole = replace(reply, text=reply.thinking, thinking="")
+                if isinstance(request, GenerateRequest):
+                    reply = whole
+                elif isinstance(request, ChoiceRequest):
+                    read = self._choices(whole, request, folded)
+                    if read.failure is None:
+                        return read
+            if reply.unparted and reply.positions is not None:
+                reply = replace(reply, positions=())
             reply = self._cut_thinking(request, reply, folded) or reply
         if isinstance(request, GenerateRequest):
-            return _generation(reply, _begun(request))
+            written = _generation(reply, _begun(request))
+            if request.json_schema and written.failure is None and written.finish == "length":
+                reason = f"the verdict was cut at {written.n_tokens} tokens"
+                return request.failed(Failure("truncated", reason))  # so it is not kept, and is asked again
+            return written
         if isinstance(request, ChoiceRequest):
             found = self._choices(reply, request, folded)
             return found if isinstance(reply, Failure) else replace(found, thinking=reply.thinking)
         return self._scores(reply, request)
 
-    def _options(self, request: Written) -> tuple[dict[str, Any], int]:
+    def _options(self, request: Written, folded: bool) -> tuple[dict[str, Any], int]:
         """The fields that do not depend on the messages, and how many tokens to ask for."""
         if isinstance(request, GenerateRequest):
             # some servers keep seeds in 32 bits
@@ -238,9 +256,17 @@ class Endpoint:
             return {"temperature": 0.0, "echo": True, "logprobs": 1}, 1
         top = TOP_LOGPROBS[self.api]
         options = {"logprobs": True, "top_logprobs": top} if self.api == "chat" else {"logprobs": top}
-        if self.base_url is not None and self.prefix == "continued":
+        if self._own and self.prefix == "continued" and not folded and "repetition_penalty" not in self.extra_body:
             options["repetition_penalty"] = 1.0
-        return self._warmth(0.0) | options, tokens_to_decide(request.choices)
+        # Some servers list log-probs after the temperature: it is sent where the model thinks before it chooses, alone.
+        thinks = self.temperature is None or self._room(request, folded) > 0
+        warmth = self._warmth(0.0) if thinks else {"temperature": 0.0}
+        return warmth | options, tokens_to_decide(request.choices)
+
+    @property
+    def _own(self) -> bool:
+        """Whether it is another server than OpenAI's."""
+        return self.base_url is not None and urlsplit(self.base_url).hostname != "api.openai.com"
 
     def _warmth(self, temperature: float) -> dict[str, Any]:
         """The temperature that is sent: the judge's own for a question that asks for its likeliest answer."""

@@ -246,7 +246,19 @@ def test_log_probs_are_those_of_the_answer_and_not_of_the_thinking(field: str, t
 def test_an_answer_that_the_tokens_do_not_spell_has_no_log_probs() -> None:
     assert _parsed("<think>|x|</think>|(|B|)", {"content": "(A)", "reasoning": "x"}).positions == ()
     assert _parsed("<think>|(A) or|</think>|no", {"content": "(A)", "reasoning": "x"}).positions == ()
-    assert _parsed("(B|) or", {"content": None, "reasoning": "(B) or"}).positions == ()
+
+
+def test_a_reply_of_thinking_alone_is_told_apart_by_who_asked() -> None:
+    reply = _parsed("(B|) or", {"content": None, "reasoning": "(B) or"})
+    assert (reply.unparted, reply.text, reply.thinking) == (True, "", "(B) or")
+    closed = _parsed("<think>|x|</think>|", {"content": None, "reasoning": "x"})
+    assert (closed.unparted, closed.positions) == (False, ())
+
+
+def test_log_probs_are_those_of_the_answer_where_the_thinking_is_empty_or_hidden() -> None:
+    for message in ({"content": "(A)"}, {"content": "(A)", "reasoning": "\n\n"}):
+        reply = _parsed("<think>|\n\n|</think>|\n\n|(A|)", message)
+        assert [position.token for position in reply.positions][:2] == ["(A", ")"]
 
 
 def test_what_is_no_text_is_no_thinking() -> None:

@@ -235,7 +235,7 @@ def test_a_judges_own_fields_reach_the_server_in_each_request(start: Any) -> Non
     )
     model.ask([ask("q", temperature=0.0), ask("r", temperature=1.0)])
     model.ask([choose(prefix="So (")])
-    assert [body["temperature"] for body in server.bodies()] == [0.6, 1.0, 0.6], "a sampled answer keeps its own"
+    assert [body["temperature"] for body in server.bodies()] == [0.6, 1.0, 0.0], "a sampled answer keeps its own"
     for body in server.bodies():
         assert (body["chat_template_kwargs"], body["top_k"]) == ({"enable_thinking": True}, 20)
         assert body["reasoning_effort"] == "low"
@@ -250,7 +250,9 @@ def test_no_temperature_is_sent_to_a_model_that_takes_none(start: Any) -> None:
 def test_answers_are_kept_under_all_that_may_change_them_and_not_under_the_room_to_think() -> None:
     url = "http://127.0.0.1:8000/v1"
     own = Endpoint("m", url).fingerprint
-    assert own == Endpoint("m", url, thinking_tokens=9, extra_body={}).fingerprint
+    thinks = Endpoint("m", url, thinking_tokens=9, extra_body={}).fingerprint
+    assert thinks == Endpoint("m", url, thinking_tokens=8192).fingerprint
+    assert thinks != own == Endpoint("m", url, extra_body={}).fingerprint
     others = [
         Endpoint("m", url, extra_body=THINKING),
         Endpoint("m", url, extra_body={"top_k": 20}),
@@ -317,6 +319,35 @@ def test_what_is_cut_in_its_thinking_is_a_failure_that_names_the_field(start: An
 def test_a_model_that_thinks_although_its_answer_is_begun_is_told_so(start: Any) -> None:
     _, model = start(lambda *_: _thought("", reasoning="Hm", finish="length"), thinking_tokens=50)
     assert "set judge.prefix: folded" in model.ask([choose()])[0].failure.reason
+
+
+def test_a_begun_letter_that_a_server_takes_for_thinking_is_the_letter(start: Any) -> None:
+    likely = [("B", math.log(0.7)), ("A", math.log(0.2))]
+    answer = chat("", finish="length", positions=[("B", math.log(0.7), likely)])
+    answer.body["choices"][0]["message"] |= {"content": None, "reasoning": "B"}
+    _, model = start(lambda *_: answer)
+    assert model.ask([choose(prefix="So (")])[0].logprobs == pytest.approx((math.log(0.2), math.log(0.7)))
+
+
+def test_a_temperature_goes_with_a_letter_only_where_it_is_thought_about(start: Any) -> None:
+    server, model = start(_no_continuation, prefix="folded", thinking_tokens=50, temperature=0.6)
+    model.ask([choose(prefix="So (")])
+    letter = chat("A", positions=[("A", -0.1, [("A", -0.1), ("B", -3.0)])])
+    server_alone, plain = start(lambda *_: letter, temperature=0.6)
+    plain.ask([choose(prefix="So (")])
+    assert [s.bodies()[-1]["temperature"] for s in (server, server_alone)] == [0.6, 0.0]
+
+
+def test_a_penalty_is_sent_to_ones_own_server_alone_and_ones_own_stays(start: Any) -> None:
+    question = choose(prefix="So (")
+    for endpoint, sent in (
+        (Endpoint("m", "http://127.0.0.1:1/v1"), 1.0),
+        (Endpoint("m", "http://127.0.0.1:1/v1", extra_body={"repetition_penalty": 1.2}), 1.2),
+        (Endpoint("m", "https://api.openai.com/v1"), None),
+        (Endpoint("m"), None),
+    ):
+        assert endpoint.body(question, folded=endpoint.folds).get("repetition_penalty") == sent
+    assert "repetition_penalty" not in Endpoint("m", "http://127.0.0.1:1/v1").body(question, folded=True)
 
 
 def test_a_letter_is_read_behind_the_thinking_alone(start: Any) -> None:
