@@ -72,19 +72,24 @@ def take_in(path: Path, other: Path) -> None:
     if not other.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    settle(other)
-    with _sqlite_errors(path), closing(_open(path)) as database:
-        database.execute("ATTACH ? AS other", (str(other),))
+    with _sqlite_errors(other):
+        source = _open(other)
+
+    def rows(table: str, *columns: str) -> Iterator[tuple[Any, ...]]:
+        with _sqlite_errors(other):  # damage in the one is not said of the other
+            yield from source.execute(f"SELECT {', '.join(columns)} FROM {table}")
+
+    with closing(source), _sqlite_errors(path), closing(_open(path)) as database:
         database.execute("BEGIN IMMEDIATE")
-        database.execute("INSERT OR IGNORE INTO answers SELECT key, answer FROM other.answers")
-        fresh = database.execute("SELECT work FROM other.works EXCEPT SELECT work FROM works").fetchall()
-        names = ", ".join(_OF_WORK)
-        database.execute(f"INSERT OR IGNORE INTO works (work, {names}) SELECT work, {names} FROM other.works")
+        database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows("answers", "key", "answer"))
+        known = {work for (work,) in database.execute("SELECT work FROM works")}
+        fresh = [row for row in rows("works", "work", *_OF_WORK) if row[0] not in known]
+        database.executemany(f"INSERT INTO works (work, {', '.join(_OF_WORK)}) VALUES (?, ?, ?, ?, ?)", fresh)
         if fresh:
-            names = ", ".join(_COUNTED)
-            database.execute(
-                f"INSERT INTO spent (model, {names}) SELECT model, {names} FROM other.spent WHERE true "
-                "ON CONFLICT (model) DO UPDATE SET " + ", ".join(f"{n} = {n} + excluded.{n}" for n in _COUNTED)
+            database.executemany(
+                f"INSERT INTO spent (model, {', '.join(_COUNTED)}) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (model) DO UPDATE SET " + ", ".join(f"{n} = {n} + excluded.{n}" for n in _COUNTED),
+                rows("spent", "model", *_COUNTED),
             )
         database.execute("COMMIT")
     with disk_errors(other):

@@ -374,7 +374,7 @@ def test_a_cache_of_the_run_that_is_damaged_is_named(tmp_path: Path, damage: str
         first = CachedModel(listener(), run)
         first.ask([ask(str(n)) for n in range(500)])
         first.close()
-        raw, page = bytearray(run.read_bytes()), _root_page(run, "answers")
+        raw, page = bytearray(run.read_bytes()), _root_page(run, "answers", "index")
         raw[page] = b"\xff" * (page.stop - page.start)
         run.write_bytes(raw)
         shard.share(run, 2)
@@ -384,12 +384,12 @@ def test_a_cache_of_the_run_that_is_damaged_is_named(tmp_path: Path, damage: str
     shard.close()
 
 
-def _root_page(path: Path, table: str) -> slice:
-    """Where the first page of the table's keys lies in the file."""
+def _root_page(path: Path, table: str, kind: str) -> slice:
+    """Where the first page of the table, or of its index, lies in the file."""
     with closing(sqlite3.connect(path)) as database:
         (size,) = database.execute("PRAGMA page_size").fetchone()
         (root,) = database.execute(
-            "SELECT rootpage FROM sqlite_master WHERE type = 'index' AND tbl_name = ?", (table,)
+            "SELECT rootpage FROM sqlite_master WHERE type = ? AND tbl_name = ?", (kind, table)
         ).fetchone()
     return slice((root - 1) * size, root * size)
 
@@ -424,6 +424,27 @@ def test_what_is_no_cache_is_not_taken_in(tmp_path: Path) -> None:
     own.write_bytes(b"this is no database" * 100)
     with pytest.raises(DataError, match="damaged or not a cache"):
         take_in(tmp_path / "run" / "judge.sqlite", own)
+    assert own.exists()
+
+
+def test_damage_in_what_is_taken_in_is_said_of_it_and_nothing_changes(tmp_path: Path) -> None:
+    run, own = tmp_path / "run.sqlite", tmp_path / "shard.sqlite"
+    for path, text in ((run, "run"), (own, "shard")):
+        first = CachedModel(listener(), path)
+        first.count_for(text)
+        first.ask([ask(f"{text} {n}") for n in range(500)])
+        first.close()
+    raw, page = bytearray(own.read_bytes()), _root_page(own, "answers", "table")
+    raw[page] = b"\xff" * (page.stop - page.start)
+    own.write_bytes(raw)
+    with pytest.raises(DataError, match="delete the file") as caught:
+        take_in(run, own)
+    assert caught.value.where == str(own)
+    assert own.read_bytes() == raw
+    whole = CachedModel(listener(), run)
+    assert whole.spent().calls == 500
+    assert whole._database.execute("SELECT count(*) FROM answers").fetchone() == (500,)
+    whole.close()
 
 
 def test_what_a_kill_left_in_the_log_is_there_once_settled(tmp_path: Path) -> None:
