@@ -69,9 +69,15 @@ def shards_of(run: RunFolder, stage: str) -> dict[Shard, RunFolder]:
     return dict(sorted(found.items()))
 
 
+def caches_of(run: RunFolder) -> list[Path]:
+    """The folders of the caches of all shards, of whatever stage and number."""
+    return sorted((run.root / FOLDER).glob("*-of-*/cache"))
+
+
 def unmerged(run: RunFolder) -> str | None:
     """The stage that was begun in shards and is not merged yet; None if there is none."""
-    left = (path for path in (run.root / FOLDER).glob("*-of-*/*/*") if path.name != "begun.json")  # more than a note
+    # More than a note, and than what a crash left of writing it.
+    left = (x for x in (run.root / FOLDER).glob("*-of-*/*/*") if x.name[0] != "." and x.name != "begun.json")
     names = sorted({path.parent.name for path in left if (path.parent / "begun.json").exists()})
     return next((name for name in names if not run.file(name, "stage.json").exists()), None)
 
@@ -96,10 +102,18 @@ def refuse_no_whole_run(folder: Path) -> None:
     refuse_unmerged(RunFolder(folder))
 
 
+def folder_of_shard(folder: Path) -> tuple[Path, Shard] | None:
+    """The run and the shard whose folder this is; None for any other folder."""
+    path = folder.resolve()
+    name = _NAME.fullmatch(path.name)
+    return (path.parent.parent, Shard(int(name[2]), int(name[1]))) if name and path.parent.name == FOLDER else None
+
+
 def refuse_shard_folder(folder: Path) -> None:
     """Raises RunFolderError for the folder of a shard."""
-    if folder.resolve().parent.name == FOLDER and _NAME.fullmatch(folder.resolve().name):
-        whole = folder.resolve().parent.parent
+    found = folder_of_shard(folder)
+    if found is not None:
+        whole, _ = found
         raise RunFolderError(
             "is a shard of a run, and no run by itself",
             where=str(folder),

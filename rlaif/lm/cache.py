@@ -63,28 +63,37 @@ def spent_on(path: Path, work: str) -> Usage:
 
 
 def take_in(path: Path, other: Path) -> None:
-    """Puts the answers and the counts of the cache `other` into the cache `path`. A second time it changes nothing.
+    """Moves the answers and the counts of the cache `other` into the cache `path`; then `other` is gone, so that what
+    it spent is counted once, whatever is asked in its place later.
 
-    What `other` spent was for works that it names: where `path` knows them all, it was taken in before.
+    What `other` spent was for works that it names: where `path` knows them all, a kill came before the removal, and
+    nothing is counted again.
     """
     if not other.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    settle(other)
-    with _sqlite_errors(path), closing(_open(path)) as database:
-        database.execute("ATTACH ? AS other", (str(other),))
+    with _sqlite_errors(other):
+        source = _open(other)
+
+    def rows(table: str, *columns: str) -> Iterator[tuple[Any, ...]]:
+        with _sqlite_errors(other):  # damage in the one is not said of the other
+            yield from source.execute(f"SELECT {', '.join(columns)} FROM {table}")
+
+    with closing(source), _sqlite_errors(path), closing(_open(path)) as database:
         database.execute("BEGIN IMMEDIATE")
-        database.execute("INSERT OR IGNORE INTO answers SELECT key, answer FROM other.answers")
-        fresh = database.execute("SELECT work FROM other.works EXCEPT SELECT work FROM works").fetchall()
-        names = ", ".join(_OF_WORK)
-        database.execute(f"INSERT OR IGNORE INTO works (work, {names}) SELECT work, {names} FROM other.works")
+        database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows("answers", "key", "answer"))
+        known = {work for (work,) in database.execute("SELECT work FROM works")}
+        fresh = [row for row in rows("works", "work", *_OF_WORK) if row[0] not in known]
+        database.executemany(f"INSERT INTO works (work, {', '.join(_OF_WORK)}) VALUES (?, ?, ?, ?, ?)", fresh)
         if fresh:
-            names = ", ".join(_COUNTED)
-            database.execute(
-                f"INSERT INTO spent (model, {names}) SELECT model, {names} FROM other.spent WHERE true "
-                "ON CONFLICT (model) DO UPDATE SET " + ", ".join(f"{n} = {n} + excluded.{n}" for n in _COUNTED)
+            database.executemany(
+                f"INSERT INTO spent (model, {', '.join(_COUNTED)}) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (model) DO UPDATE SET " + ", ".join(f"{n} = {n} + excluded.{n}" for n in _COUNTED),
+                rows("spent", "model", *_COUNTED),
             )
         database.execute("COMMIT")
+    with disk_errors(other):
+        other.unlink()
 
 
 def settle(path: Path) -> None:
@@ -124,6 +133,13 @@ _KINDS: dict[type[Request], _Kind] = {
 }
 
 
+class _File(NamedTuple):
+    """A cache that is open, and where it lies: what is wrong with it is said of this one."""
+
+    path: Path
+    database: sqlite3.Connection
+
+
 class CachedModel:
     """`inner` with its answers kept in the file `path`; several processes may share the file.
 
@@ -151,12 +167,13 @@ class CachedModel:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._errors():
-            self._database = self._books = _open(path)
+            self._database = _open(path)
+        self._books = _File(path, self._database)
         self._work: str | None = None
         self._budget = budget or Budget()
         self._counts_others = counts_before
         self._others = Usage()
-        self._beneath: sqlite3.Connection | None = None
+        self._beneath: _File | None = None
         self._sent = 0
         self._at_opening, self._noted = replace(inner.usage), replace(inner.usage)
 
@@ -164,9 +181,9 @@ class CachedModel:
         """What the file says that the model was asked for, by all commands together."""
         return sum(map(self._spent_in, self._files()), Usage())
 
-    def _spent_in(self, file: sqlite3.Connection) -> Usage:
-        with self._errors():
-            row = file.execute(
+    def _spent_in(self, file: _File) -> Usage:
+        with _sqlite_errors(file.path):
+            row = file.database.execute(
                 f"SELECT {', '.join(_COUNTED)} FROM spent WHERE model = ?", (self.fingerprint,)
             ).fetchone()
         return Usage() if row is None else Usage(**dict(zip(_COUNTED, row, strict=True)))
@@ -175,8 +192,8 @@ class CachedModel:
         """Counts what is asked from now on for this work too, in this file or in the cache `path`."""
         self._work = work
         if path is not None and path != self.path:
-            with self._errors():
-                self._books = _open(path)
+            with _sqlite_errors(path):
+                self._books = _File(path, _open(path))
 
     def share(self, path: Path, of: int) -> None:
         """Makes this cache that of one of so many shards of the work that the cache `path` began: answers that are
@@ -186,7 +203,7 @@ class CachedModel:
         if path.exists():
             with _sqlite_errors(path):
                 address = f"{path.resolve().as_uri()}?immutable=1"
-                self._beneath = sqlite3.connect(address, uri=True, check_same_thread=False)
+                self._beneath = _File(path, sqlite3.connect(address, uri=True, check_same_thread=False))
             before = self._spent_in(self._beneath)
         self._budget = self._budget.share(of, before)
 
@@ -196,16 +213,14 @@ class CachedModel:
 
     def holds(self, keys: Sequence[str]) -> set[str]:
         """Those of the keys that have an answer."""
-        return {key for key, _ in self._rows(keys)}
+        return {key for _, key, _ in self._rows(keys)}
 
     def close(self) -> None:
         """Closes file and model; a second call does nothing."""
         if not self._closed:
             self._closed = True
-            if self._books is not self._database:
-                self._books.close()
-            for file in self._files():
-                file.close()
+            for file in (self._books, *self._files()):
+                file.database.close()  # the one that stands there twice does nothing the second time
             self.inner.close()
 
     def ask(self, requests: Sequence[RequestFor[A]]) -> list[A]:
@@ -272,30 +287,32 @@ class CachedModel:
 
     def _read(self, requests: Mapping[str, Request]) -> dict[str, ModelAnswer]:
         """The answers that the file has to the requests, by key."""
-        try:
-            found = {
-                key: from_json(_KINDS[type(requests[key])].answer, parse_json(answer))
-                for key, answer in self._rows(list(requests))
-            }
-        except ValueError:
-            raise _damaged(self.path, "holds an answer that cannot be read") from None
-        if not all(map(_can_be, found.values())):
-            raise _damaged(self.path, "holds an answer that no model gives")
+        found = {}
+        for path, key, text in self._rows(list(requests)):
+            try:
+                answer = from_json(_KINDS[type(requests[key])].answer, parse_json(text))
+            except ValueError:
+                raise _damaged(path, "holds an answer that cannot be read") from None
+            if not _can_be(answer):
+                raise _damaged(path, "holds an answer that no model gives")
+            found[key] = answer
         return found
 
-    def _rows(self, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """(key, JSON of its answer) of those keys that the file has."""
+    def _rows(self, keys: Sequence[str]) -> Iterator[tuple[Path, str, str]]:
+        """(the file, key, JSON of its answer) of those keys that a file has."""
         wanted = list(dict.fromkeys(keys))
         for start in range(0, len(wanted), _KEYS_PER_QUERY):
             part = wanted[start : start + _KEYS_PER_QUERY]
             marks = ",".join("?" * len(part))
             for file in self._files():
-                with self._errors():
-                    yield from file.execute(f"SELECT key, answer FROM answers WHERE key IN ({marks})", part).fetchall()
+                query = f"SELECT key, answer FROM answers WHERE key IN ({marks})"
+                with _sqlite_errors(file.path):
+                    rows = file.database.execute(query, part).fetchall()
+                yield from ((file.path, key, answer) for key, answer in rows)
 
-    def _files(self) -> list[sqlite3.Connection]:
+    def _files(self) -> list[_File]:
         """Its own file, and before it the one that it stands on."""
-        return [*([] if self._beneath is None else [self._beneath]), self._database]
+        return [*([] if self._beneath is None else [self._beneath]), _File(self.path, self._database)]
 
     def _write(self, answers: dict[str, Any]) -> None:
         """Keeps the answers and what was spent since the last time, in one transaction."""
@@ -308,7 +325,8 @@ class CachedModel:
                 self._database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
                 self._add(self._database, "spent", "model", self.fingerprint, _COUNTED, now)
                 if self._work is not None:
-                    self._add(self._books, "works", "work", self._work, _OF_WORK, now)
+                    with _sqlite_errors(self._books.path):
+                        self._add(self._books.database, "works", "work", self._work, _OF_WORK, now)
                 self._database.execute("COMMIT")
             except BaseException:
                 if self._database.in_transaction:

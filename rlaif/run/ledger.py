@@ -18,7 +18,9 @@ from rlaif.config import StageName
 from rlaif.core.errors import DataError, RunFolderError
 from rlaif.core.files import RunFolder, parse_json, write_atomic
 from rlaif.core.records import to_json
-from rlaif.core.shard import shards_of
+from rlaif.core.shard import caches_of, folder_of_shard, shards_of
+from rlaif.lm.cache import take_in
+from rlaif.run.models import CACHES
 from rlaif.stages import table as stages
 
 
@@ -52,9 +54,14 @@ def _read_begun(run: RunFolder, stage: StageName) -> Begun | None:
     try:
         return Begun(**parse_json(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
-        raise DataError(
-            "cannot be read", where=str(path), remedy=f"redo the stage: rlaif {stage} --run {run.root} --force"
-        ) from None
+        raise DataError("cannot be read", where=str(path), remedy=f"redo the stage: {_anew(run, stage)}") from None
+
+
+def _anew(run: RunFolder, stage: StageName) -> str:
+    """The command that does the stage again in the folder, which may be that of a shard."""
+    of_shard = folder_of_shard(run.root)
+    where = str(run.root) if of_shard is None else f"{of_shard[0]} --shard {of_shard[1]}"
+    return f"rlaif {stage} --run {where} --force"
 
 
 def begin(run: RunFolder, stage: StageName, settings: dict[str, Any], inputs: dict[str, str]) -> Begun:
@@ -136,7 +143,7 @@ def refuse_changed(run: RunFolder, stage: StageName, settings: dict[str, Any] | 
         raise RunFolderError(
             f"the {stage} folder holds files, but no record of what they were made from",
             where=str(run.root / stage),
-            remedy=f"clear it: rlaif {stage} --run {run.root} --force",
+            remedy=f"clear it: {_anew(run, stage)}",
         )
     if made is None:
         return
@@ -152,7 +159,10 @@ def refuse_changed(run: RunFolder, stage: StageName, settings: dict[str, Any] | 
 
 
 def clear(run: RunFolder, names: Sequence[StageName]) -> None:
-    """Removes what the stages wrote, last first: a crash in between never leaves a stage on a removed one."""
+    """Removes what the stages wrote, last first: a crash in between never leaves a stage on a removed one. What shards
+    asked is known to the run afterwards, and not asked again."""
+    if any(shards_of(run, stage) for stage in names):
+        take_in_shards(run)
     for stage in reversed(names):
         for shard in shards_of(run, stage).values():
             shard.clear(stage)
@@ -161,3 +171,11 @@ def clear(run: RunFolder, names: Sequence[StageName]) -> None:
             run.file(stage, "stage.json").unlink(missing_ok=True)
             begun_path(run, stage).unlink(missing_ok=True)
         run.clear(stage)
+
+
+def take_in_shards(run: RunFolder) -> None:
+    """Moves into the run's caches those of all its shards, be they of a stage that is there or was removed. No shard
+    may be at work."""
+    for folder in caches_of(run):
+        for name in CACHES.values():
+            take_in(run.cache_path / name, folder / name)

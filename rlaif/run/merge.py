@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from rlaif.core.progress import Progress
 from rlaif.core.records import FailedAnswer, PreferenceLabel, Response, RevisionTrace, StageRecord, content_id, to_json
 from rlaif.core.shard import FOLDER, Shard, shards_of, unmerged
 from rlaif.judge.load import load
-from rlaif.lm.cache import take_in
 from rlaif.lm.protocol import Usage
 from rlaif.run import ledger, pipeline
 from rlaif.run.models import CACHES
@@ -89,10 +89,9 @@ def merge(run_folder: Path, *, progress: Progress) -> StageRecord:
         config = load(run.config_path)
         given = pipeline.gather_kept(config, run)
         _refuse_differences(run, stage, config, given, found)
-        for folder, _ in found.values():
-            for name in CACHES.values():
-                take_in(run.cache_path / name, folder.cache_path / name)
-        context = StageContext(stage, config, run, given.constitution, progress, _refuse_asking, _refuse_asking)
+        ledger.take_in_shards(run)
+        refuse = partial(_refuse_asking, run)
+        context = StageContext(stage, config, run, given.constitution, progress, refuse, refuse)
         write_folder(run.root / stage, lambda into: _write(replace(context, into=into), stage, found))
         remove_folder(run.root / FOLDER)
         record = run.record(stage)
@@ -127,7 +126,7 @@ def _refuse_gaps(run: RunFolder, stage: StageName) -> Finished:
         raise RunFolderError(
             f"shards of {' and of '.join(map(str, counts))} lie here together",
             where=str(run.root / FOLDER),
-            remedy="remove those that do not belong to the others",
+            remedy=f"remove {stage}/ in those that do not belong to the others",
         )
     found: Finished = {}
     lacking: dict[Shard, str] = {}
@@ -191,7 +190,7 @@ def _refuse_differences(
         raise RunFolderError(
             f"the run has changed since its {stage} shards were made: {', '.join(told)}",
             where=str(run.root),
-            remedy=f"put it back as it was, or remove {run.root / FOLDER} and make the shards again",
+            remedy=f"put it back as it was, or remove {run.root / FOLDER}/*/{stage} and make the shards again",
         )
 
 
@@ -214,10 +213,10 @@ def _apart(stage: StageName, record: StageRecord) -> tuple[dict[str, str], dict[
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
-def _refuse_asking(*_: object) -> Any:
-    raise StageError(
+def _refuse_asking(run: RunFolder, *_: object) -> Any:
+    raise RunFolderError(
         "the shards lack a record, and a merge asks no model",
-        where=FOLDER,
+        where=str(run.root / FOLDER),
         remedy="do the shards again, each with --force",
     )
 
@@ -234,7 +233,7 @@ def _write(context: StageContext, stage: StageName, found: Finished) -> None:
         file = JsonlFile(into / name, joined.kind)
         while part := list(islice(rows, AT_ONCE)):
             file.append(part)
-    counts = {**_spent(records), **pipeline.code_of(stage)(context)}
+    counts = {**_spent(records), **_counts(context, stage)}
     settings = _own_settings(stage, records[0])
     record = replace(
         records[0],
@@ -251,6 +250,19 @@ def _write(context: StageContext, stage: StageName, found: Finished) -> None:
         sessions=sum(one.sessions for one in records),
     )
     write_atomic(into / "stage.json", json.dumps(to_json(record), indent=1, ensure_ascii=False))
+
+
+def _counts(context: StageContext, stage: StageName) -> dict[str, float]:
+    """What the stage counts in the joined files. What it has to say of them, it says of the shards, which stay."""
+    shards = context.run.root / FOLDER
+    try:
+        return pipeline.code_of(stage)(context)
+    except StageError as error:
+        raise StageError(
+            error.what,
+            where=str(shards),
+            remedy=f"{error.remedy}; before you begin shards with other settings, remove {shards}/*/{stage}",
+        ) from None
 
 
 def _in_order(joined: _Joined, files: Mapping[Shard, Path], batches: Mapping[str, int]) -> Iterator[Any]:

@@ -221,14 +221,16 @@ def run_shard(
     job = _Job(config, run, given, limit, progress, _shared_inputs(config, given), shard)
     with ExitStack() as held:
         with run.turn():
-            if mode == "force" and ledger.holds_work(run, stage):
-                with run.lock():  # which fails while another shard works, of whatever stage
-                    ledger.clear(run, stages.with_followers(config, (stage,)))
+            whole = mode == "force" and ledger.holds_work(run, stage)
+            redone = stages.with_followers(config, (stage,)) if whole else ()
+            with run.lock() if whole else run.shared_lock():  # the first fails while a shard works, of whatever stage
+                inputs = _refuse_unready(job, stage, mode, redone)  # before anything is removed
+                ledger.clear(run, redone)
             held.enter_context(run.shared_lock())
-            inputs = _refuse_shard(job, stage, mode)
             if inputs is None:
                 progress.say(f"{stage}: finished, kept")
                 return "kept"
+            _refuse_unlike_others(job, stage, mode, inputs)
             held.enter_context(job.into.lock())
             if mode == "force":
                 job.into.clear(stage)
@@ -241,21 +243,21 @@ def run_shard(
     return "done"
 
 
-def _refuse_shard(job: _Job, stage: StageName, mode: Mode) -> dict[str, str] | None:
-    """The inputs of the shard, which may begin; None where the stage is finished as a whole. Raises what
-    `run_shard` raises. The first shard writes what all of them read."""
+def _refuse_unready(job: _Job, stage: StageName, mode: Mode, redone: Sequence[StageName]) -> dict[str, str] | None:
+    """The inputs of the shard, for which the run is ready; None where the stage is finished as a whole. Raises what
+    `run_shard` raises, but for what other shards did. Work of the stages `redone` is as good as gone."""
     run, shard, into = job.run, job.shard, job.into
     assert shard is not None
     whole = replace(job, shard=None)
     if mode == "new":
         ledger.refuse_existing(run, (stage,))
         ledger.refuse_existing(into, (stage,))
-    if unmerged(run) != stage:
+    if unmerged(run) not in (stage, *redone):
         refuse_unmerged(run)
-    _refuse_changed(whole, (stage,), ())
-    if run.record(stage) is not None:
+    _refuse_changed(whole, (stage,), redone)
+    if not redone and run.record(stage) is not None:
         return None
-    if ledger.holds_work(run, stage):
+    if not redone and ledger.holds_work(run, stage):
         raise RunFolderError(
             f"the {stage} stage was begun here without shards",
             where=str(run.root),
@@ -272,35 +274,45 @@ def _refuse_shard(job: _Job, stage: StageName, mode: Mode) -> dict[str, str] | N
             where=f"{stage}.batch_size",
             remedy=f"take fewer shards, or lower it: --set {stage}.batch_size={max(1, prompts // shard.of)}",
         )
+    for sentence in _beforehand(whole, (stage,), redone):
+        job.progress.say(sentence)
+    return inputs
+
+
+def _refuse_unlike_others(job: _Job, stage: StageName, mode: Mode, inputs: dict[str, str]) -> None:
+    """Raises where the shard, or another one, was begun from something else than this call has. The first shard writes
+    what all of them read."""
+    run, shard, into = job.run, job.shard, job.into
+    assert shard is not None
     if mode != "force":
         ledger.refuse_changed(into, stage, job.settings(stage), inputs)
-    others = {other: made for other, made in _other_shards(job, stage) if other != shard}
+    others = dict(_other_shards(job, stage))
+    anew = f"remove {run.root / SHARDS}/*/{stage} and begin anew"  # not the caches beside it
     for other, made in others.items():
         if other.of != shard.of:
             raise RunFolderError(
                 f"the {stage} stage was begun here in {other.of} shards, and {shard} is one of {shard.of}",
                 where=str(run.root),
-                remedy=f"go on with --shard 1/{other.of} to {other.of}/{other.of}, or remove {run.root / SHARDS}",
+                remedy=f"go on with --shard 1/{other.of} to {other.of}/{other.of}, or {anew}",
             )
         found = ledger.differences(made, {**job.settings(stage), SHARD: str(other)}, inputs)
         if found:
             raise RunFolderError(
                 f"shard {other} of {stage} was begun with other settings or inputs than this one: {', '.join(found)}",
                 where=str(other.folder(run).root),
-                remedy=f"give all shards the same config and --set; or remove {run.root / SHARDS} and begin anew",
+                remedy=f"give all shards the same config and --set; or {anew}",
             )
-    for sentence in _beforehand(whole, (stage,), ()):
-        job.progress.say(sentence)
     if not others:
-        _write_materials(whole)
+        _write_materials(replace(job, shard=None))
         for name in CACHES.values():
             settle(run.cache_path / name)
-    return inputs
 
 
 def _other_shards(job: _Job, stage: StageName) -> Iterator[tuple[Shard, tuple[dict[str, Any], dict[str, str]]]]:
-    """The shards that hold work of the stage or are at work, and what they were made from."""
+    """The other shards that hold work of the stage or are at work, and what they were made from."""
     for shard, folder in shards_of(job.run, stage).items():
+        if shard == job.shard:  # not read: one that cannot be read is done again by --force
+            continue
         made = ledger.made_from(folder, stage)
         if made is None:
             try:

@@ -8,7 +8,15 @@ import pytest
 
 from rlaif.core.errors import ConfigError, RunFolderError
 from rlaif.core.files import RunFolder
-from rlaif.core.shard import Shard, refuse_no_whole_run, refuse_shard_folder, refuse_unmerged, shards_of, unmerged
+from rlaif.core.shard import (
+    Shard,
+    folder_of_shard,
+    refuse_no_whole_run,
+    refuse_shard_folder,
+    refuse_unmerged,
+    shards_of,
+    unmerged,
+)
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "1/0", "a/4", "1/4/2", "-1/4", "1 /4", "²/4"])
@@ -20,6 +28,13 @@ def test_what_names_no_shard_is_refused(text: str) -> None:
 def test_a_shard_is_read_as_it_is_written() -> None:
     assert str(Shard.parse("2/16")) == "2/16"
     assert Shard.parse("2/16").folder(RunFolder(Path("run"))).root == Path("run/shards/2-of-16")
+
+
+def test_a_shard_is_known_by_its_folder(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "my")
+    assert folder_of_shard(Shard(16, 2).folder(run).root) == (run.root, Shard(16, 2))
+    assert folder_of_shard(run.root) is None
+    assert folder_of_shard(run.root / "2-of-16") is None
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 4, 7])
@@ -49,6 +64,8 @@ def test_a_run_with_a_stage_in_shards_is_no_whole_run(tmp_path: Path) -> None:
     refuse_no_whole_run(run.root)
     begun(run, Shard(2, 2), "label", work=False)
     assert unmerged(run) is None, "a shard that was begun and left nothing stands in nobody's way"
+    (Shard(2, 2).folder(run).stage("label") / ".begun.json.7.tmp").write_text("{")
+    assert unmerged(run) is None, "nor does what a kill left of its note"
     folder = begun(run, Shard(2, 1), "label")
     assert list(shards_of(run, "label")) == [Shard(2, 1), Shard(2, 2)]
     assert shards_of(run, "revise") == {}

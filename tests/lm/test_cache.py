@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -317,14 +318,88 @@ def test_a_shard_knows_what_the_run_knows_writes_only_to_its_own_and_is_taken_in
         shard.close()
         assert texts(inner) == ([["new"]] if session == 0 else [["new 1"]])
     assert run.read_bytes() == before
+    copy = own.read_bytes()
     for _ in range(2):
         take_in(run, own)
+        assert not own.exists()
         assert [spent_on(run, work).calls for work in ("before", "label")] == [1, 2]
         whole = CachedModel(listener(), run)
         assert whole.spent().calls == 3
         assert len(whole.holds([request_key(whole.fingerprint, ask(text)) for text in ("old", "new", "new 1")])) == 3
         whole.close()
+        own.write_bytes(copy)  # as if a kill had come before the removal
     take_in(run, tmp_path / "nothing.sqlite")
+
+
+def test_what_is_asked_after_a_cache_was_taken_in_counts_alone(tmp_path: Path) -> None:
+    run, own = tmp_path / "run" / "judge.sqlite", tmp_path / "shard" / "judge.sqlite"
+    for session in range(2):  # the second does the shard again, after a merge that was refused
+        shard = CachedModel(listener(), own)
+        shard.count_for(f"work {session}")
+        shard.share(run, 2)
+        shard.ask([ask("old"), ask("older"), ask(f"new {session}")])
+        shard.close()
+        take_in(run, own)
+    whole = CachedModel(listener(), run)
+    assert whole.spent().calls == 3 + 1
+    whole.close()
+    assert [spent_on(run, f"work {session}").calls for session in range(2)] == [3, 1]
+
+
+@pytest.mark.parametrize("answer", ["{", '{"text": null, "finish": "stop", "n_tokens": 3}'])
+def test_an_answer_that_is_wrong_in_the_cache_of_the_run_is_said_of_that_cache(tmp_path: Path, answer: str) -> None:
+    run, own = tmp_path / "run.sqlite", tmp_path / "shard.sqlite"
+    first = CachedModel(listener(), run)
+    first.ask([ask("old")])
+    first.close()
+    with closing(sqlite3.connect(run)) as database, database:
+        database.execute("UPDATE answers SET answer = ?", (answer,))
+    shard = CachedModel(listener(), own)
+    shard.share(run, 2)
+    with pytest.raises(DataError, match="delete the file") as caught:
+        shard.ask([ask("old")])
+    assert caught.value.where == str(run)
+    shard.close()
+
+
+@pytest.mark.parametrize("damage", ["at once", "by reading"])
+def test_a_cache_of_the_run_that_is_damaged_is_named(tmp_path: Path, damage: str) -> None:
+    run, own = tmp_path / "run.sqlite", tmp_path / "shard.sqlite"
+    shard = CachedModel(listener(), own)
+    if damage == "at once":
+        run.write_bytes(b"this is no database" * 100)
+        with pytest.raises(DataError, match="delete the file") as caught:
+            shard.share(run, 2)
+    else:
+        first = CachedModel(listener(), run)
+        first.ask([ask(str(n)) for n in range(500)])
+        first.close()
+        raw, page = bytearray(run.read_bytes()), _root_page(run, "answers", "index")
+        raw[page] = b"\xff" * (page.stop - page.start)
+        run.write_bytes(raw)
+        shard.share(run, 2)
+        with pytest.raises(DataError, match="delete the file") as caught:
+            shard.ask([ask("1")])
+    assert caught.value.where == str(run)
+    shard.close()
+
+
+def _root_page(path: Path, table: str, kind: str) -> slice:
+    """Where the first page of the table, or of its index, lies in the file."""
+    with closing(sqlite3.connect(path)) as database:
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+        (root,) = database.execute(
+            "SELECT rootpage FROM sqlite_master WHERE type = ? AND tbl_name = ?", (kind, table)
+        ).fetchone()
+    return slice((root - 1) * size, root * size)
+
+
+def test_counts_for_a_work_in_a_file_that_is_no_cache_name_that_file(model: CachedModel, tmp_path: Path) -> None:
+    books = tmp_path / "books.sqlite"
+    books.write_bytes(b"this is no database" * 100)
+    with pytest.raises(DataError, match="delete the file") as caught:
+        model.count_for("label", books)
+    assert caught.value.where == str(books)
 
 
 def test_shards_stop_at_their_part_of_the_budget(tmp_path: Path) -> None:
@@ -349,6 +424,27 @@ def test_what_is_no_cache_is_not_taken_in(tmp_path: Path) -> None:
     own.write_bytes(b"this is no database" * 100)
     with pytest.raises(DataError, match="damaged or not a cache"):
         take_in(tmp_path / "run" / "judge.sqlite", own)
+    assert own.exists()
+
+
+def test_damage_in_what_is_taken_in_is_said_of_it_and_nothing_changes(tmp_path: Path) -> None:
+    run, own = tmp_path / "run.sqlite", tmp_path / "shard.sqlite"
+    for path, text in ((run, "run"), (own, "shard")):
+        first = CachedModel(listener(), path)
+        first.count_for(text)
+        first.ask([ask(f"{text} {n}") for n in range(500)])
+        first.close()
+    raw, page = bytearray(own.read_bytes()), _root_page(own, "answers", "table")
+    raw[page] = b"\xff" * (page.stop - page.start)
+    own.write_bytes(raw)
+    with pytest.raises(DataError, match="delete the file") as caught:
+        take_in(run, own)
+    assert caught.value.where == str(own)
+    assert own.read_bytes() == raw
+    whole = CachedModel(listener(), run)
+    assert whole.spent().calls == 500
+    assert whole._database.execute("SELECT count(*) FROM answers").fetchone() == (500,)
+    whole.close()
 
 
 def test_what_a_kill_left_in_the_log_is_there_once_settled(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from rlaif.config import RunConfig, StageName
-from rlaif.core.errors import ConfigError, DataError, RunFolderError
+from rlaif.core.errors import ConfigError, DataError, RunFolderError, StageError
 from rlaif.core.files import JsonlFile, RunFolder
 from rlaif.core.progress import Silent
 from rlaif.core.records import StageRecord
@@ -268,10 +268,11 @@ def test_given_labels_and_a_stage_that_was_begun_whole_are_not_shared_out(make: 
     given.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
     said = shard(run, "1/2", "--set", f"label.source={given}")
     assert (said.exit_code, "there is nothing to share out" in said.output) == (2, True)
-    (run / "label").mkdir()
-    shutil.copy(run / "sft" / "begun.json", run / "label")
-    (run / "label" / "responses.jsonl").write_text("")
-    assert shard(run, "1/2", "--resume").exit_code == 5
+    assert rlaif("label", "--run", run).exit_code == 0
+    (run / "label" / "stage.json").unlink()
+    said = shard(run, "1/2", "--resume")
+    assert (said.exit_code, "the label stage was begun here without shards" in said.output) == (5, True)
+    assert shard(run, "1/2", "--force").exit_code == 0, "anew, in shards"
 
 
 def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
@@ -342,7 +343,7 @@ def test_shards_that_are_not_what_they_say_are_not_joined(make: Make) -> None:
     path = short / "shards" / "2-of-2" / "label" / "responses.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     as_written(short, 2)
-    refused(short, Exception, "the shards lack a record, and a merge asks no model")
+    refused(short, RunFolderError, "the shards lack a record, and a merge asks no model")
 
 
 def test_shards_are_made_again_by_force(make: Make) -> None:
@@ -359,6 +360,93 @@ def test_shards_are_made_again_by_force(make: Make) -> None:
     found = done("label", "--run", run, "--shard", "2/2", "--force")["stages"]["label"]["counts"]
     assert found["policy_calls"] == 0, "what the run's cache knows is not asked again"
     done("merge", run)
+
+
+def test_a_shard_that_is_refused_removes_nothing(make: Make) -> None:
+    run = shards(make("run"))
+    done("merge", run)
+    assert rlaif("reward", "--run", run).exit_code == 0
+    for which, more, said in (
+        ("1/50", (), "8 prompts in batches of 2 are fewer batches than 50 shards"),
+        ("1/2", ("--set", "card.required=true"), "the judge has no card yet"),
+        ("1/2", ("--set", "sft.epochs=9"), "the sft stage was finished with other settings"),
+    ):
+        found = shard(run, which, "--force", *more)
+        assert (found.exit_code != 0, said in found.output) == (True, True), found.output
+        assert all((run / stage / "stage.json").exists() for stage in ("label", "reward"))
+    assert not (run / "shards").exists()
+
+
+def spent(run: Path) -> int:
+    """The requests that the run's cache says were sent to the policy."""
+    with closing(sqlite3.connect(run / "cache" / "policy.sqlite")) as file:
+        return int(file.execute("SELECT sum(calls) FROM spent").fetchone()[0])
+
+
+def test_what_shards_asked_is_neither_asked_nor_counted_again(make: Make) -> None:
+    one, run = make("one"), shards(make("run"))
+    done("label", "--run", one)
+    found = done("label", "--run", run, "--force")["stages"]["label"]["counts"]
+    assert found["policy_calls"] == 0, "what shards asked is known, without shards, too"
+    assert spent(run) == spent(one)
+
+    again = shards(make("again"))
+    path = again / "shards" / "2-of-2" / "label" / "responses.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    as_written(again, 2)
+    assert rlaif("merge", again).exit_code != 0, "refused, when the answers were taken in"
+    found = done("label", "--run", again, "--shard", "2/2", "--force")["stages"]["label"]["counts"]
+    assert found["policy_calls"] == 0
+    done("merge", again)
+    assert spent(again) == spent(one)
+    assert records(again, "label") == records(one, "label")
+
+
+def test_other_shards_begin_where_the_message_leads_and_pay_for_nothing_twice(make: Make) -> None:
+    one, run = make("one"), shards(make("run"))
+    done("label", "--run", one)
+    found = shard(run, "1/4")
+    assert f"or remove {run}/shards/*/label and begin anew" in found.output.replace("\n", "")
+    other = shard(run, "1/2", "--force", "--set", "label.temperature=0.5")
+    assert f"or remove {run}/shards/*/label and begin anew" in other.output.replace("\n", "")
+    for folder in (run / "shards").glob("*/label"):
+        shutil.rmtree(folder)
+    assert shard(run, "1/4").exit_code == 0
+    (run / "shards" / "1-of-4" / "label" / "begun.json").write_text("{")
+    (run / "shards" / "1-of-4" / "label" / "stage.json").unlink()
+    found = shard(run, "1/4", "--resume")
+    assert f"rlaif label --run {run} --shard 1/4 --force" in found.output
+    assert shard(run, "1/4", "--force").exit_code == 0
+    for number in (2, 3, 4):
+        assert shard(run, f"{number}/4").exit_code == 0
+    done("merge", run)
+    assert records(run, "label") == records(one, "label")
+    assert answers(run, "policy") == answers(one, "policy")
+    assert not (run / "shards").exists()
+
+
+def test_what_the_stage_says_of_all_shards_is_said_of_them(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make("run")
+    same: Callable[..., CachedModel] = lambda model, adapters, cache: CachedModel(  # noqa: E731
+        ScriptedModel(lambda request: "Always this."), cache / "policy.sqlite"
+    )
+    monkeypatch.setattr(open_model, "open_policy", same)
+    shards(run)
+    with pytest.raises(StageError, match="no prompt has two different answers") as caught:
+        merge(run, progress=Silent())
+    assert caught.value.where == str(run / "shards")
+    assert caught.value.remedy is not None
+    assert "raise label.samples or label.temperature" in caught.value.remedy
+    assert f"remove {run / 'shards'}/*/label" in caught.value.remedy
+
+
+def test_a_note_that_a_kill_left_half_written_is_nothing_to_merge(make: Make) -> None:
+    run = make("run")
+    folder = Shard(2, 1).folder(RunFolder(run)).stage("label")
+    shutil.copy(run / "sft" / "begun.json", folder)
+    (folder / ".begun.json.7.tmp").write_text("{")
+    found = rlaif("merge", run)
+    assert (found.exit_code, "no stage lies here in shards" in found.output) == (5, True), found.exception
 
 
 def test_shards_and_whole_commands_exclude_each_other(make: Make) -> None:
