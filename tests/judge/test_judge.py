@@ -319,5 +319,9 @@ def test_a_conversation_reaches_contrast_as_the_very_turns() -> None:
     for request in model.asked_for(ScoreRequest):
         system, *others = request.messages
         turns = [Message(turn.role, turn.content.strip()) for turn in TURNS[1:]]  # a template trims turns
-        assert others == turns
+        assert others[:-1] == turns[:-1]
+        ours = system.content.removesuffix(TURNS[0].content).strip()
+        assert others[-1] == Message("user", f"{TURNS[-1].content.lstrip()}\n\n{ours}"), (
+            "behind the question the reminder"
+        )
         assert TURNS[0].content in system.content
