@@ -129,6 +129,7 @@ class Processes:
         if self.first and not self.begun:
             self.from_first(lambda: False)
         if self.state is not None:
+            self.wait()  # one that leaves while another still talks to it can be aborted by its own threads
             self.state.destroy_process_group()
 
 
