@@ -168,8 +168,9 @@ def read_reply(data: Any) -> Reply:
         more, text = without_thinking(text)
         thinking = f"{thinking}\n{more}".strip()
     positions = _positions(choice.logprobs)
-    unparted = unparted and not (positions and _marked(positions))
-    if positions is not None and choice.message is not None and not unparted and (thinking or _marked(positions)):
+    marked = positions is not None and _marked(positions)
+    unparted = unparted and not marked
+    if positions is not None and choice.message is not None and not unparted and (thinking or marked):
         positions = _of_the_answer(positions, text)
     return Reply(
         text=_whole(text),
